@@ -1,0 +1,97 @@
+# `make help` lists what there is. Needed: a C compiler and make; everything else is optional and reported when
+# missing. All output goes to build/.
+
+CC     ?= cc
+CXX    ?= c++
+CLANG  ?= clang
+NVCC   ?= $(or $(shell command -v nvcc),$(wildcard /usr/local/cuda/bin/nvcc),nvcc)
+ARM_CC ?= aarch64-linux-gnu-gcc
+QEMU   ?= qemu-aarch64
+export CC CXX CLANG NVCC ARM_CC QEMU
+
+MAKEFLAGS += -r
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+# ok(compiler, flags): the flags if that compiler makes a program with them, else nothing
+ok = $(shell mkdir -p build && echo 'int main(void) { return 0; }' | \
+       $(1) $(2) -x c - -o build/probe 2>/dev/null && echo '$(2)')
+
+WARN   := -Wall -Wextra -Wundef -Wshadow -Wconversion -Werror
+CFLAGS ?= -O2
+NATIVE ?= $(call ok,$(CC),-march=native)
+OPENMP ?= $(call ok,$(CC),-fopenmp)
+LDLIBS += -lm -pthread
+NATIVE := $(NATIVE)
+OPENMP := $(OPENMP)
+
+# Every program is one .c file, built in several ways: build/VARIANT/program.
+VARIANTS      := native base avx2 dispatch clang cxx asan arm
+CC.native      = $(CC) -std=c11 $(NATIVE) $(OPENMP)
+CC.base        = $(CC) -std=c11
+CC.avx2        = $(CC) -std=c11 -march=haswell $(OPENMP)
+CC.dispatch    = $(CC) -std=c11 -DFA_DISPATCH $(OPENMP)
+CC.clang       = $(CLANG) -std=c11 $(NATIVE) $(call ok,$(CLANG),-fopenmp)
+CC.cxx         = $(CXX) -x c++ -std=c++17 -Wno-missing-field-initializers $(NATIVE) $(OPENMP)
+CC.asan        = $(CC) -std=c11 $(NATIVE) $(OPENMP) -g -fsanitize=address,undefined -fno-sanitize-recover=all
+CC.arm         = $(ARM_CC) -std=c11 -static
+
+vpath %.c tests examples bench
+
+define rule
+build/$(1)/%: %.c Makefile
+	@mkdir -p $$(@D)
+	$$(CC.$(1)) $$(CFLAGS) $$(WARN) -I. -Itests $$(DEFINES) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< $$(LDLIBS)
+endef
+$(foreach v,$(VARIANTS),$(eval $(call rule,$(v))))
+
+%/no_alloc: OPENMP = # its thread teams allocate; the library does not
+EXAMPLES := $(patsubst examples/%.c,build/native/%,$(wildcard examples/*.c))
+SOURCES   = $(shell git ls-files -co --exclude-standard '*.[ch]' '*.md' 2>/dev/null || \
+                    find . -path ./build -prune -o -name '*.[ch]' -print -o -name '*.md' -print)
+
+.PHONY: all help test test-fast fuzz run examples bench-cpu bench-readme expand format clean
+all: test
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 \2/p' Makefile | awk '{ printf "  make %-14s", $$2; \
+	  $$1 = $$2 = ""; print }'
+
+test: ## every suite that this machine can run (what plain `make` does)
+	@sh tests/run.sh
+
+test-fast: ## the test programs in one build, and the tests that must not compile
+	@sh tests/run.sh native fail
+
+fuzz: build/asan/fuzz_args ## random arguments under the sanitizers for FUZZ_SECONDS (600)
+	$< --seconds $(or $(FUZZ_SECONDS),600)
+
+run: build/native/recall ## a text predictor made of attention alone, on this repository's own text
+	$< $(SOURCES)
+
+examples: $(EXAMPLES) ## build the examples, into build/native/
+
+bench-cpu: ## speed of the CPU kernels next to other libraries -> build/bench/cpu.csv
+	sh bench/run_cpu.sh
+
+bench-readme: ## put that table into README.md, between its markers
+	awk -f bench/readme.awk build/bench/cpu.csv README.md > build/README.md
+	cp build/README.md README.md
+
+# The instance is what comes after the second include; DEFINES="-DFA_DTYPE=FA_BF16 ..." adds parameters.
+expand: ## N=attn64 [D=64] [DEFINES=..]: one instance, preprocessed and formatted, in build/
+	@test -n '$(N)' || { echo 'usage: make expand N=attn64 [D=64] [DEFINES=-DFA_DTYPE=FA_BF16]' >&2; exit 2; }
+	@mkdir -p build
+	@printf '%s\n' '#include "flashattn.h"' '>>instance' '#define FA_NAME $(N)' \
+	  '#define FA_HEAD_DIM $(or $(D),$(shell echo '$(N)' | tr -dc 0-9))' '#include "flashattn.h"' > build/expand.c
+	$(CC) -std=c11 $(NATIVE) -I. $(DEFINES) -E -P build/expand.c | sed '1,/>>instance/d' > build/$(N).c
+	@! command -v clang-format >/dev/null || clang-format -i build/$(N).c
+	@wc -l build/$(N).c
+
+format: ## clang-format the C sources in place
+	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.c bench/*.c)
+
+clean: ## remove build/
+	rm -rf build
+
+-include $(wildcard build/*/*.d)

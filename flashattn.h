@@ -1,0 +1,2781 @@
+#ifndef FA_FLASHATTN_H
+#define FA_FLASHATTN_H
+
+#define FA_VERSION_MAJOR 0
+#define FA_VERSION_MINOR 1
+#define FA_VERSION_PATCH 0
+#define FA_VERSION_NUMBER 100 /* major * 10000 + minor * 100 + patch; partner headers compare it */
+#define FA_VERSION_STRING "0.1.0"
+
+/* ======================================================================================== */
+/* >>config   compilers, function attributes, static assertions                              */
+/* ======================================================================================== */
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h> /* snprintf, for fa_error_message alone */
+#include <string.h>
+
+#if defined(__cplusplus) || defined(__CUDACC__)
+#define FA_STATIC_ASSERT(cond, sentence) static_assert(cond, sentence)
+#else
+#define FA_STATIC_ASSERT(cond, sentence) _Static_assert(cond, sentence)
+#endif
+
+#if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__) && !defined(__CUDACC__)
+#include <immintrin.h>
+#elif defined(__aarch64__) && defined(__ARM_NEON) && !defined(__CUDACC__)
+#include <arm_neon.h>
+#endif
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+#if defined(__CUDACC__)
+#define FAI_HD __host__ __device__ /* callable in kernels too */
+#else
+#define FAI_HD
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define FAI_INLINE static inline __attribute__((always_inline))
+#define FAI_NOINLINE static __attribute__((noinline, unused))
+#define FAI_UNLIKELY(cond) __builtin_expect(!!(cond), 0)
+/* Before a for: unroll it whole.  Arrays stay in registers only then; clang must hear "full", as it applies a count
+ * after it has given up on them. */
+#if defined(__clang__)
+#define FAI_FULL _Pragma("clang loop unroll(full)")
+#else
+#define FAI_FULL _Pragma("GCC unroll 16")
+#endif
+#else
+#define FAI_INLINE static inline
+#define FAI_NOINLINE static
+#define FAI_UNLIKELY(cond) (cond)
+#endif
+
+/* ======================================================================================== */
+/* >>types    dtypes, tensors, features, the argument struct, status codes                   */
+/* ======================================================================================== */
+
+/* Element types. Codes start at 1, so that a misspelt FA_DTYPE (0 in #if) is an error. */
+#define FA_F32 1
+#define FA_F16 2  /* IEEE binary16 */
+#define FA_BF16 3 /* upper half of an f32 */
+#define FA_E4M3 4 /* OCP fp8 "fn": max 448, no infinity, NaN = 0x7f and 0xff */
+#define FA_E5M2 5 /* OCP fp8: max 57344, infinities and NaN as in IEEE */
+typedef int32_t fa_dtype;
+
+/* Any stride may be FA_BROADCAST, which is stride 0 said aloud: all strides zero means packed. */
+#define FA_BROADCAST (-1)
+
+/* (batch, seq, head, dim): element (b, s, h, d) is data[b*stride_b + s*stride_s + h*stride_h + d].
+ * Strides count elements.  All three zero: packed (batch, seq, head, dim).  With cu_seqlens the rows
+ * of all sequences follow each other in seq and stride_b is not used. */
+typedef struct fa_tensor {
+    const void *data;
+    int64_t stride_b, stride_s, stride_h;
+} fa_tensor;
+
+typedef struct fa_tensor_out {
+    void *data;
+    int64_t stride_b, stride_s, stride_h;
+} fa_tensor_out;
+
+/* Additive bias (batch, head, seqlen_q, seqlen_k), natural units, key stride 1.  All strides zero:
+ * packed.  dtype: FA_F32 (also 0), FA_F16 or FA_BF16. */
+typedef struct fa_bias {
+    const void *data;
+    int64_t stride_b, stride_h, stride_q;
+    fa_dtype dtype;
+} fa_bias;
+
+/* Dequantisation factors of an fp8 tensor: value = code * data[b*stride_b + h*stride_h +
+ * (s/block)*stride_block], s counted inside the sequence.  Zero strides are literal here: one factor
+ * for the tensor.  block 0: no factor per block.  data NULL: 1. */
+typedef struct fa_descale {
+    const float *data;
+    int64_t stride_b, stride_h, stride_block;
+    int32_t block;
+} fa_descale;
+
+/* Which tiles of block_q x block_k scores exist: byte (b, h, i/block_q, j/block_k), 0 = skip.
+ * Row-major in the last two; strides in bytes, both zero: packed (batch, head, ., .). */
+typedef struct fa_block_mask {
+    const uint8_t *data;
+    int64_t stride_b, stride_h;
+    int32_t block_q, block_k;
+} fa_block_mask;
+
+/* Token tree over the last seqlen_q keys (speculative decoding): query i sees draft key t iff bit t%32
+ * of word data[b*stride_b + i*stride_q + t/32] is set; all keys before them are visible.
+ * Strides in words, both zero: packed, ceil(seqlen_q/32) words a row. */
+typedef struct fa_tree_mask {
+    const uint32_t *data;
+    int64_t stride_b, stride_q;
+} fa_tree_mask;
+
+/* Features: X(NAME, bit, field of fa_args that asks for it).  One list for the instances (FA_FEATURES),
+ * the status codes, the checks and the tests. */
+#define FA_FEATURE_LIST(X) \
+    X(CAUSAL, 0x001u, "causal") \
+    X(WINDOW, 0x002u, "window_left or window_right") \
+    X(VARLEN, 0x004u, "cu_seqlens_q, cu_seqlens_k, seqused_q or seqused_k") \
+    X(PAGED, 0x008u, "block_table") \
+    X(SOFTCAP, 0x010u, "softcap") \
+    X(ALIBI, 0x020u, "alibi_slopes") \
+    X(BIAS, 0x040u, "bias.data") \
+    X(DROPOUT, 0x080u, "dropout_p") \
+    X(SINK, 0x100u, "sink") \
+    X(BLOCK_MASK, 0x200u, "block_mask.data") \
+    X(TREE_MASK, 0x400u, "tree_mask.data")
+
+#define FA_CAUSAL 0x001u     /* query i sees keys <= i + seqlen_k - seqlen_q (bottom-right aligned) */
+#define FA_WINDOW 0x002u     /* sliding window */
+#define FA_VARLEN 0x004u     /* sequences of different lengths */
+#define FA_PAGED 0x008u      /* K and V in pages, found through a block table */
+#define FA_SOFTCAP 0x010u    /* s = cap * tanh(s / cap) */
+#define FA_ALIBI 0x020u      /* s -= slope * |i + seqlen_k - seqlen_q - j| */
+#define FA_BIAS 0x040u       /* s += bias[b][h][i][j] */
+#define FA_DROPOUT 0x080u    /* Philox; the same elements for the same seed on every device */
+#define FA_SINK 0x100u       /* one more logit per head in the softmax, without a value */
+#define FA_BLOCK_MASK 0x200u /* block-sparse attention */
+#define FA_TREE_MASK 0x400u  /* token trees */
+#define FA_ALL_FEATURES 0x7ffu
+
+#define FA_DEFAULT_FEATURES (FA_CAUSAL | FA_WINDOW | FA_VARLEN | FA_PAGED)
+
+/* Status codes: X(NAME, sentence).  fa_strerror(FA_ERR_##NAME) is the sentence; it names the field and
+ * what is legal.  Codes are appended, never renumbered. */
+#define FA_STATUS_LIST(X) \
+    X(ARGS_NULL, "args is NULL: pass a zero-initialised fa_args") \
+    X(NOT_ZEROED, "fa_args was not zero-initialised: declare it as  fa_args args = {0};") \
+    X(BATCH, "batch must be 1 .. 2^31-1") \
+    X(NUM_HEADS, "num_heads must be 1 .. 2^31-1") \
+    X(NUM_HEADS_K, "num_heads_k must be 0 (= num_heads) or a positive divisor of num_heads") \
+    X(SEQLEN_Q, "seqlen_q must be 1 .. 2^31-1 (the longest sequence when lengths vary)") \
+    X(SEQLEN_K, "seqlen_k must be 0 .. 2^31-1 (the longest sequence when lengths vary)") \
+    X(Q_NULL, "q.data is NULL: point it at the queries") \
+    X(K_NULL, "k.data is NULL: point it at the keys (only seqlen_k = 0 does without)") \
+    X(V_NULL, "v.data is NULL: point it at the values (only seqlen_k = 0 does without)") \
+    X(O_NULL, "o.data is NULL: point it at the output") \
+    X(Q_ALIGN, "q.data must be aligned to its element size") \
+    X(K_ALIGN, "k.data must be aligned to its element size") \
+    X(V_ALIGN, "v.data must be aligned to its element size") \
+    X(O_ALIGN, "o.data must be aligned to its element size") \
+    X(LSE_ALIGN, "lse.data must be aligned to 4 bytes") \
+    X(Q_STRIDE, "strides of q must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
+    X(K_STRIDE, "strides of k must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
+    X(V_STRIDE, "strides of v must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
+    X(O_STRIDE, "strides of o must be >= 0, give every element its own place, and fit in 63 bits") \
+    X(LSE_STRIDE, "strides of lse must be >= 0, give every element its own place, and fit in 63 bits") \
+    X(O_OVERLAP, "o overlaps an input: give it memory, or columns of common records, of its own") \
+    X(LSE_OVERLAP, "lse overlaps o or an input: give it memory, or columns of common records, of its own") \
+    X(SCALE, "softmax_scale must be finite (0 = 1/sqrt(head_dim))") \
+    X(SOFTCAP, "softcap must be finite and >= 0 (0 = off)") \
+    X(CAUSAL, "causal must be 0 or 1") \
+    X(WINDOW_LEFT, "window_left must be 0 (unlimited) or the number of keys seen, own position included") \
+    X(WINDOW_RIGHT, "window_right must be 0 (unlimited) or the number of keys seen, own position included") \
+    X(CU_SEQLENS_Q, "cu_seqlens_q must be aligned to 4 bytes, start at >= 0 and rise by 0 .. seqlen_q each") \
+    X(CU_SEQLENS_K, "cu_seqlens_k must be aligned to 4 bytes, start at >= 0 and rise by 0 .. seqlen_k each") \
+    X(SEQUSED_Q, "seqused_q must be aligned to 4 bytes and be 0 .. the length that the sequence has room for") \
+    X(SEQUSED_K, "seqused_k must be aligned to 4 bytes and be 0 .. the length that the sequence has room for") \
+    X(PAGE_SIZE, "page_size must be 1 .. 2^31-1 when block_table is given, and 0 when it is not") \
+    X(NUM_PAGES, "num_pages must be 1 .. 2^31-1 when block_table is given: the pages that k and v hold") \
+    X(BLOCK_TABLE, "block_table must be aligned to 4 bytes and hold page numbers 0 .. num_pages-1 for every key in use") \
+    X(BLOCK_TABLE_STRIDE, "block_table_stride must be >= the pages of the longest sequence (0 = exactly that)") \
+    X(PAGED_CU_SEQLENS, "block_table and cu_seqlens_k exclude each other: lengths of paged K go in seqused_k") \
+    X(ALIBI, "alibi_slopes must be aligned to 4 bytes and alibi_stride_b >= 0") \
+    X(BIAS_DTYPE, "bias.dtype must be 0 (= FA_F32), FA_F32, FA_F16 or FA_BF16") \
+    X(BIAS_ALIGN, "bias.data must be aligned to its element size") \
+    X(BIAS_STRIDE, "strides of bias must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
+    X(DROPOUT_P, "dropout_p must be 0 <= p < 1") \
+    X(SINK, "sink must be aligned to 4 bytes: one float a head") \
+    X(BLOCK_MASK_SIZE, "block_mask.block_q and block_mask.block_k must be 1 .. 2^31-1") \
+    X(BLOCK_MASK_STRIDE, "strides of block_mask must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
+    X(TREE_MASK_ALIGN, "tree_mask.data must be aligned to 4 bytes") \
+    X(TREE_MASK_STRIDE, "strides of tree_mask must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
+    X(TREE_MASK_LENGTH, "tree_mask needs seqlen_k >= seqlen_q in every sequence: the tree is the last seqlen_q keys") \
+    X(DESCALE_Q, "q_descale needs an fp8 q, finite factors >= 0 (aligned to 4 bytes), strides >= 0 and block >= 0") \
+    X(DESCALE_K, "k_descale needs an fp8 k, finite factors >= 0 (aligned to 4 bytes), strides >= 0 and block >= 0") \
+    X(DESCALE_V, "v_descale needs an fp8 v, finite factors >= 0 (aligned to 4 bytes), strides >= 0 and block >= 0") \
+    X(NUM_THREADS, "num_threads must be 0 (= all that OpenMP has, or 1) .. 65536") \
+    X(SIZE_OVERFLOW, "batch * num_heads * seqlen_q, and seqlen * num_heads * head_dim of q, k, v and o, must be at most 2^62") \
+    X(WORKSPACE_NULL, "workspace is NULL: pass as many bytes as the _workspace function says") \
+    X(WORKSPACE_SIZE, "workspace is too small: pass as many bytes as the _workspace function says") \
+    X(NO_INSTANCE, "no instance in the list has this head_dim, head_dim_v and dtype: add one with FA_HEAD_DIM, " \
+                   "FA_HEAD_DIM_V and FA_DTYPE")
+
+#define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
+#define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,
+typedef enum fa_status {
+    FA_OK = 0,
+    /* args asks for a feature that the instance was compiled without */
+    FA_FEATURE_LIST(FAI_FEATURE_ENUM)
+    FAI_STATUS_BASE = 63, /* room for features, so that codes keep their numbers */
+    FA_STATUS_LIST(FAI_STATUS_ENUM)
+    FA_NUM_STATUS
+} fa_status;
+
+/* One sentence for a status: the field and what is legal. */
+static inline const char *fa_strerror(fa_status status) {
+#define FAI_STATUS_CASE(name, sentence) case FA_ERR_##name: return sentence;
+#define FAI_FEATURE_CASE(name, bit, field) \
+    case FA_ERR_NEEDS_##name: return field " is set but this instance was compiled without it: add FA_" #name " to FA_FEATURES";
+    switch ((int)status) {
+    case FA_OK: return "ok";
+    FA_FEATURE_LIST(FAI_FEATURE_CASE)
+    FA_STATUS_LIST(FAI_STATUS_CASE)
+    default: return "not a status of flashattn";
+    }
+#undef FAI_STATUS_CASE
+#undef FAI_FEATURE_CASE
+}
+#undef FAI_STATUS_ENUM
+#undef FAI_FEATURE_ENUM
+
+/* What was wrong, in numbers.  field is a string constant of the library. */
+typedef struct fa_error {
+    fa_status status;
+    const char *field; /* "seqlen_k", "q.stride_s", "block_table[17]" without the index ... */
+    double got, min, max;
+    int64_t index; /* of the offending element where field is an array, else -1 */
+} fa_error;
+
+/* The one argument of every call.  Zero-initialise it; zero is the default everywhere. */
+typedef struct fa_args {
+    uint32_t first_canary; /* stays 0, as does last_canary: finds a struct that was not zeroed */
+
+    int32_t batch, num_heads;
+    int32_t num_heads_k; /* key/value heads, a divisor of num_heads; 0 = num_heads */
+    int32_t seqlen_q, seqlen_k;
+
+    fa_tensor q;       /* (batch, seqlen_q, num_heads, head_dim) */
+    fa_tensor k;       /* (batch, seqlen_k, num_heads_k, head_dim); paged: (num_pages, page_size, ..) */
+    fa_tensor v;       /* (batch, seqlen_k, num_heads_k, head_dim_v); paged: as k */
+    fa_tensor_out o;   /* (batch, seqlen_q, num_heads, head_dim_v) */
+    fa_tensor_out lse; /* f32, natural log; packed means (batch, num_heads, seqlen_q), with cu_seqlens_q
+                          (num_heads, total_q); data NULL: not written */
+
+    float softmax_scale; /* 0 = 1/sqrt(head_dim) */
+    float softcap;       /* 0 = off */
+    int32_t causal;
+    int32_t window_left, window_right; /* n = n keys on that side, own position included; 0 = unlimited */
+
+    const int32_t *cu_seqlens_q, *cu_seqlens_k; /* (batch + 1): sequence b is rows cu[b] .. cu[b+1]-1 */
+    const int32_t *seqused_q, *seqused_k;       /* (batch): only the first rows of each sequence count */
+
+    const int32_t *block_table; /* (batch, block_table_stride): page of keys p*page_size .. */
+    int64_t block_table_stride; /* 0 = ceil(seqlen_k / page_size) */
+    int32_t page_size, num_pages;
+
+    const float *alibi_slopes; /* (num_heads), or (batch, num_heads) with alibi_stride_b */
+    int64_t alibi_stride_b;
+    fa_bias bias;
+    float dropout_p; /* rounded to a multiple of 2^-16; what is kept is scaled by 1/(1-p) */
+    uint32_t dropout_offset;
+    uint64_t dropout_seed;
+    const float *sink; /* (num_heads): logits, counted in lse */
+    fa_block_mask block_mask;
+    fa_tree_mask tree_mask;
+    fa_descale q_descale, k_descale, v_descale; /* fp8 only */
+
+    int32_t num_threads; /* 0 = all that OpenMP has when compiled with it, else 1 */
+    fa_error *error;     /* optional: filled in when a call fails */
+    uint32_t last_canary;
+} fa_args;
+
+/* What an instance is.  Each FA_NAME exports one as NAME_info. */
+typedef struct fa_info {
+    const char *name;
+    int32_t head_dim, head_dim_v;
+    fa_dtype dtype, kv_dtype, o_dtype;
+    int32_t block_m, block_n;
+    uint32_t features;
+    /* FA_SCORE_MOD, its derivative and FA_MASK_MOD as functions, for the reference; NULL = none */
+    double (*score_mod)(double s, int b, int h, int i, int j);
+    double (*score_mod_grad)(double s, int b, int h, int i, int j);
+    int (*mask_mod)(int b, int h, int i, int j);
+    size_t (*forward_workspace)(const fa_args *args);
+    fa_status (*forward)(const fa_args *args, void *workspace, size_t bytes);
+} fa_info;
+
+/* ======================================================================================== */
+/* >>convert  element types to and from f32, Philox, dropout                                 */
+/* ======================================================================================== */
+
+/* Integer arithmetic on the bits: one result on every compiler and device, whatever the rounding or
+ * flush-to-zero mode.  Encoders round to nearest, ties to even; NaN stays NaN, made quiet. */
+
+/* 16-bit elements, which the user may have declared as __half, _Float16, __nv_bfloat16 ... */
+#if defined(__GNUC__) || defined(__clang__)
+typedef uint16_t __attribute__((may_alias)) fai_code16;
+#else
+typedef uint16_t fai_code16;
+#endif
+
+/* Bytes of one element; 0 for a code that is no dtype. */
+FAI_HD static inline size_t fa_sizeof(fa_dtype dtype) {
+    switch (dtype) {
+    case FA_F32: return 4;
+    case FA_F16: case FA_BF16: return 2;
+    case FA_E4M3: case FA_E5M2: return 1;
+    default: return 0;
+    }
+}
+
+FAI_HD static inline const char *fa_dtype_name(fa_dtype dtype) {
+    switch (dtype) {
+    case FA_F32: return "f32";
+    case FA_F16: return "f16";
+    case FA_BF16: return "bf16";
+    case FA_E4M3: return "e4m3";
+    case FA_E5M2: return "e5m2";
+    default: return "unknown";
+    }
+}
+
+FAI_HD static inline uint32_t fai_bits_of(float x) {
+    uint32_t bits;
+    return memcpy(&bits, &x, sizeof bits), bits;
+}
+FAI_HD static inline float fai_float_of(uint32_t bits) {
+    float x;
+    return memcpy(&x, &bits, sizeof x), x;
+}
+
+/* Value of a code without sign, not Inf or NaN, in a format of `mant` mantissa bits:
+ * 1.m * 2^(e-bias), or below the normal numbers m * 2^(1-bias-mant). */
+FAI_HD static inline uint32_t fai_widen(uint32_t code, int mant, int bias) {
+    if (code >> mant) return (code << (23 - mant)) + ((uint32_t)(127 - bias) << 23);
+    return fai_bits_of((float)code * fai_float_of((uint32_t)(128 - bias - mant) << 23)); /* exact */
+}
+
+/* Code of the f32 with bits `mag` (no sign, no NaN), rounded.  Beyond the format's largest number
+ * codes go on as if it had more exponents: the caller caps them. */
+FAI_HD static inline uint32_t fai_narrow(uint32_t mag, int mant, int bias) {
+    int below = 128 - bias - (int)(mag >> 23); /* powers of 2 below the normal numbers */
+    int shift = 23 - mant + (below > 0 ? below : 0);
+    if (shift > 24) return 0; /* less than half of the smallest number */
+    mag = below > 0 ? (mag & 0x7fffffu) | 0x800000u : mag - ((uint32_t)(127 - bias) << 23);
+    /* a half, less one unit if the code is even; a carry into the exponent is right as it is */
+    return (mag + (1u << (shift - 1)) - 1 + (mag >> shift & 1)) >> shift;
+}
+
+/* binary16: 5 exponent bits (bias 15), 10 mantissa bits; Inf from 65520 on */
+FAI_HD static inline float fa_f16_to_f32(uint16_t code) {
+    uint32_t sign = (code & 0x8000u) << 16, mag = code & 0x7fffu;
+    if (mag >= 0x7c00) return fai_float_of(sign | 0x7f800000u | mag << 13); /* Inf, NaN */
+    return fai_float_of(sign | fai_widen(mag, 10, 15));
+}
+FAI_HD static inline uint16_t fa_f32_to_f16(float x) {
+    uint32_t bits = fai_bits_of(x), sign = bits >> 16 & 0x8000u, mag = bits & 0x7fffffffu, code;
+    if (mag > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (mag >> 13 & 0x3ffu));
+    code = fai_narrow(mag, 10, 15);
+    return (uint16_t)(sign | (code < 0x7c00u ? code : 0x7c00u));
+}
+
+/* bfloat16: the upper half of an f32 */
+FAI_HD static inline float fa_bf16_to_f32(uint16_t x) { return fai_float_of((uint32_t)x << 16); }
+FAI_HD static inline uint16_t fa_f32_to_bf16(float x) {
+    uint32_t bits = fai_bits_of(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40u);
+    return (uint16_t)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+/* The fp8 encoders are CUDA's satfinite conversions: what is too large, Inf included, becomes the
+ * largest number.  max: its code. */
+FAI_HD static inline uint8_t fai_f32_to_fp8(float x, int mant, int bias, uint32_t max) {
+    uint32_t bits = fai_bits_of(x), sign = bits >> 24 & 0x80u, mag = bits & 0x7fffffffu, code;
+    if (mag > 0x7f800000u) return (uint8_t)(sign | 0x7fu);
+    code = fai_narrow(mag, mant, bias);
+    return (uint8_t)(sign | (code < max ? code : max));
+}
+/* e4m3: 4 exponent bits (bias 7), 3 mantissa bits, no Inf; up to 448 */
+FAI_HD static inline float fa_e4m3_to_f32(uint8_t code) {
+    uint32_t sign = (code & 0x80u) << 24, mag = code & 0x7fu;
+    return fai_float_of(sign | (mag == 0x7fu ? 0x7fc00000u : fai_widen(mag, 3, 7)));
+}
+FAI_HD static inline uint8_t fa_f32_to_e4m3(float x) { return fai_f32_to_fp8(x, 3, 7, 0x7eu); }
+
+/* e5m2: the upper half of a binary16; up to 57344 */
+FAI_HD static inline float fa_e5m2_to_f32(uint8_t x) { return fa_f16_to_f32((uint16_t)(x << 8)); }
+FAI_HD static inline uint8_t fa_f32_to_e5m2(float x) { return fai_f32_to_fp8(x, 2, 15, 0x7bu); }
+
+/* Element `index` of data, which holds elements of the given dtype. */
+FAI_HD static inline float fa_load(const void *data, int64_t index, fa_dtype dtype) {
+    switch (dtype) {
+    case FA_F32: return ((const float *)data)[index];
+    case FA_F16: return fa_f16_to_f32(((const fai_code16 *)data)[index]);
+    case FA_BF16: return fa_bf16_to_f32(((const fai_code16 *)data)[index]);
+    case FA_E4M3: return fa_e4m3_to_f32(((const uint8_t *)data)[index]);
+    case FA_E5M2: return fa_e5m2_to_f32(((const uint8_t *)data)[index]);
+    default: return fai_float_of(0x7fc00000u); /* not a dtype: NaN */
+    }
+}
+FAI_HD static inline void fa_store(void *data, int64_t index, fa_dtype dtype, float x) {
+    switch (dtype) {
+    case FA_F32: ((float *)data)[index] = x; break;
+    case FA_F16: ((fai_code16 *)data)[index] = fa_f32_to_f16(x); break;
+    case FA_BF16: ((fai_code16 *)data)[index] = fa_f32_to_bf16(x); break;
+    case FA_E4M3: ((uint8_t *)data)[index] = fa_f32_to_e4m3(x); break;
+    case FA_E5M2: ((uint8_t *)data)[index] = fa_f32_to_e5m2(x); break;
+    default: break;
+    }
+}
+
+/* Philox4x32-10: 128 random bits that are a function of counter and key alone [Salmon et al. 2011,
+ * "Parallel random numbers: as easy as 1, 2, 3"].  out may be counter. */
+FAI_HD static inline void fa_philox4x32_10(const uint32_t counter[4], const uint32_t key[2],
+                                           uint32_t out[4]) {
+    uint32_t c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
+    uint32_t k0 = key[0], k1 = key[1];
+    for (int round = 0; round < 10; round++) {
+        uint64_t p0 = (uint64_t)0xd2511f53u * c0, p1 = (uint64_t)0xcd9e8d57u * c2;
+        c0 = (uint32_t)(p1 >> 32) ^ c1 ^ k0, c1 = (uint32_t)p1;
+        c2 = (uint32_t)(p0 >> 32) ^ c3 ^ k1, c3 = (uint32_t)p0;
+        k0 += 0x9e3779b9u, k1 += 0xbb67ae85u; /* 2^32 times the golden ratio - 1, and sqrt(3) - 1 */
+    }
+    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+}
+
+/* Dropout probability in units of 2^-16, rounded: an element is dropped when its 16 random bits are
+ * below it.  0 .. 65535; 0 for p that is no probability. */
+FAI_HD static inline uint32_t fa_dropout_threshold(float p) {
+    float x = p * 65536;
+    if (!(x > 0)) return 0;
+    if (x >= 65535) return 65535; /* something is always kept: the scale stays finite */
+    uint32_t whole = (uint32_t)x;
+    return whole + (x - (float)whole >= 0.5f);
+}
+
+/* Random bits of the 8 keys of a block = j>>3: key j has (out[(j&7)>>1] >> 16*(j&1)) & 0xffff. */
+FAI_HD static inline void fai_dropout_bits(const fa_args *args, int32_t b, int32_t h, int32_t i,
+                                           int32_t block, uint32_t out[4]) {
+    uint32_t head = (uint32_t)b * (uint32_t)args->num_heads + (uint32_t)h;
+    uint32_t counter[4] = {(uint32_t)block, (uint32_t)i, head, args->dropout_offset};
+    uint32_t key[2] = {(uint32_t)args->dropout_seed, (uint32_t)(args->dropout_seed >> 32)};
+    fa_philox4x32_10(counter, key, out);
+}
+
+/* 1 if element (b, h, i, j) is kept; i and j count inside the sequence, h is the query head. */
+FAI_HD static inline int fa_dropout_keep(const fa_args *args, int32_t b, int32_t h, int32_t i,
+                                         int32_t j) {
+    uint32_t words[4];
+    fai_dropout_bits(args, b, h, i, j >> 3, words);
+    return (words[(j & 7) >> 1] >> 16 * (j & 1) & 0xffffu) >= fa_dropout_threshold(args->dropout_p);
+}
+
+/* What kept elements are multiplied with, so that the expectation stays: 1/(1-p), p as rounded. */
+FAI_HD static inline float fa_dropout_scale(float p) {
+    return 65536 / (float)(65536 - fa_dropout_threshold(p));
+}
+
+/* ======================================================================================== */
+/* >>layout   strides, sequences, visible keys: shared by reference, CPU and CUDA            */
+/* ======================================================================================== */
+
+/* Strides of one tensor after defaults: element (b, s, h, d) is data[b*b_ + s*s_ + h*h_ + d]. */
+typedef struct fai_strides {
+    int64_t b, s, h;
+} fai_strides;
+
+/* rows: rows of one sequence (all rows when sequences are concatenated). */
+FAI_HD static inline fai_strides fai_resolve(int64_t b, int64_t s, int64_t h, int64_t rows, int64_t heads,
+                                             int64_t dim) {
+    fai_strides r = {b == FA_BROADCAST ? 0 : b, s == FA_BROADCAST ? 0 : s, h == FA_BROADCAST ? 0 : h};
+    if (b == 0 && s == 0 && h == 0) r.b = rows * heads * dim, r.s = heads * dim, r.h = dim;
+    return r;
+}
+
+FAI_HD static inline int32_t fai_num_heads_k(const fa_args *a) {
+    return a->num_heads_k ? a->num_heads_k : a->num_heads;
+}
+
+FAI_HD static inline fai_strides fai_strides_q(const fa_args *a, int head_dim) {
+    return fai_resolve(a->q.stride_b, a->q.stride_s, a->q.stride_h, a->seqlen_q, a->num_heads, head_dim);
+}
+FAI_HD static inline fai_strides fai_strides_o(const fa_args *a, int head_dim_v) {
+    return fai_resolve(a->o.stride_b, a->o.stride_s, a->o.stride_h, a->seqlen_q, a->num_heads, head_dim_v);
+}
+/* k or v; for a paged cache stride_b is the distance of two pages */
+FAI_HD static inline fai_strides fai_strides_kv(const fa_args *a, const fa_tensor *t, int dim) {
+    return fai_resolve(t->stride_b, t->stride_s, t->stride_h, a->block_table ? a->page_size : a->seqlen_k,
+                       fai_num_heads_k(a), dim);
+}
+/* packed lse is (batch, head, seq): seq is the fast axis */
+FAI_HD static inline fai_strides fai_strides_lse(const fa_args *a) {
+    fai_strides r = {a->lse.stride_b, a->lse.stride_s, a->lse.stride_h};
+    if (r.b == 0 && r.s == 0 && r.h == 0) {
+        r.s = 1, r.h = a->cu_seqlens_q ? a->cu_seqlens_q[a->batch] : a->seqlen_q;
+        r.b = r.h * a->num_heads;
+    }
+    return r;
+}
+FAI_HD static inline fai_strides fai_strides_bias(const fa_args *a) { /* s is the query stride */
+    fai_strides r = {a->bias.stride_b, a->bias.stride_q, a->bias.stride_h};
+    if (r.b == 0 && r.s == 0 && r.h == 0) {
+        r.s = a->seqlen_k, r.h = (int64_t)a->seqlen_q * r.s, r.b = r.h * a->num_heads;
+    }
+    if (r.b == FA_BROADCAST) r.b = 0;
+    if (r.s == FA_BROADCAST) r.s = 0;
+    if (r.h == FA_BROADCAST) r.h = 0;
+    return r;
+}
+
+/* Sequence b of the batch. */
+typedef struct fa_sequence {
+    int32_t b, len_q, len_k;
+    int64_t row_q, row_k; /* concatenated rows before it (0 without cu_seqlens) */
+    int64_t b_q, b_k;     /* index to multiply stride_b with (0 with cu_seqlens) */
+} fa_sequence;
+
+FAI_HD static inline fa_sequence fa_get_sequence(const fa_args *a, int32_t b) {
+    fa_sequence s = {b, a->seqlen_q, a->seqlen_k, 0, 0, b, b};
+    if (a->cu_seqlens_q) s.row_q = a->cu_seqlens_q[b], s.len_q = a->cu_seqlens_q[b + 1] - a->cu_seqlens_q[b], s.b_q = 0;
+    if (a->cu_seqlens_k) s.row_k = a->cu_seqlens_k[b], s.len_k = a->cu_seqlens_k[b + 1] - a->cu_seqlens_k[b], s.b_k = 0;
+    if (a->seqused_q) s.len_q = a->seqused_q[b];
+    if (a->seqused_k) s.len_k = a->seqused_k[b];
+    return s;
+}
+
+/* Element offset of row i, head h in q (or o, lse) and of row j, kv head hk in k (or v). */
+FAI_HD static inline int64_t fai_offset_q(const fa_sequence *s, fai_strides st, int64_t i, int64_t h) {
+    return s->b_q * st.b + (s->row_q + i) * st.s + h * st.h;
+}
+FAI_HD static inline int64_t fai_offset_k(const fa_args *a, const fa_sequence *s, fai_strides st, int64_t j,
+                                          int64_t hk) {
+    if (a->block_table) {
+        int64_t stride = a->block_table_stride ? a->block_table_stride
+                                               : ((int64_t)a->seqlen_k + a->page_size - 1) / a->page_size;
+        return a->block_table[s->b * stride + j / a->page_size] * st.b + j % a->page_size * st.s + hk * st.h;
+    }
+    return s->b_k * st.b + (s->row_k + j) * st.s + hk * st.h;
+}
+
+/* Keys lo <= j < hi; empty when lo >= hi. */
+typedef struct fa_range {
+    int32_t lo, hi;
+} fa_range;
+
+/* Keys that length, causal mask and window leave to query i.  Both ends rise with i. */
+FAI_HD static inline fa_range fa_row_range(const fa_args *a, int32_t len_q, int32_t len_k, int32_t i) {
+    int64_t p = (int64_t)i + len_k - len_q, lo = 0, hi = len_k; /* p: position of query i among the keys */
+    fa_range r;
+    if (a->window_left && p - a->window_left + 1 > lo) lo = p - a->window_left + 1;
+    if (a->window_right && p + a->window_right < hi) hi = p + a->window_right;
+    if (a->causal && p + 1 < hi) hi = p + 1;
+    if (hi < 0) hi = 0;
+    if (lo > hi) lo = hi;
+    r.lo = (int32_t)lo, r.hi = (int32_t)hi;
+    return r;
+}
+
+/* For queries i0 <= i < i1: the keys that any of them sees, and those that all of them see. */
+FAI_HD static inline fa_range fa_any_range(const fa_args *a, int32_t len_q, int32_t len_k, int32_t i0, int32_t i1) {
+    fa_range r = {fa_row_range(a, len_q, len_k, i0).lo, fa_row_range(a, len_q, len_k, i1 - 1).hi};
+    return r;
+}
+FAI_HD static inline fa_range fa_all_range(const fa_args *a, int32_t len_q, int32_t len_k, int32_t i0, int32_t i1) {
+    fa_range r = {fa_row_range(a, len_q, len_k, i1 - 1).lo, fa_row_range(a, len_q, len_k, i0).hi};
+    if (r.lo > r.hi) r.lo = r.hi;
+    return r;
+}
+
+FAI_HD static inline int fa_block_visible(const fa_args *a, const fa_sequence *s, int32_t h, int32_t i, int32_t j) {
+    const fa_block_mask *m = &a->block_mask;
+    int64_t rows = ((int64_t)a->seqlen_q + m->block_q - 1) / m->block_q;
+    int64_t cols = ((int64_t)a->seqlen_k + m->block_k - 1) / m->block_k;
+    int64_t sb = m->stride_b, sh = m->stride_h;
+    if (sb == 0 && sh == 0) sh = rows * cols, sb = sh * a->num_heads;
+    if (sb == FA_BROADCAST) sb = 0;
+    if (sh == FA_BROADCAST) sh = 0;
+    return m->data[s->b * sb + h * sh + i / m->block_q * cols + j / m->block_k] != 0;
+}
+
+FAI_HD static inline int fa_tree_visible(const fa_args *a, const fa_sequence *s, int32_t i, int32_t j) {
+    int64_t t = (int64_t)j - (s->len_k - s->len_q); /* draft key number */
+    int64_t sq = a->tree_mask.stride_q, sb = a->tree_mask.stride_b;
+    if (t < 0) return 1;
+    if (sb == 0 && sq == 0) sq = ((int64_t)a->seqlen_q + 31) / 32, sb = sq * a->seqlen_q;
+    if (sb == FA_BROADCAST) sb = 0;
+    if (sq == FA_BROADCAST) sq = 0;
+    return (int)(a->tree_mask.data[s->b * sb + i * sq + t / 32] >> (t % 32) & 1);
+}
+
+/* Factor of row s of sequence b, head h. */
+FAI_HD static inline float fai_descale(const fa_descale *d, int64_t b, int64_t h, int64_t s) {
+    if (!d->data) return 1;
+    return d->data[b * d->stride_b + h * d->stride_h + (d->block ? s / d->block * d->stride_block : 0)];
+}
+
+/* ======================================================================================== */
+/* >>check    is a problem valid? which field is not? which instance fits?                   */
+/* ======================================================================================== */
+
+/* Tells args->error (if any) about a failure and returns status.  min > max: no range to tell
+ * (pointers, instances); got NaN: no number either.  index -1: the field is not an array. */
+static inline fa_status fai_fail(const fa_args *args, fa_status status, const char *field,
+                                 int64_t index, double got, double min, double max) {
+    if (args->error) {
+        fa_error e = {status, field, got, min, max, index};
+        *args->error = e;
+    }
+    return status;
+}
+
+/* The features that args asks for: FA_ bits. */
+static inline uint32_t fa_features_used(const fa_args *args) {
+    uint32_t used = 0;
+    if (args->causal) used |= FA_CAUSAL;
+    if (args->window_left || args->window_right) used |= FA_WINDOW;
+    if (args->cu_seqlens_q || args->cu_seqlens_k) used |= FA_VARLEN;
+    if (args->seqused_q || args->seqused_k) used |= FA_VARLEN;
+    if (args->block_table) used |= FA_PAGED;
+    if (args->softcap != 0) used |= FA_SOFTCAP;
+    if (args->alibi_slopes) used |= FA_ALIBI;
+    if (args->bias.data) used |= FA_BIAS;
+    if (args->dropout_p != 0) used |= FA_DROPOUT;
+    if (args->sink) used |= FA_SINK;
+    if (args->block_mask.data) used |= FA_BLOCK_MASK;
+    if (args->tree_mask.data) used |= FA_TREE_MASK;
+    return used;
+}
+
+/* FA_ERR_NEEDS_x for the first bit of missing, FA_OK for none. */
+static inline fa_status fai_need(const fa_args *args, uint32_t missing) {
+#define FAI_NEED(name, bit, field) \
+    if (missing & bit) return fai_fail(args, FA_ERR_NEEDS_##name, field, -1, 1, 0, 0);
+    FA_FEATURE_LIST(FAI_NEED)
+#undef FAI_NEED
+    return FA_OK;
+}
+
+/* a * b and a + b for a, b >= 0; INT64_MAX stands for all that does not fit. */
+static inline int64_t fai_mul(int64_t a, int64_t b) {
+#if defined(__GNUC__) || defined(__clang__)
+    int64_t c;
+    return __builtin_mul_overflow(a, b, &c) ? INT64_MAX : c;
+#else
+    return b && a > INT64_MAX / b ? INT64_MAX : a * b;
+#endif
+}
+static inline int64_t fai_add(int64_t a, int64_t b) { return a > INT64_MAX - b ? INT64_MAX : a + b; }
+
+/* How strides are read.  FAI_INPUT: all zero is packed, FA_BROADCAST is 0.  FAI_OUTPUT: all zero is
+ * packed, and each element has its own place.  FAI_LITERAL: zero is zero. */
+typedef enum fai_kind { FAI_INPUT, FAI_OUTPUT, FAI_LITERAL } fai_kind;
+
+/* The memory of one field: rows of `row` adjacent elements at data + sum_n i_n * stride[n],
+ * 0 <= i_n < size[n], outermost first.  Strides count elements for fai_add_span, bytes after it. */
+typedef struct fai_span {
+    const void *data;
+    const char *field[4]; /* names of data and of the strides */
+    fa_status bad_align, bad_stride;
+    fai_kind kind;
+    int64_t element, row, size[3], stride[3];
+    int64_t extent; /* bytes from data to the end of the last row; 0 if there is no row */
+} fai_span;
+
+/* fa_check at work.  status is the first failure; after it, nothing else is checked. */
+typedef struct fai_problem {
+    const fa_info *info;
+    const fa_args *args;
+    fa_status status;
+    int64_t batch[2], rows[2]; /* of q and k tensors: 1 batch of all rows when concatenated, or pages */
+    int count, o, lse;         /* spans so far; which of them are the outputs */
+    fai_span span[20];
+} fai_problem;
+
+static inline void fai_bad(fai_problem *p, fa_status status, const char *field, int64_t index,
+                           double got, double min, double max) {
+    if (p->status == FA_OK) p->status = fai_fail(p->args, status, field, index, got, min, max);
+}
+
+/* NaN is outside every range. */
+static inline void fai_range(fai_problem *p, fa_status status, const char *field, double got, double min,
+                             double max) {
+    if (!(got >= min && got <= max)) fai_bad(p, status, field, -1, got, min, max);
+}
+
+/* Each element has its own place if each stride steps over all that the smaller ones reach. */
+static inline void fai_check_places(fai_problem *p, const fai_span *s) {
+    for (int n = 0; n < 3; n++) {
+        int64_t reach = s->row * s->element;
+        for (int m = 0; m < 3; m++)
+            if (m != n && s->stride[m] <= s->stride[n]) reach += (s->size[m] - 1) * s->stride[m];
+        if (s->size[n] > 1 && s->stride[n] < reach)
+            fai_bad(p, s->bad_stride, s->field[n + 1], -1, (double)(s->stride[n] / s->element),
+                    (double)(reach / s->element), (double)INT64_MAX);
+    }
+}
+
+/* Checks alignment, strides and extent of s, and notes it for the overlap check.  NULL is absent. */
+static inline void fai_add_span(fai_problem *p, fai_span s) {
+    const int64_t address = (int64_t)(uintptr_t)s.data, least = s.kind == FAI_INPUT ? FA_BROADCAST : 0;
+    int64_t *size = s.size, *stride = s.stride;
+    if (p->status != FA_OK || !s.data) return;
+    if (address & (s.element - 1))
+        fai_bad(p, s.bad_align, s.field[0], -1, (double)(address & (s.element - 1)), 0, 0);
+    for (int n = 0; n < 3; n++)
+        if (stride[n] < least)
+            fai_bad(p, s.bad_stride, s.field[n + 1], -1, (double)stride[n], (double)least,
+                    (double)INT64_MAX);
+    if (p->status != FA_OK) return;
+    if (s.kind != FAI_LITERAL && !stride[0] && !stride[1] && !stride[2]) {
+        stride[2] = s.row;
+        stride[1] = fai_mul(size[2], stride[2]);
+        stride[0] = fai_mul(size[1], stride[1]);
+    }
+    s.extent = size[0] && size[1] && size[2] ? fai_mul(s.row, s.element) : 0;
+    for (int n = 2; n >= 0; n--) {
+        const int64_t elements = stride[n] == FA_BROADCAST ? 0 : stride[n], before = s.extent;
+        stride[n] = fai_mul(elements, s.element);
+        if (before) s.extent = fai_add(before, fai_mul(size[n] - 1, stride[n]));
+        if (s.extent >= PTRDIFF_MAX)
+            fai_bad(p, s.bad_stride, s.field[size[n] > 1 ? n + 1 : 0], -1, (double)elements, 0,
+                    (double)(PTRDIFF_MAX - before) / (double)size[n] / (double)s.element);
+    }
+    if ((uintptr_t)s.data > UINTPTR_MAX - (uintptr_t)s.extent) /* the end wraps around */
+        fai_bad(p, s.bad_stride, s.field[0], -1, (double)s.extent, 0,
+                (double)(UINTPTR_MAX - (uintptr_t)s.data));
+    if (p->status == FA_OK && s.kind == FAI_OUTPUT && s.extent) fai_check_places(p, &s);
+    p->span[p->count++] = s;
+}
+
+/* n adjacent elements of 4 bytes */
+static inline void fai_add_array(fai_problem *p, const void *data, const char *field, fa_status bad,
+                                 int64_t n) {
+    fai_span s = {data, {field, NULL, NULL, NULL}, bad, bad, FAI_LITERAL, 4, n, {1, 1, 1}, {0, 0, 0}, 0};
+    fai_add_span(p, s);
+}
+
+/* Bytes that s occupies in a circle of `period` bytes: steps by multiples of it do not count. */
+static inline int64_t fai_footprint(const fai_span *s, int64_t period) {
+    int64_t bytes = s->row * s->element;
+    for (int n = 0; n < 3; n++)
+        if (s->stride[n] % period) bytes += (s->size[n] - 1) * s->stride[n];
+    return bytes;
+}
+
+/* 1 if x and y may share a byte.  Ranges that intersect are fine when the tensors are columns of the
+ * same records (q, k, v and o of one activation matrix): then some stride is the size of the record,
+ * and in a circle of that size their footprints are disjoint. */
+static inline int fai_overlap(const fai_span *x, const fai_span *y) {
+    uint64_t ax = (uintptr_t)x->data, ay = (uintptr_t)y->data;
+    if (!x->extent || !y->extent) return 0;
+    if (ax + (uint64_t)x->extent <= ay || ay + (uint64_t)y->extent <= ax) return 0;
+    for (int n = 0; n < 6; n++) {
+        int64_t period = n < 3 ? x->stride[n] : y->stride[n - 3], ahead; /* of y before x */
+        if (!period) continue;
+        ahead = (int64_t)(ay % (uint64_t)period) - (int64_t)(ax % (uint64_t)period);
+        if (ahead < 0) ahead += period;
+        if (fai_footprint(x, period) <= ahead && fai_footprint(y, period) <= period - ahead) return 0;
+    }
+    return 1;
+}
+
+static inline void fai_check_overlaps(fai_problem *p) {
+    const fai_span *o = &p->span[p->o], *lse = &p->span[p->lse];
+    for (int i = 0; i < p->count; i++) {
+        const fai_span *s = &p->span[i];
+        if (s != o && s != lse && fai_overlap(o, s))
+            fai_bad(p, FA_ERR_O_OVERLAP, s->field[0], -1, NAN, 1, 0);
+        if (s != lse && p->lse != p->o && fai_overlap(lse, s))
+            fai_bad(p, FA_ERR_LSE_OVERLAP, s->field[0], -1, NAN, 1, 0);
+    }
+}
+
+/* The last two keep every product of the layout section inside 64 bits. */
+static inline void fai_check_sizes(fai_problem *p) {
+    const fa_args *a = p->args;
+    const double most = INT32_MAX, heads = a->num_heads;
+    double rows = a->seqlen_q > a->seqlen_k ? a->seqlen_q : a->seqlen_k;
+    double dim = p->info->head_dim > p->info->head_dim_v ? p->info->head_dim : p->info->head_dim_v;
+    if (a->block_table && a->page_size > rows) rows = a->page_size;
+    fai_range(p, FA_ERR_BATCH, "batch", a->batch, 1, most);
+    fai_range(p, FA_ERR_NUM_HEADS, "num_heads", heads, 1, most);
+    fai_range(p, FA_ERR_NUM_HEADS_K, "num_heads_k", a->num_heads_k, 0, heads);
+    if (p->status == FA_OK && a->num_heads % fai_num_heads_k(a))
+        fai_bad(p, FA_ERR_NUM_HEADS_K, "num_heads_k", -1, a->num_heads_k, 0, heads);
+    fai_range(p, FA_ERR_SEQLEN_Q, "seqlen_q", a->seqlen_q, 1, most);
+    fai_range(p, FA_ERR_SEQLEN_K, "seqlen_k", a->seqlen_k, 0, most);
+    fai_range(p, FA_ERR_SIZE_OVERFLOW, "batch * num_heads * seqlen_q", a->batch * heads * a->seqlen_q,
+              1, 0x1p62);
+    fai_range(p, FA_ERR_SIZE_OVERFLOW, "seqlen * num_heads * head_dim", rows * heads * dim, 1, 0x1p62);
+    if (p->status == FA_OK) p->status = fai_need(a, fa_features_used(a) & ~p->info->features);
+}
+
+static inline void fai_check_scalars(fai_problem *p) {
+    const fa_args *a = p->args;
+    const double most = INT32_MAX, big = 3.4028234663852886e38; /* FLT_MAX */
+    fai_range(p, FA_ERR_SCALE, "softmax_scale", (double)a->softmax_scale, -big, big);
+    fai_range(p, FA_ERR_SOFTCAP, "softcap", (double)a->softcap, 0, big);
+    fai_range(p, FA_ERR_CAUSAL, "causal", a->causal, 0, 1);
+    fai_range(p, FA_ERR_WINDOW_LEFT, "window_left", a->window_left, 0, most);
+    fai_range(p, FA_ERR_WINDOW_RIGHT, "window_right", a->window_right, 0, most);
+    fai_range(p, FA_ERR_DROPOUT_P, "dropout_p", (double)a->dropout_p, 0, 1 - 0x1p-24);
+}
+
+/* ALiBi, bias, sink, block mask and tree mask. */
+static inline void fai_check_terms(fai_problem *p) {
+    const fa_args *a = p->args;
+    const fa_bias *bias = &a->bias;
+    const fa_block_mask *m = &a->block_mask;
+    const fa_tree_mask *tree = &a->tree_mask;
+    if (a->alibi_slopes) {
+        fai_span s = {a->alibi_slopes, {"alibi_slopes", "alibi_stride_b", NULL, NULL},
+                      FA_ERR_ALIBI, FA_ERR_ALIBI, FAI_LITERAL,
+                      4, a->num_heads, {a->batch, 1, 1}, {a->alibi_stride_b, 0, 0}, 0};
+        fai_add_span(p, s);
+    }
+    if (bias->data) {
+        const fa_dtype dtype = bias->dtype ? bias->dtype : FA_F32;
+        fai_span s = {bias->data, {"bias.data", "bias.stride_b", "bias.stride_h", "bias.stride_q"},
+                      FA_ERR_BIAS_ALIGN, FA_ERR_BIAS_STRIDE, FAI_INPUT,
+                      (int64_t)fa_sizeof(dtype), a->seqlen_k, {a->batch, a->num_heads, a->seqlen_q},
+                      {bias->stride_b, bias->stride_h, bias->stride_q}, 0};
+        fai_range(p, FA_ERR_BIAS_DTYPE, "bias.dtype", dtype, 0, FA_BF16);
+        fai_add_span(p, s);
+    }
+    fai_add_array(p, a->sink, "sink", FA_ERR_SINK, a->num_heads);
+    if (m->data) {
+        fai_range(p, FA_ERR_BLOCK_MASK_SIZE, "block_mask.block_q", m->block_q, 1, INT32_MAX);
+        fai_range(p, FA_ERR_BLOCK_MASK_SIZE, "block_mask.block_k", m->block_k, 1, INT32_MAX);
+        if (p->status != FA_OK) return;
+        int64_t tiles_q = ((int64_t)a->seqlen_q + m->block_q - 1) / m->block_q;
+        int64_t tiles_k = ((int64_t)a->seqlen_k + m->block_k - 1) / m->block_k;
+        fai_span s = {m->data, {"block_mask.data", NULL, "block_mask.stride_b", "block_mask.stride_h"},
+                      FA_ERR_BLOCK_MASK_STRIDE, FA_ERR_BLOCK_MASK_STRIDE, FAI_INPUT, 1,
+                      tiles_q * tiles_k, {1, a->batch, a->num_heads}, {0, m->stride_b, m->stride_h}, 0};
+        fai_add_span(p, s);
+    }
+    if (tree->data) {
+        fai_span s = {tree->data, {"tree_mask.data", NULL, "tree_mask.stride_b", "tree_mask.stride_q"},
+                      FA_ERR_TREE_MASK_ALIGN, FA_ERR_TREE_MASK_STRIDE, FAI_INPUT,
+                      4, ((int64_t)a->seqlen_q + 31) / 32, {1, a->batch, a->seqlen_q},
+                      {0, tree->stride_b, tree->stride_q}, 0};
+        fai_add_span(p, s);
+    }
+}
+
+/* cu_seqlens (batch + 1) and seqused (batch) of the q side (0) or the k side (1). */
+static inline void fai_check_lengths(fai_problem *p, int side) {
+    const fa_args *a = p->args;
+    const int32_t *cu = side ? a->cu_seqlens_k : a->cu_seqlens_q;
+    const int32_t *used = side ? a->seqused_k : a->seqused_q;
+    const char *cu_field = side ? "cu_seqlens_k" : "cu_seqlens_q";
+    const char *used_field = side ? "seqused_k" : "seqused_q";
+    const fa_status bad_cu = side ? FA_ERR_CU_SEQLENS_K : FA_ERR_CU_SEQLENS_Q;
+    const fa_status bad_used = side ? FA_ERR_SEQUSED_K : FA_ERR_SEQUSED_Q;
+    const int32_t seqlen = side ? a->seqlen_k : a->seqlen_q;
+    fai_add_array(p, cu, cu_field, bad_cu, (int64_t)a->batch + 1);
+    fai_add_array(p, used, used_field, bad_used, a->batch);
+    p->batch[side] = a->batch, p->rows[side] = seqlen;
+    if (p->status != FA_OK) return;
+    if (cu && cu[0] < 0) fai_bad(p, bad_cu, cu_field, 0, cu[0], 0, INT32_MAX);
+    for (int64_t b = 0; b < a->batch && p->status == FA_OK; b++) {
+        const int64_t room = cu ? (int64_t)cu[b + 1] - cu[b] : seqlen;
+        if (room < 0 || room > seqlen)
+            fai_bad(p, bad_cu, cu_field, b + 1, cu[b + 1], cu[b], (double)cu[b] + seqlen);
+        if (used && (used[b] < 0 || used[b] > room))
+            fai_bad(p, bad_used, used_field, b, used[b], 0, (double)room);
+    }
+    if (cu) p->batch[side] = 1, p->rows[side] = cu[a->batch];
+}
+
+/* The block table, and page numbers for every key in use. */
+static inline void fai_check_pages(fai_problem *p) {
+    const fa_args *a = p->args;
+    if (p->status != FA_OK) return;
+    if (!a->block_table) {
+        fai_range(p, FA_ERR_PAGE_SIZE, "page_size", a->page_size, 0, 0);
+        return;
+    }
+    if (a->cu_seqlens_k) fai_bad(p, FA_ERR_PAGED_CU_SEQLENS, "cu_seqlens_k", -1, NAN, 1, 0);
+    fai_range(p, FA_ERR_PAGE_SIZE, "page_size", a->page_size, 1, INT32_MAX);
+    fai_range(p, FA_ERR_NUM_PAGES, "num_pages", a->num_pages, 1, INT32_MAX);
+    if (p->status != FA_OK) return;
+    p->batch[1] = a->num_pages, p->rows[1] = a->page_size;
+
+    const int64_t pages = ((int64_t)a->seqlen_k + a->page_size - 1) / a->page_size;
+    const int64_t stride = a->block_table_stride ? a->block_table_stride : pages;
+    fai_span s = {a->block_table, {"block_table", "block_table_stride", NULL, NULL},
+                  FA_ERR_BLOCK_TABLE, FA_ERR_BLOCK_TABLE_STRIDE, FAI_LITERAL,
+                  4, pages, {a->batch, 1, 1}, {stride, 0, 0}, 0};
+    if (stride < pages)
+        fai_bad(p, FA_ERR_BLOCK_TABLE_STRIDE, "block_table_stride", -1, (double)stride, (double)pages,
+                (double)INT64_MAX);
+    fai_add_span(p, s);
+    for (int32_t b = 0; b < a->batch && p->status == FA_OK; b++) {
+        const int32_t len_k = fa_get_sequence(a, b).len_k;
+        int64_t i = b * stride;
+        for (int64_t j = 0; j < len_k; j += a->page_size, i++)
+            if (a->block_table[i] < 0 || a->block_table[i] >= a->num_pages)
+                fai_bad(p, FA_ERR_BLOCK_TABLE, "block_table", i, a->block_table[i], 0, a->num_pages - 1);
+    }
+}
+
+/* All that is counted per sequence. */
+static inline void fai_check_sequences(fai_problem *p) {
+    const fa_args *a = p->args;
+    const char *len_k = a->seqused_k ? "seqused_k" : a->cu_seqlens_k ? "cu_seqlens_k" : "seqlen_k";
+    fai_check_lengths(p, 0);
+    fai_check_lengths(p, 1);
+    for (int32_t b = 0; b < a->batch && a->tree_mask.data && p->status == FA_OK; b++) {
+        fa_sequence s = fa_get_sequence(a, b);
+        if (s.len_k < s.len_q)
+            fai_bad(p, FA_ERR_TREE_MASK_LENGTH, len_k, b, s.len_k, s.len_q, a->seqlen_k);
+    }
+    fai_check_pages(p);
+}
+
+static inline void fai_check_tensors(fai_problem *p) {
+    const fa_args *a = p->args;
+    const fa_info *info = p->info;
+    const int64_t heads_k = fai_num_heads_k(a);
+    if (p->status != FA_OK) return;
+#define FAI_TENSOR(t, T, kind, dtype, dim, side, heads) \
+    {a->t.data, {#t ".data", #t ".stride_b", #t ".stride_s", #t ".stride_h"}, \
+     FA_ERR_##T##_ALIGN, FA_ERR_##T##_STRIDE, kind, (int64_t)fa_sizeof(dtype), dim, \
+     {p->batch[side], p->rows[side], heads}, {a->t.stride_b, a->t.stride_s, a->t.stride_h}, 0}
+    fai_span q = FAI_TENSOR(q, Q, FAI_INPUT, info->dtype, info->head_dim, 0, a->num_heads);
+    fai_span k = FAI_TENSOR(k, K, FAI_INPUT, info->kv_dtype, info->head_dim, 1, heads_k);
+    fai_span v = FAI_TENSOR(v, V, FAI_INPUT, info->kv_dtype, info->head_dim_v, 1, heads_k);
+    fai_span o = FAI_TENSOR(o, O, FAI_OUTPUT, info->o_dtype, info->head_dim_v, 0, a->num_heads);
+#undef FAI_TENSOR
+    fai_span lse = {a->lse.data, {"lse.data", "lse.stride_b", "lse.stride_h", "lse.stride_s"},
+                    FA_ERR_LSE_ALIGN, FA_ERR_LSE_STRIDE, FAI_OUTPUT,
+                    4, 1, {p->batch[0], a->num_heads, p->rows[0]},
+                    {a->lse.stride_b, a->lse.stride_h, a->lse.stride_s}, 0};
+    if (!q.data) fai_bad(p, FA_ERR_Q_NULL, "q.data", -1, 0, 1, 0);
+    if (!k.data && a->seqlen_k) fai_bad(p, FA_ERR_K_NULL, "k.data", -1, 0, 1, 0);
+    if (!v.data && a->seqlen_k) fai_bad(p, FA_ERR_V_NULL, "v.data", -1, 0, 1, 0);
+    if (!o.data) fai_bad(p, FA_ERR_O_NULL, "o.data", -1, 0, 1, 0);
+    fai_add_span(p, q);
+    fai_add_span(p, k);
+    fai_add_span(p, v);
+    p->o = p->count;
+    fai_add_span(p, o);
+    p->lse = lse.data ? p->count : p->o; /* o again when it is not wanted */
+    fai_add_span(p, lse);
+}
+
+/* The factors of one fp8 tensor, all that the problem uses. */
+static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int side, fa_status bad,
+                                     const char *const field[5]) {
+    const fa_args *a = p->args;
+    const fa_dtype dtype = side ? p->info->kv_dtype : p->info->dtype;
+    const int64_t heads = side ? fai_num_heads_k(a) : a->num_heads;
+    const int64_t seqlen = side ? a->seqlen_k : a->seqlen_q;
+    const int64_t blocks = d->block > 0 ? (seqlen + d->block - 1) / d->block : 1;
+    fai_span s = {d->data, {field[0], field[1], field[2], field[3]}, bad, bad, FAI_LITERAL,
+                  4, 1, {a->batch, heads, blocks}, {d->stride_b, d->stride_h, d->stride_block}, 0};
+    if (!d->data || p->status != FA_OK) return;
+    fai_range(p, bad, field[0], dtype, FA_E4M3, FA_E5M2);
+    fai_range(p, bad, field[4], d->block, 0, INT32_MAX);
+    fai_add_span(p, s);
+    for (int32_t b = 0; b < a->batch && p->status == FA_OK; b++) {
+        const fa_sequence seq = fa_get_sequence(a, b);
+        const int64_t len = side ? seq.len_k : seq.len_q, step = d->block ? d->block : len;
+        for (int64_t h = 0; h < heads; h++)
+            for (int64_t row = 0; row < len; row += step) {
+                const float x = fai_descale(d, b, h, row);
+                if (!(x >= 0 && x <= 3.4028235e38f)) /* NaN and infinity fail */
+                    fai_bad(p, bad, field[0], b * d->stride_b + h * d->stride_h + row / step * d->stride_block,
+                            (double)x, 0, 3.4028234663852886e38);
+            }
+    }
+}
+
+static inline void fai_check_descales(fai_problem *p) {
+#define FAI_FIELDS(t) {t ".data", t ".stride_b", t ".stride_h", t ".stride_block", t ".block"}
+    static const char *const q[5] = FAI_FIELDS("q_descale");
+    static const char *const k[5] = FAI_FIELDS("k_descale");
+    static const char *const v[5] = FAI_FIELDS("v_descale");
+#undef FAI_FIELDS
+    fai_check_descale(p, &p->args->q_descale, 0, FA_ERR_DESCALE_Q, q);
+    fai_check_descale(p, &p->args->k_descale, 1, FA_ERR_DESCALE_K, k);
+    fai_check_descale(p, &p->args->v_descale, 1, FA_ERR_DESCALE_V, v);
+}
+
+/* Is args a problem that the instance can do?  Returns the first failure, and its numbers in
+ * args->error.  Reads the length arrays, the block table and the descale factors, no other data;
+ * writes nothing but args->error. */
+FAI_NOINLINE fa_status fa_check(const fa_info *info, const fa_args *args) {
+    fai_problem p;
+    if (!args) return FA_ERR_ARGS_NULL;
+    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED; /* error may be garbage */
+    if (!info) return fai_fail(args, FA_ERR_NO_INSTANCE, "info", -1, 0, 1, 0);
+    p.info = info, p.args = args, p.status = FA_OK, p.count = p.o = p.lse = 0;
+    fai_check_sizes(&p);
+    fai_check_scalars(&p);
+    if (p.status == FA_OK) fai_check_terms(&p);
+    if (p.status == FA_OK) fai_check_sequences(&p);
+    fai_check_tensors(&p);
+    fai_check_descales(&p);
+    if (p.status == FA_OK) fai_check_overlaps(&p);
+    fai_range(&p, FA_ERR_NUM_THREADS, "num_threads", args->num_threads, 0, 65536);
+    return p.status == FA_OK ? fai_fail(args, FA_OK, "", -1, 0, 0, 0) : p.status;
+}
+
+/* *chosen = the first of infos[0 .. count-1] with these dims and dtype and all that args asks for, else
+ * NULL.  If only a feature is missing the status names it; else fa_error has what no info has. */
+static inline fa_status fa_select(const fa_info *const *infos, int count, int head_dim, int head_dim_v,
+                                  fa_dtype dtype, const fa_args *args, const fa_info **chosen) {
+    const fa_info *fits = NULL; /* but for the features */
+    int with_dim = 0, with_dim_v = 0;
+    *chosen = NULL;
+    if (!args) return FA_ERR_ARGS_NULL;
+    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED;
+    const uint32_t used = fa_features_used(args);
+    for (int n = 0; n < count; n++) {
+        const fa_info *info = infos[n];
+        if (info->head_dim != head_dim) continue;
+        with_dim = 1;
+        if (info->head_dim_v != head_dim_v) continue;
+        with_dim_v = 1;
+        if (info->dtype != dtype) continue;
+        if (!fits) fits = info;
+        if (used & ~info->features) continue;
+        *chosen = info;
+        return fai_fail(args, FA_OK, "", -1, 0, 0, 0);
+    }
+    if (fits) return fai_need(args, used & ~fits->features);
+    if (!with_dim) return fai_fail(args, FA_ERR_NO_INSTANCE, "head_dim", -1, head_dim, 1, 0);
+    if (!with_dim_v) return fai_fail(args, FA_ERR_NO_INSTANCE, "head_dim_v", -1, head_dim_v, 1, 0);
+    return fai_fail(args, FA_ERR_NO_INSTANCE, "dtype", -1, dtype, 1, 0);
+}
+
+/* "seqlen_k = -3, legal 0 .. 2147483647: seqlen_k must be ...".  As snprintf: writes at most size bytes,
+ * the final 0 included, and returns the full length. */
+static inline int fa_error_message(const fa_error *error, char *text, size_t size) {
+    char index[32] = "", got[40] = "", range[80] = "";
+    if (!text) size = 0;
+    if (!error || error->status == FA_OK || !error->field || !error->field[0])
+        return snprintf(text, size, "%s", fa_strerror(error ? error->status : FA_OK));
+    if (error->index >= 0) snprintf(index, sizeof index, "[%lld]", (long long)error->index);
+    if (error->got == error->got) snprintf(got, sizeof got, " = %.10g", error->got);
+    if (error->min <= error->max)
+        snprintf(range, sizeof range, ", legal %.10g .. %.10g", error->min, error->max);
+    return snprintf(text, size, "%s%s%s%s: %s", error->field, index, got, range,
+                    fa_strerror(error->status));
+}
+
+/* ======================================================================================== */
+/* >>reference  attention as the paper writes it, in double: what every kernel must agree with */
+/* ======================================================================================== */
+
+/* Standard attention [FA1 Alg. 0], one row of S at a time: no tiles, no online softmax.  For
+ * sequence b, query head h, query i, and the visible keys j of kv head
+ * hk = h / (num_heads / num_heads_k):
+ *
+ *     S_ij  = score(softmax_scale q_i.k_j)          softcap, ALiBi, bias, score_mod, in this order
+ *     lse_i = log(sum_j exp S_ij  [+ exp sink_h])   natural log
+ *     P_ij  = exp(S_ij - lse_i)
+ *     O_i   = sum_j Z_ij P_ij v_j                   Z: dropout, 0 or 1/(1-p)
+ *
+ * and from dO [FA1 Alg. 3, FA2 section 2.3]
+ *
+ *     dP_ij = Z_ij dO_i.v_j              dV_j     = sum_i Z_ij P_ij dO_i
+ *     D_i   = sum_j P_ij dP_ij           dsink_h  = -sum_i exp(sink_h - lse_i) D_i
+ *     dS_ij = P_ij (dP_ij - D_i)         dbias_ij = dS_ij score_mod'
+ *     dQ_i  = sum_j dS_ij S'_ij k_j      dK_j     = sum_i dS_ij S'_ij q_i
+ *
+ * where S'_ij is the slope of S_ij in q_i.k_j.  q, k, v: the stored elements times their descale
+ * factors.  A masked key is not looked at, nor is the value of a key with P_ij = 0 or Z_ij = 0.
+ * For tests, and to read. */
+
+/* x[0 .. n) = data[at .. at + n) */
+static inline void fai_load_row(double *x, const void *data, int64_t at, fa_dtype dtype,
+                                int32_t n) {
+    if (dtype == FA_F32) /* fa_load of a constant dtype is a few instructions */
+        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_F32);
+    else if (dtype == FA_BF16)
+        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_BF16);
+    else
+        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, dtype);
+}
+
+/* x.y; n is a multiple of 4.  Four sums: one would be a chain of additions, each waiting. */
+static inline double fai_dot(const double *x, const double *y, int32_t n) {
+    double a = 0, b = 0, c = 0, d = 0;
+    for (int32_t i = 0; i < n; i += 4) {
+        a += x[i] * y[i], b += x[i + 1] * y[i + 1];
+        c += x[i + 2] * y[i + 2], d += x[i + 3] * y[i + 3];
+    }
+    return (a + b) + (c + d);
+}
+
+/* y += a x */
+static inline void fai_axpy(double *y, double a, const double *x, int32_t n) {
+    for (int32_t d = 0; d < n; d++) y[d] += a * x[d];
+}
+
+/* Masks that are no range of keys (those: fa_row_range). */
+static inline int fa_reference_visible(const fa_info *info, const fa_args *args,
+                                       const fa_sequence *seq, int32_t h, int32_t i, int32_t j) {
+    if (args->block_mask.data && !fa_block_visible(args, seq, h, i, j)) return 0;
+    if (args->tree_mask.data && !fa_tree_visible(args, seq, i, j)) return 0;
+    return !info->mask_mod || info->mask_mod(seq->b, h, i, j);
+}
+
+/* S_ij from s = softmax_scale q_i.k_j.  Also its derivatives by s and by the bias, unless NULL; they
+ * are NaN if there is a score_mod without score_mod_grad. */
+static inline double fa_reference_score(const fa_info *info, const fa_args *args,
+                                        const fa_sequence *seq, int32_t h, int32_t i, int32_t j,
+                                        double s, double *by_s, double *by_bias) {
+    double slope = 1, slope_mod = 1;
+    if (args->softcap > 0) {
+        double t = tanh(s / (double)args->softcap);
+        s = (double)args->softcap * t, slope = 1 - t * t;
+    }
+    if (args->alibi_slopes) {
+        double distance = fabs((double)i + seq->len_k - seq->len_q - j);
+        s -= (double)args->alibi_slopes[seq->b * args->alibi_stride_b + h] * distance;
+    }
+    if (args->bias.data) {
+        fai_strides st = fai_strides_bias(args);
+        fa_dtype dtype = args->bias.dtype ? args->bias.dtype : FA_F32;
+        s += (double)fa_load(args->bias.data, seq->b * st.b + h * st.h + i * st.s + j, dtype);
+    }
+    if (info->score_mod) {
+        if (by_s || by_bias) slope_mod = (double)NAN;
+        if (info->score_mod_grad) slope_mod = info->score_mod_grad(s, seq->b, h, i, j);
+        s = info->score_mod(s, seq->b, h, i, j);
+    }
+    if (by_s) *by_s = slope_mod * slope;
+    if (by_bias) *by_bias = slope_mod;
+    return s;
+}
+
+/* One head of one sequence, and where its rows are. */
+typedef struct fai_reference_head {
+    const fa_info *info;
+    const fa_args *args;
+    fa_sequence seq;
+    int32_t h, hk;
+    fai_strides st_q, st_k, st_v;
+    double scale; /* softmax_scale */
+} fai_reference_head;
+
+static inline fai_reference_head fai_reference_begin(const fa_info *info, const fa_args *args,
+                                                     int32_t b, int32_t h) {
+    fai_reference_head r;
+    r.info = info, r.args = args, r.seq = fa_get_sequence(args, b);
+    r.h = h, r.hk = h / (args->num_heads / fai_num_heads_k(args));
+    r.st_q = fai_strides_q(args, info->head_dim);
+    r.st_k = fai_strides_kv(args, &args->k, info->head_dim);
+    r.st_v = fai_strides_kv(args, &args->v, info->head_dim_v);
+    r.scale = (double)args->softmax_scale;
+    if (r.scale == 0) r.scale = 1 / sqrt((double)info->head_dim);
+    return r;
+}
+
+/* stored elements of q_i, k_j, v_j */
+static inline void fai_reference_q(const fai_reference_head *r, int32_t i, double *q) {
+    int64_t at = fai_offset_q(&r->seq, r->st_q, i, r->h);
+    fai_load_row(q, r->args->q.data, at, r->info->dtype, r->info->head_dim);
+}
+static inline void fai_reference_k(const fai_reference_head *r, int32_t j, double *k) {
+    int64_t at = fai_offset_k(r->args, &r->seq, r->st_k, j, r->hk);
+    fai_load_row(k, r->args->k.data, at, r->info->kv_dtype, r->info->head_dim);
+}
+static inline void fai_reference_v(const fai_reference_head *r, int32_t j, double *v) {
+    int64_t at = fai_offset_k(r->args, &r->seq, r->st_v, j, r->hk);
+    fai_load_row(v, r->args->v.data, at, r->info->kv_dtype, r->info->head_dim_v);
+}
+/* softmax_scale with the factors of q_i and k_j; the factor of v_j */
+static inline double fai_reference_scale(const fai_reference_head *r, int32_t i, int32_t j) {
+    return r->scale * (double)fai_descale(&r->args->q_descale, r->seq.b, r->h, i) *
+           (double)fai_descale(&r->args->k_descale, r->seq.b, r->hk, j);
+}
+static inline double fai_reference_scale_v(const fai_reference_head *r, int32_t j) {
+    return (double)fai_descale(&r->args->v_descale, r->seq.b, r->hk, j);
+}
+/* Z_ij */
+static inline double fai_reference_dropout(const fai_reference_head *r, int32_t i, int32_t j) {
+    if (!(r->args->dropout_p > 0)) return 1;
+    if (!fa_dropout_keep(r->args, r->seq.b, r->h, i, j)) return 0;
+    return (double)fa_dropout_scale(r->args->dropout_p);
+}
+
+/* p[j] = P_ij for the keys in range, 0 where masked; the rest of p is not touched.  Returns lse_i.
+ * q: row of query i.  k: room for a row. */
+static inline double fai_reference_softmax(const fai_reference_head *r, int32_t i, fa_range keys,
+                                           const double *q, double *k, double *p) {
+    double max = r->args->sink ? (double)r->args->sink[r->h] : -(double)INFINITY, sum;
+    for (int32_t j = keys.lo; j < keys.hi; j++) {
+        p[j] = -(double)INFINITY;
+        if (!fa_reference_visible(r->info, r->args, &r->seq, r->h, i, j)) continue;
+        fai_reference_k(r, j, k);
+        p[j] = fai_reference_scale(r, i, j) * fai_dot(q, k, r->info->head_dim);
+        p[j] = fa_reference_score(r->info, r->args, &r->seq, r->h, i, j, p[j], NULL, NULL);
+        if (!(p[j] <= max) && !isnan(max)) max = p[j]; /* NaN is the largest */
+    }
+    if (isinf(max) && max < 0) { /* nothing visible: exp(-inf - -inf) would be NaN */
+        for (int32_t j = keys.lo; j < keys.hi; j++) p[j] = 0;
+        return max;
+    }
+    sum = r->args->sink ? exp((double)r->args->sink[r->h] - max) : 0;
+    for (int32_t j = keys.lo; j < keys.hi; j++) sum += p[j] = exp(p[j] - max);
+    for (int32_t j = keys.lo; j < keys.hi; j++) p[j] /= sum;
+    return max + log(sum);
+}
+
+/* Row of query i (of key j) in a packed (batch, seqlen, ..) or (total, ..) tensor. */
+static inline int64_t fai_packed_q(const fa_args *args, const fa_sequence *seq, int64_t i) {
+    return seq->b_q * args->seqlen_q + seq->row_q + i;
+}
+static inline int64_t fai_packed_k(const fa_args *args, const fa_sequence *seq, int64_t j) {
+    return seq->b_k * args->seqlen_k + seq->row_k + j;
+}
+
+/* o:   (batch, seqlen_q, num_heads, head_dim_v), with cu_seqlens_q (total_q, num_heads, head_dim_v)
+ * lse: (batch, num_heads, seqlen_q),             with cu_seqlens_q (num_heads, total_q)
+ * row: scratch of seqlen_k + 2 * max(head_dim, head_dim_v) doubles: seqlen_k + 2*256 always do
+ * o or lse may be NULL.  args->o and args->lse are not written, nor are rows from seqused_q on. */
+FAI_NOINLINE fa_status fa_reference_forward(const fa_info *info, const fa_args *args, double *o,
+                                            double *lse, double *row) {
+    fa_status status = fa_check(info, args);
+    if (status) return status;
+    int32_t dim_v = info->head_dim_v, heads = args->num_heads;
+    int64_t length = args->cu_seqlens_q ? args->cu_seqlens_q[args->batch] : args->seqlen_q;
+    double *p = row, *q = p + args->seqlen_k, *kv = q + info->head_dim;
+    for (int64_t head = 0; head < (int64_t)args->batch * heads; head++) {
+        int32_t b = (int32_t)(head / heads), h = (int32_t)(head % heads);
+        fai_reference_head r = fai_reference_begin(info, args, b, h);
+        for (int32_t i = 0; i < r.seq.len_q; i++) {
+            fa_range keys = fa_row_range(args, r.seq.len_q, r.seq.len_k, i);
+            fai_reference_q(&r, i, q);
+            double lse_i = fai_reference_softmax(&r, i, keys, q, kv, p);
+            if (lse) lse[(r.seq.b_q * heads + h) * length + r.seq.row_q + i] = lse_i;
+            if (!o) continue;
+            double *o_i = o + (fai_packed_q(args, &r.seq, i) * heads + h) * dim_v;
+            for (int32_t d = 0; d < dim_v; d++) o_i[d] = 0;
+            for (int32_t j = keys.lo; j < keys.hi; j++) { /* O_i += Z_ij P_ij v_j */
+                double zp = p[j] == 0 ? 0 : p[j] * fai_reference_dropout(&r, i, j);
+                if (zp == 0) continue;
+                fai_reference_v(&r, j, kv);
+                fai_axpy(o_i, zp * fai_reference_scale_v(&r, j), kv, dim_v);
+            }
+        }
+    }
+    return FA_OK;
+}
+
+/* Where gradients go; any may be NULL.  All are packed, written whole, and 0 where nothing flows.
+ * With respect to the stored elements: for fp8 the gradient of the value times the descale factor. */
+typedef struct fa_reference_grads {
+    double *dq;    /* (batch, seqlen_q, num_heads, head_dim), with cu_seqlens_q (total_q, ..) */
+    double *dk;    /* (batch, seqlen_k, num_heads_k, head_dim), with cu_seqlens_k (total_k, ..); */
+    double *dv;    /* the same with head_dim_v; paged: by position in the sequence, not by page */
+    double *dbias; /* (batch, num_heads, seqlen_q, seqlen_k); sum it over what the bias broadcasts */
+    double *dsink; /* (num_heads) */
+} fa_reference_grads;
+
+static inline void fai_reference_clear(double *x, int64_t n) {
+    for (int64_t i = 0; x && i < n; i++) x[i] = 0;
+}
+
+/* Adds what query i contributes.  d_o: dO_i.  p, dp: room for seqlen_k.  q, k, v: room for a row. */
+static inline void fai_reference_backward_row(const fai_reference_head *r, int32_t i,
+                                              const double *d_o, const fa_reference_grads *g,
+                                              double *p, double *dp, double *q, double *k,
+                                              double *v) {
+    const fa_args *args = r->args;
+    const fa_sequence *seq = &r->seq;
+    int32_t h = r->h, dim = r->info->head_dim, dim_v = r->info->head_dim_v;
+    int64_t head_q = fai_packed_q(args, seq, i) * args->num_heads + h; /* row of dq */
+    int64_t heads_k = fai_num_heads_k(args);
+    double *dbias = g->dbias, lse, d_i = 0;
+    fa_range keys = fa_row_range(args, seq->len_q, seq->len_k, i);
+    if (dbias)
+        dbias += (((int64_t)seq->b * args->num_heads + h) * args->seqlen_q + i) * args->seqlen_k;
+    fai_reference_q(r, i, q);
+    lse = fai_reference_softmax(r, i, keys, q, k, p);
+    for (int32_t j = keys.lo; j < keys.hi; j++) { /* dP_ij, D_i, dV_j */
+        double z = p[j] == 0 ? 0 : fai_reference_dropout(r, i, j);
+        dp[j] = 0;
+        if (z == 0) continue;
+        z *= fai_reference_scale_v(r, j);
+        fai_reference_v(r, j, v);
+        dp[j] = z * fai_dot(d_o, v, dim_v);
+        d_i += p[j] * dp[j];
+        if (g->dv) {
+            int64_t head_k = fai_packed_k(args, seq, j) * heads_k + r->hk;
+            fai_axpy(g->dv + head_k * dim_v, z * p[j], d_o, dim_v);
+        }
+    }
+    if (g->dsink && args->sink && d_i != 0)
+        g->dsink[h] -= exp((double)args->sink[h] - lse) * d_i;
+    for (int32_t j = keys.lo; j < keys.hi; j++) { /* dS_ij, dQ_i, dK_j */
+        double ds = p[j] * (dp[j] - d_i), slope, slope_bias, scale = fai_reference_scale(r, i, j);
+        int64_t head_k = fai_packed_k(args, seq, j) * heads_k + r->hk; /* row of dk */
+        if (p[j] == 0) continue;
+        fai_reference_k(r, j, k);
+        fa_reference_score(r->info, args, seq, h, i, j, scale * fai_dot(q, k, dim), &slope,
+                           &slope_bias);
+        if (dbias) dbias[j] = ds * slope_bias;
+        if (g->dq) fai_axpy(g->dq + head_q * dim, ds * slope * scale, k, dim);
+        if (g->dk) fai_axpy(g->dk + head_k * dim, ds * slope * scale, q, dim);
+    }
+}
+
+/* d_o: shape and strides as o, in info->o_dtype.  S, P and D are computed again, not read.
+ * row: scratch of 2 * (seqlen_k + head_dim + head_dim_v) doubles: 2*seqlen_k + 4*256 always do */
+FAI_NOINLINE fa_status fa_reference_backward(const fa_info *info, const fa_args *args,
+                                             fa_tensor d_o, const fa_reference_grads *grads,
+                                             double *row) {
+    fa_status status = fa_check(info, args);
+    if (status) return status;
+    int32_t dim = info->head_dim, dim_v = info->head_dim_v, heads = args->num_heads;
+    int64_t n = args->batch, heads_k = fai_num_heads_k(args);
+    int64_t rows_q = args->cu_seqlens_q ? args->cu_seqlens_q[n] : n * args->seqlen_q;
+    int64_t rows_k = args->cu_seqlens_k ? args->cu_seqlens_k[n] : n * args->seqlen_k;
+    double *p = row, *dp = p + args->seqlen_k;
+    double *q = dp + args->seqlen_k, *k = q + dim, *v = k + dim, *d_row = v + dim_v;
+    fai_strides st = fai_resolve(d_o.stride_b, d_o.stride_s, d_o.stride_h, args->seqlen_q, heads, dim_v);
+    fai_reference_clear(grads->dq, rows_q * heads * dim);
+    fai_reference_clear(grads->dk, rows_k * heads_k * dim);
+    fai_reference_clear(grads->dv, rows_k * heads_k * dim_v);
+    fai_reference_clear(grads->dbias, n * heads * args->seqlen_q * args->seqlen_k);
+    fai_reference_clear(grads->dsink, heads);
+    for (int64_t head = 0; head < n * heads; head++) {
+        int32_t b = (int32_t)(head / heads), h = (int32_t)(head % heads);
+        fai_reference_head r = fai_reference_begin(info, args, b, h);
+        for (int32_t i = 0; i < r.seq.len_q; i++) {
+            fai_load_row(d_row, d_o.data, fai_offset_q(&r.seq, st, i, h), info->o_dtype, dim_v);
+            fai_reference_backward_row(&r, i, d_row, grads, p, dp, q, k, v);
+        }
+    }
+    return FA_OK;
+}
+
+/* ======================================================================================== */
+/* >>iomodel  bytes to and from device memory, of standard attention and of FlashAttention    */
+/* ======================================================================================== */
+
+/* Bytes of one head: e bytes an element, M elements of on-chip memory, N queries (Nq) and keys (Nk).
+ * No cache is counted: one that keeps K and V leaves something between bytes_minimum and bytes_flash.
+ *
+ *   standard, forward   [FA1 Alg. 0]  Q K -> S;  S -> P;  P V -> O
+ *       e ((Nq + Nk) (d + dv) + 4 Nq Nk)
+ *   standard, backward  [FA1 Alg. 3]  P dO -> dV;  dO V -> dP;  P dP -> dS;  dS K -> dQ;  dS Q -> dK
+ *       e (2 (Nq + Nk) (d + dv) + 7 Nq Nk)
+ *   flash, forward      [FA2 Alg. 1]  Q, O and LSE once; K and V again for each tile of queries
+ *       e Nq (d + dv) + 4 Nq + sum over query tiles: e (d + dv) keys in the tiles it visits
+ *   flash, backward     [FA2 Alg. 2]  D = rowsum(dO O);  K, V, dK, dV once;  for each tile visited, its
+ *       rows of Q, dO, LSE, D and dQ; dQ is summed in f32, cleared before and converted after
+ *       2e Nq dv + 4 Nq + 2e Nk (d + dv) + (8 + e) Nq d + sum over tiles: rows (e (d + dv) + 8 + 8 d)
+ *
+ * [FA1] Theorem 2: standard attention makes Theta(N d + N^2) accesses, FlashAttention
+ * Theta(N^2 d^2 / M), for d <= M <= N d.  A tile is skipped if the causal mask (bottom-right) leaves
+ * nothing of it. */
+typedef struct fa_io {
+    double flops; /* each visible score costs 2 (d + dv), in the backward pass 6 d + 4 dv */
+    double bytes_standard, bytes_flash;
+    double bytes_minimum;               /* every tensor once */
+    double order_standard, order_flash; /* elements: N d + N^2 and N^2 d^2 / M */
+    int64_t tiles_full;                 /* of one head: every score of it is visible */
+    int64_t tiles_partial;              /* cut by the causal line or the end of the keys: needs a mask */
+    int64_t tiles_skipped;
+} fa_io;
+
+/* how many of n keys a query at position p sees */
+static inline int64_t fai_io_keys(int causal, int64_t p, int64_t n) {
+    if (!causal) return n;
+    return p < 0 ? 0 : p < n ? p + 1 : n;
+}
+
+static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, int64_t seqlen_k,
+                                int64_t head_dim, int64_t head_dim_v, int64_t element_bytes,
+                                int causal, int64_t block_m, int64_t block_n, int64_t sram_bytes,
+                                int backward) {
+    fa_io io = {0, 0, 0, 0, 0, 0, 0, 0, 0};
+    double n = (double)(batch * heads), e = (double)element_bytes;
+    double d = (double)head_dim, dv = (double)head_dim_v, nq = (double)seqlen_q, nk = (double)seqlen_k;
+    double scores = 0, keys = 0, rows = 0; /* visible; keys and rows of the tiles visited */
+    int64_t tiles_n = (seqlen_k + block_n - 1) / block_n, shift = seqlen_k - seqlen_q;
+    for (int64_t i = 0; i < seqlen_q; i += block_m) { /* tiles of queries i .. end-1 */
+        int64_t end = i + block_m < seqlen_q ? i + block_m : seqlen_q;
+        int64_t last = fai_io_keys(causal, end - 1 + shift, seqlen_k);
+        int64_t visited = (last + block_n - 1) / block_n;
+        int64_t full = fai_io_keys(causal, i + shift, seqlen_k) / block_n;
+        io.tiles_full += full, io.tiles_partial += visited - full;
+        io.tiles_skipped += tiles_n - visited;
+        keys += visited < tiles_n ? (double)(visited * block_n) : nk;
+        rows += (double)(visited * (end - i));
+        for (int64_t r = i; r < end; r++) scores += (double)fai_io_keys(causal, r + shift, seqlen_k);
+    }
+    io.order_standard = n * (nq * d + nq * nk);
+    io.order_flash = n * nq * nk * d * d * e / (double)sram_bytes;
+    if (!backward) {
+        io.flops = n * scores * 2 * (d + dv);
+        io.bytes_minimum = n * (e * (nq + nk) * (d + dv) + 4 * nq);
+        io.bytes_standard = n * e * ((nq + nk) * (d + dv) + 4 * nq * nk);
+        io.bytes_flash = n * (e * (nq + keys) * (d + dv) + 4 * nq);
+    } else {
+        io.flops = n * scores * (6 * d + 4 * dv);
+        io.bytes_minimum = n * (2 * e * (nq + nk) * (d + dv) + 4 * nq);
+        io.bytes_standard = n * e * (2 * (nq + nk) * (d + dv) + 7 * nq * nk);
+        io.bytes_flash = n * (2 * e * nq * dv + 4 * nq + 2 * e * nk * (d + dv) + (8 + e) * nq * d +
+                              rows * (e * (d + dv) + 8 + 8 * d));
+    }
+    return io;
+}
+
+#endif /* FA_FLASHATTN_H */
+
+/* ======================================================================================== */
+/* >>template   one more instance: parameters, their defaults and limits                     */
+/* ======================================================================================== */
+
+#if !defined(FA_NAME) && (defined(FA_HEAD_DIM) || defined(FA_HEAD_DIM_V) || defined(FA_DTYPE) || defined(FA_KV_DTYPE) || \
+                          defined(FA_O_DTYPE) || defined(FA_FEATURES) || defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || \
+                          defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD))
+#error "flashattn.h: parameters without FA_NAME: define FA_NAME, the prefix of what is generated, before including"
+#endif
+
+#if defined(FA_NAME) && !defined(FAI_BODY)
+
+#if !defined(__GNUC__) && !defined(__clang__)
+#error "flashattn.h: kernels need gcc or clang (vector extensions); this compiler can use the types and the reference only"
+#endif
+
+/* Each check replaces a bad value by a legal one, so that its message is the only one. */
+#ifndef FA_HEAD_DIM
+#error "flashattn.h: define FA_HEAD_DIM (a multiple of 16 in 16..256) before including"
+#define FA_HEAD_DIM 64
+#elif FA_HEAD_DIM < 16 || FA_HEAD_DIM > 256 || FA_HEAD_DIM % 16 != 0
+#error "flashattn.h: FA_HEAD_DIM must be a multiple of 16 in 16..256; pad the rows of q and k with zeros to the next one"
+#undef FA_HEAD_DIM
+#define FA_HEAD_DIM 64
+#endif
+
+#ifndef FA_HEAD_DIM_V
+#define FA_HEAD_DIM_V FA_HEAD_DIM
+#elif FA_HEAD_DIM_V < 16 || FA_HEAD_DIM_V > 256 || FA_HEAD_DIM_V % 16 != 0
+#error "flashattn.h: FA_HEAD_DIM_V must be a multiple of 16 in 16..256; columns of v are independent, so split or pad it"
+#undef FA_HEAD_DIM_V
+#define FA_HEAD_DIM_V 64
+#endif
+
+#ifndef FA_DTYPE
+#define FA_DTYPE FA_F32
+#elif FA_DTYPE < FA_F32 || FA_DTYPE > FA_E5M2
+#error "flashattn.h: FA_DTYPE must be FA_F32, FA_F16, FA_BF16, FA_E4M3 or FA_E5M2"
+#undef FA_DTYPE
+#define FA_DTYPE FA_F32
+#endif
+
+#ifndef FA_KV_DTYPE
+#define FA_KV_DTYPE FA_DTYPE
+#elif FA_KV_DTYPE < FA_F32 || FA_KV_DTYPE > FA_E5M2
+#error "flashattn.h: FA_KV_DTYPE must be FA_F32, FA_F16, FA_BF16, FA_E4M3 or FA_E5M2"
+#undef FA_KV_DTYPE
+#define FA_KV_DTYPE FA_F32
+#endif
+
+#ifndef FA_O_DTYPE
+#if FA_DTYPE >= FA_E4M3
+#define FA_O_DTYPE FA_BF16
+#else
+#define FA_O_DTYPE FA_DTYPE
+#endif
+#elif FA_O_DTYPE < FA_F32 || FA_O_DTYPE > FA_BF16
+#error "flashattn.h: FA_O_DTYPE must be FA_F32, FA_F16 or FA_BF16"
+#undef FA_O_DTYPE
+#define FA_O_DTYPE FA_F32
+#endif
+
+#ifndef FA_FEATURES
+#define FA_FEATURES FA_DEFAULT_FEATURES
+#elif (FA_FEATURES) & ~FA_ALL_FEATURES
+#error "flashattn.h: FA_FEATURES has unknown bits: combine FA_CAUSAL, FA_WINDOW, ... of FA_FEATURE_LIST with |"
+#undef FA_FEATURES
+#define FA_FEATURES FA_DEFAULT_FEATURES
+#endif
+
+/* Query rows of a task.  128 rows of Q^T and O^T at head dim 256 are 256 KB and share each K/V tile in L2; 64 to 384
+ * measured within noise, and smaller blocks waste less under a causal mask. */
+#ifndef FA_BLOCK_M
+#define FA_BLOCK_M 128
+#elif FA_BLOCK_M < 64 || FA_BLOCK_M > 1024 || FA_BLOCK_M % 64 != 0
+#error "flashattn.h: FA_BLOCK_M must be a multiple of 64 in 64..1024"
+#undef FA_BLOCK_M
+#define FA_BLOCK_M 128
+#endif
+
+/* Keys of a tile.  192 keys of K and V at head dim 256 are 384 KB, and P^T of a panel stays in L1. */
+#ifndef FA_BLOCK_N
+#define FA_BLOCK_N 192
+#elif FA_BLOCK_N < 64 || FA_BLOCK_N > 1024 || FA_BLOCK_N % 64 != 0
+#error "flashattn.h: FA_BLOCK_N must be a multiple of 64 in 64..1024"
+#undef FA_BLOCK_N
+#define FA_BLOCK_N 192
+#endif
+
+#if defined(FA_SCORE_MOD_GRAD) && !defined(FA_SCORE_MOD)
+#error "flashattn.h: FA_SCORE_MOD_GRAD without FA_SCORE_MOD: define the function whose derivative it is"
+#undef FA_SCORE_MOD_GRAD
+#endif
+
+#define FAI_CAT2(a, b) a##_##b
+#define FAI_CAT(a, b) FAI_CAT2(a, b)
+#define FA_(x) FAI_CAT(FA_NAME, x)                        /* attn64_x */
+#define FAI_IN2(name, x, isa) fai_##name##_##x##_##isa
+#define FAI_IN1(name, x, isa) FAI_IN2(name, x, isa)
+#define FAI_IN(x, isa) FAI_IN1(FA_NAME, x, isa)
+#define FAI_(x) FAI_IN(x, FAI_ISA)                        /* fai_attn64_x_avx512 */
+#define FAI_STRING2(x) #x
+#define FAI_STRING(x) FAI_STRING2(x)
+
+/* The hooks as functions: in float for the kernel, in double for the reference. */
+#if defined(FA_SCORE_MOD)
+static inline float FA_(score_mod_f)(float s, int b, int h, int i, int j) {
+    (void)b, (void)h, (void)i, (void)j;
+    return (float)(FA_SCORE_MOD(s, b, h, i, j));
+}
+static inline double FA_(score_mod)(double s, int b, int h, int i, int j) {
+    (void)b, (void)h, (void)i, (void)j;
+    return (double)(FA_SCORE_MOD(s, b, h, i, j));
+}
+#endif
+#if defined(FA_SCORE_MOD_GRAD)
+static inline double FA_(score_mod_grad)(double s, int b, int h, int i, int j) {
+    (void)s, (void)b, (void)h, (void)i, (void)j;
+    return (double)(FA_SCORE_MOD_GRAD(s, b, h, i, j));
+}
+#endif
+#if defined(FA_MASK_MOD)
+static inline int FA_(mask_mod)(int b, int h, int i, int j) {
+    (void)b, (void)h, (void)i, (void)j;
+    return (FA_MASK_MOD(b, h, i, j)) != 0;
+}
+#endif
+
+static inline size_t FA_(forward_workspace)(const fa_args *args);
+static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_t bytes);
+
+static const fa_info FA_(info) = {
+    FAI_STRING(FA_NAME), FA_HEAD_DIM, FA_HEAD_DIM_V, FA_DTYPE, FA_KV_DTYPE, FA_O_DTYPE, FA_BLOCK_M, FA_BLOCK_N,
+    (FA_FEATURES),
+#if defined(FA_SCORE_MOD)
+    FA_(score_mod),
+#else
+    NULL,
+#endif
+#if defined(FA_SCORE_MOD_GRAD)
+    FA_(score_mod_grad),
+#else
+    NULL,
+#endif
+#if defined(FA_MASK_MOD)
+    FA_(mask_mod),
+#else
+    NULL,
+#endif
+    FA_(forward_workspace), FA_(forward)};
+
+/* Products of bf16 values may go through vdpbf16ps, two multiply-adds in each lane.  fp8 values are exact in bf16. */
+#define FAI_IS_BF16(dtype) ((dtype) >= FA_BF16 && (dtype) <= FA_E5M2)
+#define FAI_PAIRS_WANTED (FAI_IS_BF16(FA_DTYPE) && FAI_IS_BF16(FA_KV_DTYPE))
+
+/* Instruction sets in rising order. */
+#define FAI_PORTABLE 1
+#define FAI_NEON 2
+#define FAI_AVX2 3
+#define FAI_AVX512 4
+#define FAI_AVX512_BF16 5
+
+/* FA_BF16_DOT (sticky): 1 = use vdpbf16ps where the target has it.  It doubles the rate of f32 FMA on AMD Zen 4 and 5.
+ * Intel without AMX in use runs it at half the f32 rate (measured: 87 against 180 GFLOP/s), so there bf16 is widened. */
+#ifndef FA_BF16_DOT
+#if defined(__cooperlake__) || defined(__sapphirerapids__) || defined(__emeraldrapids__) || defined(__graniterapids__)
+#define FA_BF16_DOT 0
+#else
+#define FA_BF16_DOT 1
+#endif
+#endif
+
+#if defined(FA_DISPATCH) && defined(__x86_64__) && !defined(__CUDACC__)
+#define FAI_DISPATCH /* several bodies: this file includes itself, once for each instruction set */
+#ifndef FA_SELF      /* (sticky) the name of this file, should yours differ */
+#define FA_SELF "flashattn.h"
+#endif
+#define FAI_BODY
+#define FAI_ISA portable
+#define FAI_ISA_CODE FAI_PORTABLE
+#include FA_SELF
+#undef FAI_ISA_CODE
+#undef FAI_ISA
+
+#define FAI_ISA avx2
+#define FAI_ISA_CODE FAI_AVX2
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,f16c")
+#endif
+#include FA_SELF
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef FAI_ISA_CODE
+#undef FAI_ISA
+
+#define FAI_ISA avx512
+#define FAI_ISA_CODE FAI_AVX512
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#endif
+#include FA_SELF
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef FAI_ISA_CODE
+#undef FAI_ISA
+
+#if FAI_PAIRS_WANTED && FA_BF16_DOT
+#define FAI_ISA avx512_bf16
+#define FAI_ISA_CODE FAI_AVX512_BF16
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), \
+                             apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#endif
+#include FA_SELF
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#undef FAI_ISA_CODE
+#undef FAI_ISA
+#endif
+#undef FAI_BODY
+
+#elif defined(__CUDACC__)
+#define FAI_ISA portable
+#define FAI_ISA_CODE FAI_PORTABLE
+#elif defined(__AVX512BF16__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && FAI_PAIRS_WANTED && FA_BF16_DOT
+#define FAI_ISA avx512_bf16
+#define FAI_ISA_CODE FAI_AVX512_BF16
+#elif defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define FAI_ISA avx512
+#define FAI_ISA_CODE FAI_AVX512
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define FAI_ISA avx2
+#define FAI_ISA_CODE FAI_AVX2
+#elif defined(__ARM_NEON) && defined(__aarch64__)
+#define FAI_ISA neon
+#define FAI_ISA_CODE FAI_NEON
+#else
+#define FAI_ISA portable
+#define FAI_ISA_CODE FAI_PORTABLE
+#endif
+
+#endif /* parameters */
+
+/* ======================================================================================== */
+/* >>vector   one vector of FAI_VL floats: the only code that knows the instruction set      */
+/* ======================================================================================== */
+
+#if defined(FA_NAME) && (!defined(FAI_DISPATCH) || defined(FAI_BODY))
+
+/* Shape of the microkernel: FAI_MR keys x FAI_NV vectors of FAI_VL queries, all in registers.
+ *   AVX-512: 8 x 2 of 16 = 16 accumulators, enough for 2 FMA a cycle of latency 4; 12 x 2 and 8 x 3 measured no faster
+ *   AVX2:    4 x 2 of 8  = 8 accumulators + 2 + 1 of 16 registers;  NEON: 8 x 2 of 4 of 32 registers */
+#if FAI_ISA_CODE >= FAI_AVX512
+#define FAI_VL 16
+#define FAI_MR 8
+#elif FAI_ISA_CODE == FAI_AVX2
+#define FAI_VL 8
+#define FAI_MR 4
+#elif FAI_ISA_CODE == FAI_NEON
+#define FAI_VL 4
+#define FAI_MR 8
+#else
+#define FAI_VL 4
+#define FAI_MR 4
+#endif
+#define FAI_NV 2
+#define FAI_PW (FAI_VL * FAI_NV) /* queries of a panel */
+
+/* One copy of the layer for each instruction set in a translation unit: fai_exp2 is fai_exp2_avx512, ... */
+#define FAI_PASTE2(x, isa) fai_##x##_##isa
+#define FAI_PASTE(x, isa) FAI_PASTE2(x, isa)
+#define FAI_V(x) FAI_PASTE(x, FAI_ISA)
+#define fai_vec FAI_V(vec)             /* FAI_VL floats */
+#define fai_ivec FAI_V(ivec)           /* FAI_VL int32, also masks: 0 or -1 */
+#define fai_uvec FAI_V(uvec)           /* FAI_VL uint32 */
+#define fai_vec_u FAI_V(vec_u)         /* fai_vec anywhere in memory */
+#define fai_splat FAI_V(splat)
+#define fai_isplat FAI_V(isplat)
+#define fai_max FAI_V(max)
+#define fai_select FAI_V(select)
+#define fai_any FAI_V(any)
+#define fai_fma FAI_V(fma)
+#define fai_mac FAI_V(mac)
+#define fai_exp2 FAI_V(exp2)
+#define fai_tanh FAI_V(tanh)
+#define fai_mulhilo FAI_V(mulhilo)
+#define fai_zip FAI_V(zip)
+#define fai_transpose FAI_V(transpose)
+#define fai_load FAI_V(load)
+#define fai_pair FAI_V(pair)
+#define fai_ceil FAI_V(ceil)
+#define fai_store FAI_V(store)
+
+#if (FAI_ISA_CODE == FAI_AVX512_BF16 && !defined(FAI_HAVE_AVX512_BF16)) || \
+    (FAI_ISA_CODE == FAI_AVX512 && !defined(FAI_HAVE_AVX512)) || \
+    (FAI_ISA_CODE == FAI_AVX2 && !defined(FAI_HAVE_AVX2)) || (FAI_ISA_CODE == FAI_NEON && !defined(FAI_HAVE_NEON)) || \
+    (FAI_ISA_CODE == FAI_PORTABLE && !defined(FAI_HAVE_PORTABLE))
+#if FAI_ISA_CODE == FAI_AVX512_BF16
+#define FAI_HAVE_AVX512_BF16
+#elif FAI_ISA_CODE == FAI_AVX512
+#define FAI_HAVE_AVX512
+#elif FAI_ISA_CODE == FAI_AVX2
+#define FAI_HAVE_AVX2
+#elif FAI_ISA_CODE == FAI_NEON
+#define FAI_HAVE_NEON
+#else
+#define FAI_HAVE_PORTABLE
+#endif
+
+typedef float fai_vec __attribute__((vector_size(4 * FAI_VL)));
+typedef int32_t fai_ivec __attribute__((vector_size(4 * FAI_VL)));
+typedef uint32_t fai_uvec __attribute__((vector_size(4 * FAI_VL)));
+typedef float fai_vec_u __attribute__((vector_size(4 * FAI_VL), aligned(1), may_alias));
+
+/* x - 0 is x for every x, -0 and NaN included, so this is the broadcast alone */
+FAI_INLINE fai_vec fai_splat(float x) { return x - (fai_vec){0}; }
+FAI_INLINE fai_ivec fai_isplat(int32_t x) { return x - (fai_ivec){0}; }
+FAI_INLINE fai_vec fai_select(fai_ivec mask, fai_vec yes, fai_vec no) {
+    return (fai_vec)(((fai_ivec)yes & mask) | ((fai_ivec)no & ~mask));
+}
+
+FAI_INLINE fai_vec fai_max(fai_vec a, fai_vec b) {
+#if FAI_ISA_CODE >= FAI_AVX512
+    return (fai_vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif FAI_ISA_CODE == FAI_AVX2
+    return (fai_vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return fai_select(a > b, a, b);
+#endif
+}
+
+FAI_INLINE int fai_any(fai_ivec mask) {
+#if FAI_ISA_CODE >= FAI_AVX512
+    return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif FAI_ISA_CODE == FAI_AVX2
+    return _mm256_movemask_ps((__m256)mask) != 0;
+#else
+    int32_t any = 0;
+    FAI_FULL for (int l = 0; l < FAI_VL; l++) any |= mask[l];
+    return any != 0;
+#endif
+}
+
+/* a * b + c */
+FAI_INLINE fai_vec fai_fma(fai_vec a, fai_vec b, fai_vec c) {
+#if FAI_ISA_CODE >= FAI_AVX512
+    return (fai_vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif FAI_ISA_CODE == FAI_AVX2
+    return (fai_vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif FAI_ISA_CODE == FAI_NEON
+    return (fai_vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* a * b + c, or with bf16 pairs in each 32-bit word a.lo * b.lo + a.hi * b.hi + c */
+FAI_INLINE fai_vec fai_mac(const int pairs, fai_vec a, fai_vec b, fai_vec c) {
+#if FAI_ISA_CODE == FAI_AVX512_BF16
+    if (pairs) return (fai_vec)_mm512_dpbf16_ps((__m512)c, (__m512bh)a, (__m512bh)b);
+#else
+    (void)pairs;
+#endif
+    return fai_fma(a, b, c);
+}
+
+/* 2^x, 0 below 2^-126, for x <= 128.  2^n times a minimax polynomial in f = x - n with constant term 1 (exact at
+ * integers); relative error of the degrees 5 and 4: 1.7e-7 and 3.0e-6 in all.  Degree 4 serves where P becomes bf16. */
+FAI_INLINE fai_vec fai_exp2(const int degree, fai_vec x) {
+#if FAI_ISA_CODE >= FAI_AVX512
+    /* f = x - floor(x) in [0, 1): vreduceps and vscalefps do the splitting, infinities and NaN included */
+    const float c4[] = {1.34266844e-2f, 5.22424739e-2f, 2.41280205e-1f, 6.93044845e-1f, 1};
+    const float c5[] = {1.86713009e-3f, 9.01703028e-3f, 5.57999132e-2f, 2.4016445e-1f, 6.93151312e-1f, 1};
+    fai_vec f = (fai_vec)_mm512_reduce_ps((__m512)x, 9), p = fai_splat(degree == 4 ? c4[0] : c5[0]);
+    if (degree == 4) {
+        FAI_FULL for (int i = 1; i <= 4; i++) p = fai_fma(p, f, fai_splat(c4[i]));
+    } else {
+        FAI_FULL for (int i = 1; i <= 5; i++) p = fai_fma(p, f, fai_splat(c5[i]));
+    }
+    return (fai_vec)_mm512_scalef_ps((__m512)p, (__m512)x);
+#else
+    /* n = round(x) by adding 1.5 * 2^23, f in [-0.5, 0.5]; n goes into the exponent by an integer add */
+    const float c[] = {1.32647271e-3f, 9.67151265e-3f, 5.55073374e-2f, 2.40222421e-1f, 6.93146978e-1f, 1};
+    fai_vec magic = fai_splat(12582912.0f), t = x + magic, f = x - (t - magic), p = fai_splat(c[0]);
+    (void)degree;
+    FAI_FULL for (int i = 1; i <= 5; i++) p = fai_fma(p, f, fai_splat(c[i]));
+    p = (fai_vec)((fai_ivec)p + ((fai_ivec)t << 23));
+    p = (fai_vec)((fai_ivec)p & (x >= fai_splat(-126.0f)));
+    return fai_select(x == x, p, x);
+#endif
+}
+
+/* High and low words of x * m. */
+FAI_INLINE void fai_mulhilo(fai_uvec x, uint32_t m, fai_uvec *hi, fai_uvec *lo) {
+#if FAI_ISA_CODE >= FAI_AVX512
+    __m512i mm = _mm512_set1_epi64(m), even = _mm512_mul_epu32((__m512i)x, mm);
+    __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64((__m512i)x, 32), mm);
+    *hi = (fai_uvec)_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+    *lo = (fai_uvec)_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+#else
+    FAI_FULL for (int l = 0; l < FAI_VL; l++) {
+        uint64_t product = (uint64_t)x[l] * m;
+        (*hi)[l] = (uint32_t)(product >> 32), (*lo)[l] = (uint32_t)product;
+    }
+#endif
+}
+
+/* lo = a0 b0 a1 b1 ..., hi = the same of the upper halves */
+FAI_INLINE void fai_zip(fai_vec a, fai_vec b, fai_vec *lo, fai_vec *hi) {
+#if defined(__CUDACC__)
+    for (int l = 0; l < FAI_VL / 2; l++) {
+        (*lo)[2 * l] = a[l], (*lo)[2 * l + 1] = b[l];
+        (*hi)[2 * l] = a[l + FAI_VL / 2], (*hi)[2 * l + 1] = b[l + FAI_VL / 2];
+    }
+#else
+#if FAI_VL == 16
+#define FAI_ZIP_LO 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define FAI_ZIP_HI 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif FAI_VL == 8
+#define FAI_ZIP_LO 0, 8, 1, 9, 2, 10, 3, 11
+#define FAI_ZIP_HI 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define FAI_ZIP_LO 0, 4, 1, 5
+#define FAI_ZIP_HI 2, 6, 3, 7
+#endif
+#if defined(__clang__)
+    *lo = __builtin_shufflevector(a, b, FAI_ZIP_LO), *hi = __builtin_shufflevector(a, b, FAI_ZIP_HI);
+#else
+    *lo = __builtin_shuffle(a, b, (fai_ivec){FAI_ZIP_LO}), *hi = __builtin_shuffle(a, b, (fai_ivec){FAI_ZIP_HI});
+#endif
+#undef FAI_ZIP_LO
+#undef FAI_ZIP_HI
+#endif
+}
+
+/* r[i][j] <-> r[j][i], FAI_VL x FAI_VL words: log2(FAI_VL) rounds of perfect shuffles */
+FAI_INLINE void fai_transpose(fai_vec r[FAI_VL]) {
+    FAI_FULL for (int round = 1; round < FAI_VL; round *= 2) {
+        fai_vec t[FAI_VL];
+        FAI_FULL for (int i = 0; i < FAI_VL / 2; i++) fai_zip(r[i], r[i + FAI_VL / 2], &t[2 * i], &t[2 * i + 1]);
+        FAI_FULL for (int i = 0; i < FAI_VL; i++) r[i] = t[i];
+    }
+}
+
+/* FAI_VL elements of a dtype as f32 */
+FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
+    fai_vec r;
+    if (dtype == FA_F32) return *(const fai_vec_u *)((const float *)data + index);
+    if (dtype == FA_BF16) {
+        uint16_t h[FAI_VL];
+        fai_uvec u;
+        memcpy(h, (const uint16_t *)data + index, sizeof h);
+#if FAI_ISA_CODE >= FAI_AVX512
+        u = (fai_uvec)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)h));
+#elif FAI_ISA_CODE == FAI_AVX2
+        u = (fai_uvec)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)h));
+#else
+        FAI_FULL for (int l = 0; l < FAI_VL; l++) u[l] = h[l];
+#endif
+        return (fai_vec)(u << 16);
+    }
+    if (dtype == FA_F16) {
+#if FAI_ISA_CODE >= FAI_AVX512
+        return (fai_vec)_mm512_cvtph_ps(
+            _mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)data + index)));
+#elif FAI_ISA_CODE == FAI_AVX2
+        return (fai_vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)data + index)));
+#elif FAI_ISA_CODE == FAI_NEON
+        float16x4_t h;
+        memcpy(&h, (const uint16_t *)data + index, sizeof h);
+        return (fai_vec)vcvt_f32_f16(h);
+#endif
+    }
+    if (dtype == FA_E4M3 || dtype == FA_E5M2) {
+        const uint8_t *code = (const uint8_t *)data + index;
+        fai_ivec c, magnitude, e5m2 = fai_isplat(dtype == FA_E5M2 ? -1 : 0);
+#if FAI_ISA_CODE >= FAI_AVX512
+        c = (fai_ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)code));
+#elif FAI_ISA_CODE == FAI_AVX2
+        c = (fai_ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)code));
+#else
+        FAI_FULL for (int l = 0; l < FAI_VL; l++) c[l] = code[l];
+#endif
+        /* Exponent and mantissa move into place and the bias is made up (e4m3: 127 - 7 = 120, e5m2: 127 - 15 = 112).
+         * Exponent 0 is a subnormal: set the exponent of the smallest normal number and subtract that number. */
+        magnitude = c & 0x7f;
+        {
+            const int shift = dtype == FA_E4M3 ? 20 : 21, bias = dtype == FA_E4M3 ? 120 : 112;
+            fai_ivec bits = magnitude << shift, smallest = fai_isplat((bias + 1) << 23);
+            fai_vec normal = (fai_vec)(bits + (bias << 23));
+            fai_vec subnormal = (fai_vec)(bits | smallest) - (fai_vec)smallest;
+            r = fai_select(bits < fai_isplat(1 << 23), subnormal, normal);
+        }
+        {
+            fai_ivec special = dtype == FA_E4M3 ? magnitude == 0x7f : magnitude >= 0x7c;
+            fai_ivec value = 0x7f800000 | ((magnitude & ~e5m2) << 16) | ((magnitude & 3 & e5m2) << 21);
+            r = fai_select(special, (fai_vec)value, r);
+        }
+        return (fai_vec)((fai_ivec)r | (c & 0x80) << 24);
+    }
+    FAI_FULL for (int l = 0; l < FAI_VL; l++) r[l] = fa_load(data, index + l, dtype);
+    return r;
+}
+
+/* bf16 pairs: lane l holds (lo[l], hi[l]) */
+FAI_INLINE fai_vec fai_pair(fai_vec lo, fai_vec hi) {
+#if FAI_ISA_CODE == FAI_AVX512_BF16
+    __m512i l = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)lo));
+    __m512i h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)hi));
+    return (fai_vec)_mm512_or_si512(l, _mm512_slli_epi32(h, 16));
+#else
+    (void)hi;
+    return lo;
+#endif
+}
+
+/* f32 as FAI_VL elements of FA_F32, FA_F16 or FA_BF16, rounded to nearest even */
+FAI_INLINE void fai_store(const int dtype, void *data, int64_t index, fai_vec x) {
+    if (dtype == FA_F32) {
+        *(fai_vec_u *)((float *)data + index) = x;
+#if FAI_ISA_CODE >= FAI_AVX512
+    } else if (dtype == FA_F16) {
+        _mm256_storeu_si256((__m256i *)(void *)((uint16_t *)data + index), _mm512_cvtps_ph((__m512)x, 8));
+#elif FAI_ISA_CODE == FAI_AVX2
+    } else if (dtype == FA_F16) {
+        _mm_storeu_si128((__m128i *)(void *)((uint16_t *)data + index), _mm256_cvtps_ph((__m256)x, 8));
+#endif
+    } else if (dtype == FA_BF16) {
+        fai_uvec u = (fai_uvec)x, rounded = u + (0x7fff + (u >> 16 & 1)), quiet = u | 0x400000;
+        u = (fai_uvec)fai_select(x == x, (fai_vec)rounded, (fai_vec)quiet) >> 16;
+#if FAI_ISA_CODE >= FAI_AVX512
+        _mm256_storeu_si256((__m256i *)(void *)((uint16_t *)data + index), _mm512_cvtepi32_epi16((__m512i)u));
+#else
+        FAI_FULL for (int l = 0; l < FAI_VL; l++) ((uint16_t *)data)[index + l] = (uint16_t)u[l];
+#endif
+    } else {
+        FAI_FULL for (int l = 0; l < FAI_VL; l++) fa_store(data, index + l, dtype, x[l]);
+    }
+}
+
+FAI_INLINE fai_vec fai_ceil(fai_vec x) {
+#if FAI_ISA_CODE >= FAI_AVX512
+    return (fai_vec)_mm512_roundscale_ps((__m512)x, 2);
+#elif FAI_ISA_CODE == FAI_AVX2
+    return (fai_vec)_mm256_ceil_ps((__m256)x);
+#else
+    FAI_FULL for (int l = 0; l < FAI_VL; l++) x[l] = ceilf(x[l]);
+    return x;
+#endif
+}
+
+/* tanh x for softcap: x P(x^2) / Q(x^2) */
+FAI_INLINE fai_vec fai_tanh(fai_vec x) {
+    fai_vec e = fai_exp2(5, fai_max(fai_splat(-40), x) * 2.885390082f);
+    return 1.0f - 2.0f / (e + 1.0f);
+}
+#endif /* first use of this instruction set */
+
+/* ======================================================================================== */
+/* >>forward  the kernel: queries in the lanes, K and V broadcast from their rows            */
+/* ======================================================================================== */
+
+/*     S^T[key][query] = K Q^T        P^T = exp2(S^T - m)        O^T[dim][query] = V^T P^T
+ *
+ * A task is FAI_BM query rows of one key/value head.  With GQA, row r is query r / group of head r % group, so all
+ * heads of a group share each read of K and V.  Rows go in panels of FAI_PW; all panels of a task visit a tile of BN
+ * keys while it is in L2.  Queries in the lanes: the softmax has no horizontal step, and m, l and the rescale factor
+ * are plain vectors.  "Word": 32 bits, one f32, or a pair of bf16 (consecutive dims of Q and K, consecutive keys of
+ * P and V) where vdpbf16ps does the products. */
+
+#if FAI_ISA_CODE == FAI_AVX512_BF16
+#define FAI_PAIRS 1
+#else
+#define FAI_PAIRS 0
+#endif
+#define FAI_W (FA_HEAD_DIM / (1 + FAI_PAIRS)) /* words of a row of Q or K */
+#define FAI_BN (FA_BLOCK_N * (1 + FAI_PAIRS)) /* pairs halve the bytes, so a tile holds twice the keys */
+#define FAI_NP (FA_BLOCK_M / FAI_PW)          /* panels of a task */
+
+#ifndef FAI_HAVE_WORD
+#define FAI_HAVE_WORD
+typedef float fai_word __attribute__((may_alias));
+
+/* Log2 units a score may exceed the reference m before everything is rescaled (conditional rescaling as in [FA4]):
+ * P stays below 2^8, l and O below 2^8 times their size. */
+#define FAI_LAZY 8.0f
+#define FAI_LOG2E 1.4426950408889634f
+#define FAI_LN2 0.6931471805599453f
+#define FAI_LOWEST (-3.402823466e38f)
+#endif
+
+/* What all rows of a task have in common. */
+typedef struct FAI_(task) {
+    const fa_args *args;
+    fa_sequence seq;
+    int32_t head_k, group;  /* group: query heads of this key/value head */
+    int32_t row0, rows;     /* of len_q * group rows */
+    uint32_t used;          /* features that the call uses, of those compiled in */
+    int32_t plain;          /* no feature changes scores or P */
+    int32_t k_direct, v_direct; /* f32 rows, packed: read in place */
+    fai_strides sq, sk, sv, so, sl, sb;
+    float scale;            /* |softmax_scale| * log2(e) [* k_descale] */
+    float drop_scale;       /* 1 / (1 - p) */
+    uint32_t drop_below;
+    fai_vec *qt, *ot;       /* [NP][W][NV], [NP][DV][NV] */
+    fai_vec *pt;            /* [BN / (1 + PAIRS)][NV] */
+    fai_vec *bt;            /* [BN][NV]: bias of the panel at hand, log2 units */
+    fai_word *ks, *vs;      /* staged tile: [BN][W], [BN / (1 + PAIRS)][DV] */
+    float *k_factor, *v_factor; /* [BN], fp8 in pairs only */
+    int32_t tile;           /* first key of the tile */
+} FAI_(task);
+
+/* One panel: FAI_PW rows. */
+typedef struct FAI_(panel) {
+    fai_vec m[FAI_NV], limit[FAI_NV], l[FAI_NV]; /* reference (an integer), m + LAZY, row sum */
+    fai_vec q_factor[FAI_NV];                    /* pairs: what multiplies the raw score */
+    fai_ivec lo[FAI_NV], hi[FAI_NV];             /* keys that length, causal mask and window leave: lo <= j < hi */
+    fai_ivec pos[FAI_NV];                        /* i + len_k - len_q */
+    fai_ivec live[FAI_NV];                       /* visible in column `column` of the block mask */
+    int32_t i[FAI_PW], h[FAI_PW];                /* query and head of a lane */
+    int32_t rows, row0;
+    int32_t column, live_any, live_all;
+    int32_t hi0;                                 /* keys from here on: nobody in vector 0 sees them */
+    fa_range any, all;
+} FAI_(panel);
+
+/* ---- rows in: any dtype to words ------------------------------------------------------------ */
+
+/* dst[0 .. dim) words or pairs = row * factor.  Pairs: bf16 and fp8 are exact, factor is not applied. */
+FAI_INLINE void FAI_(row)(fai_word *dst, const void *src, int64_t offset, const int dtype, const int dim, float factor) {
+    if (FAI_PAIRS) {
+        uint16_t *half = (uint16_t *)(void *)dst;
+        if (dtype == FA_BF16) {
+            memcpy(dst, (const uint16_t *)src + offset, sizeof(uint16_t) * (size_t)dim);
+        } else {
+            for (int c = 0; c < dim; c += FAI_VL) {
+                fai_uvec u = (fai_uvec)fai_load(dtype, src, offset + c) >> 16;
+                FAI_FULL for (int l = 0; l < FAI_VL; l++) half[c + l] = (uint16_t)u[l];
+            }
+        }
+    } else {
+        fai_vec f = fai_splat(factor);
+        for (int c = 0; c < dim; c += FAI_VL)
+            *(fai_vec_u *)(dst + c) = (dtype == FA_F32 ? fai_load(FA_F32, src, offset + c) : fai_load(dtype, src, offset + c)) * f;
+    }
+}
+
+/* Keys [tile, end) of K into ks, zero rows up to a multiple of MR. */
+FAI_NOINLINE void FAI_(stage_k)(FAI_(task) *t, int32_t begin, int32_t end) {
+    const fa_args *a = t->args;
+    fai_word *dst = t->ks + (int64_t)(begin - t->tile) * FAI_W;
+    int32_t j = begin;
+    for (; j < end; j++, dst += FAI_W) {
+        float factor = FA_KV_DTYPE >= FA_E4M3 ? fai_descale(&a->k_descale, t->seq.b, t->head_k, j) : 1;
+        FAI_(row)(dst, a->k.data, fai_offset_k(a, &t->seq, t->sk, j, t->head_k), FA_KV_DTYPE, FA_HEAD_DIM, factor);
+        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) t->k_factor[j - t->tile] = factor;
+    }
+    for (; (j - t->tile) % FAI_MR; j++, dst += FAI_W) {
+        memset(dst, 0, sizeof(fai_word) * FAI_W);
+        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) t->k_factor[j - t->tile] = 0;
+    }
+}
+
+/* Keys [tile, end) of V into vs; pairs: dim c of keys 2x, 2x+1 side by side, a missing last key is zero. */
+FAI_NOINLINE void FAI_(stage_v)(FAI_(task) *t, int32_t end) {
+    const fa_args *a = t->args;
+    for (int32_t j = t->tile; j < end; j++) {
+        int64_t n = j - t->tile, offset = fai_offset_k(a, &t->seq, t->sv, j, t->head_k);
+        float factor = FA_KV_DTYPE >= FA_E4M3 ? fai_descale(&a->v_descale, t->seq.b, t->head_k, j) : 1;
+        if (!FAI_PAIRS) {
+            FAI_(row)(t->vs + n * FA_HEAD_DIM_V, a->v.data, offset, FA_KV_DTYPE, FA_HEAD_DIM_V, factor);
+        } else {
+            int64_t next = j + 1 < end ? fai_offset_k(a, &t->seq, t->sv, j + 1, t->head_k) : -1;
+            if (FA_KV_DTYPE >= FA_E4M3) t->v_factor[n] = factor;
+            if (n % 2) continue;
+            for (int c = 0; c < FA_HEAD_DIM_V; c += FAI_VL) {
+                fai_uvec lo = (fai_uvec)fai_load(FA_KV_DTYPE, a->v.data, offset + c) >> 16, hi = {0};
+                if (next >= 0) hi = (fai_uvec)fai_load(FA_KV_DTYPE, a->v.data, next + c);
+                *(fai_vec_u *)(t->vs + n / 2 * FA_HEAD_DIM_V + c) = (fai_vec)(lo | hi);
+            }
+        }
+    }
+}
+
+/* qt[w][query] = word w of the query's row, scaled (pairs: the scale waits in q_factor). */
+FAI_NOINLINE void FAI_(pack_q)(FAI_(task) *t, FAI_(panel) *p, fai_vec *qt) {
+    const fa_args *a = t->args;
+    fai_word *rows = t->ks; /* (PW, W): not in use yet */
+    const float sign = a->softmax_scale < 0 ? -1.0f : 1.0f;
+    float factor[FAI_PW];
+    for (int r = 0; r < FAI_PW; r++) {
+        factor[r] = t->scale * (FA_DTYPE >= FA_E4M3 && r < p->rows ? fai_descale(&a->q_descale, t->seq.b, p->h[r], p->i[r]) : 1);
+        if (r < p->rows)
+            FAI_(row)(rows + r * FAI_W, a->q.data, fai_offset_q(&t->seq, t->sq, p->i[r], p->h[r]), FA_DTYPE, FA_HEAD_DIM, sign * factor[r]);
+        else
+            memset(rows + r * FAI_W, 0, sizeof(fai_word) * FAI_W);
+    }
+    for (int v = 0; v < FAI_NV; v++) {
+        p->q_factor[v] = *(const fai_vec_u *)(factor + v * FAI_VL);
+        for (int w = 0; w < FAI_W; w += FAI_VL) {
+            fai_vec x[FAI_VL];
+            FAI_FULL for (int l = 0; l < FAI_VL; l++) x[l] = *(const fai_vec_u *)(rows + (v * FAI_VL + l) * FAI_W + w);
+            fai_transpose(x);
+            FAI_FULL for (int l = 0; l < FAI_VL; l++) qt[(w + l) * FAI_NV + v] = x[l];
+        }
+    }
+    if (FAI_PAIRS && sign < 0) /* flip the sign bits of both halves */
+        for (int x = 0; x < FAI_W * FAI_NV; x++) qt[x] = (fai_vec)((fai_ivec)qt[x] ^ fai_isplat((int32_t)0x80008000u));
+}
+
+/* Bias of the panel for the keys of the tile, transposed: bt[j - tile][query], log2 units. */
+FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) *t, const FAI_(panel) *p, int32_t begin, int32_t end) {
+    const fa_args *a = t->args;
+    const fa_dtype dtype = a->bias.dtype ? a->bias.dtype : FA_F32;
+    for (int v = 0; v < FAI_NV; v++)
+        for (int32_t j = begin; j < end; j += FAI_VL) {
+            fai_vec x[FAI_VL];
+            const int32_t n = end - j < FAI_VL ? end - j : FAI_VL;
+            for (int l = 0; l < FAI_VL; l++) {
+                const int r = v * FAI_VL + l;
+                int64_t offset;
+                x[l] = fai_splat(0);
+                if (r >= p->rows) continue;
+                offset = t->seq.b * t->sb.b + p->i[r] * t->sb.s + p->h[r] * t->sb.h + j;
+                if (n == FAI_VL) {
+                    if (dtype == FA_F32) x[l] = fai_load(FA_F32, a->bias.data, offset);
+                    else if (dtype == FA_F16) x[l] = fai_load(FA_F16, a->bias.data, offset);
+                    else x[l] = fai_load(FA_BF16, a->bias.data, offset);
+                } else {
+                    for (int32_t e = 0; e < n; e++) x[l][e] = fa_load(a->bias.data, offset + e, dtype);
+                }
+            }
+            fai_transpose(x);
+            for (int32_t e = 0; e < n; e++) t->bt[(int64_t)(j - t->tile + e) * FAI_NV + v] = x[e] * FAI_LOG2E;
+        }
+}
+
+/* ---- what changes scores: softcap, ALiBi, bias, hooks, masks --------------------------------- */
+
+/* s[r][v]: score (log2 units) of key j0 + r for the queries of vector v; masked becomes -inf. */
+FAI_NOINLINE void FAI_(modify)(const FAI_(task) *t, const FAI_(panel) *p, fai_vec *s, int32_t j0) {
+    enum { F = FA_FEATURES, N = FAI_MR * FAI_NV };
+    const fa_args *a = t->args;
+    if ((F & FA_SOFTCAP) && (t->used & FA_SOFTCAP)) {
+        const float cap = a->softcap * FAI_LOG2E;
+        for (int x = 0; x < N; x++) s[x] = fai_tanh(s[x] / cap) * cap;
+    }
+    if ((F & FA_ALIBI) && (t->used & FA_ALIBI)) {
+        for (int v = 0; v < FAI_NV; v++) {
+            fai_vec slope;
+            for (int l = 0; l < FAI_VL; l++)
+                slope[l] = a->alibi_slopes[t->seq.b * a->alibi_stride_b + p->h[v * FAI_VL + l]] * FAI_LOG2E;
+            for (int r = 0; r < FAI_MR; r++) {
+                fai_vec distance = __builtin_convertvector(p->pos[v] - (j0 + r), fai_vec);
+                s[r * FAI_NV + v] -= slope * fai_max(distance, -distance);
+            }
+        }
+    }
+    if ((F & FA_BIAS) && (t->used & FA_BIAS)) {
+        const fai_vec *b = t->bt + (int64_t)(j0 - t->tile) * FAI_NV;
+        for (int x = 0; x < N; x++) s[x] += b[x];
+    }
+#if defined(FA_SCORE_MOD)
+    for (int r = 0; r < FAI_MR; r++)
+        for (int lane = 0; lane < FAI_PW; lane++) {
+            fai_word *e = (fai_word *)s + r * FAI_PW + lane;
+            *e = FA_(score_mod_f)(*e * FAI_LN2, t->seq.b, p->h[lane], p->i[lane], j0 + r) * FAI_LOG2E;
+        }
+#endif
+    for (int v = 0; v < FAI_NV; v++)
+        for (int r = 0; r < FAI_MR; r++) {
+            fai_ivec seen = (p->lo[v] <= j0 + r) & (p->hi[v] > j0 + r);
+            if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK)) seen &= p->live[v];
+            if ((F & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && j0 + r >= t->seq.len_k - t->seq.len_q && j0 + r < t->seq.len_k)
+                for (int l = 0; l < FAI_VL; l++)
+                    if (v * FAI_VL + l < p->rows && !fa_tree_visible(a, &t->seq, p->i[v * FAI_VL + l], j0 + r)) seen[l] = 0;
+#if defined(FA_MASK_MOD)
+            for (int l = 0; l < FAI_VL; l++)
+                if (!FA_(mask_mod)(t->seq.b, p->h[v * FAI_VL + l], p->i[v * FAI_VL + l], j0 + r)) seen[l] = 0;
+#endif
+            s[r * FAI_NV + v] = fai_select(seen, s[r * FAI_NV + v], fai_splat(-INFINITY));
+        }
+}
+
+/* p[r][v] *= keep / (1 - p_drop): one Philox counter serves 8 consecutive keys of a query. */
+FAI_NOINLINE void FAI_(dropout)(const FAI_(task) *t, const FAI_(panel) *p, fai_vec *pt, int32_t j0) {
+    const fa_args *a = t->args;
+    for (int v = 0; v < FAI_NV; v++) {
+        fai_uvec c[4], word[2];
+        uint32_t k0 = (uint32_t)a->dropout_seed, k1 = (uint32_t)(a->dropout_seed >> 32);
+        for (int l = 0; l < FAI_VL; l++) {
+            c[0][l] = (uint32_t)j0 >> 3, c[1][l] = (uint32_t)p->i[v * FAI_VL + l];
+            c[2][l] = (uint32_t)t->seq.b * (uint32_t)a->num_heads + (uint32_t)p->h[v * FAI_VL + l];
+            c[3][l] = a->dropout_offset;
+        }
+        for (int round = 0; round < 10; round++, k0 += 0x9e3779b9u, k1 += 0xbb67ae85u) {
+            fai_uvec hi0, lo0, hi1, lo1;
+            fai_mulhilo(c[0], 0xd2511f53u, &hi0, &lo0), fai_mulhilo(c[2], 0xcd9e8d57u, &hi1, &lo1);
+            c[0] = hi1 ^ c[1] ^ k0, c[1] = lo1, c[2] = hi0 ^ c[3] ^ k1, c[3] = lo0;
+        }
+        for (int r = 0; r < FAI_MR; r++) {
+            const int n = (j0 & 7) + r;
+            word[0] = c[(n & 7) >> 1] & 0xffff, word[1] = c[(n & 7) >> 1] >> 16;
+            pt[r * FAI_NV + v] = fai_select((fai_ivec)(word[n & 1] >= t->drop_below), pt[r * FAI_NV + v] * t->drop_scale, fai_splat(0));
+        }
+    }
+}
+
+/* ---- the two products ------------------------------------------------------------------------ */
+
+/* Rare path: a score left the range of the reference.  The new one is an integer, so every factor is a power of two
+ * and the rescale exact.  done: rows of P^T of this tile written so far (pt is NULL: none). */
+FAI_NOINLINE void FAI_(rescale)(FAI_(panel) *p, const fai_vec *highest, fai_vec *ot, fai_vec *pt, int done) {
+    for (int v = 0; v < FAI_NV; v++) {
+        fai_vec m = p->m[v], top = fai_max(m, highest[v]), factor;
+        top = fai_ceil(top);
+        factor = fai_exp2(5, m - top);
+        factor = fai_select(m == top, fai_splat(1), factor);
+        p->m[v] = top, p->limit[v] = top + FAI_LAZY, p->l[v] *= factor;
+        for (int c = 0; c < FA_HEAD_DIM_V; c++) ot[c * FAI_NV + v] *= factor;
+        for (int r = 0; r < done; r++) {
+            fai_vec *x = &pt[r * FAI_NV + v];
+            if (FAI_PAIRS) {
+                fai_ivec w = (fai_ivec)*x;
+                fai_vec lo = (fai_vec)(w << 16) * factor, hi = (fai_vec)(w & -65536) * factor;
+                *x = (fai_vec)(((fai_ivec)hi & -65536) | (fai_ivec)((fai_uvec)lo >> 16));
+            } else {
+                *x *= factor;
+            }
+        }
+    }
+}
+
+/* MR keys from j0 on x the queries of vectors J0 <= v < J1: scores, masks, exp2, row sums; writes MR rows of P^T.
+ * k: their rows; done: rows of P^T of this tile written before. */
+FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const FAI_(task) *t, FAI_(panel) *p,
+                             const fai_word *k, const fai_vec *qt, fai_vec *ot, int32_t j0) {
+    enum { MR = FAI_MR, NV = FAI_NV, W = FAI_W, KEY_FACTOR = FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3 };
+    const int32_t row = j0 - t->tile;
+    fai_vec acc[MR][NV], highest[NV], *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
+    fai_ivec over = fai_isplat(0);
+
+    /* S^T = K Q^T */
+    FAI_FULL for (int i = 0; i < MR; i++)
+        FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = fai_splat(0);
+    for (int w = 0; w < W; w++) {
+        FAI_FULL for (int i = 0; i < MR; i++) {
+            fai_vec a = fai_splat(k[i * W + w]);
+            FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = fai_mac(FAI_PAIRS, a, qt[w * NV + v], acc[i][v]);
+        }
+    }
+    if (KEY_FACTOR) {
+        FAI_FULL for (int i = 0; i < MR; i++)
+            FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] *= t->k_factor[row + i];
+    }
+    if (!PLAIN) {
+        fai_vec s[MR * NV];
+        FAI_FULL for (int i = 0; i < MR; i++)
+            FAI_FULL for (int v = 0; v < NV; v++)
+                s[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0) : FAI_PAIRS ? acc[i][v] * p->q_factor[v] : acc[i][v];
+        FAI_(modify)(t, p, s, j0);
+        FAI_FULL for (int i = 0; i < MR; i++)
+            FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = s[i * NV + v];
+    }
+
+    /* m: rescale only when a score exceeds it by more than LAZY */
+    FAI_FULL for (int v = 0; v < NV; v++) highest[v] = fai_splat(FAI_LOWEST);
+    FAI_FULL for (int v = J0; v < J1; v++) {
+        FAI_FULL for (int i = 0; i < MR; i++) highest[v] = fai_max(acc[i][v], highest[v]);
+        if (FAI_PAIRS && PLAIN) highest[v] *= p->q_factor[v];
+        over |= highest[v] > p->limit[v];
+    }
+    if (FAI_UNLIKELY(fai_any(over))) FAI_(rescale)(p, highest, ot, t->pt, row >> FAI_PAIRS);
+
+    /* P^T = exp2(S^T - m), l += rowsum(P) */
+    FAI_FULL for (int v = J0; v < J1; v++) {
+        fai_vec m = p->m[v], sum = fai_splat(0);
+        FAI_FULL for (int i = 0; i < MR; i++) {
+            acc[i][v] = fai_exp2(FAI_PAIRS ? 4 : 5, FAI_PAIRS && PLAIN ? fai_fma(acc[i][v], p->q_factor[v], -m) : acc[i][v] - m);
+            sum += acc[i][v];
+        }
+        p->l[v] += sum;
+    }
+    if ((FA_FEATURES & FA_DROPOUT) && !PLAIN && (t->used & FA_DROPOUT)) {
+        fai_vec s[MR * NV];
+        FAI_FULL for (int i = 0; i < MR; i++)
+            FAI_FULL for (int v = 0; v < NV; v++) s[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0) : acc[i][v];
+        FAI_(dropout)(t, p, s, j0);
+        FAI_FULL for (int i = 0; i < MR; i++)
+            FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = s[i * NV + v];
+    }
+    FAI_FULL for (int v = J0; v < J1; v++) {
+        if (KEY_FACTOR) {
+            FAI_FULL for (int i = 0; i < MR; i++) acc[i][v] *= t->v_factor[row + i];
+        }
+        if (FAI_PAIRS) {
+            FAI_FULL for (int i = 0; i < MR / 2; i++) pt[i * NV + v] = fai_pair(acc[2 * i][v], acc[2 * i + 1][v]);
+        } else {
+            FAI_FULL for (int i = 0; i < MR; i++) pt[i * NV + v] = acc[i][v];
+        }
+    }
+}
+
+/* O^T += V^T P^T for vectors J0 <= v < J1 over `steps` rows of V (pairs: pairs of rows). */
+FAI_INLINE void FAI_(output)(const int J0, const int J1, const fai_word *v, const fai_vec *pt, int steps, fai_vec *ot) {
+    enum { MR = FAI_MR, NV = FAI_NV, DV = FA_HEAD_DIM_V };
+    for (int c = 0; c < DV; c += MR) {
+        fai_vec acc[MR][NV];
+        FAI_FULL for (int i = 0; i < MR; i++)
+            FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = ot[(c + i) * NV + x];
+        for (int s = 0; s < steps; s++) {
+            FAI_FULL for (int i = 0; i < MR; i++) {
+                fai_vec a = fai_splat(v[(int64_t)s * DV + c + i]);
+                FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = fai_mac(FAI_PAIRS, a, pt[s * NV + x], acc[i][x]);
+            }
+        }
+        FAI_FULL for (int i = 0; i < MR; i++)
+            FAI_FULL for (int x = J0; x < J1; x++) ot[(c + i) * NV + x] = acc[i][x];
+    }
+}
+
+/* The panel's variants of scores: with one vector in use, or with scores that change, out of line. */
+FAI_NOINLINE void FAI_(scores_changed)(const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
+                                       fai_vec *ot, int32_t j0, int first, int last) {
+    if (first) FAI_(scores)(1, FAI_NV, 0, t, p, k, qt, ot, j0);
+    else if (last == 1) FAI_(scores)(0, 1, 0, t, p, k, qt, ot, j0);
+    else FAI_(scores)(0, FAI_NV, 0, t, p, k, qt, ot, j0);
+}
+FAI_NOINLINE void FAI_(scores_one)(const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
+                                   fai_vec *ot, int32_t j0) {
+    FAI_(scores)(0, 1, 1, t, p, k, qt, ot, j0);
+}
+FAI_NOINLINE void FAI_(output_run)(const fai_word *v, const fai_vec *pt, int steps, fai_vec *ot, int first, int last) {
+    if (first) FAI_(output)(1, FAI_NV, v, pt, steps, ot);
+    else if (last == 1) FAI_(output)(0, 1, v, pt, steps, ot);
+    else FAI_(output)(0, FAI_NV, v, pt, steps, ot);
+}
+
+/* Block mask of keys j .. j + MR for the lanes of the panel, in p->live: 0 nobody, 1 some, 2 everybody sees all.
+ * One column of the mask is looked up once; keys of two columns count as "some" and are settled key by key. */
+FAI_NOINLINE int FAI_(live)(const FAI_(task) *t, FAI_(panel) *p, int32_t j) {
+    const int32_t column = j / t->args->block_mask.block_k;
+    if (column != p->column) {
+        p->column = column, p->live_any = 0, p->live_all = 1;
+        for (int lane = 0; lane < FAI_PW; lane++) {
+            int seen = lane < p->rows && fa_block_visible(t->args, &t->seq, p->h[lane], p->i[lane], j);
+            p->live[lane / FAI_VL][lane % FAI_VL] = -seen;
+            p->live_any |= seen, p->live_all &= seen || lane >= p->rows;
+        }
+    }
+    return p->live_any + (p->live_any && p->live_all);
+}
+
+/* The panel visits a tile.  Runs of keys that the same vectors see: scores for all of the run, then its product. */
+FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, fai_vec *ot, const fai_word *k,
+                              const fai_word *v, int32_t tile_end) {
+    enum { MR = FAI_MR, F = FA_FEATURES };
+    const int32_t tile = t->tile, end = p->any.hi < tile_end ? p->any.hi : tile_end;
+    int32_t j = p->any.lo > tile ? p->any.lo : tile, run;
+    int first = 0, last = p->rows <= FAI_VL ? 1 : FAI_NV, skip = 0;
+    j = run = tile + (j - tile) / MR * MR;
+    if ((F & FA_BIAS) && (t->used & FA_BIAS) && j < end) FAI_(pack_bias)(t, p, j, end);
+    for (;; j += MR) {
+        const int now_first = j >= p->hi0 && last == FAI_NV;
+        int all = t->plain && j >= p->all.lo && j + MR <= p->all.hi, now_skip = 0;
+        if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK) && j < end) {
+            const int live = FAI_(live)(t, p, j), whole = (j + MR - 1) / t->args->block_mask.block_k == p->column;
+            now_skip = whole && live == 0, all = all && whole && live == 2;
+        }
+        if (j >= end || now_first != first || now_skip != skip) { /* the run ends: O^T += V^T P^T */
+            const int32_t stop = j < tile_end ? j : tile_end, row = (run - tile) >> FAI_PAIRS;
+            if (!skip && stop > run)
+                FAI_(output_run)(v + (int64_t)row * FA_HEAD_DIM_V, t->pt + row * FAI_NV,
+                                 (stop - run + FAI_PAIRS) >> FAI_PAIRS, ot, first, last);
+            run = j, first = now_first, skip = now_skip;
+            if (j >= end) return;
+        }
+        if (!skip) {
+            const fai_word *rows = (t->k_direct && j + MR <= tile_end ? k : t->ks) + (int64_t)(j - tile) * FAI_W;
+            if (!all) FAI_(scores_changed)(t, p, rows, qt, ot, j, first, last);
+            else if (last == 1) FAI_(scores_one)(t, p, rows, qt, ot, j);
+            else FAI_(scores)(0, FAI_NV, 1, t, p, rows, qt, ot, j);
+        }
+    }
+}
+
+/* ---- rows out -------------------------------------------------------------------------------- */
+
+/* A row in double by the definition itself.  Only for rows that came out NaN although their row sum did not: then V has
+ * an infinity or NaN, perhaps at a masked key, where 0 * NaN must not count. */
+FAI_NOINLINE void FAI_(exact_row)(const fa_args *a, int32_t b, int32_t h, int32_t i, float *o) {
+    const fai_reference_head r = fai_reference_begin(&FA_(info), a, b, h);
+    const fa_range keys = fa_row_range(a, r.seq.len_q, r.seq.len_k, i);
+    double q[FA_HEAD_DIM], x[FA_HEAD_DIM > FA_HEAD_DIM_V ? FA_HEAD_DIM : FA_HEAD_DIM_V], acc[FA_HEAD_DIM_V] = {0};
+    double m = a->sink ? (double)a->sink[h] : -(double)INFINITY, sum = a->sink ? 1 : 0;
+    fai_reference_q(&r, i, q);
+    for (int32_t j = keys.lo; j < keys.hi; j++) {
+        double s, top, factor;
+        if (!fa_reference_visible(&FA_(info), a, &r.seq, h, i, j)) continue;
+        fai_reference_k(&r, j, x);
+        s = fai_reference_scale(&r, i, j) * fai_dot(q, x, FA_HEAD_DIM);
+        s = fa_reference_score(&FA_(info), a, &r.seq, h, i, j, s, NULL, NULL);
+        if (isinf(s) && s < 0) continue;
+        top = s > m ? s : m, factor = sum > 0 ? exp(m - top) : 0, m = top;
+        s = exp(s - m), sum = sum * factor + s;
+        for (int d = 0; d < FA_HEAD_DIM_V; d++) acc[d] *= factor;
+        s *= fai_reference_dropout(&r, i, j) * fai_reference_scale_v(&r, j);
+        if (!(s > 0)) continue;
+        fai_reference_v(&r, j, x);
+        for (int d = 0; d < FA_HEAD_DIM_V; d++) acc[d] += s * x[d];
+    }
+    for (int d = 0; d < FA_HEAD_DIM_V; d++) o[d] = sum > 0 ? (float)(acc[d] / sum) : 0;
+}
+
+/* O = O^T / l and LSE = m + log l of the panel. */
+FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const fai_vec *ot) {
+    enum { F = FA_FEATURES, DV = FA_HEAD_DIM_V };
+    const fa_args *a = t->args;
+    for (int v = 0; v < FAI_NV && v * FAI_VL < p->rows; v++) {
+        const int rows = p->rows - v * FAI_VL < FAI_VL ? p->rows - v * FAI_VL : FAI_VL;
+        fai_vec inverse = fai_splat(0);
+        fai_ivec nan = fai_isplat(0);
+        for (int r = 0; r < rows; r++) {
+            const int lane = v * FAI_VL + r;
+            double m = (double)p->m[v][r], l = (double)p->l[v][r], factor = 1;
+            if ((F & FA_SINK) && (t->used & FA_SINK)) { /* exp(sink) joins the row sum */
+                double sink = (double)a->sink[p->h[lane]] * 1.4426950408889634, top = l > 0 && m > sink ? m : sink;
+                factor = l > 0 ? exp2(m - top) : 0, l = l * factor + exp2(sink - top), m = top;
+            }
+            inverse[r] = l > 0 ? (float)(factor / l) : l == l ? 0.0f : (float)l; /* l is NaN: so is the row */
+            if (a->lse.data) {
+                double lse = l > 0 ? (m + log2(l)) * 0.6931471805599453 : l == l ? -(double)INFINITY : l;
+                ((float *)a->lse.data)[fai_offset_q(&t->seq, t->sl, p->i[lane], p->h[lane])] = (float)lse;
+            }
+        }
+        for (int c = 0; c < DV; c += FAI_VL) {
+            fai_vec x[FAI_VL];
+            FAI_FULL for (int l = 0; l < FAI_VL; l++) {
+                x[l] = ot[(c + l) * FAI_NV + v] * inverse;
+                nan |= x[l] != x[l];
+            }
+            fai_transpose(x);
+            for (int r = 0; r < rows; r++) {
+                const int lane = v * FAI_VL + r;
+                fai_store(FA_O_DTYPE, a->o.data, fai_offset_q(&t->seq, t->so, p->i[lane], p->h[lane]) + c, x[r]);
+            }
+        }
+        if (FAI_UNLIKELY(fai_any(nan & (inverse == inverse))))
+            for (int r = 0; r < rows; r++)
+                if (nan[r] && inverse[r] == inverse[r]) {
+                    const int lane = v * FAI_VL + r;
+                    float o[DV];
+                    FAI_(exact_row)(a, t->seq.b, p->h[lane], p->i[lane], o);
+                    for (int d = 0; d < DV; d++)
+                        fa_store(a->o.data, fai_offset_q(&t->seq, t->so, p->i[lane], p->h[lane]) + d, FA_O_DTYPE, o[d]);
+                }
+    }
+}
+
+/* ---- the task -------------------------------------------------------------------------------- */
+
+FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int32_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
+    const fa_args *a = t->args;
+    const int32_t len_q = t->seq.len_q, len_k = t->seq.len_k;
+    p->row0 = row0, p->rows = rows, p->column = -1, p->hi0 = 0;
+    for (int lane = 0; lane < FAI_PW; lane++) {
+        const int32_t r = row0 + (lane < rows ? lane : rows - 1), i = r / t->group;
+        fa_range keys = fa_row_range(a, len_q, len_k, i);
+        p->i[lane] = i, p->h[lane] = t->head_k * t->group + r % t->group;
+        if (lane < FAI_VL && keys.hi > p->hi0) p->hi0 = keys.hi;
+        p->lo[lane / FAI_VL][lane % FAI_VL] = keys.lo, p->hi[lane / FAI_VL][lane % FAI_VL] = keys.hi;
+        p->pos[lane / FAI_VL][lane % FAI_VL] = i + len_k - len_q;
+    }
+    p->any = fa_any_range(a, len_q, len_k, p->i[0], p->i[FAI_PW - 1] + 1);
+    p->all = fa_all_range(a, len_q, len_k, p->i[0], p->i[FAI_PW - 1] + 1);
+    if ((FA_FEATURES & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && p->all.hi > len_k - len_q) p->all.hi = len_k - len_q;
+    for (int v = 0; v < FAI_NV; v++) p->m[v] = p->limit[v] = fai_splat(FAI_LOWEST), p->l[v] = fai_splat(0);
+    FAI_(pack_q)(t, p, qt);
+    memset(ot, 0, sizeof(fai_vec) * FA_HEAD_DIM_V * FAI_NV);
+}
+
+/* Bytes of the arrays of one worker, each a multiple of 64. */
+#define FAI_BYTES_QT ((size_t)4 * FA_BLOCK_M * FAI_W)
+#define FAI_BYTES_OT ((size_t)4 * FA_BLOCK_M * FA_HEAD_DIM_V)
+#define FAI_BYTES_PT ((size_t)4 * FA_BLOCK_N * FAI_PW)
+#define FAI_BYTES_BT ((FA_FEATURES) & FA_BIAS ? (size_t)4 * FAI_BN * FAI_PW : 0)
+#define FAI_BYTES_KS ((size_t)4 * FAI_BN * FAI_W)
+#define FAI_BYTES_VS ((size_t)4 * FA_BLOCK_N * FA_HEAD_DIM_V)
+#define FAI_BYTES_FACTOR ((size_t)4 * FAI_BN)
+
+FAI_NOINLINE size_t FAI_(worker_bytes)(void) {
+    return FAI_BYTES_QT + FAI_BYTES_OT + FAI_BYTES_PT + FAI_BYTES_BT + FAI_BYTES_KS + FAI_BYTES_VS + 2 * FAI_BYTES_FACTOR +
+           sizeof(FAI_(panel)) * FAI_NP + 64;
+}
+
+/* Rows block * BLOCK_M .. of key/value head head_k of sequence b. */
+FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t block, void *workspace) {
+    FAI_(task) task, *t = &task;
+    FAI_(panel) *panels;
+    char *at = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
+    int panel_count;
+    fa_range any;
+    memset(t, 0, sizeof *t);
+    t->args = a, t->seq = fa_get_sequence(a, b), t->head_k = head_k;
+    t->group = a->num_heads / fai_num_heads_k(a);
+    if (block * FA_BLOCK_M >= (int64_t)t->seq.len_q * t->group) return;
+    t->row0 = (int32_t)(block * FA_BLOCK_M);
+    {
+        int64_t rows = (int64_t)t->seq.len_q * t->group - block * FA_BLOCK_M;
+        t->rows = rows < FA_BLOCK_M ? (int32_t)rows : FA_BLOCK_M;
+    }
+    t->used = fa_features_used(a);
+    t->plain = !(t->used & (FA_SOFTCAP | FA_ALIBI | FA_BIAS | FA_DROPOUT));
+#if defined(FA_SCORE_MOD) || defined(FA_MASK_MOD)
+    t->plain = 0;
+#endif
+    t->sq = fai_strides_q(a, FA_HEAD_DIM), t->so = fai_strides_o(a, FA_HEAD_DIM_V);
+    t->sk = fai_strides_kv(a, &a->k, FA_HEAD_DIM), t->sv = fai_strides_kv(a, &a->v, FA_HEAD_DIM_V);
+    t->sl = fai_strides_lse(a), t->sb = fai_strides_bias(a);
+    t->scale = FAI_LOG2E * (a->softmax_scale < 0 ? -a->softmax_scale : a->softmax_scale > 0 ? a->softmax_scale : 1 / sqrtf((float)FA_HEAD_DIM));
+    t->drop_below = fa_dropout_threshold(a->dropout_p), t->drop_scale = fa_dropout_scale(a->dropout_p);
+    t->k_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sk.s == FA_HEAD_DIM;
+    t->v_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sv.s == FA_HEAD_DIM_V;
+    t->qt = (fai_vec *)(void *)at, at += FAI_BYTES_QT;
+    t->ot = (fai_vec *)(void *)at, at += FAI_BYTES_OT;
+    t->pt = (fai_vec *)(void *)at, at += FAI_BYTES_PT;
+    t->bt = (fai_vec *)(void *)at, at += FAI_BYTES_BT;
+    t->ks = (fai_word *)(void *)at, at += FAI_BYTES_KS;
+    t->vs = (fai_word *)(void *)at, at += FAI_BYTES_VS;
+    t->k_factor = (float *)(void *)at, at += FAI_BYTES_FACTOR;
+    t->v_factor = (float *)(void *)at, at += FAI_BYTES_FACTOR;
+    panels = (FAI_(panel) *)(void *)at;
+
+    panel_count = (t->rows + FAI_PW - 1) / FAI_PW;
+    for (int n = 0; n < panel_count; n++) {
+        const int32_t rows = t->rows - n * FAI_PW;
+        FAI_(open_panel)(t, &panels[n], t->row0 + n * FAI_PW, rows < FAI_PW ? rows : FAI_PW,
+                         t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV);
+    }
+    any.lo = panels[0].any.lo, any.hi = panels[panel_count - 1].any.hi;
+    for (t->tile = any.lo / FAI_BN * FAI_BN; t->tile < any.hi; t->tile += FAI_BN) {
+        const int32_t end = any.hi - t->tile < FAI_BN ? any.hi : t->tile + FAI_BN;
+        const fai_word *k = t->ks, *v = t->vs;
+        if (t->k_direct) {
+            k = (const fai_word *)a->k.data + fai_offset_k(a, &t->seq, t->sk, t->tile, head_k);
+            FAI_(stage_k)(t, t->tile + (end - t->tile) / FAI_MR * FAI_MR, end);
+        } else {
+            FAI_(stage_k)(t, t->tile, end);
+        }
+        if (t->v_direct) v = (const fai_word *)a->v.data + fai_offset_k(a, &t->seq, t->sv, t->tile, head_k);
+        else FAI_(stage_v)(t, end);
+        for (int n = 0; n < panel_count; n++)
+            FAI_(visit)(t, &panels[n], t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV, k, v, end);
+    }
+    for (int n = 0; n < panel_count; n++) FAI_(finish)(t, &panels[n], t->ot + n * FA_HEAD_DIM_V * FAI_NV);
+}
+
+#undef FAI_BYTES_FACTOR
+#undef FAI_BYTES_VS
+#undef FAI_BYTES_KS
+#undef FAI_BYTES_BT
+#undef FAI_BYTES_PT
+#undef FAI_BYTES_OT
+#undef FAI_BYTES_QT
+#undef FAI_NP
+#undef FAI_BN
+#undef FAI_W
+#undef FAI_PAIRS
+#undef fai_store
+#undef fai_ceil
+#undef fai_pair
+#undef fai_load
+#undef fai_transpose
+#undef fai_zip
+#undef fai_mulhilo
+#undef fai_tanh
+#undef fai_exp2
+#undef fai_mac
+#undef fai_fma
+#undef fai_any
+#undef fai_select
+#undef fai_max
+#undef fai_isplat
+#undef fai_splat
+#undef fai_vec_u
+#undef fai_uvec
+#undef fai_ivec
+#undef fai_vec
+#undef FAI_V
+#undef FAI_PASTE
+#undef FAI_PASTE2
+#undef FAI_PW
+#undef FAI_NV
+#undef FAI_MR
+#undef FAI_VL
+#endif /* body */
+
+/* ======================================================================================== */
+/* >>launch   what users call                                                                */
+/* ======================================================================================== */
+
+#if defined(FA_NAME) && !defined(FAI_BODY)
+
+#if defined(FAI_DISPATCH)
+/* Runs x in the best body that this processor has. */
+FAI_NOINLINE int FA_(isa)(void) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq")) {
+#if FAI_PAIRS_WANTED && FA_BF16_DOT
+        if (__builtin_cpu_supports("avx512bf16") && !__builtin_cpu_is("intel")) return FAI_AVX512_BF16;
+#endif
+        return FAI_AVX512;
+    }
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? FAI_AVX2 : FAI_PORTABLE;
+}
+#endif
+
+/* Is args a problem that this instance can solve?  The calls below check by themselves. */
+static inline fa_status FA_(check)(const fa_args *args) { return fa_check(&FA_(info), args); }
+
+FAI_INLINE size_t FA_(worker_bytes)(void) {
+#if defined(FAI_DISPATCH)
+    switch (FA_(isa)()) {
+#if FAI_PAIRS_WANTED && FA_BF16_DOT
+    case FAI_AVX512_BF16: return FAI_IN(worker_bytes, avx512_bf16)();
+#endif
+    case FAI_AVX512: return FAI_IN(worker_bytes, avx512)();
+    case FAI_AVX2: return FAI_IN(worker_bytes, avx2)();
+    default: return FAI_IN(worker_bytes, portable)();
+    }
+#else
+    return FAI_(worker_bytes)();
+#endif
+}
+
+FAI_INLINE int32_t FA_(num_threads)(const fa_args *args) {
+    if (args->num_threads > 0) return args->num_threads;
+#if defined(_OPENMP)
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+/* Bytes that the call needs for args->num_threads threads, at any alignment; 0 if args are not valid. */
+static inline size_t FA_(forward_workspace)(const fa_args *args) {
+    return fa_check(&FA_(info), args) ? 0 : FA_(worker_bytes)() * (size_t)FA_(num_threads)(args);
+}
+
+FAI_INLINE int64_t FA_(blocks)(const fa_args *args) { /* of one key/value head of the longest sequence */
+    return ((int64_t)args->seqlen_q * (args->num_heads / fai_num_heads_k(args)) + FA_BLOCK_M - 1) / FA_BLOCK_M;
+}
+
+/* Independent pieces of work, each of FA_BLOCK_M query rows.  args must have passed the check. */
+static inline int64_t FA_(forward_num_tasks)(const fa_args *args) {
+    return FA_(blocks)(args) * args->batch * fai_num_heads_k(args);
+}
+
+/* Does one of them, 0 <= task < _num_tasks, in any order and on any thread: it writes rows of o and lse that no other
+ * task touches.  workspace: as many bytes as _forward_workspace says for num_threads = 1, one for each thread. */
+static inline void FA_(forward_run_task)(const fa_args *args, int64_t task, void *workspace) {
+    const int64_t blocks = FA_(blocks)(args), heads = fai_num_heads_k(args);
+    const int32_t b = (int32_t)(task / blocks / heads), head_k = (int32_t)(task / blocks % heads);
+    const int64_t block = blocks - 1 - task % blocks; /* the longest first under a causal mask */
+#if defined(FAI_DISPATCH)
+    switch (FA_(isa)()) {
+#if FAI_PAIRS_WANTED && FA_BF16_DOT
+    case FAI_AVX512_BF16: FAI_IN(block, avx512_bf16)(args, b, head_k, block, workspace); return;
+#endif
+    case FAI_AVX512: FAI_IN(block, avx512)(args, b, head_k, block, workspace); return;
+    case FAI_AVX2: FAI_IN(block, avx2)(args, b, head_k, block, workspace); return;
+    default: FAI_IN(block, portable)(args, b, head_k, block, workspace);
+    }
+#else
+    FAI_(block)(args, b, head_k, block, workspace);
+#endif
+}
+
+/* O and LSE.  Nothing is written unless the result is FA_OK.  Re-entrant. */
+static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_t bytes) {
+    const fa_status status = fa_check(&FA_(info), args);
+    if (status != FA_OK) return status;
+    const size_t each = FA_(worker_bytes)();
+    const int32_t threads = FA_(num_threads)(args);
+    const int64_t tasks = FA_(forward_num_tasks)(args);
+    if (!workspace) return fai_fail(args, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 0, 0);
+    if (bytes / (size_t)threads < each)
+        return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)each * threads, INFINITY);
+#if defined(_OPENMP)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+    for (int64_t task = 0; task < tasks; task++)
+        FA_(forward_run_task)(args, task, (char *)workspace + each * (size_t)omp_get_thread_num());
+#else
+    for (int64_t task = 0; task < tasks; task++) FA_(forward_run_task)(args, task, workspace);
+#endif
+    return FA_OK;
+}
+
+#if defined(FAI_DISPATCH)
+#undef FAI_DISPATCH
+#else
+#undef FAI_ISA_CODE
+#undef FAI_ISA
+#endif
+#undef FAI_AVX512_BF16
+#undef FAI_AVX512
+#undef FAI_AVX2
+#undef FAI_NEON
+#undef FAI_PORTABLE
+#undef FAI_PAIRS_WANTED
+#undef FAI_IS_BF16
+#undef FAI_STRING
+#undef FAI_STRING2
+#undef FAI_
+#undef FAI_IN
+#undef FAI_IN1
+#undef FAI_IN2
+#undef FA_
+#undef FAI_CAT
+#undef FAI_CAT2
+#undef FA_MASK_MOD
+#undef FA_SCORE_MOD_GRAD
+#undef FA_SCORE_MOD
+#undef FA_BLOCK_N
+#undef FA_BLOCK_M
+#undef FA_FEATURES
+#undef FA_O_DTYPE
+#undef FA_KV_DTYPE
+#undef FA_DTYPE
+#undef FA_HEAD_DIM_V
+#undef FA_HEAD_DIM
+#undef FA_NAME
+#endif /* launch */

@@ -1,0 +1,110 @@
+#!/bin/sh
+# tests/run.sh [suite ...] - runs the suites (default: all) and sums up. Logs: build/log/.
+#
+#   native base avx2 dispatch clang cxx asan arm   tests/test_*.c, built in these ways (Makefile, VARIANTS)
+#   compile fail nvcc                              what must compile, what must not, and under nvcc
+#   examples bench                                 that they build and run
+#
+# A missing optional tool is a skip that says what to install. The last line is "N passed, N failed, N skipped";
+# the exit status is 0 if nothing failed and something passed.
+
+cd "$(dirname "$0")/.." || exit 1
+unset MAKEFLAGS MFLAGS MAKELEVEL # `make -n test` and the like stop here
+export CC="${CC:-cc}" CXX="${CXX:-c++}" CLANG="${CLANG:-clang}" NVCC="${NVCC:-nvcc}"
+export ARM_CC="${ARM_CC:-aarch64-linux-gnu-gcc}" QEMU="${QEMU:-qemu-aarch64}"
+suites=${*:-native base avx2 dispatch clang cxx asan arm compile fail nvcc examples bench}
+log=build/log
+rm -rf "$log"
+mkdir -p "$log"
+
+have() { for tool; do command -v "$tool" >/dev/null 2>&1 || return 1; done; }
+now() { date +%s.%N; }
+since() { echo "$1 $(now)" | awk '{ printf "%.1f s", $2 - $1 }'; }
+
+# What suite $1 lacks here, and how to get it; nothing if it can run.
+lacks() {
+    case $1 in
+    avx2) grep -qsw avx2 /proc/cpuinfo || echo 'a CPU with AVX2' ;;
+    clang) have "$CLANG" || echo 'apt-get install clang libomp-dev' ;;
+    cxx) have "$CXX" || echo 'apt-get install g++' ;;
+    asan) echo 'int main(void) { return 0; }' | "$CC" -fsanitize=address,undefined -xc - -o build/probe 2>"$log/asan" ||
+        echo 'the sanitizer runtimes of the compiler: apt-get install libclang-rt-dev for clang' ;;
+    arm) have "$ARM_CC" "$QEMU" || echo 'apt-get install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross' ;;
+    nvcc) have "$NVCC" "$CXX" || echo 'CUDA toolkit 12 or later: https://developer.nvidia.com/cuda-downloads' ;;
+    esac
+}
+
+# Programs of suite $1, named VARIANT/program as in build/; a suite that is a script names itself.
+programs() {
+    case $1 in
+    compile | fail | nvcc | bench) echo "$1" && return ;;
+    examples) set -- native examples/*.c ;;
+    native | dispatch) set -- "$1" tests/test_*.c tests/no_alloc.c ;;
+    asan) set -- asan tests/test_*.c tests/fuzz_*.c ;;
+    *) set -- "$1" tests/test_*.c ;;
+    esac
+    variant=$1
+    shift
+    for file; do [ -f "$file" ] && echo "$variant/$(basename "$file" .c)"; done
+}
+
+# Runs program $1 and prints its output.
+run() {
+    case $1 in
+    compile | nvcc) $limit sh "tests/compile/$1.sh" ;;
+    fail) $limit sh tests/fail/fail.sh ;;
+    arm/*) $limit "$QEMU" "build/$1" ;;
+    native/recall) $limit "build/$1" --positions 2048 flashattn.h && echo '1 passed, 0 failed, 0 skipped' ;;
+    bench) $limit sh bench/run_cpu.sh --quick --threads 1 --filter 'd64 2048x2048 causal plain' &&
+        echo '1 passed, 0 failed, 0 skipped' ;;
+    *) $limit "build/$1" ;;
+    esac
+}
+
+limit=$(have timeout && echo "timeout ${TEST_TIMEOUT:-900}")
+steps='' passed=0 failed=0 skipped=0 number=0 began=$(now)
+for suite in $suites; do
+    hint=$(lacks "$suite")
+    if [ -n "$hint" ]; then
+        echo "  skipped: $suite ($hint)" >>"$log/skipped"
+        skipped=$((skipped + 1))
+    else
+        steps="$steps $(programs "$suite" | tr '\n' ' ')"
+    fi
+done
+
+# Build everything first, on all CPUs; what fails is built again below, where its messages are kept.
+targets=$(for step in $steps; do case $step in */*) echo "build/$step" ;; esac; done)
+count=$(echo $steps | wc -w)
+if [ -n "$targets" ]; then
+    printf 'building %d programs ... ' "$(echo $targets | wc -w)"
+    # shellcheck disable=SC2086  # one word a target
+    "${MAKE:-make}" -k -j"$(nproc 2>/dev/null || echo 2)" $targets >"$log/build" 2>&1 && printf 'ok' || printf 'FAILED'
+    echo " ($(since "$began"))"
+fi
+
+for step in $steps; do
+    number=$((number + 1)) start=$(now) file=$log/$(echo "$step" | tr / -)
+    printf '[%3d/%d] %-26s ' "$number" "$count" "$step"
+    case $step in */*) "${MAKE:-make}" -s "build/$step" >"$file" 2>&1 ;; *) : ;; esac &&
+        run "$step" >>"$file" 2>&1
+    status=$?
+    # shellcheck disable=SC2046  # three numbers
+    set -- $(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$file")
+    [ $# = 3 ] || set -- 0 1 0
+    [ $status = 0 ] || [ "$2" != 0 ] || set -- "$1" 1 "$3"
+    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+    if [ "$2" = 0 ]; then
+        echo "ok ($(since "$start"))  $1 passed$([ "$3" = 0 ] || echo ", $3 skipped")"
+    else
+        echo "FAILED ($(since "$start"))  $2 of $(($1 + $2)), exit status $status, $file:"
+        grep -E '^(#|not ok)|error|Error|ERROR' "$file" | head -n 20 | sed 's/^/    /'
+    fi
+    sed -n "s|^ok [0-9]* - \(.*\) # SKIP \(.*\)|  skipped: $step \1 (\2)|p" "$file" >>"$log/skipped"
+done
+
+echo
+[ ! -f "$log/skipped" ] || cat "$log/skipped"
+echo "$(since "$began"), logs in $log"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
