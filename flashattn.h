@@ -1,3 +1,89 @@
+/*  flashattn.h - v0.1.0 - attention kernels as C templates - MIT licence, see end of file
+
+    WHAT      softmax(scale Q K^T + masks) V, exact, in O(N) memory, compiled for your head dimension and dtype.
+              This file: the contract, an fp64 reference, and CPU kernels (AVX-512, AVX2, NEON, portable).
+
+    DO THIS   copy this file next to yours; compile with  cc -O2 -march=native hello.c -lm
+
+        #define FA_NAME     attn64           // prefix of everything generated
+        #define FA_HEAD_DIM 64
+        #include "flashattn.h"               // -> attn64_forward(), attn64_info, ...
+        #include <stdlib.h>
+
+        int main(void) {
+            static float q[512][8][64], k[512][8][64], v[512][8][64], o[512][8][64]; // [seq][head][dim]
+            for (int s = 0; s < 512; s++) q[s][0][s % 64] = k[s][0][s % 64] = v[s][0][s % 64] = 1;
+            fa_args args = {0};              // zero is the default everywhere
+            args.batch = 1, args.num_heads = 8, args.seqlen_q = 512, args.seqlen_k = 512;
+            args.q.data = q, args.k.data = k, args.v.data = v, args.o.data = o;
+            args.causal = 1;
+            size_t bytes = attn64_forward_workspace(&args);
+            void *workspace = malloc(bytes); // the library itself never allocates
+            fa_status status = attn64_forward(&args, workspace, bytes);
+            printf("%s, o[0][0][0] = %g\n", fa_strerror(status), o[0][0][0]);
+            free(workspace);
+            return status != FA_OK;
+        }
+
+    DOES NOT  allocate, print, exit, keep state, or start threads of its own (-fopenmp makes the plain call use OpenMP;
+              _num_tasks and _run_task let any thread pool do the work). Bad arguments return a status; nothing is
+              written unless it is FA_OK.
+
+    CONTENTS  search for:  >>config  >>types  >>convert  >>layout  >>check  >>reference  >>iomodel
+                           >>template  >>vector  >>forward  >>launch  >>licence
+
+    PARAMETERS, defined before an include that makes an instance, and undefined by it. Any number of instances.
+
+        FA_NAME              required       prefix of every generated name
+        FA_HEAD_DIM          required       of Q and K: 16, 32, 48 .. 256
+        FA_HEAD_DIM_V        FA_HEAD_DIM    of V and O: 16, 32, 48 .. 256
+        FA_DTYPE             FA_F32         of Q, K, V: FA_F32 FA_F16 FA_BF16 FA_E4M3 FA_E5M2
+        FA_KV_DTYPE          FA_DTYPE       of K and V, should it differ
+        FA_O_DTYPE           FA_DTYPE       of O: FA_F32 FA_F16 FA_BF16; FA_BF16 for fp8
+        FA_FEATURES          FA_DEFAULT_FEATURES   what calls may ask for, combined with |; see FA_FEATURE_LIST.
+                                            What is not compiled in costs nothing and is refused by name.
+        FA_BLOCK_M           128            query rows of a task: 64, 128 .. 1024
+        FA_BLOCK_N           192            keys of a tile: 64, 128 .. 1024
+        FA_SCORE_MOD(s,b,h,i,j)   none      an expression that replaces score s of batch b, query head h, query i, key j
+        FA_SCORE_MOD_GRAD(s,b,h,i,j)  none  its derivative by s
+        FA_MASK_MOD(b,h,i,j)      none      an expression: is key j visible to query i?
+
+    CONFIGURE, sticky, before the first include
+
+        FA_DISPATCH    x86-64, gcc and clang: compile AVX2 and AVX-512 bodies whatever the flags say, pick at run time
+        FA_SELF        with FA_DISPATCH the file includes itself: its name, if you have renamed it
+        FA_BF16_DOT    1 or 0: use vdpbf16ps where it exists; default 1, and 0 when compiling for an Intel core
+
+    YOU GET, for FA_NAME = attn64 (all static, no external symbol)
+
+        const fa_info attn64_info;
+        fa_status attn64_check(const fa_args *args);
+        size_t    attn64_forward_workspace(const fa_args *args);
+        fa_status attn64_forward(const fa_args *args, void *workspace, size_t bytes);
+        int64_t   attn64_forward_num_tasks(const fa_args *args);
+        void      attn64_forward_run_task(const fa_args *args, int64_t task, void *workspace);
+
+    DATA      Tensors are (batch, seq, head, dim): data and strides in elements, dim contiguous, all strides zero =
+              packed. For query i of head h and key j of head h / (num_heads / num_heads_k):
+                  s_ij = softmax_scale q_i.k_j,  then softcap, ALiBi, bias, FA_SCORE_MOD, masks, in this order
+                  lse_i = log(sum_j exp s_ij [+ exp sink_h])    o_i = sum_j dropout(exp(s_ij - lse_i)) v_j
+              A query that sees no key: o = 0, lse = -inf. A masked key has no influence, even if it holds NaN.
+              Causal and window count from the end: query i stands at key i + seqlen_k - seqlen_q.
+              Products accumulate in f32. exp is exact to 2e-7. Where vdpbf16ps serves, P is rounded to bf16 like the
+              inputs; elsewhere everything between load and store is f32.
+              Everything is re-entrant. The same call gives the same bits for any number of threads.
+
+    NOTATION  batch b, query i < seqlen_q, key j < seqlen_k, query head h, key/value head hk, d head_dim, dv head_dim_v
+              group = num_heads / num_heads_k; m, l: reference and sum of a softmax row; S, P: scores, probabilities
+              tile: keys that stay in cache; panel: query rows that lie in vector lanes; word: f32 or a pair of bf16
+
+    REFERENCES
+        [OS]   Milakov, Gimelshein 2018, Online normalizer calculation for softmax, arXiv 1805.02867
+        [FA1]  Dao et al. 2022, FlashAttention, arXiv 2205.14135
+        [FA2]  Dao 2023, FlashAttention-2, arXiv 2307.08691
+        [FA4]  Zadouri et al. 2026, FlashAttention-4, arXiv 2603.05451
+        [PHX]  Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3                                        */
+
 #ifndef FA_FLASHATTN_H
 #define FA_FLASHATTN_H
 
@@ -42,12 +128,17 @@
 #define FAI_INLINE static inline __attribute__((always_inline))
 #define FAI_NOINLINE static __attribute__((noinline, unused))
 #define FAI_UNLIKELY(cond) __builtin_expect(!!(cond), 0)
-/* Before a for: unroll it whole.  Arrays stay in registers only then; clang must hear "full", as it applies a count
- * after it has given up on them. */
-#if defined(__clang__)
+/* Before a for.  FULL: unroll it whole, arrays stay in registers only then; clang must hear "full", as it applies a
+ * count after it has given up on them.  SOME: by 4 (head dim 256: +4 % over no unrolling; 8 is no better). */
+#if defined(__CUDACC__)
+#define FAI_FULL
+#define FAI_SOME
+#elif defined(__clang__)
 #define FAI_FULL _Pragma("clang loop unroll(full)")
+#define FAI_SOME _Pragma("clang loop unroll_count(4)")
 #else
 #define FAI_FULL _Pragma("GCC unroll 16")
+#define FAI_SOME _Pragma("GCC unroll 4")
 #endif
 #else
 #define FAI_INLINE static inline
@@ -701,7 +792,7 @@ static inline void fai_range(fai_problem *p, fa_status status, const char *field
 
 /* Each element has its own place if each stride steps over all that the smaller ones reach. */
 static inline void fai_check_places(fai_problem *p, const fai_span *s) {
-    for (int n = 0; n < 3; n++) {
+    for (int n = 2; n >= 0; n--) {
         int64_t reach = s->row * s->element;
         for (int m = 0; m < 3; m++)
             if (m != n && s->stride[m] <= s->stride[n]) reach += (s->size[m] - 1) * s->stride[m];
@@ -1090,12 +1181,13 @@ static inline int fa_error_message(const fa_error *error, char *text, size_t siz
 /* x[0 .. n) = data[at .. at + n) */
 static inline void fai_load_row(double *x, const void *data, int64_t at, fa_dtype dtype,
                                 int32_t n) {
-    if (dtype == FA_F32) /* fa_load of a constant dtype is a few instructions */
-        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_F32);
-    else if (dtype == FA_BF16)
-        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_BF16);
-    else
-        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, dtype);
+    switch (dtype) { /* fa_load of a constant dtype is a few instructions */
+    case FA_F32: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_F32); break;
+    case FA_F16: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_F16); break;
+    case FA_BF16: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_BF16); break;
+    case FA_E4M3: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_E4M3); break;
+    default: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, dtype);
+    }
 }
 
 /* x.y; n is a multiple of 4.  Four sums: one would be a chain of additions, each waiting. */
@@ -1591,9 +1683,10 @@ static const fa_info FA_(info) = {
 #define FAI_AVX512_BF16 5
 
 /* FA_BF16_DOT (sticky): 1 = use vdpbf16ps where the target has it.  It doubles the rate of f32 FMA on AMD Zen 4 and 5.
- * Intel without AMX in use runs it at half the f32 rate (measured: 87 against 180 GFLOP/s), so there bf16 is widened. */
+ * Intel cores run it at half the f32 rate (measured: 87 against 180 GFLOP/s on a Xeon of
+ * family 6 model 207), so there bf16 is widened to f32. */
 #ifndef FA_BF16_DOT
-#if defined(__cooperlake__) || defined(__sapphirerapids__) || defined(__emeraldrapids__) || defined(__graniterapids__)
+#if defined(__cooperlake__) || defined(__sapphirerapids__) || defined(__graniterapids__) || defined(__corei7__)
 #define FA_BF16_DOT 0
 #else
 #define FA_BF16_DOT 1
@@ -1611,57 +1704,20 @@ static const fa_info FA_(info) = {
 #include FA_SELF
 #undef FAI_ISA_CODE
 #undef FAI_ISA
-
 #define FAI_ISA avx2
 #define FAI_ISA_CODE FAI_AVX2
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
 #include FA_SELF
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
 #undef FAI_ISA_CODE
 #undef FAI_ISA
-
 #define FAI_ISA avx512
 #define FAI_ISA_CODE FAI_AVX512
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
-#endif
 #include FA_SELF
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
 #undef FAI_ISA_CODE
 #undef FAI_ISA
-
 #if FAI_PAIRS_WANTED && FA_BF16_DOT
 #define FAI_ISA avx512_bf16
 #define FAI_ISA_CODE FAI_AVX512_BF16
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
-#endif
 #include FA_SELF
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
 #undef FAI_ISA_CODE
 #undef FAI_ISA
 #endif
@@ -1694,6 +1750,32 @@ static const fa_info FA_(info) = {
 /* ======================================================================================== */
 
 #if defined(FA_NAME) && (!defined(FAI_DISPATCH) || defined(FAI_BODY))
+
+#if defined(FAI_DISPATCH) /* this body is compiled for its own instruction set, whatever the flags */
+#if defined(__clang__) && FAI_ISA_CODE == FAI_AVX512_BF16
+#pragma clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,f16c"))), \
+                             apply_to = function)
+#elif defined(__clang__) && FAI_ISA_CODE == FAI_AVX512
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c"))), apply_to = function)
+#elif defined(__clang__) && FAI_ISA_CODE == FAI_AVX2
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#elif !defined(__clang__)
+#pragma GCC push_options
+#if FAI_ISA_CODE == FAI_AVX512_BF16
+#pragma GCC target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#elif FAI_ISA_CODE == FAI_AVX512
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c")
+#elif FAI_ISA_CODE == FAI_AVX2
+#pragma GCC target("avx2,fma,f16c")
+#endif
+#endif
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && defined(__cplusplus)
+#pragma GCC diagnostic push /* g++ takes _mm512_undefined_ps of its own intrinsics for a mistake */
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 
 /* Shape of the microkernel: FAI_MR keys x FAI_NV vectors of FAI_VL queries, all in registers.
  *   AVX-512: 8 x 2 of 16 = 16 accumulators, enough for 2 FMA a cycle of latency 4; 12 x 2 and 8 x 3 measured no faster
@@ -1812,7 +1894,7 @@ FAI_INLINE fai_vec fai_mac(const int pairs, fai_vec a, fai_vec b, fai_vec c) {
     return fai_fma(a, b, c);
 }
 
-/* 2^x, 0 below 2^-126, for x <= 128.  2^n times a minimax polynomial in f = x - n with constant term 1 (exact at
+/* 2^x, 0 below 2^-126, infinity from 2^128.  2^n times a minimax polynomial in f = x - n with constant term 1 (exact at
  * integers); relative error of the degrees 5 and 4: 1.7e-7 and 3.0e-6 in all.  Degree 4 serves where P becomes bf16. */
 FAI_INLINE fai_vec fai_exp2(const int degree, fai_vec x) {
 #if FAI_ISA_CODE >= FAI_AVX512
@@ -1829,8 +1911,10 @@ FAI_INLINE fai_vec fai_exp2(const int degree, fai_vec x) {
 #else
     /* n = round(x) by adding 1.5 * 2^23, f in [-0.5, 0.5]; n goes into the exponent by an integer add */
     const float c[] = {1.32647271e-3f, 9.67151265e-3f, 5.55073374e-2f, 2.40222421e-1f, 6.93146978e-1f, 1};
-    fai_vec magic = fai_splat(12582912.0f), t = x + magic, f = x - (t - magic), p = fai_splat(c[0]);
+    fai_vec magic = fai_splat(12582912.0f), t, f, p = fai_splat(c[0]);
     (void)degree;
+    x = fai_select(x > fai_splat(128), fai_splat(128), x); /* 2^128 comes out as infinity */
+    t = x + magic, f = x - (t - magic);
     FAI_FULL for (int i = 1; i <= 5; i++) p = fai_fma(p, f, fai_splat(c[i]));
     p = (fai_vec)((fai_ivec)p + ((fai_ivec)t << 23));
     p = (fai_vec)((fai_ivec)p & (x >= fai_splat(-126.0f)));
@@ -2029,9 +2113,9 @@ FAI_INLINE fai_vec fai_tanh(fai_vec x) {
 #define FAI_HAVE_WORD
 typedef float fai_word __attribute__((may_alias));
 
-/* Log2 units a score may exceed the reference m before everything is rescaled (conditional rescaling as in [FA4]):
- * P stays below 2^8, l and O below 2^8 times their size. */
-#define FAI_LAZY 8.0f
+/* The reference m of a row need not be its maximum: it moves only when MR probabilities add up to more than LAZY
+ * (conditional rescaling as in [FA4], where the threshold is 2^8 for one), so P, l and O stay below 2^8 times their size. */
+#define FAI_LAZY 256.0f
 #define FAI_LOG2E 1.4426950408889634f
 #define FAI_LN2 0.6931471805599453f
 #define FAI_LOWEST (-3.402823466e38f)
@@ -2058,19 +2142,35 @@ typedef struct FAI_(task) {
     int32_t tile;           /* first key of the tile */
 } FAI_(task);
 
-/* One panel: FAI_PW rows. */
+/* What the lanes of one vector of scores stand for. */
+typedef struct FAI_(lanes) {
+    fai_ivec lo, hi;                    /* keys that length, causal mask and window leave: lo <= j < hi */
+    fai_ivec pos;                       /* i + len_k - len_q, the query's position among the keys */
+    fai_ivec live;                      /* -1: visible in the column of the block mask looked up last */
+    fai_vec slope;                      /* ALiBi, log2 units */
+    int32_t i[FAI_VL], h[FAI_VL];       /* query and head */
+} FAI_(lanes);
+
+/* One panel: FAI_PW rows, a query in each lane.  The arrays are indexed [vector]. */
 typedef struct FAI_(panel) {
-    fai_vec m[FAI_NV], limit[FAI_NV], l[FAI_NV]; /* reference (an integer), m + LAZY, row sum */
+    fai_vec m[FAI_NV], limit[FAI_NV], l[FAI_NV]; /* reference, LAZY or -1 while there is none, row sum */
     fai_vec q_factor[FAI_NV];                    /* pairs: what multiplies the raw score */
-    fai_ivec lo[FAI_NV], hi[FAI_NV];             /* keys that length, causal mask and window leave: lo <= j < hi */
-    fai_ivec pos[FAI_NV];                        /* i + len_k - len_q */
-    fai_ivec live[FAI_NV];                       /* visible in column `column` of the block mask */
-    int32_t i[FAI_PW], h[FAI_PW];                /* query and head of a lane */
-    int32_t rows, row0;
-    int32_t column, live_any, live_all;
+    FAI_(lanes) lanes[FAI_NV];
+    int32_t rows, column;                        /* rows in use; column of the block mask in lanes.live */
+    int32_t live;                                /* 0 nobody, 1 some, 3 all rows see that column */
     int32_t hi0;                                 /* keys from here on: nobody in vector 0 sees them */
-    fa_range any, all;
+    fa_range any, all;                           /* keys that some row sees, that all rows see */
 } FAI_(panel);
+
+/* Up to FAI_VL / 2 rows left over after the panels: keys in the lanes. */
+typedef struct FAI_(few) {
+    float m[FAI_VL / 2], l[FAI_VL / 2], q_factor[FAI_VL / 2]; /* [row]; m: the running maximum */
+    FAI_(lanes) lanes[FAI_VL / 2];                            /* all lanes of an element alike */
+    fa_range keys[FAI_VL / 2];
+    int32_t rows;
+    fai_word *q;                                              /* [rows][W] */
+    float *o, *s;                                             /* [rows][DV], [rows][BN]: scores, then P */
+} FAI_(few);
 
 /* ---- rows in: any dtype to words ------------------------------------------------------------ */
 
@@ -2130,18 +2230,24 @@ FAI_NOINLINE void FAI_(stage_v)(FAI_(task) *t, int32_t end) {
     }
 }
 
-/* qt[w][query] = word w of the query's row, scaled (pairs: the scale waits in q_factor). */
-FAI_NOINLINE void FAI_(pack_q)(FAI_(task) *t, FAI_(panel) *p, fai_vec *qt) {
+/* Row of query i, head h, as words, scaled; pairs take the sign of the scale alone and *factor has the rest. */
+FAI_NOINLINE void FAI_(row_q)(const FAI_(task) *t, fai_word *dst, int32_t i, int32_t h, float *factor) {
     const fa_args *a = t->args;
+    *factor = t->scale * (FA_DTYPE >= FA_E4M3 ? fai_descale(&a->q_descale, t->seq.b, h, i) : 1);
+    FAI_(row)(dst, a->q.data, fai_offset_q(&t->seq, t->sq, i, h), FA_DTYPE, FA_HEAD_DIM,
+              a->softmax_scale < 0 ? -*factor : *factor);
+    if (FAI_PAIRS && a->softmax_scale < 0)
+        for (int c = 0; c < FA_HEAD_DIM; c++) ((uint16_t *)(void *)dst)[c] ^= 0x8000;
+}
+
+/* qt[w][query] = word w of the query's row */
+FAI_NOINLINE void FAI_(pack_q)(FAI_(task) *t, FAI_(panel) *p, fai_vec *qt) {
     fai_word *rows = t->ks; /* (PW, W): not in use yet */
-    const float sign = a->softmax_scale < 0 ? -1.0f : 1.0f;
-    float factor[FAI_PW];
+    float factor[FAI_PW] = {0};
     for (int r = 0; r < FAI_PW; r++) {
-        factor[r] = t->scale * (FA_DTYPE >= FA_E4M3 && r < p->rows ? fai_descale(&a->q_descale, t->seq.b, p->h[r], p->i[r]) : 1);
-        if (r < p->rows)
-            FAI_(row)(rows + r * FAI_W, a->q.data, fai_offset_q(&t->seq, t->sq, p->i[r], p->h[r]), FA_DTYPE, FA_HEAD_DIM, sign * factor[r]);
-        else
-            memset(rows + r * FAI_W, 0, sizeof(fai_word) * FAI_W);
+        const FAI_(lanes) *lanes = &p->lanes[r / FAI_VL];
+        if (r < p->rows) FAI_(row_q)(t, rows + r * FAI_W, lanes->i[r % FAI_VL], lanes->h[r % FAI_VL], &factor[r]);
+        else memset(rows + r * FAI_W, 0, sizeof(fai_word) * FAI_W);
     }
     for (int v = 0; v < FAI_NV; v++) {
         p->q_factor[v] = *(const fai_vec_u *)(factor + v * FAI_VL);
@@ -2152,146 +2258,188 @@ FAI_NOINLINE void FAI_(pack_q)(FAI_(task) *t, FAI_(panel) *p, fai_vec *qt) {
             FAI_FULL for (int l = 0; l < FAI_VL; l++) qt[(w + l) * FAI_NV + v] = x[l];
         }
     }
-    if (FAI_PAIRS && sign < 0) /* flip the sign bits of both halves */
-        for (int x = 0; x < FAI_W * FAI_NV; x++) qt[x] = (fai_vec)((fai_ivec)qt[x] ^ fai_isplat((int32_t)0x80008000u));
 }
 
-/* Bias of the panel for the keys of the tile, transposed: bt[j - tile][query], log2 units. */
+/* Bias of query i, head h, for n <= VL keys from j on, log2 units; zero beyond. */
+FAI_INLINE fai_vec FAI_(bias)(const FAI_(task) *t, int32_t i, int32_t h, int32_t j, int32_t n) {
+    const void *data = t->args->bias.data;
+    const fa_dtype dtype = t->args->bias.dtype;
+    const int64_t offset = t->seq.b * t->sb.b + i * t->sb.s + h * t->sb.h + j;
+    fai_vec x = {0};
+    if (n < FAI_VL)
+        for (int32_t e = 0; e < n; e++) x[e] = fa_load(data, offset + e, dtype ? dtype : FA_F32);
+    else if (dtype == FA_F16) x = fai_load(FA_F16, data, offset);
+    else if (dtype == FA_BF16) x = fai_load(FA_BF16, data, offset);
+    else x = fai_load(FA_F32, data, offset);
+    return x * FAI_LOG2E;
+}
+
+/* Bias of the panel for keys begin .. end of the tile, transposed: bt[j - tile][query]. */
 FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) *t, const FAI_(panel) *p, int32_t begin, int32_t end) {
-    const fa_args *a = t->args;
-    const fa_dtype dtype = a->bias.dtype ? a->bias.dtype : FA_F32;
     for (int v = 0; v < FAI_NV; v++)
         for (int32_t j = begin; j < end; j += FAI_VL) {
-            fai_vec x[FAI_VL];
             const int32_t n = end - j < FAI_VL ? end - j : FAI_VL;
-            for (int l = 0; l < FAI_VL; l++) {
-                const int r = v * FAI_VL + l;
-                int64_t offset;
-                x[l] = fai_splat(0);
-                if (r >= p->rows) continue;
-                offset = t->seq.b * t->sb.b + p->i[r] * t->sb.s + p->h[r] * t->sb.h + j;
-                if (n == FAI_VL) {
-                    if (dtype == FA_F32) x[l] = fai_load(FA_F32, a->bias.data, offset);
-                    else if (dtype == FA_F16) x[l] = fai_load(FA_F16, a->bias.data, offset);
-                    else x[l] = fai_load(FA_BF16, a->bias.data, offset);
-                } else {
-                    for (int32_t e = 0; e < n; e++) x[l][e] = fa_load(a->bias.data, offset + e, dtype);
-                }
-            }
+            fai_vec x[FAI_VL];
+            for (int l = 0; l < FAI_VL; l++) x[l] = FAI_(bias)(t, p->lanes[v].i[l], p->lanes[v].h[l], j, n);
             fai_transpose(x);
-            for (int32_t e = 0; e < n; e++) t->bt[(int64_t)(j - t->tile + e) * FAI_NV + v] = x[e] * FAI_LOG2E;
+            for (int32_t e = 0; e < n; e++) t->bt[(int64_t)(j - t->tile + e) * FAI_NV + v] = x[e];
         }
 }
 
 /* ---- what changes scores: softcap, ALiBi, bias, hooks, masks --------------------------------- */
 
-/* s[r][v]: score (log2 units) of key j0 + r for the queries of vector v; masked becomes -inf. */
-FAI_NOINLINE void FAI_(modify)(const FAI_(task) *t, const FAI_(panel) *p, fai_vec *s, int32_t j0) {
-    enum { F = FA_FEATURES, N = FAI_MR * FAI_NV };
+/* One vector of scores s (log2 units) of keys j; masked becomes -inf. */
+FAI_INLINE fai_vec FAI_(change)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_vec s, fai_ivec j, fai_vec bias) {
+    enum { F = FA_FEATURES };
     const fa_args *a = t->args;
+    fai_ivec seen = (lanes->lo <= j) & (lanes->hi > j);
     if ((F & FA_SOFTCAP) && (t->used & FA_SOFTCAP)) {
         const float cap = a->softcap * FAI_LOG2E;
-        for (int x = 0; x < N; x++) s[x] = fai_tanh(s[x] / cap) * cap;
+        s = fai_tanh(s / cap) * cap;
     }
     if ((F & FA_ALIBI) && (t->used & FA_ALIBI)) {
-        for (int v = 0; v < FAI_NV; v++) {
-            fai_vec slope;
-            for (int l = 0; l < FAI_VL; l++)
-                slope[l] = a->alibi_slopes[t->seq.b * a->alibi_stride_b + p->h[v * FAI_VL + l]] * FAI_LOG2E;
-            for (int r = 0; r < FAI_MR; r++) {
-                fai_vec distance = __builtin_convertvector(p->pos[v] - (j0 + r), fai_vec);
-                s[r * FAI_NV + v] -= slope * fai_max(distance, -distance);
-            }
-        }
+        fai_vec distance = __builtin_convertvector(lanes->pos - j, fai_vec);
+        s -= lanes->slope * fai_max(distance, -distance);
     }
-    if ((F & FA_BIAS) && (t->used & FA_BIAS)) {
-        const fai_vec *b = t->bt + (int64_t)(j0 - t->tile) * FAI_NV;
-        for (int x = 0; x < N; x++) s[x] += b[x];
-    }
+    if ((F & FA_BIAS) && (t->used & FA_BIAS)) s += bias;
 #if defined(FA_SCORE_MOD)
-    for (int r = 0; r < FAI_MR; r++)
-        for (int lane = 0; lane < FAI_PW; lane++) {
-            fai_word *e = (fai_word *)s + r * FAI_PW + lane;
-            *e = FA_(score_mod_f)(*e * FAI_LN2, t->seq.b, p->h[lane], p->i[lane], j0 + r) * FAI_LOG2E;
-        }
+    for (int l = 0; l < FAI_VL; l++) /* never for a key that does not exist: the hook may index an array with it */
+        if (seen[l]) s[l] = FA_(score_mod_f)(s[l] * FAI_LN2, t->seq.b, lanes->h[l], lanes->i[l], j[l]) * FAI_LOG2E;
 #endif
-    for (int v = 0; v < FAI_NV; v++)
-        for (int r = 0; r < FAI_MR; r++) {
-            fai_ivec seen = (p->lo[v] <= j0 + r) & (p->hi[v] > j0 + r);
-            if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK)) seen &= p->live[v];
-            if ((F & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && j0 + r >= t->seq.len_k - t->seq.len_q && j0 + r < t->seq.len_k)
-                for (int l = 0; l < FAI_VL; l++)
-                    if (v * FAI_VL + l < p->rows && !fa_tree_visible(a, &t->seq, p->i[v * FAI_VL + l], j0 + r)) seen[l] = 0;
+    if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK)) seen &= lanes->live;
+    if ((F & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && fai_any(j >= fai_isplat(t->seq.len_k - t->seq.len_q)))
+        for (int l = 0; l < FAI_VL; l++)
+            if (seen[l] && !fa_tree_visible(a, &t->seq, lanes->i[l], j[l])) seen[l] = 0;
 #if defined(FA_MASK_MOD)
-            for (int l = 0; l < FAI_VL; l++)
-                if (!FA_(mask_mod)(t->seq.b, p->h[v * FAI_VL + l], p->i[v * FAI_VL + l], j0 + r)) seen[l] = 0;
+    for (int l = 0; l < FAI_VL; l++)
+        if (seen[l] && !FA_(mask_mod)(t->seq.b, lanes->h[l], lanes->i[l], j[l])) seen[l] = 0;
 #endif
-            s[r * FAI_NV + v] = fai_select(seen, s[r * FAI_NV + v], fai_splat(-INFINITY));
-        }
+    (void)a, (void)bias;
+    return fai_select(seen, s, fai_splat(-INFINITY));
 }
 
-/* p[r][v] *= keep / (1 - p_drop): one Philox counter serves 8 consecutive keys of a query. */
-FAI_NOINLINE void FAI_(dropout)(const FAI_(task) *t, const FAI_(panel) *p, fai_vec *pt, int32_t j0) {
+/* Block mask of column j / block_k for the lanes; returns 0 none, 1 some, 3 all of them see it. */
+FAI_NOINLINE int FAI_(look_up)(const FAI_(task) *t, FAI_(lanes) *lanes, int32_t j, int rows) {
+    int any = 0, all = 1;
+    for (int l = 0; l < FAI_VL; l++) {
+        const int seen = l < rows && fa_block_visible(t->args, &t->seq, lanes->h[l], lanes->i[l], j);
+        lanes->live[l] = -seen, any |= seen, all &= seen || l >= rows;
+    }
+    return any + 2 * (any && all);
+}
+
+/* The same for the panel: 0 nobody, 1 some, 3 everybody.  A column is looked up once. */
+FAI_INLINE int FAI_(live)(const FAI_(task) *t, FAI_(panel) *p, int32_t j) {
+    const int32_t column = j / t->args->block_mask.block_k;
+    if (column != p->column) {
+        int any = 0, all = 2;
+        for (int v = 0; v < FAI_NV && v * FAI_VL < p->rows; v++) {
+            const int live = FAI_(look_up)(t, &p->lanes[v], j, p->rows - v * FAI_VL);
+            any |= live & 1, all &= live;
+        }
+        p->column = column, p->live = any | (any ? all : 0);
+    }
+    return p->live;
+}
+
+/* s[r][v]: score of key j0 + r for the queries of vector v */
+FAI_NOINLINE void FAI_(modify)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *s, int32_t j0) {
+    const fai_vec *bias = t->bt + (int64_t)(j0 - t->tile) * FAI_NV;
+    const int biased = (FA_FEATURES & FA_BIAS) && (t->used & FA_BIAS);
+    for (int r = 0; r < FAI_MR; r++) {
+        if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK) && j0 + r < t->seq.len_k) FAI_(live)(t, p, j0 + r);
+        for (int v = 0; v < FAI_NV; v++)
+            s[r * FAI_NV + v] = FAI_(change)(t, &p->lanes[v], s[r * FAI_NV + v], fai_isplat(j0 + r),
+                                             biased ? bias[r * FAI_NV + v] : fai_splat(0));
+    }
+}
+
+/* c = Philox4x32-10 of the lanes' counters for 8 keys from j on (each lane its own j). */
+FAI_INLINE void FAI_(philox)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_ivec j, fai_uvec c[4]) {
     const fa_args *a = t->args;
+    uint32_t k0 = (uint32_t)a->dropout_seed, k1 = (uint32_t)(a->dropout_seed >> 32);
+    c[0] = (fai_uvec)j >> 3;
+    for (int l = 0; l < FAI_VL; l++) {
+        c[1][l] = (uint32_t)lanes->i[l], c[3][l] = a->dropout_offset;
+        c[2][l] = (uint32_t)t->seq.b * (uint32_t)a->num_heads + (uint32_t)lanes->h[l];
+    }
+    for (int round = 0; round < 10; round++, k0 += 0x9e3779b9u, k1 += 0xbb67ae85u) {
+        fai_uvec hi0, lo0, hi1, lo1;
+        fai_mulhilo(c[0], 0xd2511f53u, &hi0, &lo0), fai_mulhilo(c[2], 0xcd9e8d57u, &hi1, &lo1);
+        c[0] = hi1 ^ c[1] ^ k0, c[1] = lo1, c[2] = hi0 ^ c[3] ^ k1, c[3] = lo0;
+    }
+}
+
+/* P of the panel times keep / (1 - p_drop): one counter serves 8 consecutive keys of a query. */
+FAI_NOINLINE void FAI_(dropout)(const FAI_(task) *t, const FAI_(panel) *p, fai_vec *pt, int32_t j0) {
     for (int v = 0; v < FAI_NV; v++) {
-        fai_uvec c[4], word[2];
-        uint32_t k0 = (uint32_t)a->dropout_seed, k1 = (uint32_t)(a->dropout_seed >> 32);
-        for (int l = 0; l < FAI_VL; l++) {
-            c[0][l] = (uint32_t)j0 >> 3, c[1][l] = (uint32_t)p->i[v * FAI_VL + l];
-            c[2][l] = (uint32_t)t->seq.b * (uint32_t)a->num_heads + (uint32_t)p->h[v * FAI_VL + l];
-            c[3][l] = a->dropout_offset;
-        }
-        for (int round = 0; round < 10; round++, k0 += 0x9e3779b9u, k1 += 0xbb67ae85u) {
-            fai_uvec hi0, lo0, hi1, lo1;
-            fai_mulhilo(c[0], 0xd2511f53u, &hi0, &lo0), fai_mulhilo(c[2], 0xcd9e8d57u, &hi1, &lo1);
-            c[0] = hi1 ^ c[1] ^ k0, c[1] = lo1, c[2] = hi0 ^ c[3] ^ k1, c[3] = lo0;
-        }
+        fai_uvec c[4];
+        FAI_(philox)(t, &p->lanes[v], fai_isplat(j0), c);
         for (int r = 0; r < FAI_MR; r++) {
             const int n = (j0 & 7) + r;
-            word[0] = c[(n & 7) >> 1] & 0xffff, word[1] = c[(n & 7) >> 1] >> 16;
-            pt[r * FAI_NV + v] = fai_select((fai_ivec)(word[n & 1] >= t->drop_below), pt[r * FAI_NV + v] * t->drop_scale, fai_splat(0));
+            const fai_uvec bits = n & 1 ? c[n >> 1] >> 16 : c[n >> 1] & 0xffff;
+            pt[r * FAI_NV + v] = fai_select((fai_ivec)(bits >= t->drop_below), pt[r * FAI_NV + v] * t->drop_scale, fai_splat(0));
         }
     }
+}
+
+/* The same for consecutive keys in the lanes. */
+FAI_NOINLINE fai_vec FAI_(dropout_keys)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_vec p, fai_ivec j) {
+    fai_uvec c[4], bits = {0};
+    FAI_(philox)(t, lanes, j, c);
+    for (int l = 0; l < FAI_VL; l++) bits[l] = c[(j[l] & 7) >> 1][l] >> (j[l] & 1 ? 16 : 0) & 0xffff;
+    return fai_select((fai_ivec)(bits >= t->drop_below), p * t->drop_scale, fai_splat(0));
 }
 
 /* ---- the two products ------------------------------------------------------------------------ */
 
-/* Rare path: a score left the range of the reference.  The new one is an integer, so every factor is a power of two
- * and the rescale exact.  done: rows of P^T of this tile written so far (pt is NULL: none). */
-FAI_NOINLINE void FAI_(rescale)(FAI_(panel) *p, const fai_vec *highest, fai_vec *ot, fai_vec *pt, int done) {
-    for (int v = 0; v < FAI_NV; v++) {
-        fai_vec m = p->m[v], top = fai_max(m, highest[v]), factor;
-        top = fai_ceil(top);
-        factor = fai_exp2(5, m - top);
-        factor = fai_select(m == top, fai_splat(1), factor);
-        p->m[v] = top, p->limit[v] = top + FAI_LAZY, p->l[v] *= factor;
-        for (int c = 0; c < FA_HEAD_DIM_V; c++) ot[c * FAI_NV + v] *= factor;
+/* Rare path: scores left the range of the reference m, or there is no reference yet.  x[i][v]: scores relative to m;
+ * they become P.  The new reference is an integer distance away, so every factor is a power of two and the rescale
+ * exact.  done: rows of P^T of this tile written before. */
+FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x, fai_vec *sum, fai_vec *ot, int done) {
+    enum { MR = FAI_MR, NV = FAI_NV, DV = FA_HEAD_DIM_V };
+    for (int v = 0; v < NV; v++) {
+        const fai_ivec fresh = p->limit[v] < fai_splat(0);
+        fai_vec highest = fai_select(fresh, fai_splat(FAI_LOWEST), fai_splat(0)), up, factor;
+        fai_ivec seen;
+        for (int i = 0; i < MR; i++) highest = fai_max(x[i * NV + v], highest);
+        seen = highest > fai_splat(FAI_LOWEST);
+        up = fai_select(seen, fai_ceil(highest), fai_splat(0));
+        factor = fai_exp2(5, fai_select(fresh, fai_splat(0), -up));
+        p->m[v] += up, p->l[v] *= factor;
+        p->limit[v] = fai_select(seen, fai_splat(FAI_LAZY), p->limit[v]);
+        for (int c = 0; c < DV; c++) ot[c * NV + v] *= factor;
         for (int r = 0; r < done; r++) {
-            fai_vec *x = &pt[r * FAI_NV + v];
-            if (FAI_PAIRS) {
-                fai_ivec w = (fai_ivec)*x;
+            fai_vec *pt = &t->pt[r * NV + v];
+            if (FAI_PAIRS) { /* apart, or a subnormal high half would leak into the low one */
+                fai_ivec w = (fai_ivec)*pt;
                 fai_vec lo = (fai_vec)(w << 16) * factor, hi = (fai_vec)(w & -65536) * factor;
-                *x = (fai_vec)(((fai_ivec)hi & -65536) | (fai_ivec)((fai_uvec)lo >> 16));
+                *pt = (fai_vec)(((fai_ivec)hi & -65536) | (fai_ivec)((fai_uvec)lo >> 16));
             } else {
-                *x *= factor;
+                *pt *= factor;
             }
+        }
+        sum[v] = fai_splat(0);
+        for (int i = 0; i < MR; i++) {
+            x[i * NV + v] = fai_exp2(5, x[i * NV + v] - up);
+            sum[v] += x[i * NV + v];
         }
     }
 }
 
 /* MR keys from j0 on x the queries of vectors J0 <= v < J1: scores, masks, exp2, row sums; writes MR rows of P^T.
- * k: their rows; done: rows of P^T of this tile written before. */
+ * k: their rows.  PLAIN: all keys visible to all queries, no feature touches the scores. */
 FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const FAI_(task) *t, FAI_(panel) *p,
                              const fai_word *k, const fai_vec *qt, fai_vec *ot, int32_t j0) {
     enum { MR = FAI_MR, NV = FAI_NV, W = FAI_W, KEY_FACTOR = FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3 };
     const int32_t row = j0 - t->tile;
-    fai_vec acc[MR][NV], highest[NV], *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
+    fai_vec acc[MR][NV], x[MR * NV], sum[NV], *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
     fai_ivec over = fai_isplat(0);
 
-    /* S^T = K Q^T */
+    /* S^T = K Q^T, from -m on where nothing has to happen to S itself */
     FAI_FULL for (int i = 0; i < MR; i++)
-        FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = fai_splat(0);
-    for (int w = 0; w < W; w++) {
+        FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = PLAIN && !FAI_PAIRS ? -p->m[v] : fai_splat(0);
+    FAI_SOME for (int w = 0; w < W; w++) {
         FAI_FULL for (int i = 0; i < MR; i++) {
             fai_vec a = fai_splat(k[i * W + w]);
             FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = fai_mac(FAI_PAIRS, a, qt[w * NV + v], acc[i][v]);
@@ -2302,49 +2450,43 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const 
             FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] *= t->k_factor[row + i];
     }
     if (!PLAIN) {
-        fai_vec s[MR * NV];
         FAI_FULL for (int i = 0; i < MR; i++)
             FAI_FULL for (int v = 0; v < NV; v++)
-                s[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0) : FAI_PAIRS ? acc[i][v] * p->q_factor[v] : acc[i][v];
-        FAI_(modify)(t, p, s, j0);
-        FAI_FULL for (int i = 0; i < MR; i++)
-            FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = s[i * NV + v];
+                x[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0) : FAI_PAIRS ? acc[i][v] * p->q_factor[v] : acc[i][v];
+        FAI_(modify)(t, p, x, j0);
     }
-
-    /* m: rescale only when a score exceeds it by more than LAZY */
-    FAI_FULL for (int v = 0; v < NV; v++) highest[v] = fai_splat(FAI_LOWEST);
-    FAI_FULL for (int v = J0; v < J1; v++) {
-        FAI_FULL for (int i = 0; i < MR; i++) highest[v] = fai_max(acc[i][v], highest[v]);
-        if (FAI_PAIRS && PLAIN) highest[v] *= p->q_factor[v];
-        over |= highest[v] > p->limit[v];
-    }
-    if (FAI_UNLIKELY(fai_any(over))) FAI_(rescale)(p, highest, ot, t->pt, row >> FAI_PAIRS);
-
-    /* P^T = exp2(S^T - m), l += rowsum(P) */
-    FAI_FULL for (int v = J0; v < J1; v++) {
-        fai_vec m = p->m[v], sum = fai_splat(0);
+    FAI_FULL for (int v = J0; v < J1; v++)
         FAI_FULL for (int i = 0; i < MR; i++) {
-            acc[i][v] = fai_exp2(FAI_PAIRS ? 4 : 5, FAI_PAIRS && PLAIN ? fai_fma(acc[i][v], p->q_factor[v], -m) : acc[i][v] - m);
-            sum += acc[i][v];
+            if (!PLAIN) acc[i][v] = x[i * NV + v] - p->m[v];
+            else if (FAI_PAIRS) acc[i][v] = fai_fma(acc[i][v], p->q_factor[v], -p->m[v]);
         }
-        p->l[v] += sum;
+
+    /* P^T = exp2(S^T - m), l += rowsum(P).  A row sum above LAZY is the sign that m must move: no maximum is needed */
+    FAI_FULL for (int v = 0; v < NV; v++) sum[v] = fai_splat(0);
+    FAI_FULL for (int v = J0; v < J1; v++) {
+        FAI_FULL for (int i = 0; i < MR; i++) {
+            x[i * NV + v] = fai_exp2(FAI_PAIRS ? 4 : 5, acc[i][v]);
+            sum[v] += x[i * NV + v];
+        }
+        over |= sum[v] > p->limit[v];
     }
-    if ((FA_FEATURES & FA_DROPOUT) && !PLAIN && (t->used & FA_DROPOUT)) {
-        fai_vec s[MR * NV];
+    if (FAI_UNLIKELY(fai_any(over))) {
+        fai_vec y[MR * NV];
         FAI_FULL for (int i = 0; i < MR; i++)
-            FAI_FULL for (int v = 0; v < NV; v++) s[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0) : acc[i][v];
-        FAI_(dropout)(t, p, s, j0);
-        FAI_FULL for (int i = 0; i < MR; i++)
-            FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = s[i * NV + v];
+            FAI_FULL for (int v = 0; v < NV; v++) y[i * NV + v] = v < J0 || v >= J1 ? fai_splat(-INFINITY) : acc[i][v];
+        FAI_(rescale)(t, p, y, sum, ot, row >> FAI_PAIRS);
+        FAI_FULL for (int i = 0; i < MR * NV; i++) x[i] = y[i];
     }
+    FAI_FULL for (int v = J0; v < J1; v++) p->l[v] += sum[v];
+    if ((FA_FEATURES & FA_DROPOUT) && !PLAIN && (t->used & FA_DROPOUT)) FAI_(dropout)(t, p, x, j0);
     FAI_FULL for (int v = J0; v < J1; v++) {
         if (KEY_FACTOR) {
-            FAI_FULL for (int i = 0; i < MR; i++) acc[i][v] *= t->v_factor[row + i];
+            FAI_FULL for (int i = 0; i < MR; i++) x[i * NV + v] *= t->v_factor[row + i];
         }
         if (FAI_PAIRS) {
-            FAI_FULL for (int i = 0; i < MR / 2; i++) pt[i * NV + v] = fai_pair(acc[2 * i][v], acc[2 * i + 1][v]);
+            FAI_FULL for (int i = 0; i < MR / 2; i++) pt[i * NV + v] = fai_pair(x[2 * i * NV + v], x[(2 * i + 1) * NV + v]);
         } else {
-            FAI_FULL for (int i = 0; i < MR; i++) pt[i * NV + v] = acc[i][v];
+            FAI_FULL for (int i = 0; i < MR; i++) pt[i * NV + v] = x[i * NV + v];
         }
     }
 }
@@ -2356,7 +2498,7 @@ FAI_INLINE void FAI_(output)(const int J0, const int J1, const fai_word *v, cons
         fai_vec acc[MR][NV];
         FAI_FULL for (int i = 0; i < MR; i++)
             FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = ot[(c + i) * NV + x];
-        for (int s = 0; s < steps; s++) {
+        FAI_SOME for (int s = 0; s < steps; s++) {
             FAI_FULL for (int i = 0; i < MR; i++) {
                 fai_vec a = fai_splat(v[(int64_t)s * DV + c + i]);
                 FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = fai_mac(FAI_PAIRS, a, pt[s * NV + x], acc[i][x]);
@@ -2384,21 +2526,6 @@ FAI_NOINLINE void FAI_(output_run)(const fai_word *v, const fai_vec *pt, int ste
     else FAI_(output)(0, FAI_NV, v, pt, steps, ot);
 }
 
-/* Block mask of keys j .. j + MR for the lanes of the panel, in p->live: 0 nobody, 1 some, 2 everybody sees all.
- * One column of the mask is looked up once; keys of two columns count as "some" and are settled key by key. */
-FAI_NOINLINE int FAI_(live)(const FAI_(task) *t, FAI_(panel) *p, int32_t j) {
-    const int32_t column = j / t->args->block_mask.block_k;
-    if (column != p->column) {
-        p->column = column, p->live_any = 0, p->live_all = 1;
-        for (int lane = 0; lane < FAI_PW; lane++) {
-            int seen = lane < p->rows && fa_block_visible(t->args, &t->seq, p->h[lane], p->i[lane], j);
-            p->live[lane / FAI_VL][lane % FAI_VL] = -seen;
-            p->live_any |= seen, p->live_all &= seen || lane >= p->rows;
-        }
-    }
-    return p->live_any + (p->live_any && p->live_all);
-}
-
 /* The panel visits a tile.  Runs of keys that the same vectors see: scores for all of the run, then its product. */
 FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, fai_vec *ot, const fai_word *k,
                               const fai_word *v, int32_t tile_end) {
@@ -2413,7 +2540,7 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, 
         int all = t->plain && j >= p->all.lo && j + MR <= p->all.hi, now_skip = 0;
         if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK) && j < end) {
             const int live = FAI_(live)(t, p, j), whole = (j + MR - 1) / t->args->block_mask.block_k == p->column;
-            now_skip = whole && live == 0, all = all && whole && live == 2;
+            now_skip = whole && live == 0, all = all && whole && live == 3;
         }
         if (j >= end || now_first != first || now_skip != skip) { /* the run ends: O^T += V^T P^T */
             const int32_t stop = j < tile_end ? j : tile_end, row = (run - tile) >> FAI_PAIRS;
@@ -2436,8 +2563,9 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, 
 
 /* A row in double by the definition itself.  Only for rows that came out NaN although their row sum did not: then V has
  * an infinity or NaN, perhaps at a masked key, where 0 * NaN must not count. */
-FAI_NOINLINE void FAI_(exact_row)(const fa_args *a, int32_t b, int32_t h, int32_t i, float *o) {
-    const fai_reference_head r = fai_reference_begin(&FA_(info), a, b, h);
+FAI_NOINLINE void FAI_(exact_row)(const FAI_(task) *t, int32_t i, int32_t h) {
+    const fa_args *a = t->args;
+    const fai_reference_head r = fai_reference_begin(&FA_(info), a, t->seq.b, h);
     const fa_range keys = fa_row_range(a, r.seq.len_q, r.seq.len_k, i);
     double q[FA_HEAD_DIM], x[FA_HEAD_DIM > FA_HEAD_DIM_V ? FA_HEAD_DIM : FA_HEAD_DIM_V], acc[FA_HEAD_DIM_V] = {0};
     double m = a->sink ? (double)a->sink[h] : -(double)INFINITY, sum = a->sink ? 1 : 0;
@@ -2457,29 +2585,36 @@ FAI_NOINLINE void FAI_(exact_row)(const fa_args *a, int32_t b, int32_t h, int32_
         fai_reference_v(&r, j, x);
         for (int d = 0; d < FA_HEAD_DIM_V; d++) acc[d] += s * x[d];
     }
-    for (int d = 0; d < FA_HEAD_DIM_V; d++) o[d] = sum > 0 ? (float)(acc[d] / sum) : 0;
+    for (int d = 0; d < FA_HEAD_DIM_V; d++)
+        fa_store(a->o.data, fai_offset_q(&t->seq, t->so, i, h) + d, FA_O_DTYPE, sum > 0 ? (float)(acc[d] / sum) : 0);
+}
+
+/* The end of a row with reference m and sum l: writes its LSE and returns what O is multiplied with. */
+FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, double m, double l) {
+    const fa_args *a = t->args;
+    double factor = 1;
+    if ((FA_FEATURES & FA_SINK) && (t->used & FA_SINK)) { /* exp(sink) joins the row sum */
+        const double sink = (double)a->sink[h] * 1.4426950408889634, top = l > 0 && m > sink ? m : sink;
+        factor = l > 0 ? exp2(m - top) : l, l = l > 0 ? l * factor + exp2(sink - top) : l + 1, m = top;
+    }
+    if (a->lse.data) /* l is NaN: so is the row */
+        ((float *)a->lse.data)[fai_offset_q(&t->seq, t->sl, i, h)] =
+            (float)(l > 0 ? (m + log2(l)) * 0.6931471805599453 : l == l ? -(double)INFINITY : l);
+    return (float)(l > 0 ? factor / l : l);
 }
 
 /* O = O^T / l and LSE = m + log l of the panel. */
 FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const fai_vec *ot) {
-    enum { F = FA_FEATURES, DV = FA_HEAD_DIM_V };
-    const fa_args *a = t->args;
+    enum { DV = FA_HEAD_DIM_V };
     for (int v = 0; v < FAI_NV && v * FAI_VL < p->rows; v++) {
         const int rows = p->rows - v * FAI_VL < FAI_VL ? p->rows - v * FAI_VL : FAI_VL;
+        const FAI_(lanes) *lanes = &p->lanes[v];
         fai_vec inverse = fai_splat(0);
         fai_ivec nan = fai_isplat(0);
+        int64_t offset[FAI_VL];
         for (int r = 0; r < rows; r++) {
-            const int lane = v * FAI_VL + r;
-            double m = (double)p->m[v][r], l = (double)p->l[v][r], factor = 1;
-            if ((F & FA_SINK) && (t->used & FA_SINK)) { /* exp(sink) joins the row sum */
-                double sink = (double)a->sink[p->h[lane]] * 1.4426950408889634, top = l > 0 && m > sink ? m : sink;
-                factor = l > 0 ? exp2(m - top) : 0, l = l * factor + exp2(sink - top), m = top;
-            }
-            inverse[r] = l > 0 ? (float)(factor / l) : l == l ? 0.0f : (float)l; /* l is NaN: so is the row */
-            if (a->lse.data) {
-                double lse = l > 0 ? (m + log2(l)) * 0.6931471805599453 : l == l ? -(double)INFINITY : l;
-                ((float *)a->lse.data)[fai_offset_q(&t->seq, t->sl, p->i[lane], p->h[lane])] = (float)lse;
-            }
+            inverse[r] = FAI_(close_row)(t, lanes->i[r], lanes->h[r], (double)p->m[v][r], (double)p->l[v][r]);
+            offset[r] = fai_offset_q(&t->seq, t->so, lanes->i[r], lanes->h[r]);
         }
         for (int c = 0; c < DV; c += FAI_VL) {
             fai_vec x[FAI_VL];
@@ -2488,44 +2623,229 @@ FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const 
                 nan |= x[l] != x[l];
             }
             fai_transpose(x);
-            for (int r = 0; r < rows; r++) {
-                const int lane = v * FAI_VL + r;
-                fai_store(FA_O_DTYPE, a->o.data, fai_offset_q(&t->seq, t->so, p->i[lane], p->h[lane]) + c, x[r]);
-            }
+            for (int r = 0; r < rows; r++) fai_store(FA_O_DTYPE, t->args->o.data, offset[r] + c, x[r]);
         }
         if (FAI_UNLIKELY(fai_any(nan & (inverse == inverse))))
             for (int r = 0; r < rows; r++)
-                if (nan[r] && inverse[r] == inverse[r]) {
-                    const int lane = v * FAI_VL + r;
-                    float o[DV];
-                    FAI_(exact_row)(a, t->seq.b, p->h[lane], p->i[lane], o);
-                    for (int d = 0; d < DV; d++)
-                        fa_store(a->o.data, fai_offset_q(&t->seq, t->so, p->i[lane], p->h[lane]) + d, FA_O_DTYPE, o[d]);
-                }
+                if (nan[r] && inverse[r] == inverse[r]) FAI_(exact_row)(t, lanes->i[r], lanes->h[r]);
     }
 }
 
 /* ---- the task -------------------------------------------------------------------------------- */
 
-FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int32_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
+/* Lane `lane` stands for row r of the task's sequence. */
+FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) *t, FAI_(lanes) *lanes, int lane, int32_t r) {
     const fa_args *a = t->args;
-    const int32_t len_q = t->seq.len_q, len_k = t->seq.len_k;
-    p->row0 = row0, p->rows = rows, p->column = -1, p->hi0 = 0;
+    const int32_t i = r / t->group, h = t->head_k * t->group + r % t->group;
+    const fa_range keys = fa_row_range(a, t->seq.len_q, t->seq.len_k, i);
+    lanes->i[lane] = i, lanes->h[lane] = h;
+    lanes->lo[lane] = keys.lo, lanes->hi[lane] = keys.hi, lanes->pos[lane] = i + t->seq.len_k - t->seq.len_q;
+    lanes->live[lane] = -1;
+    if ((FA_FEATURES & FA_ALIBI) && (t->used & FA_ALIBI))
+        lanes->slope[lane] = a->alibi_slopes[t->seq.b * a->alibi_stride_b + h] * FAI_LOG2E;
+    return keys;
+}
+
+/* Rows row0 .. row0 + rows; the lanes beyond repeat the last one, with a query of zeros. */
+FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int32_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
+    const int32_t i0 = row0 / t->group, i1 = (row0 + rows - 1) / t->group + 1;
+    p->rows = rows, p->column = -1, p->hi0 = 0;
     for (int lane = 0; lane < FAI_PW; lane++) {
-        const int32_t r = row0 + (lane < rows ? lane : rows - 1), i = r / t->group;
-        fa_range keys = fa_row_range(a, len_q, len_k, i);
-        p->i[lane] = i, p->h[lane] = t->head_k * t->group + r % t->group;
+        const fa_range keys =
+            FAI_(set_lane)(t, &p->lanes[lane / FAI_VL], lane % FAI_VL, row0 + (lane < rows ? lane : rows - 1));
         if (lane < FAI_VL && keys.hi > p->hi0) p->hi0 = keys.hi;
-        p->lo[lane / FAI_VL][lane % FAI_VL] = keys.lo, p->hi[lane / FAI_VL][lane % FAI_VL] = keys.hi;
-        p->pos[lane / FAI_VL][lane % FAI_VL] = i + len_k - len_q;
     }
-    p->any = fa_any_range(a, len_q, len_k, p->i[0], p->i[FAI_PW - 1] + 1);
-    p->all = fa_all_range(a, len_q, len_k, p->i[0], p->i[FAI_PW - 1] + 1);
-    if ((FA_FEATURES & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && p->all.hi > len_k - len_q) p->all.hi = len_k - len_q;
-    for (int v = 0; v < FAI_NV; v++) p->m[v] = p->limit[v] = fai_splat(FAI_LOWEST), p->l[v] = fai_splat(0);
+    p->any = fa_any_range(t->args, t->seq.len_q, t->seq.len_k, i0, i1);
+    p->all = fa_all_range(t->args, t->seq.len_q, t->seq.len_k, i0, i1);
+    if ((FA_FEATURES & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && p->all.hi > t->seq.len_k - t->seq.len_q)
+        p->all.hi = t->seq.len_k - t->seq.len_q;
+    for (int v = 0; v < FAI_NV; v++) p->m[v] = p->l[v] = fai_splat(0), p->limit[v] = fai_splat(-1);
     FAI_(pack_q)(t, p, qt);
     memset(ot, 0, sizeof(fai_vec) * FA_HEAD_DIM_V * FAI_NV);
 }
+
+/* ---- few rows: keys in the lanes --------------------------------------------------------------- */
+
+#ifndef FAI_CHUNK
+#define FAI_CHUNK 32 /* keys: 16 KB of K at head dim 128, f32; also how far ahead rows are prefetched */
+#define FAI_PREFETCH(p) __builtin_prefetch(p)
+#endif
+
+/* A decode step, or what a block leaves over its panels: up to VL / 2 rows.  A panel would compute VL of them; here a
+ * row costs its own products plus the sums across lanes.  Rows go in twos, so that each load of K and V serves both. */
+
+FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int32_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
+    f->rows = rows, f->q = (fai_word *)qt, f->o = (float *)ot, f->s = (float *)t->pt;
+    for (int r = 0; r < rows; r++) {
+        for (int lane = 0; lane < FAI_VL; lane++) f->keys[r] = FAI_(set_lane)(t, &f->lanes[r], lane, row0 + r);
+        FAI_(row_q)(t, f->q + r * FAI_W, f->lanes[r].i[0], f->lanes[r].h[0], &f->q_factor[r]);
+        f->m[r] = -INFINITY, f->l[r] = 0;
+    }
+    memset(f->o, 0, sizeof(float) * (size_t)(rows * FA_HEAD_DIM_V));
+}
+
+/* Lane l of the result: the sum of the lanes of x[l], n = 2^k <= VL vectors; with n < VL the sums are left in VL / n
+ * parts, lane l holding a part of x[l % n]. */
+FAI_INLINE fai_vec FAI_(sum_lanes)(const int n, fai_vec *x) {
+    FAI_FULL for (int half = n / 2; half >= 1; half /= 2)
+        FAI_FULL for (int i = 0; i < half; i++) {
+            fai_vec lo, hi;
+            fai_zip(x[i], x[i + half], &lo, &hi);
+            x[i] = lo + hi;
+        }
+    return x[0];
+}
+
+/* s[x] = raw scores of VL keys from j on for rows q[0], q[1]; keys from `end` on repeat the last. */
+FAI_INLINE void FAI_(few_scores)(const int ROWS, const int AHEAD, const fai_word *q, const fai_word *k, int32_t j, int32_t end,
+                                 fai_vec s[2]) {
+    enum { N = FAI_MR < FAI_VL ? FAI_MR : FAI_VL, GROUPS = FAI_VL / N, W = FAI_W };
+    fai_vec part[2][2];
+    FAI_FULL for (int g = 0; g < GROUPS; g++) { /* keys g, g + GROUPS, ...: the last zip puts them in order */
+        fai_vec acc[2][N];
+        const fai_word *row[N];
+        FAI_FULL for (int i = 0; i < N; i++) {
+            const int32_t key = j + i * GROUPS + g;
+            row[i] = k + (int64_t)((key < end ? key : end - 1) - j) * W;
+            FAI_FULL for (int x = 0; x < ROWS; x++) acc[x][i] = fai_splat(0);
+        }
+        for (int w = 0; w < W; w += FAI_VL)
+            FAI_FULL for (int i = 0; i < N; i++) {
+                const fai_vec kv = *(const fai_vec_u *)(row[i] + w);
+                if (AHEAD) FAI_PREFETCH(row[i] + w + FAI_CHUNK * W);
+                FAI_FULL for (int x = 0; x < ROWS; x++)
+                    acc[x][i] = fai_mac(FAI_PAIRS, *(const fai_vec_u *)(q + x * W + w), kv, acc[x][i]);
+            }
+        FAI_FULL for (int x = 0; x < ROWS; x++) part[x][g] = FAI_(sum_lanes)(N, acc[x]);
+    }
+    FAI_FULL for (int x = 0; x < ROWS; x++) s[x] = GROUPS == 2 ? FAI_(sum_lanes)(2, part[x]) : part[x][0];
+}
+
+/* o[x][c ..] += P V for rows 0 .. ROWS and N vectors of dims */
+FAI_INLINE void FAI_(few_output)(const int ROWS, const int N, const int AHEAD, const fai_word *v, const fai_word *p, int steps, float *o) {
+    enum { DV = FA_HEAD_DIM_V, STRIDE = FAI_BN };
+    fai_vec acc[2][FAI_MR];
+    FAI_FULL for (int x = 0; x < ROWS; x++)
+        FAI_FULL for (int i = 0; i < N; i++) acc[x][i] = *(const fai_vec_u *)(o + x * DV + i * FAI_VL);
+    for (int s = 0; s < steps; s++) {
+        fai_vec w[2];
+        FAI_FULL for (int x = 0; x < ROWS; x++) w[x] = fai_splat(p[x * STRIDE + s]);
+        FAI_FULL for (int i = 0; i < N; i++) {
+            const fai_vec kv = *(const fai_vec_u *)(v + (int64_t)s * DV + i * FAI_VL);
+            if (AHEAD) FAI_PREFETCH(v + (int64_t)(s + FAI_CHUNK) * DV + i * FAI_VL);
+            FAI_FULL for (int x = 0; x < ROWS; x++) acc[x][i] = fai_mac(FAI_PAIRS, w[x], kv, acc[x][i]);
+        }
+    }
+    FAI_FULL for (int x = 0; x < ROWS; x++)
+        FAI_FULL for (int i = 0; i < N; i++) *(fai_vec_u *)(o + x * DV + i * FAI_VL) = acc[x][i];
+}
+
+/* Scores of row r become P in place; keys begin .. end of the tile, begin a multiple of VL from it. */
+FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int32_t begin, int32_t end, float *s) {
+    enum { F = FA_FEATURES, DV = FA_HEAD_DIM_V };
+    FAI_(lanes) *lanes = &f->lanes[r];
+    fai_vec highest = fai_splat(-INFINITY), sum = fai_splat(0);
+    fai_ivec lane = fai_isplat(0);
+    float top = f->m[r], factor;
+    for (int l = 0; l < FAI_VL; l++) lane[l] = l;
+    for (int32_t j = begin; j < end; j += FAI_VL) {
+        fai_vec_u *at = (fai_vec_u *)(s + (j - t->tile));
+        const int32_t n = end - j < FAI_VL ? end - j : FAI_VL;
+        fai_vec x = *at, bias = fai_splat(0);
+        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) x *= *(const fai_vec_u *)(t->k_factor + (j - t->tile));
+        if (FAI_PAIRS) x *= f->q_factor[r];
+        if (!t->plain || j < f->keys[r].lo || j + FAI_VL > f->keys[r].hi) {
+            if ((F & FA_BIAS) && (t->used & FA_BIAS)) bias = FAI_(bias)(t, lanes->i[0], lanes->h[0], j, n);
+            if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
+                for (int l = 0; l < n; l++) lanes->live[l] = -fa_block_visible(t->args, &t->seq, lanes->h[0], lanes->i[0], j + l);
+            x = FAI_(change)(t, lanes, x, lane + j, bias);
+        }
+        *at = x, highest = fai_select((x > highest) | (x != x), x, highest);
+    }
+    for (int l = 0; l < FAI_VL; l++) top = highest[l] > top || highest[l] != highest[l] ? highest[l] : top;
+    factor = f->m[r] < top ? exp2f(f->m[r] - top) : 1, f->m[r] = top;
+    if (top < FAI_LOWEST) top = 0; /* nothing visible yet */
+    for (int32_t j = begin; j < end; j += FAI_VL) {
+        fai_vec p = fai_exp2(5, *(fai_vec_u *)(s + (j - t->tile)) - top);
+        sum += p;
+        if ((F & FA_DROPOUT) && (t->used & FA_DROPOUT)) p = FAI_(dropout_keys)(t, lanes, p, lane + j);
+        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) p *= *(const fai_vec_u *)(t->v_factor + (j - t->tile));
+        if (FAI_PAIRS) fai_store(FA_BF16, s, j - t->tile, p);
+        else *(fai_vec_u *)(s + (j - t->tile)) = p;
+    }
+    f->l[r] *= factor;
+    for (int l = 0; l < FAI_VL; l++) f->l[r] += sum[l];
+    if (factor < 1 || factor != factor)
+        for (int c = 0; c < DV; c += FAI_VL) *(fai_vec_u *)(f->o + r * DV + c) *= factor;
+}
+
+/* ROWS rows from r on, keys j .. end of a chunk: scores. */
+FAI_INLINE void FAI_(few_chunk_scores)(const int ROWS, const FAI_(task) *t, FAI_(few) *f, int r, const fai_word *k, int32_t j,
+                                       int32_t end, int32_t tile_end) {
+    float *s = f->s + r * FAI_BN - t->tile;
+    for (; j < end; j += FAI_VL) {
+        const fai_word *q = f->q + r * FAI_W, *row = k + (int64_t)(j - t->tile) * FAI_W;
+        fai_vec x[2];
+        if (r == 0) FAI_(few_scores)(ROWS, t->k_direct, q, row, j, tile_end, x);
+        else FAI_(few_scores)(ROWS, 0, q, row, j, tile_end, x);
+        FAI_FULL for (int y = 0; y < ROWS; y++) *(fai_vec_u *)(s + y * FAI_BN + j) = x[y];
+    }
+}
+
+/* The same: products with V.  Row y's P starts at s + y * BN words; pairs fill half of that. */
+FAI_INLINE void FAI_(few_chunk_output)(const int ROWS, const FAI_(task) *t, FAI_(few) *f, int r, const fai_word *v, int32_t j,
+                                       int32_t end) {
+    enum { DV = FA_HEAD_DIM_V, N = FAI_MR, LEFT = DV / FAI_VL % N };
+    const int64_t first = (j - t->tile) >> FAI_PAIRS;
+    const int steps = (end - j + FAI_PAIRS) >> FAI_PAIRS;
+    const fai_word *p = (const fai_word *)f->s + r * FAI_BN + first;
+    for (int c = 0; c < DV; c += N * FAI_VL) {
+        const fai_word *vc = v + first * DV + c;
+        float *o = f->o + r * DV + c;
+        if (c + N * FAI_VL > DV) FAI_(few_output)(ROWS, LEFT, t->v_direct && r == 0, vc, p, steps, o);
+        else if (t->v_direct && r == 0) FAI_(few_output)(ROWS, N, 1, vc, p, steps, o);
+        else FAI_(few_output)(ROWS, N, 0, vc, p, steps, o);
+    }
+}
+
+/* The rows visit a tile in chunks that stay in L1 while all rows pass over them. */
+FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) *t, FAI_(few) *f, const fai_word *k, const fai_word *v, int32_t end) {
+    const int last = f->rows - 1;
+    const int32_t lo = f->keys[0].lo > t->tile ? f->keys[0].lo : t->tile, hi = f->keys[last].hi < end ? f->keys[last].hi : end;
+    const int32_t begin = t->tile + (lo - t->tile) / FAI_CHUNK * FAI_CHUNK;
+    if (lo >= hi) return;
+    for (int32_t j = begin; j < hi; j += FAI_CHUNK) {
+        const int32_t stop = hi - j < FAI_CHUNK ? hi : j + FAI_CHUNK;
+        int r = 0;
+        for (; r < last; r += 2) FAI_(few_chunk_scores)(2, t, f, r, k, j, stop, end);
+        if (r == last) FAI_(few_chunk_scores)(1, t, f, r, k, j, stop, end);
+    }
+    for (int r = 0; r <= last; r++) FAI_(few_softmax)(t, f, r, begin, hi, f->s + r * FAI_BN);
+    for (int32_t j = begin; j < hi; j += FAI_CHUNK) {
+        const int32_t stop = hi - j < FAI_CHUNK ? hi : j + FAI_CHUNK;
+        int r = 0;
+        for (; r < last; r += 2) FAI_(few_chunk_output)(2, t, f, r, v, j, stop);
+        if (r == last) FAI_(few_chunk_output)(1, t, f, r, v, j, stop);
+    }
+}
+
+FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
+    enum { DV = FA_HEAD_DIM_V };
+    for (int r = 0; r < f->rows; r++) {
+        const int32_t i = f->lanes[r].i[0], h = f->lanes[r].h[0];
+        const float inverse = FAI_(close_row)(t, i, h, (double)f->m[r], (double)f->l[r]);
+        const int64_t offset = fai_offset_q(&t->seq, t->so, i, h);
+        fai_ivec nan = fai_isplat(0);
+        for (int c = 0; c < DV; c += FAI_VL) {
+            const fai_vec x = *(const fai_vec_u *)(f->o + r * DV + c) * inverse;
+            nan |= x != x;
+            fai_store(FA_O_DTYPE, t->args->o.data, offset + c, x);
+        }
+        if (FAI_UNLIKELY(inverse == inverse && fai_any(nan))) FAI_(exact_row)(t, i, h);
+    }
+}
+
+/* ---- the block ---------------------------------------------------------------------------------- */
 
 /* Bytes of the arrays of one worker, each a multiple of 64. */
 #define FAI_BYTES_QT ((size_t)4 * FA_BLOCK_M * FAI_W)
@@ -2538,13 +2858,14 @@ FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int32_t row0, 
 
 FAI_NOINLINE size_t FAI_(worker_bytes)(void) {
     return FAI_BYTES_QT + FAI_BYTES_OT + FAI_BYTES_PT + FAI_BYTES_BT + FAI_BYTES_KS + FAI_BYTES_VS + 2 * FAI_BYTES_FACTOR +
-           sizeof(FAI_(panel)) * FAI_NP + 64;
+           sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
 }
 
 /* Rows block * BLOCK_M .. of key/value head head_k of sequence b. */
 FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t block, void *workspace) {
     FAI_(task) task, *t = &task;
     FAI_(panel) *panels;
+    FAI_(few) *few;
     char *at = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
     int panel_count;
     fa_range any;
@@ -2577,15 +2898,21 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     t->vs = (fai_word *)(void *)at, at += FAI_BYTES_VS;
     t->k_factor = (float *)(void *)at, at += FAI_BYTES_FACTOR;
     t->v_factor = (float *)(void *)at, at += FAI_BYTES_FACTOR;
-    panels = (FAI_(panel) *)(void *)at;
+    panels = (FAI_(panel) *)(void *)at, at += sizeof *panels * FAI_NP;
+    few = (FAI_(few) *)(void *)at;
 
-    panel_count = (t->rows + FAI_PW - 1) / FAI_PW;
+    panel_count = t->rows / FAI_PW, few->rows = t->rows % FAI_PW;
+    if (few->rows > FAI_VL / 2) panel_count++, few->rows = 0;
     for (int n = 0; n < panel_count; n++) {
         const int32_t rows = t->rows - n * FAI_PW;
         FAI_(open_panel)(t, &panels[n], t->row0 + n * FAI_PW, rows < FAI_PW ? rows : FAI_PW,
                          t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV);
     }
-    any.lo = panels[0].any.lo, any.hi = panels[panel_count - 1].any.hi;
+    if (few->rows)
+        FAI_(open_few)(t, few, t->row0 + panel_count * FAI_PW, few->rows, t->qt + panel_count * FAI_W * FAI_NV,
+                       t->ot + panel_count * FA_HEAD_DIM_V * FAI_NV);
+
+    any = fa_any_range(a, t->seq.len_q, t->seq.len_k, t->row0 / t->group, (t->row0 + t->rows - 1) / t->group + 1);
     for (t->tile = any.lo / FAI_BN * FAI_BN; t->tile < any.hi; t->tile += FAI_BN) {
         const int32_t end = any.hi - t->tile < FAI_BN ? any.hi : t->tile + FAI_BN;
         const fai_word *k = t->ks, *v = t->vs;
@@ -2599,8 +2926,10 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
         else FAI_(stage_v)(t, end);
         for (int n = 0; n < panel_count; n++)
             FAI_(visit)(t, &panels[n], t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV, k, v, end);
+        if (few->rows) FAI_(visit_few)(t, few, k, v, end);
     }
     for (int n = 0; n < panel_count; n++) FAI_(finish)(t, &panels[n], t->ot + n * FA_HEAD_DIM_V * FAI_NV);
+    if (few->rows) FAI_(finish_few)(t, few);
 }
 
 #undef FAI_BYTES_FACTOR
@@ -2641,6 +2970,14 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
 #undef FAI_NV
 #undef FAI_MR
 #undef FAI_VL
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDACC__) && defined(__cplusplus)
+#pragma GCC diagnostic pop
+#endif
+#if defined(FAI_DISPATCH) && !defined(__clang__)
+#pragma GCC pop_options
+#elif defined(FAI_DISPATCH) && FAI_ISA_CODE != FAI_PORTABLE
+#pragma clang attribute pop
+#endif
 #endif /* body */
 
 /* ======================================================================================== */
@@ -2779,3 +3116,28 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
 #undef FA_HEAD_DIM
 #undef FA_NAME
 #endif /* launch */
+
+/* >>licence
+
+    MIT License
+
+    Copyright (c) flashattn authors
+
+    Permission is hereby granted, free of charge, to any person obtaining a copy
+    of this software and associated documentation files (the "Software"), to deal
+    in the Software without restriction, including without limitation the rights
+    to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+    copies of the Software, and to permit persons to whom the Software is
+    furnished to do so, subject to the following conditions:
+
+    The above copyright notice and this permission notice shall be included in all
+    copies or substantial portions of the Software.
+
+    THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+    IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY,
+    FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE
+    AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER
+    LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM,
+    OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE
+    SOFTWARE.
+*/

@@ -6,8 +6,6 @@
 #define far
 #define small char
 #define interface struct
-#define in
-#define out
 #define ERROR 0
 #define TRUE 1
 #define FALSE 0
