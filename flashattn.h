@@ -42,7 +42,7 @@
         FA_O_DTYPE           FA_DTYPE       of O: FA_F32 FA_F16 FA_BF16; FA_BF16 for fp8
         FA_FEATURES          FA_DEFAULT_FEATURES   what calls may ask for, combined with |; see FA_FEATURE_LIST.
                                             What is not compiled in costs nothing and is refused by name.
-        FA_BLOCK_M           128            query rows of a task: 64, 128 .. 1024
+        FA_BLOCK_M           512 or 256     query rows of a task, at most: 64, 128 .. 1024
         FA_BLOCK_N           192            keys of a tile: 64, 128 .. 1024
         FA_SCORE_MOD(s,b,h,i,j)   none      an expression that replaces score s of batch b, query head h, query i, key j
         FA_SCORE_MOD_GRAD(s,b,h,i,j)  none  its derivative by s
@@ -966,7 +966,7 @@ static inline void fai_check_lengths(fai_problem *p, int side) {
     p->batch[side] = a->batch, p->rows[side] = seqlen;
     if (p->status != FA_OK) return;
     if (cu && cu[0] < 0) fai_bad(p, bad_cu, cu_field, 0, cu[0], 0, INT32_MAX);
-    for (int64_t b = 0; b < a->batch && p->status == FA_OK; b++) {
+    for (int64_t b = 0; (cu || used) && b < a->batch && p->status == FA_OK; b++) {
         const int64_t room = cu ? (int64_t)cu[b + 1] - cu[b] : seqlen;
         if (room < 0 || room > seqlen)
             fai_bad(p, bad_cu, cu_field, b + 1, cu[b + 1], cu[b], (double)cu[b] + seqlen);
@@ -999,7 +999,7 @@ static inline void fai_check_pages(fai_problem *p) {
         fai_bad(p, FA_ERR_BLOCK_TABLE_STRIDE, "block_table_stride", -1, (double)stride, (double)pages,
                 (double)INT64_MAX);
     fai_add_span(p, s);
-    for (int32_t b = 0; b < a->batch && p->status == FA_OK; b++) {
+    for (int32_t b = 0; pages && b < a->batch && p->status == FA_OK; b++) {
         const int32_t len_k = fa_get_sequence(a, b).len_k;
         int64_t i = b * stride;
         for (int64_t j = 0; j < len_k; j += a->page_size, i++)
@@ -1008,13 +1008,18 @@ static inline void fai_check_pages(fai_problem *p) {
     }
 }
 
+/* Sequences that may differ in length: the first one stands for all when there is no array of lengths. */
+static inline int32_t fai_num_lengths(const fa_args *a) {
+    return fa_features_used(a) & FA_VARLEN ? a->batch : 1;
+}
+
 /* All that is counted per sequence. */
 static inline void fai_check_sequences(fai_problem *p) {
     const fa_args *a = p->args;
     const char *len_k = a->seqused_k ? "seqused_k" : a->cu_seqlens_k ? "cu_seqlens_k" : "seqlen_k";
     fai_check_lengths(p, 0);
     fai_check_lengths(p, 1);
-    for (int32_t b = 0; b < a->batch && a->tree_mask.data && p->status == FA_OK; b++) {
+    for (int32_t b = 0; a->tree_mask.data && b < fai_num_lengths(a) && p->status == FA_OK; b++) {
         fa_sequence s = fa_get_sequence(a, b);
         if (s.len_k < s.len_q)
             fai_bad(p, FA_ERR_TREE_MASK_LENGTH, len_k, b, s.len_k, s.len_q, a->seqlen_k);
@@ -1067,15 +1072,17 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
     fai_range(p, bad, field[0], dtype, FA_E4M3, FA_E5M2);
     fai_range(p, bad, field[4], d->block, 0, INT32_MAX);
     fai_add_span(p, s);
-    for (int32_t b = 0; b < a->batch && p->status == FA_OK; b++) {
+    const int32_t batch = d->stride_b ? a->batch : fai_num_lengths(a); /* without repetitions */
+    for (int32_t b = 0; b < batch && p->status == FA_OK; b++) {
         const fa_sequence seq = fa_get_sequence(a, b);
-        const int64_t len = side ? seq.len_k : seq.len_q, step = d->block ? d->block : len;
-        for (int64_t h = 0; h < heads; h++)
+        const int64_t len = side ? seq.len_k : seq.len_q;
+        const int64_t step = d->block && d->stride_block ? d->block : len;
+        for (int64_t h = 0; h < (d->stride_h ? heads : 1); h++)
             for (int64_t row = 0; row < len; row += step) {
                 const float x = fai_descale(d, b, h, row);
+                const int64_t at = b * d->stride_b + h * d->stride_h + row / step * d->stride_block;
                 if (!(x >= 0 && x <= 3.4028235e38f)) /* NaN and infinity fail */
-                    fai_bad(p, bad, field[0], b * d->stride_b + h * d->stride_h + row / step * d->stride_block,
-                            (double)x, 0, 3.4028234663852886e38);
+                    fai_bad(p, bad, field[0], at, (double)x, 0, 3.4028234663852886e38);
             }
     }
 }
@@ -1590,10 +1597,15 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 #define FA_FEATURES FA_DEFAULT_FEATURES
 #endif
 
-/* Query rows of a task.  128 rows of Q^T and O^T at head dim 256 are 256 KB and share each K/V tile in L2; 64 to 384
- * measured within noise, and smaller blocks waste less under a causal mask. */
+/* Most query rows of a task.  They share each staged K/V tile, so more rows mean fewer readings of K and V: with 8 heads
+ * side by side (d 128, N 1024, f32) 128 / 256 / 512 rows gave 125 / 136 / 143 GFLOP/s; one head alone does not care.
+ * Q^T and O^T of 512 rows at head dim 128 are 512 KB of L2, and 256 rows above that. */
 #ifndef FA_BLOCK_M
-#define FA_BLOCK_M 128
+#if FA_HEAD_DIM + FA_HEAD_DIM_V <= 256
+#define FA_BLOCK_M 512
+#else
+#define FA_BLOCK_M 256
+#endif
 #elif FA_BLOCK_M < 64 || FA_BLOCK_M > 1024 || FA_BLOCK_M % 64 != 0
 #error "flashattn.h: FA_BLOCK_M must be a multiple of 64 in 64..1024"
 #undef FA_BLOCK_M
@@ -2081,10 +2093,21 @@ FAI_INLINE fai_vec fai_ceil(fai_vec x) {
 #endif
 }
 
-/* tanh x for softcap: x P(x^2) / Q(x^2) */
+/* tanh x = e / (e + 2), e = exp(2x) - 1 = 2^n (q + 1) - 1 with q = exp(f) - 1, |f| <= ln2/2.  Error 2.6 ulp, |tanh| <= 1 and
+ * tiny x exact; NaN stays.  (A rational function of f32 coefficients does not get below 5 ulp near 1.) */
 FAI_INLINE fai_vec fai_tanh(fai_vec x) {
-    fai_vec e = fai_exp2(5, fai_max(fai_splat(-40), x) * 2.885390082f);
-    return 1.0f - 2.0f / (e + 1.0f);
+    const fai_vec magic = fai_splat(12582912.0f); /* rounds to integers */
+    fai_vec t, n, f, p, s, e;
+    x = fai_select(x > fai_splat(10), fai_splat(10), x), x = fai_select(x < fai_splat(-10), fai_splat(-10), x);
+    t = fai_fma(x, fai_splat(2.88539008f), magic), n = t - magic;
+    f = fai_fma(n, fai_splat(-0.693147182f), x + x);
+    p = fai_fma(fai_splat(0.00138706574f), f, fai_splat(0.00836626161f));
+    p = fai_fma(p, f, fai_splat(0.0416674353f));
+    p = fai_fma(p, f, fai_splat(0.166665465f));
+    p = fai_fma(p, f, fai_splat(0.49999997f));
+    s = (fai_vec)((fai_ivec)fai_splat(1) + ((fai_ivec)t << 23));
+    e = fai_fma(s, fai_fma(f * f, p, f), s - 1.0f);
+    return e / (e + 2.0f);
 }
 #endif /* first use of this instruction set */
 
@@ -2119,6 +2142,7 @@ typedef float fai_word __attribute__((may_alias));
 #define FAI_LOG2E 1.4426950408889634f
 #define FAI_LN2 0.6931471805599453f
 #define FAI_LOWEST (-3.402823466e38f)
+#define FAI_PREFETCH(p) __builtin_prefetch(p)
 #endif
 
 /* What all rows of a task have in common. */
@@ -2128,7 +2152,7 @@ typedef struct FAI_(task) {
     int32_t head_k, group;  /* group: query heads of this key/value head */
     int32_t row0, rows;     /* of len_q * group rows */
     uint32_t used;          /* features that the call uses, of those compiled in */
-    int32_t plain;          /* no feature changes scores or P */
+    int32_t plain;          /* no feature but a bias changes scores or P */
     int32_t k_direct, v_direct; /* f32 rows, packed: read in place */
     fai_strides sq, sk, sv, so, sl, sb;
     float scale;            /* |softmax_scale| * log2(e) [* k_descale] */
@@ -2140,6 +2164,8 @@ typedef struct FAI_(task) {
     fai_word *ks, *vs;      /* staged tile: [BN][W], [BN / (1 + PAIRS)][DV] */
     float *k_factor, *v_factor; /* [BN], fp8 in pairs only */
     int32_t tile;           /* first key of the tile */
+    int32_t fetch, fetch_end; /* rows of K and V on their way to L2 while the tile before them is computed */
+    int32_t fetch_step;     /* that many at a time */
 } FAI_(task);
 
 /* What the lanes of one vector of scores stand for. */
@@ -2190,6 +2216,19 @@ FAI_INLINE void FAI_(row)(fai_word *dst, const void *src, int64_t offset, const 
         fai_vec f = fai_splat(factor);
         for (int c = 0; c < dim; c += FAI_VL)
             *(fai_vec_u *)(dst + c) = (dtype == FA_F32 ? fai_load(FA_F32, src, offset + c) : fai_load(dtype, src, offset + c)) * f;
+    }
+}
+
+/* The next rows of K and V to L2.  Staging alone would wait for memory, above all where heads lie side by side and each
+ * row is in a page of its own (8 heads, d 128, N 1024: 125 GFLOP/s without). */
+FAI_INLINE void FAI_(fetch_rows)(FAI_(task) *t, int32_t step) {
+    const fa_args *a = t->args;
+    const size_t size = FA_KV_DTYPE == FA_F32 ? 4 : FA_KV_DTYPE <= FA_BF16 ? 2 : 1;
+    for (; step > 0 && t->fetch < t->fetch_end; step--, t->fetch++) {
+        const char *k = (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, t->fetch, t->head_k) * (int64_t)size;
+        const char *v = (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, t->fetch, t->head_k) * (int64_t)size;
+        for (size_t c = 0; c < FA_HEAD_DIM * size; c += 64) __builtin_prefetch(k + c, 0, 2);
+        for (size_t c = 0; c < FA_HEAD_DIM_V * size; c += 64) __builtin_prefetch(v + c, 0, 2);
     }
 }
 
@@ -2274,16 +2313,32 @@ FAI_INLINE fai_vec FAI_(bias)(const FAI_(task) *t, int32_t i, int32_t h, int32_t
     return x * FAI_LOG2E;
 }
 
-/* Bias of the panel for keys begin .. end of the tile, transposed: bt[j - tile][query]. */
-FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) *t, const FAI_(panel) *p, int32_t begin, int32_t end) {
-    for (int v = 0; v < FAI_NV; v++)
+/* Bias of the panel for keys begin .. end of the tile, transposed: bt[j - tile][query], log2 units. */
+FAI_INLINE void FAI_(pack_bias_as)(const int dtype, FAI_(task) *t, const FAI_(panel) *p, int32_t begin, int32_t end) {
+    const void *data = t->args->bias.data;
+    for (int v = 0; v < FAI_NV; v++) {
+        const FAI_(lanes) *lanes = &p->lanes[v];
+        int64_t row[FAI_VL];
+        for (int l = 0; l < FAI_VL; l++) row[l] = t->seq.b * t->sb.b + lanes->i[l] * t->sb.s + lanes->h[l] * t->sb.h;
         for (int32_t j = begin; j < end; j += FAI_VL) {
-            const int32_t n = end - j < FAI_VL ? end - j : FAI_VL;
-            fai_vec x[FAI_VL];
-            for (int l = 0; l < FAI_VL; l++) x[l] = FAI_(bias)(t, p->lanes[v].i[l], p->lanes[v].h[l], j, n);
+            fai_vec x[FAI_VL], *bt = t->bt + (int64_t)(j - t->tile) * FAI_NV + v;
+            if (end - j >= FAI_VL) {
+                FAI_FULL for (int l = 0; l < FAI_VL; l++) { /* and fetch the rows of the next tile: bias is N^2 bytes */
+                    x[l] = fai_load(dtype, data, row[l] + j) * FAI_LOG2E;
+                    __builtin_prefetch((const char *)data + (row[l] + j + FAI_BN) * (dtype == FA_F32 ? 4 : 2), 0, 2);
+                }
+            } else {
+                for (int l = 0; l < FAI_VL; l++) x[l] = FAI_(bias)(t, lanes->i[l], lanes->h[l], j, end - j);
+            }
             fai_transpose(x);
-            for (int32_t e = 0; e < n; e++) t->bt[(int64_t)(j - t->tile + e) * FAI_NV + v] = x[e];
+            FAI_FULL for (int e = 0; e < FAI_VL; e++) bt[e * FAI_NV] = x[e]; /* BN is a multiple of VL: there is room */
         }
+    }
+}
+FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) *t, const FAI_(panel) *p, int32_t begin, int32_t end) {
+    if (t->args->bias.dtype == FA_F16) FAI_(pack_bias_as)(FA_F16, t, p, begin, end);
+    else if (t->args->bias.dtype == FA_BF16) FAI_(pack_bias_as)(FA_BF16, t, p, begin, end);
+    else FAI_(pack_bias_as)(FA_F32, t, p, begin, end);
 }
 
 /* ---- what changes scores: softcap, ALiBi, bias, hooks, masks --------------------------------- */
@@ -2428,17 +2483,19 @@ FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x,
 }
 
 /* MR keys from j0 on x the queries of vectors J0 <= v < J1: scores, masks, exp2, row sums; writes MR rows of P^T.
- * k: their rows.  PLAIN: all keys visible to all queries, no feature touches the scores. */
-FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const FAI_(task) *t, FAI_(panel) *p,
+ * k: their rows.  PLAIN: all keys visible to all queries, no feature but, if BIASED, the bias touches the scores. */
+FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const int BIASED, const FAI_(task) *t, FAI_(panel) *p,
                              const fai_word *k, const fai_vec *qt, fai_vec *ot, int32_t j0) {
     enum { MR = FAI_MR, NV = FAI_NV, W = FAI_W, KEY_FACTOR = FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3 };
     const int32_t row = j0 - t->tile;
     fai_vec acc[MR][NV], x[MR * NV], sum[NV], *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
+    const fai_vec *bias = t->bt + (int64_t)row * NV;
     fai_ivec over = fai_isplat(0);
 
-    /* S^T = K Q^T, from -m on where nothing has to happen to S itself */
+    /* S^T = K Q^T, from bias - m on where nothing else has to happen to S */
     FAI_FULL for (int i = 0; i < MR; i++)
-        FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = PLAIN && !FAI_PAIRS ? -p->m[v] : fai_splat(0);
+        FAI_FULL for (int v = J0; v < J1; v++)
+            acc[i][v] = !PLAIN || FAI_PAIRS ? fai_splat(0) : BIASED ? bias[i * NV + v] - p->m[v] : -p->m[v];
     FAI_SOME for (int w = 0; w < W; w++) {
         FAI_FULL for (int i = 0; i < MR; i++) {
             fai_vec a = fai_splat(k[i * W + w]);
@@ -2458,7 +2515,8 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const 
     FAI_FULL for (int v = J0; v < J1; v++)
         FAI_FULL for (int i = 0; i < MR; i++) {
             if (!PLAIN) acc[i][v] = x[i * NV + v] - p->m[v];
-            else if (FAI_PAIRS) acc[i][v] = fai_fma(acc[i][v], p->q_factor[v], -p->m[v]);
+            else if (FAI_PAIRS)
+                acc[i][v] = fai_fma(acc[i][v], p->q_factor[v], BIASED ? bias[i * NV + v] - p->m[v] : -p->m[v]);
         }
 
     /* P^T = exp2(S^T - m), l += rowsum(P).  A row sum above LAZY is the sign that m must move: no maximum is needed */
@@ -2509,16 +2567,20 @@ FAI_INLINE void FAI_(output)(const int J0, const int J1, const fai_word *v, cons
     }
 }
 
-/* The panel's variants of scores: with one vector in use, or with scores that change, out of line. */
+/* The panel's variants of scores that are not inlined into its loop: fewer vectors, a bias, or scores that change. */
 FAI_NOINLINE void FAI_(scores_changed)(const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
                                        fai_vec *ot, int32_t j0, int first, int last) {
-    if (first) FAI_(scores)(1, FAI_NV, 0, t, p, k, qt, ot, j0);
-    else if (last == 1) FAI_(scores)(0, 1, 0, t, p, k, qt, ot, j0);
-    else FAI_(scores)(0, FAI_NV, 0, t, p, k, qt, ot, j0);
+    if (first) FAI_(scores)(1, FAI_NV, 0, 0, t, p, k, qt, ot, j0);
+    else if (last == 1) FAI_(scores)(0, 1, 0, 0, t, p, k, qt, ot, j0);
+    else FAI_(scores)(0, FAI_NV, 0, 0, t, p, k, qt, ot, j0);
+}
+FAI_NOINLINE void FAI_(scores_biased)(const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
+                                      fai_vec *ot, int32_t j0) {
+    FAI_(scores)(0, FAI_NV, 1, 1, t, p, k, qt, ot, j0);
 }
 FAI_NOINLINE void FAI_(scores_one)(const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
                                    fai_vec *ot, int32_t j0) {
-    FAI_(scores)(0, 1, 1, t, p, k, qt, ot, j0);
+    FAI_(scores)(0, 1, 1, 0, t, p, k, qt, ot, j0);
 }
 FAI_NOINLINE void FAI_(output_run)(const fai_word *v, const fai_vec *pt, int steps, fai_vec *ot, int first, int last) {
     if (first) FAI_(output)(1, FAI_NV, v, pt, steps, ot);
@@ -2532,9 +2594,10 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, 
     enum { MR = FAI_MR, F = FA_FEATURES };
     const int32_t tile = t->tile, end = p->any.hi < tile_end ? p->any.hi : tile_end;
     int32_t j = p->any.lo > tile ? p->any.lo : tile, run;
-    int first = 0, last = p->rows <= FAI_VL ? 1 : FAI_NV, skip = 0;
+    const int biased = (F & FA_BIAS) && (t->used & FA_BIAS), last = p->rows <= FAI_VL ? 1 : FAI_NV;
+    int first = 0, skip = 0;
     j = run = tile + (j - tile) / MR * MR;
-    if ((F & FA_BIAS) && (t->used & FA_BIAS) && j < end) FAI_(pack_bias)(t, p, j, end);
+    if (biased && j < end) FAI_(pack_bias)(t, p, j, end);
     for (;; j += MR) {
         const int now_first = j >= p->hi0 && last == FAI_NV;
         int all = t->plain && j >= p->all.lo && j + MR <= p->all.hi, now_skip = 0;
@@ -2552,9 +2615,11 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, 
         }
         if (!skip) {
             const fai_word *rows = (t->k_direct && j + MR <= tile_end ? k : t->ks) + (int64_t)(j - tile) * FAI_W;
-            if (!all) FAI_(scores_changed)(t, p, rows, qt, ot, j, first, last);
+            if (!all || (biased && last == 1)) FAI_(scores_changed)(t, p, rows, qt, ot, j, first, last);
+            else if (biased) FAI_(scores_biased)(t, p, rows, qt, ot, j);
             else if (last == 1) FAI_(scores_one)(t, p, rows, qt, ot, j);
-            else FAI_(scores)(0, FAI_NV, 1, t, p, rows, qt, ot, j);
+            else FAI_(scores)(0, FAI_NV, 1, 0, t, p, rows, qt, ot, j);
+            FAI_(fetch_rows)(t, t->fetch_step);
         }
     }
 }
@@ -2668,7 +2733,6 @@ FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int32_t row0, 
 
 #ifndef FAI_CHUNK
 #define FAI_CHUNK 32 /* keys: 16 KB of K at head dim 128, f32; also how far ahead rows are prefetched */
-#define FAI_PREFETCH(p) __builtin_prefetch(p)
 #endif
 
 /* A decode step, or what a block leaves over its panels: up to VL / 2 rows.  A panel would compute VL of them; here a
@@ -2754,7 +2818,7 @@ FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int3
         fai_vec x = *at, bias = fai_splat(0);
         if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) x *= *(const fai_vec_u *)(t->k_factor + (j - t->tile));
         if (FAI_PAIRS) x *= f->q_factor[r];
-        if (!t->plain || j < f->keys[r].lo || j + FAI_VL > f->keys[r].hi) {
+        if (!t->plain || (t->used & FA_BIAS) || j < f->keys[r].lo || j + FAI_VL > f->keys[r].hi) {
             if ((F & FA_BIAS) && (t->used & FA_BIAS)) bias = FAI_(bias)(t, lanes->i[0], lanes->h[0], j, n);
             if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
                 for (int l = 0; l < n; l++) lanes->live[l] = -fa_block_visible(t->args, &t->seq, lanes->h[0], lanes->i[0], j + l);
@@ -2861,8 +2925,8 @@ FAI_NOINLINE size_t FAI_(worker_bytes)(void) {
            sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
 }
 
-/* Rows block * BLOCK_M .. of key/value head head_k of sequence b. */
-FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t block, void *workspace) {
+/* Rows row0 .. row0 + rows (those that exist) of key/value head head_k of sequence b. */
+FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows, void *workspace) {
     FAI_(task) task, *t = &task;
     FAI_(panel) *panels;
     FAI_(few) *few;
@@ -2872,14 +2936,10 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     memset(t, 0, sizeof *t);
     t->args = a, t->seq = fa_get_sequence(a, b), t->head_k = head_k;
     t->group = a->num_heads / fai_num_heads_k(a);
-    if (block * FA_BLOCK_M >= (int64_t)t->seq.len_q * t->group) return;
-    t->row0 = (int32_t)(block * FA_BLOCK_M);
-    {
-        int64_t rows = (int64_t)t->seq.len_q * t->group - block * FA_BLOCK_M;
-        t->rows = rows < FA_BLOCK_M ? (int32_t)rows : FA_BLOCK_M;
-    }
-    t->used = fa_features_used(a);
-    t->plain = !(t->used & (FA_SOFTCAP | FA_ALIBI | FA_BIAS | FA_DROPOUT));
+    if (row0 >= (int64_t)t->seq.len_q * t->group) return;
+    t->row0 = (int32_t)row0, t->rows = (int32_t)((int64_t)t->seq.len_q * t->group - row0 < rows ? (int64_t)t->seq.len_q * t->group - row0 : rows);
+    t->used = fa_features_used(a) & (FA_FEATURES);
+    t->plain = !(t->used & (FA_SOFTCAP | FA_ALIBI | FA_DROPOUT));
 #if defined(FA_SCORE_MOD) || defined(FA_MASK_MOD)
     t->plain = 0;
 #endif
@@ -2924,6 +2984,9 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
         }
         if (t->v_direct) v = (const fai_word *)a->v.data + fai_offset_k(a, &t->seq, t->sv, t->tile, head_k);
         else FAI_(stage_v)(t, end);
+        t->fetch = end, t->fetch_end = any.hi - end < FAI_BN ? any.hi : end + FAI_BN;
+        if (t->k_direct && t->v_direct) t->fetch = t->fetch_end;
+        t->fetch_step = panel_count ? (FAI_MR + panel_count - 1) / panel_count : 0;
         for (int n = 0; n < panel_count; n++)
             FAI_(visit)(t, &panels[n], t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV, k, v, end);
         if (few->rows) FAI_(visit_few)(t, few, k, v, end);
@@ -3032,11 +3095,20 @@ static inline size_t FA_(forward_workspace)(const fa_args *args) {
     return fa_check(&FA_(info), args) ? 0 : FA_(worker_bytes)() * (size_t)FA_(num_threads)(args);
 }
 
+/* Rows of a task: FA_BLOCK_M, or less if that leaves some of the threads without work.  A row's bits do not depend on it. */
+FAI_INLINE int32_t FA_(task_rows)(const fa_args *args) {
+    const int64_t rows = (int64_t)args->seqlen_q * (args->num_heads / fai_num_heads_k(args));
+    const int64_t heads = (int64_t)args->batch * fai_num_heads_k(args), wanted = 4 * (int64_t)FA_(num_threads)(args);
+    int32_t each = FA_BLOCK_M;
+    while (each % 128 == 0 && heads < wanted && (rows + each - 1) / each * heads < wanted) each /= 2;
+    return each;
+}
 FAI_INLINE int64_t FA_(blocks)(const fa_args *args) { /* of one key/value head of the longest sequence */
-    return ((int64_t)args->seqlen_q * (args->num_heads / fai_num_heads_k(args)) + FA_BLOCK_M - 1) / FA_BLOCK_M;
+    const int32_t each = FA_(task_rows)(args);
+    return ((int64_t)args->seqlen_q * (args->num_heads / fai_num_heads_k(args)) + each - 1) / each;
 }
 
-/* Independent pieces of work, each of FA_BLOCK_M query rows.  args must have passed the check. */
+/* Independent pieces of work, each of up to FA_BLOCK_M query rows.  args must have passed the check. */
 static inline int64_t FA_(forward_num_tasks)(const fa_args *args) {
     return FA_(blocks)(args) * args->batch * fai_num_heads_k(args);
 }
@@ -3046,18 +3118,19 @@ static inline int64_t FA_(forward_num_tasks)(const fa_args *args) {
 static inline void FA_(forward_run_task)(const fa_args *args, int64_t task, void *workspace) {
     const int64_t blocks = FA_(blocks)(args), heads = fai_num_heads_k(args);
     const int32_t b = (int32_t)(task / blocks / heads), head_k = (int32_t)(task / blocks % heads);
-    const int64_t block = blocks - 1 - task % blocks; /* the longest first under a causal mask */
+    const int32_t rows = FA_(task_rows)(args);
+    const int64_t row0 = (blocks - 1 - task % blocks) * rows; /* the longest first under a causal mask */
 #if defined(FAI_DISPATCH)
     switch (FA_(isa)()) {
 #if FAI_PAIRS_WANTED && FA_BF16_DOT
-    case FAI_AVX512_BF16: FAI_IN(block, avx512_bf16)(args, b, head_k, block, workspace); return;
+    case FAI_AVX512_BF16: FAI_IN(block, avx512_bf16)(args, b, head_k, row0, rows, workspace); return;
 #endif
-    case FAI_AVX512: FAI_IN(block, avx512)(args, b, head_k, block, workspace); return;
-    case FAI_AVX2: FAI_IN(block, avx2)(args, b, head_k, block, workspace); return;
-    default: FAI_IN(block, portable)(args, b, head_k, block, workspace);
+    case FAI_AVX512: FAI_IN(block, avx512)(args, b, head_k, row0, rows, workspace); return;
+    case FAI_AVX2: FAI_IN(block, avx2)(args, b, head_k, row0, rows, workspace); return;
+    default: FAI_IN(block, portable)(args, b, head_k, row0, rows, workspace);
     }
 #else
-    FAI_(block)(args, b, head_k, block, workspace);
+    FAI_(block)(args, b, head_k, row0, rows, workspace);
 #endif
 }
 

@@ -173,6 +173,7 @@ typedef struct result {
     bench_cell cell;
     double gflops, peak, ms, best_peer; /* ours; best_peer in GF/s, 0 = none */
     const char *best_name;
+    int noisy; /* too few undisturbed repetitions */
 } result;
 
 static program programs[MAX_PROGRAMS];
@@ -275,7 +276,7 @@ static double ours_prepare(const bench_cell *c, char *note, size_t note_size) {
     return worst;
 }
 
-/* A line from a peer without its first word, which must be `word`; NULL, and the peer is off, if it died. */
+/* The next line from a peer, without its end; NULL, and the peer is off, if it died. */
 static char *peer_line(program *p, char *line, size_t size) {
     if (p->off || !fgets(line, (int)size, p->out)) {
         p->off = 1;
@@ -324,7 +325,7 @@ static double program_prepare(program *p, const bench_cell *c) {
     return error;
 }
 
-/* Seconds of wall and CPU time of p->calls calls; 0 if the peer died. */
+/* Wall and CPU seconds of p->calls calls; returns 0 if the peer died. */
 static int program_run(program *p, double *wall, double *cpu) {
     char line[256];
     if (!p->in) {
@@ -449,6 +450,7 @@ static result measure(const bench_cell *c, int retry) {
     }
     for (int i = 0; i < num_programs; i++) write_row(&programs[i], c, out.best_peer);
     out.gflops = programs[0].gflops, out.peak = programs[0].median_peak, out.ms = programs[0].median;
+    out.noisy = strncmp(programs[0].note, "noisy", 5) == 0;
     return out;
 }
 
@@ -508,8 +510,9 @@ static void write_row(const program *p, const bench_cell *c, double best_peer) {
 static bench_cell cells[MAX_CELLS];
 static int num_cells;
 
+/* What --filter looks into; the space in front tells " f16" from " bf16". */
 static void label(const bench_cell *c, char *text, size_t size) {
-    snprintf(text, size, "%.7s d%d %dx%d %s %.15s", c->dtype, c->d, c->sq, c->sk,
+    snprintf(text, size, " %.7s d%d %dx%d %s %.15s", c->dtype, c->d, c->sq, c->sk,
              c->causal ? "causal" : "full", c->feature);
 }
 
@@ -570,7 +573,8 @@ static double cost(const bench_cell *c) {
 static void print_value(const result *r) {
     char text[40] = "-", ratio[40] = "";
     if (r && r->gflops > 0) {
-        snprintf(text, sizeof text, "%.0f (%.0f%%)", r->gflops, 100 * r->gflops / r->peak);
+        snprintf(text, sizeof text, "%.0f%s (%.0f%%)", r->gflops, r->noisy ? "~" : "",
+                 100 * r->gflops / r->peak);
         if (r->best_peer > 0)
             snprintf(ratio, sizeof ratio, "%.2fx %s", r->gflops / r->best_peer, r->best_name);
     }
@@ -623,6 +627,12 @@ static void print_lines(const result *results, const char *dtype) {
             printf(" %6.2f us a row, %.2f of 64 rows'", 1e3 * r->ms / c->sq, r->ms / c->sq / row64);
         printf("\n");
     }
+}
+
+static int any_noisy(const result *results) {
+    int noisy = 0;
+    for (int i = 0; i < num_cells; i++) noisy |= results[i].noisy;
+    return noisy;
 }
 
 /* ---- main ---- */
@@ -702,7 +712,7 @@ int main(int argc, char **argv) {
         char text[96];
         double spent = bench_wall() - start;
         label(&cells[i], text, sizeof text);
-        fprintf(stderr, "\r[%d/%d] %-44s %4.0f s left ", i + 1, num_cells, text,
+        fprintf(stderr, "\r[%d/%d]%-45s %4.0f s left ", i + 1, num_cells, text,
                 (total - done) * (spent + 5) / (done + 5)); /* the estimate counts as 5 s of experience */
         results[i] = measure(&cells[i], spent < 1.25 * done + 30); /* on a busy machine, not for ever */
         done += cost(&cells[i]);
@@ -714,6 +724,9 @@ int main(int argc, char **argv) {
     for (int i = 1; i < num_programs; i++)
         if (programs[i].in) fclose(programs[i].in), fclose(programs[i].out);
     while (wait(NULL) > 0) continue;
+    if (any_noisy(results))
+        printf("~ the machine was busy: fewer than %d undisturbed repetitions%s\n", WANTED,
+               num_threads > 1 ? ", times of several threads are too long" : "");
     if (wrong) printf("%d cells are WRONG and were not timed\n", wrong);
     return wrong != 0;
 }

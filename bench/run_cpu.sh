@@ -3,6 +3,7 @@
 #
 #     bench/run_cpu.sh [--quick] [--filter TEXT] [--threads "1 2"]      (make bench-cpu)
 #
+# --filter: part of a line such as " f32 d128 2048x2048 causal plain" (as shown while it runs).
 # CC, BENCH_CFLAGS, PYTHON (one that can import torch) and OPENBLAS_CORETYPE may be set.  All figures go to
 # build/bench/cpu.csv.
 set -eu

@@ -198,7 +198,8 @@ typedef struct fap_problem {
     fap_output o, lse;
     int64_t rows;                       /* packed rows of o_ref: batch * sq, or those concatenated */
     double *o_ref, *lse_ref;            /* of fa_reference_forward; NULL until fap_expect */
-    float *o_naive, *lse_naive, *noise; /* same-precision attention; noise (rows, heads), see fap_naive_row */
+    float *o_naive, *lse_naive;         /* of same-precision attention */
+    float *noise, *noise_lse;           /* (rows, heads), see fap_naive_row */
     void *blocks[FAP_MAX_BLOCKS];
     int num_blocks;
 } fap_problem;
@@ -566,19 +567,22 @@ static inline float fap_score(const fap_problem *p, const fa_sequence *seq, int 
 }
 
 /* Row i of O into o[0 .. dv), returns lse.  S in f32 (f32 inputs: K is scaled, not Q), P rounded to the dtype of Q,
- * for fp8 P * 2^8.  k, v: rows in f32, v dequantised, v_rms: root mean square of each; s: room for a row.
- * *noise: what the rounding of O, of P and of f32 does to one element of the row, at most or nearly so,
- *     eps_o max|o| + tiny_o + sqrt(sum_j (eps_p p_j v_j)^2 + (tiny_p v_j)^2) + eps_f32 (8 + mean|s|) sqrt(sum_j p_j v_j^2)
- * where eps is the relative error and tiny the absolute error of subnormal numbers. */
+ * for fp8 P * 2^8.  k, v: rows in f32, v dequantised; v_rms: root mean square
+ * of each, k_norm: length of each; s: room for a row.
+ * noise[0]: what rounding does to one element of o, at most or nearly so; noise[1]: to lse, by the f32 error of scores,
+ *     n1 = eps_f32 (4 + sum_j p_j (|s_j| + |q| |k_j|))
+ *     n0 = eps_o max|o| + tiny_o + sqrt(sum_j (eps_p p_j v_j)^2 + (tiny_p v_j)^2) + n1 sqrt(sum_j p_j v_j^2)
+ * eps: relative error of normal numbers, tiny: absolute error of subnormal ones. */
 static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, int h, int i, const float *q,
-                                  const float *k, const float *v, const float *v_rms, float *s, float *o,
-                                  float *noise) {
+                                  const float *k, const float *v, const float *v_rms, const float *k_norm, float *s, float *o,
+                                  float noise[2]) {
     const fa_args *a = &p->args;
     int d = p->spec.d, dv = p->spec.dv, hk = h / (p->spec.hq / p->spec.hk), fp8 = p->spec.dtype >= FA_E4M3;
     float scale = (a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)d)) * fai_descale(&a->q_descale, seq->b, h, i);
     float max = a->sink ? a->sink[h] : -INFINITY, sum, biggest = 0;
     fa_dtype type_p = fp8 ? FA_E4M3 : p->spec.dtype;
-    double eps = fap_epsilon(type_p), tiny = fap_tiny(type_p) / (fp8 ? 256 : 1), spread = 0, mean_v2 = 0, mean_s = 0;
+    double eps = fap_epsilon(type_p), tiny = fap_tiny(type_p) / (fp8 ? 256 : 1), spread = 0, mean_v2 = 0, mean_s = 4;
+    float q_norm = sqrtf(fap_dot(q, q, d)) * (p->spec.dtype == FA_F32 ? 1 : scale);
     fa_range r = fa_row_range(a, seq->len_q, seq->len_k, i);
     memset(o, 0, (size_t)dv * sizeof *o);
     for (int j = r.lo; j < r.hi; j++) {
@@ -589,7 +593,7 @@ static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, 
         s[j] = fap_score(p, seq, h, i, j, s[j]);
         if (!(s[j] <= max)) max = s[j];
     }
-    *noise = 0;
+    noise[0] = noise[1] = 0;
     if (max == -INFINITY) return max;
     sum = a->sink ? expf(a->sink[h] - max) : 0;
     for (int j = r.lo; j < r.hi; j++) sum += expf(s[j] - max);
@@ -597,7 +601,7 @@ static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, 
         float e = expf(s[j] - max), z = 1, w;
         if (e == 0) continue;
         if (a->dropout_p > 0) z = fa_dropout_keep(a, seq->b, h, i, j) ? fa_dropout_scale(a->dropout_p) : 0;
-        mean_s += (double)(e / sum) * fabs((double)s[j]);
+        mean_s += (double)(e / sum * (fabsf(s[j]) + q_norm * k_norm[j]));
         w = fp8 ? fap_round(e * 256, FA_E4M3) * z / (256 * sum) : fap_round(e / sum * z, type_p);
         if (z == 0) continue;
         spread += (double)(v_rms[j] * v_rms[j]) * (eps * eps * (double)(w * w) + tiny * tiny * (double)(z * z));
@@ -608,17 +612,19 @@ static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, 
         o[c] = fap_round(o[c], p->spec.out);
         biggest = fmaxf(biggest, fabsf(o[c]));
     }
-    *noise = (float)(fap_epsilon(p->spec.out) * (double)biggest + fap_tiny(p->spec.out) + sqrt(spread) +
-                     0x1p-24 * (8 + mean_s) * sqrt(mean_v2));
+    noise[1] = (float)(0x1p-24 * mean_s);
+    noise[0] = (float)(fap_epsilon(p->spec.out) * (double)biggest + fap_tiny(p->spec.out) + sqrt(spread) +
+                       0x1p-24 * mean_s * sqrt(mean_v2));
     return max + logf(sum);
 }
 
-/* All rows: o (rows, hq, dv), lse as lse_ref, noise (rows, hq). */
-static inline void fap_naive(const fap_problem *p, float *o, float *lse, float *noise) {
+/* All rows: o (rows, hq, dv), lse as lse_ref; noise and noise_lse into p if it wants them. */
+static inline void fap_naive(const fap_problem *p, float *o, float *lse) {
     const fap_spec *s = &p->spec;
     const fa_args *a = &p->args;
-    float *q = (float *)malloc(((size_t)s->d + (size_t)s->sk * (size_t)(s->d + s->dv + 2) + 1) * sizeof *q);
-    float *k = q + s->d, *v = k + (int64_t)s->sk * s->d, *v_rms = v + (int64_t)s->sk * s->dv, *row = v_rms + s->sk;
+    float *q = (float *)malloc(((size_t)s->d + (size_t)s->sk * (size_t)(s->d + s->dv + 3) + 1) * sizeof *q);
+    float *k = q + s->d, *v = k + (int64_t)s->sk * s->d, *v_rms = v + (int64_t)s->sk * s->dv;
+    float *k_norm = v_rms + s->sk, *row = k_norm + s->sk;
     for (int b = 0; b < s->b; b++)
         for (int h = 0; h < s->hq; h++) {
             fa_sequence seq = fa_get_sequence(a, b);
@@ -635,11 +641,16 @@ static inline void fap_naive(const fap_problem *p, float *o, float *lse, float *
                     v[(int64_t)j * s->dv + d] = x, square += x * x;
                 }
                 v_rms[j] = sqrtf(square / (float)s->dv);
+                k_norm[j] = sqrtf(fap_dot(k + (int64_t)j * s->d, k + (int64_t)j * s->d, s->d)) *
+                            fai_descale(&a->k_descale, b, hk, j);
             }
             for (int i = 0; i < seq.len_q; i++) {
                 int64_t at = fap_at_q(p, &p->q, b, i, h), r = fap_row(p, b, i) * s->hq + h;
                 for (int d = 0; d < s->d; d++) q[d] = fa_load(p->q.data, at + d, s->dtype);
-                lse[fap_lse_index(p, b, h, i)] = fap_naive_row(p, &seq, h, i, q, k, v, v_rms, row, o + r * s->dv, noise + r);
+                float noise[2];
+                lse[fap_lse_index(p, b, h, i)] =
+                    fap_naive_row(p, &seq, h, i, q, k, v, v_rms, k_norm, row, o + r * s->dv, noise);
+                if (p->noise) p->noise[r] = noise[0], p->noise_lse[r] = noise[1];
             }
         }
     free(q);
@@ -657,7 +668,8 @@ static inline void fap_expect(fap_problem *p) {
     p->noise = (float *)(void *)fap_alloc(p, rows * 4);
     scratch = (double *)(void *)fap_alloc(p, (p->spec.sk + 2 * 256) * 8);
     if (fa_reference_forward(&p->info, &p->args, p->o_ref, p->lse_ref, scratch) != FA_OK) abort();
-    fap_naive(p, p->o_naive, p->lse_naive, p->noise);
+    p->noise_lse = (float *)(void *)fap_alloc(p, rows * 4);
+    fap_naive(p, p->o_naive, p->lse_naive);
 }
 
 /* Writes packed results into p's outputs, as a kernel would. */
@@ -678,7 +690,7 @@ static inline void fap_write(fap_problem *p, const float *o, const float *lse) {
  *     max   max e <= r max n + rounding noise of the reference: the field's rule (FlashAttention's tests)
  *     rms   rms e <= r rms n + rms(noise) / 2 for each head: finds small errors of many elements
  *     row   max e <= (r + 1) max n + 4 noise for each row: finds an error of one row, however large other rows are
- *     lse   e <= r max n + 2^-22 (8 + |lse|) for each row, max n over the head
+ *     lse   e <= r max n + 4 noise + 2^-22 |lse| for each row, max n over the head
  * The rounding noise of the reference is 2 max|(ref + 0.3 - 0.3) - ref| in the output's dtype; for f32 twice the
  * largest row noise besides, since naive attention on few keys can be exact by luck.  NaN is right where the reference
  * has NaN, and infinite where it is infinite. */
@@ -711,7 +723,8 @@ static inline void fap_compare_lse(const fap_problem *p, int b, int h, double r,
     for (int i = 0; i < p->len_q[b]; i++) {
         double want = p->lse_ref[fap_lse_index(p, b, h, i)];
         double got = (double)fa_load(p->lse.place.data, fap_at_q(p, &p->lse.place, b, i, h), FA_F32);
-        double error = fap_difference(got, want), bound = r * naive + 0x1p-22 * (8 + fabs(want));
+        double error = fap_difference(got, want), bound = r * naive + 0x1p-22 * fabs(want);
+        bound += 4 * (double)p->noise_lse[fap_row(p, b, i) * p->spec.hq + h];
         if (fap_bad(got, want)) fap_blame(v, "nan", 1, 0, b, h, i, -1);
         else if (isfinite(want)) fap_blame(v, "lse", error, bound, b, h, i, -1);
         if (isfinite(want) && error * v->lse_bound >= v->lse_error * bound) v->lse_error = error, v->lse_bound = bound;

@@ -172,12 +172,12 @@ static void make_pages(bytes *in, fa_args *a) {
     a->block_table_stride = one_in(in, 4) ? stride(in, take(in) % 8) : 0;
     pages = a->page_size > 0 && a->seqlen_k >= 0 ? ceil((double)a->seqlen_k / a->page_size) : 0;
     entries = (a->batch - 1.0) * (a->block_table_stride ? (double)a->block_table_stride : pages) + pages;
-    if (entries > TABLE && entries < 0x1p60) { /* legal perhaps, but not ours */
+    if (entries > TABLE && entries < 0x1p61) { /* legal perhaps, but not ours */
         a->page_size = 0;
         return;
     }
     a->block_table = table + TABLE - (entries > 0 && entries <= TABLE ? (int)entries : 0);
-    for (int n = 0; n < TABLE; n++) table[n] = value(in, 0, ((a->num_pages - 1) & 7));
+    for (int n = 0; n < TABLE; n++) table[n] = value(in, 0, (int)(((uint32_t)a->num_pages - 1) & 7));
 }
 
 static void make_descale(bytes *in, fa_descale *d, float *memory, double batch, double heads, double seqlen) {
@@ -187,7 +187,7 @@ static void make_descale(bytes *in, fa_descale *d, float *memory, double batch, 
     d->stride_b = stride(in, take(in) % 4), d->stride_h = stride(in, take(in) % 4), d->stride_block = stride(in, take(in) % 4);
     count = (batch - 1) * (double)d->stride_b + (heads - 1) * (double)d->stride_h + 1;
     if (d->block > 0) count += (ceil(seqlen / d->block) - 1) * (double)d->stride_block;
-    if (count > FACTORS && count < 0x1p60) d->stride_b = d->stride_h = d->stride_block = 0, count = 1;
+    if (count > FACTORS && count < 0x1p61) d->stride_b = d->stride_h = d->stride_block = 0, count = 1;
     d->data = memory + FACTORS - (count > 0 && count <= FACTORS ? (int)count : 1);
     for (int n = 0; n < FACTORS; n++) memory[n] = one_in(in, 128) ? real(in) : 0.5f;
 }
@@ -253,6 +253,7 @@ static int inside(const void *data, double element, double row, double n0, fai_s
 static void touch(const fa_args *a, const void *data, int64_t offset, int64_t count, size_t element, unsigned char what) {
     const uintptr_t begin = (uintptr_t)data + (uintptr_t)(offset * (int64_t)element) - (uintptr_t)arena;
     const uintptr_t size = (uintptr_t)count * element;
+    if (size == 0) return;
     if (begin >= ARENA || size > ARENA - begin) fail(a, "an accepted problem reaches outside of what it declares");
     for (uintptr_t n = begin; n < begin + size; n++) {
         if (what == OUTPUT && mark[n]) fail(a, "two output elements share a byte");
@@ -279,7 +280,7 @@ static int contained(const fa_info *info, const fa_args *a) {
     ok &= inside(m->data, m->dtype ? (double)fa_sizeof(m->dtype) : 4, a->seqlen_k, b, fai_strides_bias(a), a->seqlen_q, h);
     ok &= inside(a->alibi_slopes, 4, h, b, alibi, 1, 1);
     ok &= inside(a->sink, 4, h, 1, alibi, 1, 1);
-    return ok && (double)a->seqlen_q * h * b < 1024;
+    return ok && a->seqlen_q * h * b < 1024 && a->seqlen_k * h * b < 1024;
 }
 
 /* Marks all that sequence s reads or writes. */
@@ -297,7 +298,7 @@ static void touch_sequence(const fa_info *info, const fa_args *a, const fa_seque
                 continue;
             }
             touch(a, a->q.data, fai_offset_q(s, q, i, h), d, eq, INPUT);
-            if (a->bias.data) touch(a, a->bias.data, s->b * bias.b + h * bias.h + i * bias.s, s->len_k, eb, INPUT);
+            if (a->bias.data && s->len_k) touch(a, a->bias.data, s->b * bias.b + h * bias.h + i * bias.s, s->len_k, eb, INPUT);
         }
     for (int h = 0; h < fai_num_heads_k(a) && what == INPUT; h++)
         for (int j = 0; j < s->len_k; j++) {
