@@ -25,16 +25,17 @@ LDLIBS += -lm -pthread
 NATIVE := $(NATIVE)
 OPENMP := $(OPENMP)
 
-# Every program is one .c file, built in several ways: build/VARIANT/program.
+# Every program is one .c file, built in several ways: build/VARIANT/program. All instances of the tests are in the
+# native build; the others take the core of them (tests/instances.h), or compiling would need an hour.
 VARIANTS      := native base avx2 dispatch clang cxx asan arm
 CC.native      = $(CC) -std=c11 $(NATIVE) $(OPENMP)
-CC.base        = $(CC) -std=c11
-CC.avx2        = $(CC) -std=c11 -march=haswell $(OPENMP)
-CC.dispatch    = $(CC) -std=c11 -DFA_DISPATCH $(OPENMP)
-CC.clang       = $(CLANG) -std=c11 $(NATIVE) $(call ok,$(CLANG),-fopenmp)
-CC.cxx         = $(CXX) -x c++ -std=c++17 -Wno-missing-field-initializers $(NATIVE) $(OPENMP)
-CC.asan        = $(CC) -std=c11 $(NATIVE) $(OPENMP) -g -fsanitize=address,undefined -fno-sanitize-recover=all
-CC.arm         = $(ARM_CC) -std=c11 -static
+CC.base        = $(CC) -std=c11 -DFA_TEST_CORE
+CC.avx2        = $(CC) -std=c11 -DFA_TEST_CORE -march=haswell $(OPENMP)
+CC.dispatch    = $(CC) -std=c11 -DFA_TEST_CORE -DFA_DISPATCH $(OPENMP)
+CC.clang       = $(CLANG) -std=c11 -DFA_TEST_CORE $(NATIVE) $(call ok,$(CLANG),-fopenmp)
+CC.cxx         = $(CXX) -x c++ -std=c++17 -DFA_TEST_CORE -Wno-missing-field-initializers $(NATIVE) $(OPENMP)
+CC.asan        = $(CC) -std=c11 -DFA_TEST_CORE $(NATIVE) -g -fsanitize=address,undefined -fno-sanitize-recover=all
+CC.arm         = $(ARM_CC) -std=c11 -DFA_TEST_CORE -static
 
 vpath %.c tests examples bench
 

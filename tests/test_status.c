@@ -220,6 +220,7 @@ static void bad_strides(void) {
     BAD(, a.v.stride_h = INT64_MAX / 2, V_STRIDE, "v.stride_h", 0x1p62, 0, (double)(PTRDIFF_MAX - 64) / (HK * 4), -1)
     BAD(, a.o.stride_b = INT64_MAX, O_STRIDE, "o.stride_b", most, 0, (double)(PTRDIFF_MAX - 64) / (B * 4), -1)
     BAD(, a.lse.stride_s = INT64_MAX, LSE_STRIDE, "lse.stride_s", most, 0, (double)(PTRDIFF_MAX - 4) / (SQ * 4), -1)
+    BAD(, a.q.stride_b = (int64_t)1 << 62, Q_STRIDE, "q.stride_b", 0x1p62, 0, (double)(PTRDIFF_MAX - 64) / (B * 4), -1)
     /* or wraps around the address space */
     BAD(, a.q.data = (void *)(UINTPTR_MAX - 63), Q_STRIDE, "q.data", B * SQ * H * D * 4, 0, 63, -1)
 
@@ -260,6 +261,7 @@ static void bad_overlaps(void) {
     BAD(, a.sink = mem.o + 7, O_OVERLAP, "sink", NAN, NO_RANGE, -1)
     BAD(, a.alibi_slopes = mem.o; a.alibi_stride_b = H, O_OVERLAP, "alibi_slopes", NAN, NO_RANGE, -1)
     BAD(_varlen, a.o.data = mem.cu_q, O_OVERLAP, "cu_seqlens_q", NAN, NO_RANGE, -1)
+    BAD(_varlen, a.o.data = mem.k + 9 * HK * D - 1, O_OVERLAP, "k.data", NAN, NO_RANGE, -1) /* row 0 counts */
     BAD(_paged, a.lse.data = mem.table + 5, LSE_OVERLAP, "block_table", NAN, NO_RANGE, -1)
     BAD(_blocks, a.block_mask.data = (uint8_t *)mem.o + 5, O_OVERLAP, "block_mask.data", NAN, NO_RANGE, -1)
     BAD(_tree, a.tree_mask.data = (uint32_t *)(void *)mem.lse, LSE_OVERLAP, "tree_mask.data", NAN, NO_RANGE, -1)
@@ -339,6 +341,8 @@ static void bad_descales(void) {
     BAD8(_fp8, a.v_descale.stride_h = -1, DESCALE_V, "v_descale.stride_h", -1, 0, most, -1)
     BAD8(_fp8, a.v_descale.stride_b = INT64_MAX, DESCALE_V, "v_descale.stride_b", most, 0,
          (double)(PTRDIFF_MAX - 4) / (B * 4), -1)
+    BAD8(_fp8, a.k_descale.block = 4; a.k_descale.stride_block = INT64_MAX, DESCALE_K, "k_descale.stride_block", most, 0,
+         (double)(PTRDIFF_MAX - 4) / (2 * 4), -1)
     BAD8(_fp8, a.q_descale.stride_b = 4; a.q_descale.stride_h = 1; mem.factor[7] = NAN, DESCALE_Q, "q_descale.data", NAN,
          0, big, 7)
     BAD8(_fp8, a.k_descale.stride_h = 3; a.k_descale.stride_block = 1; a.k_descale.block = 2; mem.factor[5] = -1,
