@@ -28,21 +28,23 @@ OPENMP := $(OPENMP)
 # Every program is one .c file, built in several ways: build/VARIANT/program. All instances of the tests are in the
 # native build; the others take the core of them (tests/instances.h), or compiling would need an hour.
 VARIANTS      := native base avx2 dispatch clang cxx asan arm
-CC.native      = $(CC) -std=c11 $(NATIVE) $(OPENMP)
-CC.base        = $(CC) -std=c11 -DFA_TEST_CORE
-CC.avx2        = $(CC) -std=c11 -DFA_TEST_CORE -march=haswell $(OPENMP)
-CC.dispatch    = $(CC) -std=c11 -DFA_TEST_CORE -DFA_DISPATCH $(OPENMP)
-CC.clang       = $(CLANG) -std=c11 -DFA_TEST_CORE $(NATIVE) $(call ok,$(CLANG),-fopenmp)
-CC.cxx         = $(CXX) -x c++ -std=c++17 -DFA_TEST_CORE -Wno-missing-field-initializers $(NATIVE) $(OPENMP)
-CC.asan        = $(CC) -std=c11 -DFA_TEST_CORE $(NATIVE) -g -fsanitize=address,undefined -fno-sanitize-recover=all
-CC.arm         = $(ARM_CC) -std=c11 -DFA_TEST_CORE -static
+FLAGS          = -std=c11 $(CFLAGS)
+CC.native      = $(CC) $(FLAGS) $(NATIVE) $(OPENMP)
+CC.base        = $(CC) $(FLAGS) -DFA_TEST_CORE
+CC.avx2        = $(CC) $(FLAGS) -DFA_TEST_CORE -march=haswell $(OPENMP)
+CC.dispatch    = $(CC) $(FLAGS) -DFA_TEST_CORE -DFA_DISPATCH $(OPENMP)
+CC.clang       = $(CLANG) $(FLAGS) -DFA_TEST_CORE $(NATIVE) $(call ok,$(CLANG),-fopenmp)
+CC.cxx         = $(CXX) -x c++ -std=c++17 $(CFLAGS) -DFA_TEST_CORE -Wno-missing-field-initializers $(NATIVE) $(OPENMP)
+CC.asan        = $(CC) $(FLAGS) -DFA_TEST_CORE $(NATIVE) -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+# gcc 12 for arm64 crashes when it vectorises a loop over fmax() in the tests
+CC.arm         = $(ARM_CC) $(FLAGS) -DFA_TEST_CORE -fno-tree-vectorize -static
 
 vpath %.c tests examples bench
 
 define rule
 build/$(1)/%: %.c Makefile
 	@mkdir -p $$(@D)
-	$$(CC.$(1)) $$(CFLAGS) $$(WARN) -I. -Itests $$(DEFINES) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< $$(LDLIBS)
+	$$(CC.$(1)) $$(WARN) -I. -Itests $$(DEFINES) -MMD -MP -MF $$@.d -MT $$@ -o $$@ $$< $$(LDLIBS)
 endef
 $(foreach v,$(VARIANTS),$(eval $(call rule,$(v))))
 

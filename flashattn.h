@@ -103,6 +103,12 @@
 #include <stdio.h> /* snprintf, for fa_error_message alone */
 #include <string.h>
 
+#if defined(__cplusplus) || defined(__CUDACC__)
+#define FA_STATIC_ASSERT(cond, sentence) static_assert(cond, sentence)
+#else
+#define FA_STATIC_ASSERT(cond, sentence) _Static_assert(cond, sentence)
+#endif
+
 #if (defined(__x86_64__) || defined(__i386__)) && defined(__GNUC__) && !defined(__CUDACC__)
 #include <immintrin.h>
 #elif defined(__aarch64__) && defined(__ARM_NEON) && !defined(__CUDACC__)
@@ -151,6 +157,8 @@
 #define FA_E4M3 4 /* OCP fp8 "fn": max 448, no infinity, NaN = 0x7f and 0xff */
 #define FA_E5M2 5 /* OCP fp8: max 57344, infinities and NaN as in IEEE */
 typedef int32_t fa_dtype;
+
+#define FA_MAX_SEQLEN (1 << 30) /* sums of two positions stay within int32 */
 
 /* Any stride may be FA_BROADCAST, which is stride 0 said aloud: all strides zero means packed. */
 #define FA_BROADCAST (-1)
@@ -229,6 +237,10 @@ typedef struct fa_tree_mask {
 #define FA_TREE_MASK 0x400u  /* token trees */
 #define FA_ALL_FEATURES 0x7ffu
 
+#define FAI_SAME_BIT(name, bit, field) FA_STATIC_ASSERT(FA_##name == bit, "FA_" #name " differs from FA_FEATURE_LIST");
+FA_FEATURE_LIST(FAI_SAME_BIT)
+#undef FAI_SAME_BIT
+
 #define FA_DEFAULT_FEATURES (FA_CAUSAL | FA_WINDOW | FA_VARLEN | FA_PAGED)
 
 /* Status codes: X(NAME, sentence).  fa_strerror(FA_ERR_##NAME) is the sentence; it names the field and
@@ -239,8 +251,8 @@ typedef struct fa_tree_mask {
     X(BATCH, "batch must be 1 .. 2^31-1") \
     X(NUM_HEADS, "num_heads must be 1 .. 2^31-1") \
     X(NUM_HEADS_K, "num_heads_k must be 0 (= num_heads) or a positive divisor of num_heads") \
-    X(SEQLEN_Q, "seqlen_q must be 1 .. 2^31-1 (the longest sequence when lengths vary)") \
-    X(SEQLEN_K, "seqlen_k must be 0 .. 2^31-1 (the longest sequence when lengths vary)") \
+    X(SEQLEN_Q, "seqlen_q must be 1 .. 2^30 (the longest sequence when lengths vary)") \
+    X(SEQLEN_K, "seqlen_k must be 0 .. 2^30 (the longest sequence when lengths vary)") \
     X(Q_NULL, "q.data is NULL: point it at the queries") \
     X(K_NULL, "k.data is NULL: point it at the keys (only seqlen_k = 0 does without)") \
     X(V_NULL, "v.data is NULL: point it at the values (only seqlen_k = 0 does without)") \
@@ -600,7 +612,7 @@ FAI_HD static inline fai_strides fai_strides_lse(const fa_args *a) {
 }
 FAI_HD static inline fai_strides fai_strides_bias(const fa_args *a) { /* s is the query stride */
     fai_strides r = {a->bias.stride_b, a->bias.stride_q, a->bias.stride_h};
-    if (r.b == 0 && r.s == 0 && r.h == 0) {
+    if (a->bias.data && r.b == 0 && r.s == 0 && r.h == 0) {
         r.s = a->seqlen_k, r.h = (int64_t)a->seqlen_q * r.s, r.b = r.h * a->num_heads;
     }
     if (r.b == FA_BROADCAST) r.b = 0;
@@ -884,8 +896,8 @@ static inline void fai_check_sizes(fai_problem *p) {
     fai_range(p, FA_ERR_NUM_HEADS_K, "num_heads_k", a->num_heads_k, 0, heads);
     if (p->status == FA_OK && a->num_heads % fai_num_heads_k(a))
         fai_bad(p, FA_ERR_NUM_HEADS_K, "num_heads_k", -1, a->num_heads_k, 0, heads);
-    fai_range(p, FA_ERR_SEQLEN_Q, "seqlen_q", a->seqlen_q, 1, most);
-    fai_range(p, FA_ERR_SEQLEN_K, "seqlen_k", a->seqlen_k, 0, most);
+    fai_range(p, FA_ERR_SEQLEN_Q, "seqlen_q", a->seqlen_q, 1, FA_MAX_SEQLEN);
+    fai_range(p, FA_ERR_SEQLEN_K, "seqlen_k", a->seqlen_k, 0, FA_MAX_SEQLEN);
     fai_range(p, FA_ERR_SIZE_OVERFLOW, "batch * num_heads * seqlen_q", a->batch * heads * a->seqlen_q,
               1, 0x1p62);
     fai_range(p, FA_ERR_SIZE_OVERFLOW, "seqlen * num_heads * head_dim", rows * heads * dim, 1, 0x1p62);
@@ -1140,7 +1152,7 @@ static inline fa_status fa_select(const fa_info *const *infos, int count, int he
     return fai_fail(args, FA_ERR_NO_INSTANCE, "dtype", -1, dtype, 1, 0);
 }
 
-/* "seqlen_k = -3, legal 0 .. 2147483647: seqlen_k must be ...".  As snprintf: writes at most size bytes,
+/* "seqlen_k = -3, legal 0 .. 1073741824: seqlen_k must be ...".  As snprintf: writes at most size bytes,
  * the final 0 included, and returns the full length. */
 static inline int fa_error_message(const fa_error *error, char *text, size_t size) {
     char index[32] = "", got[40] = "", range[80] = "";
@@ -1785,13 +1797,14 @@ static const fa_info FA_(info) = {
 
 /* Shape of the microkernel: FAI_MR keys x FAI_NV vectors of FAI_VL queries, all in registers.
  *   AVX-512: 8 x 2 of 16 = 16 accumulators, enough for 2 FMA a cycle of latency 4; 12 x 2 and 8 x 3 measured no faster
- *   AVX2:    4 x 2 of 8  = 8 accumulators + 2 + 1 of 16 registers;  NEON: 8 x 2 of 4 of 32 registers */
+ *   AVX2:    6 x 2 of 8  = 12 accumulators + 2 + 1 of 16 registers; 4 x 2 is 8 to 13 % slower
+ *   NEON:    8 x 2 of 4 of 32 registers;  portable: 4 x 2 of 4, for 16 registers as of SSE2 */
 #if FAI_ISA_CODE >= FAI_AVX512
 #define FAI_VL 16
 #define FAI_MR 8
 #elif FAI_ISA_CODE == FAI_AVX2
 #define FAI_VL 8
-#define FAI_MR 4
+#define FAI_MR 6
 #elif FAI_ISA_CODE == FAI_NEON
 #define FAI_VL 4
 #define FAI_MR 8
@@ -2099,7 +2112,7 @@ FAI_INLINE fai_vec fai_tanh(fai_vec x) {
     p = fai_fma(p, f, fai_splat(0.0416674353f));
     p = fai_fma(p, f, fai_splat(0.166665465f));
     p = fai_fma(p, f, fai_splat(0.49999997f));
-    s = (fai_vec)((fai_ivec)fai_splat(1) + ((fai_ivec)t << 23));
+    s = (fai_vec)((fai_uvec)fai_splat(1) + ((fai_uvec)t << 23));
     e = fai_fma(s, fai_fma(f * f, p, f), s - 1.0f);
     return e / (e + 2.0f);
 }
@@ -2123,7 +2136,8 @@ FAI_INLINE fai_vec fai_tanh(fai_vec x) {
 #define FAI_PAIRS 0
 #endif
 #define FAI_W (FA_HEAD_DIM / (1 + FAI_PAIRS)) /* words of a row of Q or K */
-#define FAI_BN (FA_BLOCK_N * (1 + FAI_PAIRS)) /* pairs halve the bytes, so a tile holds twice the keys */
+/* Keys of a tile: a multiple of MR, VL and CHUNK.  Pairs halve the bytes, so a tile holds twice the keys. */
+#define FAI_BN (FAI_MR == 6 ? (FA_BLOCK_N + 95) / 96 * 96 : FA_BLOCK_N * (1 + FAI_PAIRS))
 #define FAI_NP (FA_BLOCK_M / FAI_PW + 1)      /* panels of a task, SPARE rows included */
 
 #ifndef FAI_HAVE_WORD
@@ -2426,9 +2440,9 @@ FAI_INLINE void FAI_(philox)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_
 FAI_NOINLINE void FAI_(dropout)(const FAI_(task) *t, const FAI_(panel) *p, fai_vec *pt, int32_t j0) {
     for (int v = 0; v < FAI_NV; v++) {
         fai_uvec c[4];
-        FAI_(philox)(t, &p->lanes[v], fai_isplat(j0), c);
         for (int r = 0; r < FAI_MR; r++) {
-            const int n = (j0 & 7) + r;
+            const int n = (j0 + r) & 7;
+            if (r == 0 || n == 0) FAI_(philox)(t, &p->lanes[v], fai_isplat(j0 + r), c);
             const fai_uvec bits = n & 1 ? c[n >> 1] >> 16 : c[n >> 1] & 0xffff;
             pt[r * FAI_NV + v] = fai_select((fai_ivec)(bits >= t->drop_below), pt[r * FAI_NV + v] * t->drop_scale, fai_splat(0));
         }
@@ -2445,20 +2459,20 @@ FAI_NOINLINE fai_vec FAI_(dropout_keys)(const FAI_(task) *t, const FAI_(lanes) *
 
 /* ---- the two products ------------------------------------------------------------------------ */
 
-/* Rare path: scores left the range of the reference m, or there is no reference yet.  x[i][v]: scores relative to m;
- * they become P.  The new reference is an integer distance away, so every factor is a power of two and the rescale
- * exact.  done: rows of P^T of this tile written before. */
+/* Rare path: scores left the range of the reference m, or there is no reference yet.  x[i][v]: scores, not relative to
+ * m (which may be so far away that their digits would be lost); they become P.  References are integers, so every factor
+ * is a power of two and the rescale exact.  done: rows of P^T of this tile written before. */
 FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x, fai_vec *sum, fai_vec *ot, int done) {
     enum { MR = FAI_MR, NV = FAI_NV, DV = FA_HEAD_DIM_V };
     for (int v = 0; v < NV; v++) {
         const fai_ivec fresh = p->limit[v] < fai_splat(0);
-        fai_vec highest = fai_select(fresh, fai_splat(FAI_LOWEST), fai_splat(0)), up, factor;
+        fai_vec highest = fai_select(fresh, fai_splat(FAI_LOWEST), p->m[v]), m, factor;
         fai_ivec seen;
         for (int i = 0; i < MR; i++) highest = fai_max(x[i * NV + v], highest);
         seen = highest > fai_splat(FAI_LOWEST);
-        up = fai_select(seen, fai_ceil(highest), fai_splat(0));
-        factor = fai_exp2(5, fai_select(fresh, fai_splat(0), -up));
-        p->m[v] += up, p->l[v] *= factor;
+        m = fai_select(seen, fai_ceil(highest), p->m[v]);
+        factor = fai_exp2(5, fai_select(fresh, fai_splat(0), p->m[v] - m));
+        p->m[v] = m, p->l[v] *= factor;
         p->limit[v] = fai_select(seen, fai_splat(FAI_LAZY), p->limit[v]);
         for (int c = 0; c < DV; c++) ot[c * NV + v] *= factor;
         for (int r = 0; r < done; r++) {
@@ -2473,7 +2487,7 @@ FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x,
         }
         sum[v] = fai_splat(0);
         for (int i = 0; i < MR; i++) {
-            x[i * NV + v] = fai_exp2(5, x[i * NV + v] - up);
+            x[i * NV + v] = fai_exp2(5, x[i * NV + v] - m);
             sum[v] += x[i * NV + v];
         }
     }
@@ -2487,6 +2501,9 @@ FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x,
 #define FAI_CHANGED 3 /* all that the instance can do */
 #endif
 
+FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
+                                    fai_vec *ot, int32_t j0, int first, int last);
+
 /* MR keys from j0 on x the queries of vectors J0 <= v < J1: scores, masks, exp2, row sums; writes MR rows of P^T.
  * k: the rows of the keys. */
 FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const FAI_(task) *t, FAI_(panel) *p,
@@ -2494,7 +2511,7 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
     enum { MR = FAI_MR, NV = FAI_NV, W = FAI_W, KEY_FACTOR = FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3 };
     const int32_t row = j0 - t->tile;
     const fai_vec *bias = t->bt + (int64_t)row * NV;
-    fai_vec acc[MR][NV], x[MR * NV], sum[NV], *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
+    fai_vec acc[MR][NV], s[MR * NV], x[MR * NV], sum[NV], *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
     fai_ivec over = fai_isplat(0);
 
     /* S^T - m = K Q^T + (bias - m); pairs and changed scores start from 0, as something comes in between */
@@ -2516,13 +2533,13 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
     if (MODE == FAI_CHANGED) {
         FAI_FULL for (int i = 0; i < MR; i++)
             FAI_FULL for (int v = 0; v < NV; v++)
-                x[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0) : FAI_PAIRS ? acc[i][v] * p->q_factor[v] : acc[i][v];
-        FAI_(modify)(t, p, x, j0);
+                s[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0) : FAI_PAIRS ? acc[i][v] * p->q_factor[v] : acc[i][v];
+        FAI_(modify)(t, p, s, j0);
     }
     FAI_FULL for (int v = J0; v < J1; v++)
         FAI_FULL for (int i = 0; i < MR; i++) {
             if (MODE == FAI_CHANGED)
-                acc[i][v] = x[i * NV + v] - p->m[v];
+                acc[i][v] = s[i * NV + v] - p->m[v];
             else if (FAI_PAIRS)
                 acc[i][v] = fai_fma(acc[i][v], p->q_factor[v], MODE == FAI_BIASED ? bias[i * NV + v] - p->m[v] : -p->m[v]);
             if (MODE == FAI_MASKED)
@@ -2540,8 +2557,13 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
     }
     if (FAI_UNLIKELY(fai_any(over))) {
         fai_vec y[MR * NV];
+        if (MODE != FAI_CHANGED && fai_any((p->m[0] != fai_splat(0)) | (p->m[1] != fai_splat(0)))) {
+            FAI_(scores_edge)(FAI_CHANGED, t, p, k, qt, ot, j0, J0, J1); /* once more, for the scores themselves */
+            return;
+        }
         FAI_FULL for (int i = 0; i < MR; i++)
-            FAI_FULL for (int v = 0; v < NV; v++) y[i * NV + v] = v < J0 || v >= J1 ? fai_splat(-INFINITY) : acc[i][v];
+            FAI_FULL for (int v = 0; v < NV; v++)
+                y[i * NV + v] = v < J0 || v >= J1 ? fai_splat(-INFINITY) : MODE == FAI_CHANGED ? s[i * NV + v] : acc[i][v];
         FAI_(rescale)(t, p, y, sum, ot, row >> FAI_PAIRS);
         FAI_FULL for (int i = 0; i < MR * NV; i++) x[i] = y[i];
     }
@@ -2559,22 +2581,27 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
     }
 }
 
-/* O^T += V^T P^T for vectors J0 <= v < J1 over `steps` rows of V (pairs: pairs of rows). */
+/* R dims of O^T += V^T P^T for vectors J0 <= v < J1 over `steps` rows of V (pairs: pairs of rows). */
+FAI_INLINE void FAI_(output_dims)(const int R, const int J0, const int J1, const fai_word *v, const fai_vec *pt, int steps,
+                                  fai_vec *ot) {
+    enum { NV = FAI_NV, DV = FA_HEAD_DIM_V };
+    fai_vec acc[FAI_MR][NV];
+    FAI_FULL for (int i = 0; i < R; i++)
+        FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = ot[i * NV + x];
+    FAI_SOME for (int s = 0; s < steps; s++) {
+        FAI_FULL for (int i = 0; i < R; i++) {
+            fai_vec a = fai_splat(v[(int64_t)s * DV + i]);
+            FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = fai_mac(FAI_PAIRS, a, pt[s * NV + x], acc[i][x]);
+        }
+    }
+    FAI_FULL for (int i = 0; i < R; i++)
+        FAI_FULL for (int x = J0; x < J1; x++) ot[i * NV + x] = acc[i][x];
+}
 FAI_INLINE void FAI_(output)(const int J0, const int J1, const fai_word *v, const fai_vec *pt, int steps, fai_vec *ot) {
     enum { MR = FAI_MR, NV = FAI_NV, DV = FA_HEAD_DIM_V };
-    for (int c = 0; c < DV; c += MR) {
-        fai_vec acc[MR][NV];
-        FAI_FULL for (int i = 0; i < MR; i++)
-            FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = ot[(c + i) * NV + x];
-        FAI_SOME for (int s = 0; s < steps; s++) {
-            FAI_FULL for (int i = 0; i < MR; i++) {
-                fai_vec a = fai_splat(v[(int64_t)s * DV + c + i]);
-                FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = fai_mac(FAI_PAIRS, a, pt[s * NV + x], acc[i][x]);
-            }
-        }
-        FAI_FULL for (int i = 0; i < MR; i++)
-            FAI_FULL for (int x = J0; x < J1; x++) ot[(c + i) * NV + x] = acc[i][x];
-    }
+    int c = 0;
+    for (; c + MR <= DV; c += MR) FAI_(output_dims)(MR, J0, J1, v + c, pt, steps, ot + c * NV);
+    if (DV % MR) FAI_(output_dims)(DV % MR, J0, J1, v + c, pt, steps, ot + c * NV);
 }
 
 /* The variants of scores that are not inlined into the panel's loop. */
@@ -2633,8 +2660,8 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, 
 
 /* ---- rows out -------------------------------------------------------------------------------- */
 
-/* A row in double by the definition itself.  Only for rows that came out NaN although their row sum did not: then V has
- * an infinity or NaN, perhaps at a masked key, where 0 * NaN must not count. */
+/* A row in double by the definition itself.  Only for rows that are not finite although their row sum is: then V has an
+ * infinity or NaN, perhaps at a masked key, where 0 * NaN must not count, or P V was too large for f32 before the division. */
 FAI_NOINLINE void FAI_(exact_row)(const FAI_(task) *t, int32_t i, int32_t h) {
     const fa_args *a = t->args;
     const fai_reference_head r = fai_reference_begin(&FA_(info), a, t->seq.b, h);
@@ -2682,7 +2709,7 @@ FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const 
         const int rows = p->rows - v * FAI_VL < FAI_VL ? p->rows - v * FAI_VL : FAI_VL;
         const FAI_(lanes) *lanes = &p->lanes[v];
         fai_vec inverse = fai_splat(0);
-        fai_ivec nan = fai_isplat(0);
+        fai_ivec bad = fai_isplat(0);
         int64_t offset[FAI_VL];
         for (int r = 0; r < rows; r++) {
             inverse[r] = FAI_(close_row)(t, lanes->i[r], lanes->h[r], (double)p->m[v][r], (double)p->l[v][r]);
@@ -2692,14 +2719,14 @@ FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const 
             fai_vec x[FAI_VL];
             FAI_FULL for (int l = 0; l < FAI_VL; l++) {
                 x[l] = ot[(c + l) * FAI_NV + v] * inverse;
-                nan |= x[l] != x[l];
+                bad |= x[l] - x[l] != fai_splat(0);
             }
             fai_transpose(x);
             for (int r = 0; r < rows; r++) fai_store(FA_O_DTYPE, t->args->o.data, offset[r] + c, x[r]);
         }
-        if (FAI_UNLIKELY(fai_any(nan & (inverse == inverse))))
+        if (FAI_UNLIKELY(fai_any(bad & (inverse == inverse))))
             for (int r = 0; r < rows; r++)
-                if (nan[r] && inverse[r] == inverse[r]) FAI_(exact_row)(t, lanes->i[r], lanes->h[r]);
+                if (bad[r] && inverse[r] == inverse[r]) FAI_(exact_row)(t, lanes->i[r], lanes->h[r]);
     }
 }
 
@@ -2770,7 +2797,7 @@ FAI_INLINE fai_vec FAI_(sum_lanes)(const int n, fai_vec *x) {
 /* s[x] = raw scores of VL keys from j on for rows q[0], q[1]; keys from `end` on repeat the last. */
 FAI_INLINE void FAI_(few_scores)(const int ROWS, const int AHEAD, const fai_word *q, const fai_word *k, int32_t j, int32_t end,
                                  fai_vec s[2]) {
-    enum { N = FAI_MR < FAI_VL ? FAI_MR : FAI_VL, GROUPS = FAI_VL / N, W = FAI_W };
+    enum { N = FAI_VL > 4 ? FAI_VL / 2 : 4, GROUPS = FAI_VL / N, W = FAI_W };
     fai_vec part[2][2];
     FAI_FULL for (int g = 0; g < GROUPS; g++) { /* keys g, g + GROUPS, ...: the last zip puts them in order */
         fai_vec acc[2][N];
@@ -2835,18 +2862,18 @@ FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int3
                     lanes->live[l] = -fa_block_visible(t->args, &t->seq, lanes->h[0], lanes->i[0], at + l);
             x[i] = FAI_(change)(t, lanes, x[i], key, bias);
         }
-        x[i] -= f->m[r], p[i] = fai_exp2(5, x[i]), sum += p[i];
+        p[i] = fai_exp2(5, x[i] - f->m[r]), sum += p[i];
     }
     if (FAI_UNLIKELY(fai_any(sum > fai_splat(f->limit[r])))) { /* as in rescale */
         const int fresh = f->limit[r] < 0;
-        float up = fresh ? FAI_LOWEST : 0, factor;
+        float m = fresh ? FAI_LOWEST : f->m[r], factor;
         for (int i = 0; i < n; i++)
-            for (int l = 0; l < FAI_VL; l++) up = x[i][l] > up ? x[i][l] : up;
-        if (up > FAI_LOWEST) {
-            up = ceilf(up), factor = fresh ? 1 : exp2f(-up);
-            f->m[r] += up, f->limit[r] = FAI_LAZY, f->l[r] *= factor, sum = fai_splat(0);
+            for (int l = 0; l < FAI_VL; l++) m = x[i][l] > m ? x[i][l] : m;
+        if (m > FAI_LOWEST) {
+            m = ceilf(m), factor = fresh ? 1 : exp2f(f->m[r] - m);
+            f->m[r] = m, f->limit[r] = FAI_LAZY, f->l[r] *= factor, sum = fai_splat(0);
             for (int c = 0; c < DV; c += FAI_VL) *(fai_vec_u *)(f->o + r * DV + c) *= factor;
-            for (int i = 0; i < n; i++) p[i] = fai_exp2(5, x[i] - up), sum += p[i];
+            for (int i = 0; i < n; i++) p[i] = fai_exp2(5, x[i] - m), sum += p[i];
         }
     }
     f->l[r] += sum;
@@ -2902,13 +2929,13 @@ FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
         for (int x = 0; x < FAI_VL; x++) l += f->l[r][x];
         inverse = FAI_(close_row)(t, i, h, (double)f->m[r], (double)l);
         const int64_t offset = fai_offset_q(&t->seq, t->so, i, h);
-        fai_ivec nan = fai_isplat(0);
+        fai_ivec bad = fai_isplat(0);
         for (int c = 0; c < DV; c += FAI_VL) {
             const fai_vec x = *(const fai_vec_u *)(f->o + r * DV + c) * inverse;
-            nan |= x != x;
+            bad |= x - x != fai_splat(0);
             fai_store(FA_O_DTYPE, t->args->o.data, offset + c, x);
         }
-        if (FAI_UNLIKELY(inverse == inverse && fai_any(nan))) FAI_(exact_row)(t, i, h);
+        if (FAI_UNLIKELY(inverse == inverse && fai_any(bad))) FAI_(exact_row)(t, i, h);
     }
 }
 
@@ -2917,10 +2944,10 @@ FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
 /* Bytes of the arrays of one worker, each a multiple of 64. */
 #define FAI_BYTES_QT ((size_t)4 * FAI_NP * FAI_PW * FAI_W)
 #define FAI_BYTES_OT ((size_t)4 * FAI_NP * FAI_PW * FA_HEAD_DIM_V)
-#define FAI_BYTES_PT ((size_t)4 * FA_BLOCK_N * FAI_PW)
+#define FAI_BYTES_PT ((size_t)4 * (FAI_BN >> FAI_PAIRS) * FAI_PW)
 #define FAI_BYTES_BT ((FA_FEATURES) & FA_BIAS ? (size_t)4 * FAI_BN * FAI_PW : 0)
 #define FAI_BYTES_KS ((size_t)4 * FAI_BN * FAI_W)
-#define FAI_BYTES_VS ((size_t)4 * FA_BLOCK_N * FA_HEAD_DIM_V)
+#define FAI_BYTES_VS ((size_t)4 * (FAI_BN >> FAI_PAIRS) * FA_HEAD_DIM_V)
 #define FAI_BYTES_FACTOR ((size_t)4 * FAI_BN)
 
 FAI_NOINLINE size_t FAI_(worker_bytes)(void) {

@@ -116,6 +116,8 @@ FA_TEST(strides_of_each_tensor) {
     FA_EXPECT(same(fai_strides_kv(&a, &a.k, 64), 11 * 3 * 64, 3 * 64, 64));
     FA_EXPECT(same(fai_strides_kv(&a, &a.v, 32), 11 * 3 * 32, 3 * 32, 32));
     FA_EXPECT(same(fai_strides_lse(&a), 6 * 7, 1, 7)); /* (batch, head, seq) */
+    FA_EXPECT(same(fai_strides_bias(&a), 0, 0, 0)); /* none: sizes without a bias may be beyond 64 bits */
+    a.bias.data = cu;
     FA_EXPECT(same(fai_strides_bias(&a), 6 * 7 * 11, 11, 7 * 11)); /* (batch, head, q, k) */
     a.cu_seqlens_q = cu;
     FA_EXPECT(same(fai_strides_lse(&a), 6 * 12, 1, 12)); /* (head, total_q) */

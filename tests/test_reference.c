@@ -190,9 +190,7 @@ FA_TEST(alibi_closed_form) {
             FA_EXPECT_NEAR(get_o(&p, 0, 0, i, 0), (t + 1) * exp(-m * t) / sum, 1e-7);
         }
     }
-    WITH(
-        p,
-        "b=2 hq=2 sq=1 sk=2 d=16 alibi=2") { /* distances 1 and 0; slopes 2^-4, 2^-8; half of them for b = 1 */
+    WITH(p, "b=2 hq=2 sq=1 sk=2 d=16 alibi=2") { /* distances 1 and 0; slopes halve with b */
         zero_keys(&p);
         fap_expect(&p);
         for (int b = 0; b < 2; b++)
@@ -468,6 +466,10 @@ FA_TEST(masked_nan_is_not_looked_at) {
                 seen += sees, clean += !sees;
             }
         FA_EXPECT(seen && clean);
+    }
+    WITH(p, "hq=1 sq=1 sk=1 d=16 nan=1") { /* NaN is not nothing */
+        fap_expect(&p);
+        FA_EXPECT(isnan(get_lse(&p, 0, 0, 0)) && isnan(get_o(&p, 0, 0, 0, 0)));
     }
 }
 

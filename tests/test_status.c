@@ -17,6 +17,7 @@
 
 enum { B = 2, H = 4, HK = 2, SQ = 3, SK = 5, D = 16, RECORD = 2 * (H + HK) * D };
 static const double MOST = INT32_MAX;
+enum { LONGEST = FA_MAX_SEQLEN };
 #define NO_RANGE 1, 0 /* min, max of a failure without legal range */
 
 /* All that the problems of this file may touch, so that one memcmp finds a stray write. */
@@ -166,9 +167,11 @@ static void bad_sizes(void) {
     BAD(, a.num_heads_k = -2, NUM_HEADS_K, "num_heads_k", -2, 0, H, -1)
     BAD(, a.num_heads_k = 3, NUM_HEADS_K, "num_heads_k", 3, 0, H, -1)
     BAD(, a.num_heads_k = 8, NUM_HEADS_K, "num_heads_k", 8, 0, H, -1)
-    BAD(, a.seqlen_q = 0, SEQLEN_Q, "seqlen_q", 0, 1, MOST, -1)
-    BAD(, a.seqlen_q = -1, SEQLEN_Q, "seqlen_q", -1, 1, MOST, -1)
-    BAD(, a.seqlen_k = -3, SEQLEN_K, "seqlen_k", -3, 0, MOST, -1)
+    BAD(, a.seqlen_q = 0, SEQLEN_Q, "seqlen_q", 0, 1, LONGEST, -1)
+    BAD(, a.seqlen_q = -1, SEQLEN_Q, "seqlen_q", -1, 1, LONGEST, -1)
+    BAD(, a.seqlen_q = LONGEST + 1, SEQLEN_Q, "seqlen_q", LONGEST + 1, 1, LONGEST, -1)
+    BAD(, a.seqlen_k = -3, SEQLEN_K, "seqlen_k", -3, 0, LONGEST, -1)
+    BAD(, a.seqlen_k = INT32_MAX, SEQLEN_K, "seqlen_k", MOST, 0, LONGEST, -1)
     BAD(, a.num_threads = -1, NUM_THREADS, "num_threads", -1, 0, 65536, -1)
     BAD(, a.num_threads = 65537, NUM_THREADS, "num_threads", 65537, 0, 65536, -1)
 }
@@ -235,21 +238,21 @@ static void bad_strides(void) {
 }
 
 static void bad_sizes_beyond_64_bits(void) {
-    BAD(, a.batch = a.num_heads = a.seqlen_q = INT32_MAX; a.num_heads_k = 1, SIZE_OVERFLOW,
-        "batch * num_heads * seqlen_q", MOST * MOST * MOST, 1, 0x1p62, -1)
-    BAD(, a.num_heads = a.seqlen_k = INT32_MAX; a.num_heads_k = 1, SIZE_OVERFLOW, "seqlen * num_heads * head_dim",
-        MOST * MOST * 16, 1, 0x1p62, -1)
+    BAD(, a.batch = a.num_heads = INT32_MAX; a.seqlen_q = LONGEST; a.num_heads_k = 1, SIZE_OVERFLOW,
+        "batch * num_heads * seqlen_q", MOST * MOST * LONGEST, 1, 0x1p62, -1)
+    BAD(, a.num_heads = INT32_MAX; a.seqlen_k = LONGEST; a.num_heads_k = 1, SIZE_OVERFLOW,
+        "seqlen * num_heads * head_dim", MOST * LONGEST * 16, 1, 0x1p62, -1)
     BAD(_paged, a.num_heads = a.num_heads_k = a.page_size = INT32_MAX, SIZE_OVERFLOW, "seqlen * num_heads * head_dim",
         MOST * MOST * 16, 1, 0x1p62, -1)
     /* each size is fine alone */
-    BAD(, a.batch = a.seqlen_k = INT32_MAX, K_STRIDE, "k.stride_b", MOST * (HK * D), 0,
-        ((double)PTRDIFF_MAX - MOST * (HK * D) * 4) / MOST / 4, -1)
-    BAD(_bias, a.batch = a.seqlen_k = INT32_MAX, BIAS_STRIDE, "bias.stride_b", MOST * (SQ * H), 0,
-        ((double)PTRDIFF_MAX - MOST * (SQ * H) * 4) / MOST / 4, -1)
-    BAD(_blocks, a.batch = a.seqlen_k = INT32_MAX; a.seqlen_q = 1 << 20; a.block_mask.block_q = 1;
-        a.block_mask.block_k = 1, BLOCK_MASK_STRIDE, "block_mask.stride_b", MOST * 0x1p20 * (int)H, 0,
-        ((double)PTRDIFF_MAX - MOST * 0x1p20 * (int)H) / MOST, -1)
-    BAD(_tree, a.batch = a.seqlen_k = INT32_MAX; a.seqlen_q = 1 << 20, TREE_MASK_STRIDE, "tree_mask.stride_b", 0x1p35, 0,
+    BAD(, a.batch = INT32_MAX; a.seqlen_k = LONGEST, K_STRIDE, "k.stride_b", (double)LONGEST * (HK * D), 0,
+        ((double)PTRDIFF_MAX - (double)LONGEST * (HK * D) * 4) / MOST / 4, -1)
+    BAD(_bias, a.batch = INT32_MAX; a.seqlen_k = LONGEST, BIAS_STRIDE, "bias.stride_b", (double)LONGEST * (SQ * H), 0,
+        ((double)PTRDIFF_MAX - (double)LONGEST * (SQ * H) * 4) / MOST / 4, -1)
+    BAD(_blocks, a.batch = INT32_MAX; a.seqlen_k = LONGEST; a.seqlen_q = 1 << 20; a.block_mask.block_q = 1;
+        a.block_mask.block_k = 1, BLOCK_MASK_STRIDE, "block_mask.stride_b", LONGEST * 0x1p20 * (int)H, 0,
+        ((double)PTRDIFF_MAX - LONGEST * 0x1p20 * (int)H) / MOST, -1)
+    BAD(_tree, a.batch = INT32_MAX; a.seqlen_k = LONGEST; a.seqlen_q = 1 << 20, TREE_MASK_STRIDE, "tree_mask.stride_b", 0x1p35, 0,
         ((double)PTRDIFF_MAX - 0x1p37) / MOST / 4, -1)
 }
 
@@ -574,8 +577,8 @@ FA_TEST(features_used) {
 }
 
 FA_TEST(error_message) {
-    static const char full[] = "seqlen_k = -3, legal 0 .. 2147483647: "
-                               "seqlen_k must be 0 .. 2^31-1 (the longest sequence when lengths vary)";
+    static const char full[] = "seqlen_k = -3, legal 0 .. 1073741824: "
+                               "seqlen_k must be 0 .. 2^30 (the longest sequence when lengths vary)";
     fa_args a = valid();
     char text[400];
     a.seqlen_k = -3;
