@@ -332,10 +332,11 @@ static inline const char *fa_strerror(fa_status status) {
 #undef FAI_STATUS_ENUM
 #undef FAI_FEATURE_ENUM
 
-/* What was wrong, in numbers.  field is a string constant of the library. */
+/* What was wrong, in numbers.  min > max: there is no legal range; got is NaN: there is no number either.  For an overlap,
+ * field names the tensor that is in the way.  Strings are constants of the library. */
 typedef struct fa_error {
     fa_status status;
-    const char *field; /* "seqlen_k", "q.stride_s", "block_table[17]" without the index ... */
+    const char *field; /* "seqlen_k", "q.stride_s", "block_table" ... */
     double got, min, max;
     int64_t index; /* of the offending element where field is an array, else -1 */
 } fa_error;
@@ -1935,7 +1936,7 @@ FAI_INLINE fai_vec fai_exp2(const int degree, fai_vec x) {
     x = fai_select(x > fai_splat(128), fai_splat(128), x); /* 2^128 comes out as infinity */
     t = x + magic, f = x - (t - magic);
     FAI_FULL for (int i = 1; i <= 5; i++) p = fai_fma(p, f, fai_splat(c[i]));
-    p = (fai_vec)((fai_ivec)p + ((fai_ivec)t << 23));
+    p = (fai_vec)((fai_uvec)p + ((fai_uvec)t << 23));
     p = (fai_vec)((fai_ivec)p & (x >= fai_splat(-126.0f)));
     return fai_select(x == x, p, x);
 #endif

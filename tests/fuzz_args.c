@@ -1,6 +1,6 @@
 /* fuzz_args.c - arguments made of random bytes: fa_check must not crash, and what it accepts must be harmless.
  *
- *     fuzz_args [runs] [seed]     or  --seconds n;  prints progress and "1 passed, 0 failed, 0 skipped"
+ *     fuzz_args [runs] [seed]     or  --seconds n [seed];  prints progress and "1 passed, 0 failed, 0 skipped"
  *     clang -fsanitize=fuzzer,address,undefined -I. tests/fuzz_args.c -lm      libFuzzer target, checks alone
  *
  * An accepted problem is checked by brute force if it lies in the arena: every row that a kernel reads or writes is
@@ -322,7 +322,7 @@ static void touch_sequence(const fa_info *info, const fa_args *a, const fa_seque
 static int touch_masks(const fa_args *a) {
     const fa_block_mask *m = &a->block_mask;
     const fa_tree_mask *t = &a->tree_mask;
-    if (m->data) {
+    if (m->data && a->seqlen_k) {
         const int64_t tiles = (((int64_t)a->seqlen_q - 1) / m->block_q + 1) * (((int64_t)a->seqlen_k + m->block_k - 1) / m->block_k);
         fai_strides st = {m->stride_b, 0, m->stride_h};
         if (!st.b && !st.h) st.h = tiles, st.b = tiles * a->num_heads;
@@ -433,10 +433,10 @@ static double now(void) {
 }
 
 int main(int argc, char **argv) {
-    const int timed = argc == 3 && !strcmp(argv[1], "--seconds");
+    const int timed = argc > 2 && !strcmp(argv[1], "--seconds"), seed_at = 2 + timed;
     const double seconds = timed ? atof(argv[2]) : 0, began = now();
     const long most = timed ? 0 : argc > 1 ? atol(argv[1]) : 50000;
-    uint64_t state = argc > 2 && !timed ? strtoull(argv[2], NULL, 0) : 1, input[96];
+    uint64_t state = argc > seed_at ? strtoull(argv[seed_at], NULL, 0) : 1, input[96];
     double shown = began;
     run_seed = state;
     for (int n = 0; n < ARENA / 4; n++) { /* values in [-1, 1), and NaN here and there */

@@ -7,7 +7,7 @@
  *
  * Small tiles (64 x 64) reach the edges of tiles with small problems.  With FA_DISPATCH, which compiles each instance
  * three or four times, and with FA_TEST_CORE all groups are the core; environment FA_TEST_SCALE=quick runs every tenth
- * case, for emulators and sanitizers.  */
+ * case, for emulators and sanitizers, and FA_TEST_SCALE=long random tests for minutes. */
 #ifndef INSTANCES_H
 #define INSTANCES_H
 
@@ -272,10 +272,12 @@ static const fa_info *const hooks[] = {&f32_32_score_info, &bf16_64_both_info, &
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-static inline int quick(void) {
+static inline int has_scale(const char *name) {
     const char *scale = getenv("FA_TEST_SCALE");
-    return scale && !strcmp(scale, "quick");
+    return scale && !strcmp(scale, name);
 }
+static inline int quick(void) { return has_scale("quick"); }
+static inline int scaled(int n) { return quick() ? n / 10 : has_scale("long") ? n * 30 : n; } /* of random cases */
 /* 1 for the cases to run of a long list: all, or every tenth. */
 static inline int due(void) {
     static int n;

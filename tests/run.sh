@@ -65,45 +65,52 @@ run() {
 }
 
 limit=$(have timeout && echo "timeout ${TEST_TIMEOUT:-900}")
-steps='' passed=0 failed=0 skipped=0 number=0 began=$(now)
+passed=0 failed=0 skipped=0 number=0 began=$(now) runnable=''
+
 for suite in $suites; do
     hint=$(lacks "$suite")
-    if [ -n "$hint" ]; then
+    if [ -z "$hint" ]; then
+        runnable="$runnable $suite"
+    else
         echo "  skipped: $suite ($hint)" >>"$log/skipped"
         skipped=$((skipped + 1))
-    else
-        steps="$steps $(programs "$suite" | tr '\n' ' ')"
     fi
 done
+count=$(for suite in $runnable; do programs "$suite"; done | wc -l)
 
-# Build everything first, on all CPUs; what fails is built again below, where its messages are kept.
-targets=$(for step in $steps; do case $step in */*) echo "build/$step" ;; esac; done)
-count=$(echo $steps | wc -w)
-if [ -n "$targets" ]; then
-    printf 'building %d programs ... ' "$(echo $targets | wc -w)"
-    # shellcheck disable=SC2086  # one word a target
-    "${MAKE:-make}" -k -j"$(nproc 2>/dev/null || echo 2)" $targets >"$log/build" 2>&1 && printf 'ok' || printf 'FAILED'
-    echo " ($(since "$began"))"
-fi
+for suite in $runnable; do
+    steps=$(programs "$suite")
+    # The programs of a suite are built on all CPUs. What fails is built again below, where its messages are kept.
+    case $steps in
+    */*)
+        start=$(now)
+        printf '          building %-17s ' "$suite"
+        targets=$(echo "$steps" | sed 's|^|build/|')
+        # shellcheck disable=SC2086  # one word a target
+        "${MAKE:-make}" -k -j"$(nproc 2>/dev/null || echo 2)" $targets >"$log/build-$suite" 2>&1 && printf ok || printf FAILED
+        echo " ($(since "$start"))"
+        ;;
+    esac
 
-for step in $steps; do
-    number=$((number + 1)) start=$(now) file=$log/$(echo "$step" | tr / -)
-    printf '[%3d/%d] %-26s ' "$number" "$count" "$step"
-    case $step in */*) "${MAKE:-make}" -s "build/$step" >"$file" 2>&1 ;; *) : ;; esac &&
-        run "$step" >>"$file" 2>&1
-    status=$?
-    # shellcheck disable=SC2046  # three numbers
-    set -- $(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$file")
-    [ $# = 3 ] || set -- 0 1 0
-    [ $status = 0 ] || [ "$2" != 0 ] || set -- "$1" 1 "$3"
-    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
-    if [ "$2" = 0 ]; then
-        echo "ok ($(since "$start"))  $1 passed$([ "$3" = 0 ] || echo ", $3 skipped")"
-    else
-        echo "FAILED ($(since "$start"))  $2 of $(($1 + $2)), exit status $status, $file:"
-        grep -E '^(#|not ok)|error|Error|ERROR' "$file" | head -n 20 | sed 's/^/    /'
-    fi
-    sed -n "s|^ok [0-9]* - \(.*\) # SKIP \(.*\)|  skipped: $step \1 (\2)|p" "$file" >>"$log/skipped"
+    for step in $steps; do
+        number=$((number + 1)) start=$(now) file=$log/$(echo "$step" | tr / -)
+        printf '[%3d/%d] %-26s ' "$number" "$count" "$step"
+        : >"$file"
+        case $step in */*) "${MAKE:-make}" -s "build/$step" >"$file" 2>&1 ;; esac && run "$step" >>"$file" 2>&1
+        status=$?
+        # shellcheck disable=SC2046  # three numbers
+        set -- $(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$file")
+        [ $# = 3 ] || set -- 0 1 0
+        [ $status = 0 ] || [ "$2" != 0 ] || set -- "$1" 1 "$3"
+        passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+        if [ "$2" = 0 ]; then
+            echo "ok ($(since "$start"))  $1 passed$([ "$3" = 0 ] || echo ", $3 skipped")"
+        else
+            echo "FAILED ($(since "$start"))  $2 of $(($1 + $2)), exit status $status, $file:"
+            grep -E '^(#|not ok)|[Ee]rror' "$file" | head -n 20 | sed 's/^/    /'
+        fi
+        sed -n "s|^ok [0-9]* - \(.*\) # SKIP \(.*\)|  skipped: $step \1 (\2)|p" "$file" >>"$log/skipped"
+    done
 done
 
 echo
