@@ -140,6 +140,9 @@
 #define FAI_FULL _Pragma("GCC unroll 16")
 #define FAI_SOME _Pragma("GCC unroll 4")
 #endif
+#define FAI_EACH(i, from, to) \
+    FAI_FULL \
+    for (int i = (from); i < (to); i++)
 #else
 #define FAI_INLINE static inline
 #define FAI_NOINLINE static
@@ -237,11 +240,14 @@ typedef struct fa_tree_mask {
 #define FA_TREE_MASK 0x400u  /* token trees */
 #define FA_ALL_FEATURES 0x7ffu
 
-#define FAI_SAME_BIT(name, bit, field) FA_STATIC_ASSERT(FA_##name == bit, "FA_" #name " differs from FA_FEATURE_LIST");
+#define FAI_SAME_BIT(name, bit, field) \
+    FA_STATIC_ASSERT(FA_##name == bit, "FA_" #name " differs from FA_FEATURE_LIST");
 FA_FEATURE_LIST(FAI_SAME_BIT)
 #undef FAI_SAME_BIT
 
 #define FA_DEFAULT_FEATURES (FA_CAUSAL | FA_WINDOW | FA_VARLEN | FA_PAGED)
+
+/* clang-format off */
 
 /* Status codes: X(NAME, sentence).  fa_strerror(FA_ERR_##NAME) is the sentence; it names the field and
  * what is legal.  Codes are appended, never renumbered. */
@@ -332,6 +338,8 @@ static inline const char *fa_strerror(fa_status status) {
 #undef FAI_STATUS_ENUM
 #undef FAI_FEATURE_ENUM
 
+/* clang-format on */
+
 /* What was wrong, in numbers.  min > max: there is no legal range; got is NaN: there is no number either.  For an overlap,
  * field names the tensor that is in the way.  Strings are constants of the library. */
 typedef struct fa_error {
@@ -417,8 +425,10 @@ typedef uint16_t fai_code16;
 FAI_HD static inline size_t fa_sizeof(fa_dtype dtype) {
     switch (dtype) {
     case FA_F32: return 4;
-    case FA_F16: case FA_BF16: return 2;
-    case FA_E4M3: case FA_E5M2: return 1;
+    case FA_F16:
+    case FA_BF16: return 2;
+    case FA_E4M3:
+    case FA_E5M2: return 1;
     default: return 0;
     }
 }
@@ -558,8 +568,7 @@ FAI_HD static inline void fai_dropout_bits(const fa_args *args, int32_t b, int32
 }
 
 /* 1 if element (b, h, i, j) is kept; i and j count inside the sequence, h is the query head. */
-FAI_HD static inline int fa_dropout_keep(const fa_args *args, int32_t b, int32_t h, int32_t i,
-                                         int32_t j) {
+FAI_HD static inline int fa_dropout_keep(const fa_args *args, int32_t b, int32_t h, int32_t i, int32_t j) {
     uint32_t words[4];
     fai_dropout_bits(args, b, h, i, j >> 3, words);
     return (words[(j & 7) >> 1] >> 16 * (j & 1) & 0xffffu) >= fa_dropout_threshold(args->dropout_p);
@@ -631,8 +640,10 @@ typedef struct fa_sequence {
 
 FAI_HD static inline fa_sequence fa_get_sequence(const fa_args *a, int32_t b) {
     fa_sequence s = {b, a->seqlen_q, a->seqlen_k, 0, 0, b, b};
-    if (a->cu_seqlens_q) s.row_q = a->cu_seqlens_q[b], s.len_q = a->cu_seqlens_q[b + 1] - a->cu_seqlens_q[b], s.b_q = 0;
-    if (a->cu_seqlens_k) s.row_k = a->cu_seqlens_k[b], s.len_k = a->cu_seqlens_k[b + 1] - a->cu_seqlens_k[b], s.b_k = 0;
+    if (a->cu_seqlens_q)
+        s.row_q = a->cu_seqlens_q[b], s.len_q = a->cu_seqlens_q[b + 1] - a->cu_seqlens_q[b], s.b_q = 0;
+    if (a->cu_seqlens_k)
+        s.row_k = a->cu_seqlens_k[b], s.len_k = a->cu_seqlens_k[b + 1] - a->cu_seqlens_k[b], s.b_k = 0;
     if (a->seqused_q) s.len_q = a->seqused_q[b];
     if (a->seqused_k) s.len_k = a->seqused_k[b];
     return s;
@@ -671,17 +682,20 @@ FAI_HD static inline fa_range fa_row_range(const fa_args *a, int32_t len_q, int3
 }
 
 /* For queries i0 <= i < i1: the keys that any of them sees, and those that all of them see. */
-FAI_HD static inline fa_range fa_any_range(const fa_args *a, int32_t len_q, int32_t len_k, int32_t i0, int32_t i1) {
+FAI_HD static inline fa_range fa_any_range(const fa_args *a, int32_t len_q, int32_t len_k, int32_t i0,
+                                           int32_t i1) {
     fa_range r = {fa_row_range(a, len_q, len_k, i0).lo, fa_row_range(a, len_q, len_k, i1 - 1).hi};
     return r;
 }
-FAI_HD static inline fa_range fa_all_range(const fa_args *a, int32_t len_q, int32_t len_k, int32_t i0, int32_t i1) {
+FAI_HD static inline fa_range fa_all_range(const fa_args *a, int32_t len_q, int32_t len_k, int32_t i0,
+                                           int32_t i1) {
     fa_range r = {fa_row_range(a, len_q, len_k, i1 - 1).lo, fa_row_range(a, len_q, len_k, i0).hi};
     if (r.lo > r.hi) r.lo = r.hi;
     return r;
 }
 
-FAI_HD static inline int fa_block_visible(const fa_args *a, const fa_sequence *s, int32_t h, int32_t i, int32_t j) {
+FAI_HD static inline int fa_block_visible(const fa_args *a, const fa_sequence *s, int32_t h, int32_t i,
+                                          int32_t j) {
     const fa_block_mask *m = &a->block_mask;
     int64_t rows = ((int64_t)a->seqlen_q + m->block_q - 1) / m->block_q;
     int64_t cols = ((int64_t)a->seqlen_k + m->block_k - 1) / m->block_k;
@@ -714,8 +728,8 @@ FAI_HD static inline float fai_descale(const fa_descale *d, int64_t b, int64_t h
 
 /* Tells args->error (if any) about a failure and returns status.  min > max: no range to tell
  * (pointers, instances); got NaN: no number either.  index -1: the field is not an array. */
-static inline fa_status fai_fail(const fa_args *args, fa_status status, const char *field,
-                                 int64_t index, double got, double min, double max) {
+static inline fa_status fai_fail(const fa_args *args, fa_status status, const char *field, int64_t index,
+                                 double got, double min, double max) {
     if (args->error) {
         fa_error e = {status, field, got, min, max, index};
         *args->error = e;
@@ -786,8 +800,8 @@ typedef struct fai_problem {
     fai_span span[20];
 } fai_problem;
 
-static inline void fai_bad(fai_problem *p, fa_status status, const char *field, int64_t index,
-                           double got, double min, double max) {
+static inline void fai_bad(fai_problem *p, fa_status status, const char *field, int64_t index, double got,
+                           double min, double max) {
     if (p->status == FA_OK) p->status = fai_fail(p->args, status, field, index, got, min, max);
 }
 
@@ -818,8 +832,7 @@ static inline void fai_add_span(fai_problem *p, fai_span s) {
         fai_bad(p, s.bad_align, s.field[0], -1, (double)(address & (s.element - 1)), 0, 0);
     for (int n = 0; n < 3; n++)
         if (stride[n] < least)
-            fai_bad(p, s.bad_stride, s.field[n + 1], -1, (double)stride[n], (double)least,
-                    (double)INT64_MAX);
+            fai_bad(p, s.bad_stride, s.field[n + 1], -1, (double)stride[n], (double)least, (double)INT64_MAX);
     if (p->status != FA_OK) return;
     if (s.kind != FAI_LITERAL && !stride[0] && !stride[1] && !stride[2]) {
         stride[2] = s.row;
@@ -878,8 +891,7 @@ static inline void fai_check_overlaps(fai_problem *p) {
     const fai_span *o = &p->span[p->o], *lse = &p->span[p->lse];
     for (int i = 0; i < p->count; i++) {
         const fai_span *s = &p->span[i];
-        if (s != o && s != lse && fai_overlap(o, s))
-            fai_bad(p, FA_ERR_O_OVERLAP, s->field[0], -1, NAN, 1, 0);
+        if (s != o && s != lse && fai_overlap(o, s)) fai_bad(p, FA_ERR_O_OVERLAP, s->field[0], -1, NAN, 1, 0);
         if (s != lse && p->lse != p->o && fai_overlap(lse, s))
             fai_bad(p, FA_ERR_LSE_OVERLAP, s->field[0], -1, NAN, 1, 0);
     }
@@ -899,8 +911,8 @@ static inline void fai_check_sizes(fai_problem *p) {
         fai_bad(p, FA_ERR_NUM_HEADS_K, "num_heads_k", -1, a->num_heads_k, 0, heads);
     fai_range(p, FA_ERR_SEQLEN_Q, "seqlen_q", a->seqlen_q, 1, FA_MAX_SEQLEN);
     fai_range(p, FA_ERR_SEQLEN_K, "seqlen_k", a->seqlen_k, 0, FA_MAX_SEQLEN);
-    fai_range(p, FA_ERR_SIZE_OVERFLOW, "batch * num_heads * seqlen_q", a->batch * heads * a->seqlen_q,
-              1, 0x1p62);
+    fai_range(p, FA_ERR_SIZE_OVERFLOW, "batch * num_heads * seqlen_q", a->batch * heads * a->seqlen_q, 1,
+              0x1p62);
     fai_range(p, FA_ERR_SIZE_OVERFLOW, "seqlen * num_heads * head_dim", rows * heads * dim, 1, 0x1p62);
     if (p->status == FA_OK) p->status = fai_need(a, fa_features_used(a) & ~p->info->features);
 }
@@ -923,17 +935,30 @@ static inline void fai_check_terms(fai_problem *p) {
     const fa_block_mask *m = &a->block_mask;
     const fa_tree_mask *tree = &a->tree_mask;
     if (a->alibi_slopes) {
-        fai_span s = {a->alibi_slopes, {"alibi_slopes", "alibi_stride_b", NULL, NULL},
-                      FA_ERR_ALIBI, FA_ERR_ALIBI, FAI_LITERAL,
-                      4, a->num_heads, {a->batch, 1, 1}, {a->alibi_stride_b, 0, 0}, 0};
+        fai_span s = {a->alibi_slopes,
+                      {"alibi_slopes", "alibi_stride_b", NULL, NULL},
+                      FA_ERR_ALIBI,
+                      FA_ERR_ALIBI,
+                      FAI_LITERAL,
+                      4,
+                      a->num_heads,
+                      {a->batch, 1, 1},
+                      {a->alibi_stride_b, 0, 0},
+                      0};
         fai_add_span(p, s);
     }
     if (bias->data) {
         const fa_dtype dtype = bias->dtype ? bias->dtype : FA_F32;
-        fai_span s = {bias->data, {"bias.data", "bias.stride_b", "bias.stride_h", "bias.stride_q"},
-                      FA_ERR_BIAS_ALIGN, FA_ERR_BIAS_STRIDE, FAI_INPUT,
-                      (int64_t)fa_sizeof(dtype), a->seqlen_k, {a->batch, a->num_heads, a->seqlen_q},
-                      {bias->stride_b, bias->stride_h, bias->stride_q}, 0};
+        fai_span s = {bias->data,
+                      {"bias.data", "bias.stride_b", "bias.stride_h", "bias.stride_q"},
+                      FA_ERR_BIAS_ALIGN,
+                      FA_ERR_BIAS_STRIDE,
+                      FAI_INPUT,
+                      (int64_t)fa_sizeof(dtype),
+                      a->seqlen_k,
+                      {a->batch, a->num_heads, a->seqlen_q},
+                      {bias->stride_b, bias->stride_h, bias->stride_q},
+                      0};
         fai_range(p, FA_ERR_BIAS_DTYPE, "bias.dtype", dtype, 0, FA_BF16);
         fai_add_span(p, s);
     }
@@ -944,16 +969,29 @@ static inline void fai_check_terms(fai_problem *p) {
         if (p->status != FA_OK) return;
         int64_t tiles_q = ((int64_t)a->seqlen_q + m->block_q - 1) / m->block_q;
         int64_t tiles_k = ((int64_t)a->seqlen_k + m->block_k - 1) / m->block_k;
-        fai_span s = {m->data, {"block_mask.data", NULL, "block_mask.stride_b", "block_mask.stride_h"},
-                      FA_ERR_BLOCK_MASK_STRIDE, FA_ERR_BLOCK_MASK_STRIDE, FAI_INPUT, 1,
-                      tiles_q * tiles_k, {1, a->batch, a->num_heads}, {0, m->stride_b, m->stride_h}, 0};
+        fai_span s = {m->data,
+                      {"block_mask.data", NULL, "block_mask.stride_b", "block_mask.stride_h"},
+                      FA_ERR_BLOCK_MASK_STRIDE,
+                      FA_ERR_BLOCK_MASK_STRIDE,
+                      FAI_INPUT,
+                      1,
+                      tiles_q * tiles_k,
+                      {1, a->batch, a->num_heads},
+                      {0, m->stride_b, m->stride_h},
+                      0};
         fai_add_span(p, s);
     }
     if (tree->data) {
-        fai_span s = {tree->data, {"tree_mask.data", NULL, "tree_mask.stride_b", "tree_mask.stride_q"},
-                      FA_ERR_TREE_MASK_ALIGN, FA_ERR_TREE_MASK_STRIDE, FAI_INPUT,
-                      4, ((int64_t)a->seqlen_q + 31) / 32, {1, a->batch, a->seqlen_q},
-                      {0, tree->stride_b, tree->stride_q}, 0};
+        fai_span s = {tree->data,
+                      {"tree_mask.data", NULL, "tree_mask.stride_b", "tree_mask.stride_q"},
+                      FA_ERR_TREE_MASK_ALIGN,
+                      FA_ERR_TREE_MASK_STRIDE,
+                      FAI_INPUT,
+                      4,
+                      ((int64_t)a->seqlen_q + 31) / 32,
+                      {1, a->batch, a->seqlen_q},
+                      {0, tree->stride_b, tree->stride_q},
+                      0};
         fai_add_span(p, s);
     }
 }
@@ -999,9 +1037,16 @@ static inline void fai_check_pages(fai_problem *p) {
 
     const int64_t pages = ((int64_t)a->seqlen_k + a->page_size - 1) / a->page_size;
     const int64_t stride = a->block_table_stride ? a->block_table_stride : pages;
-    fai_span s = {a->block_table, {"block_table", "block_table_stride", NULL, NULL},
-                  FA_ERR_BLOCK_TABLE, FA_ERR_BLOCK_TABLE_STRIDE, FAI_LITERAL,
-                  4, pages, {a->batch, 1, 1}, {stride, 0, 0}, 0};
+    fai_span s = {a->block_table,
+                  {"block_table", "block_table_stride", NULL, NULL},
+                  FA_ERR_BLOCK_TABLE,
+                  FA_ERR_BLOCK_TABLE_STRIDE,
+                  FAI_LITERAL,
+                  4,
+                  pages,
+                  {a->batch, 1, 1},
+                  {stride, 0, 0},
+                  0};
     if (stride < pages)
         fai_bad(p, FA_ERR_BLOCK_TABLE_STRIDE, "block_table_stride", -1, (double)stride, (double)pages,
                 (double)INT64_MAX);
@@ -1028,8 +1073,7 @@ static inline void fai_check_sequences(fai_problem *p) {
     fai_check_lengths(p, 1);
     for (int32_t b = 0; a->tree_mask.data && b < fai_num_lengths(a) && p->status == FA_OK; b++) {
         fa_sequence s = fa_get_sequence(a, b);
-        if (s.len_k < s.len_q)
-            fai_bad(p, FA_ERR_TREE_MASK_LENGTH, len_k, b, s.len_k, s.len_q, a->seqlen_k);
+        if (s.len_k < s.len_q) fai_bad(p, FA_ERR_TREE_MASK_LENGTH, len_k, b, s.len_k, s.len_q, a->seqlen_k);
     }
     fai_check_pages(p);
 }
@@ -1040,18 +1084,31 @@ static inline void fai_check_tensors(fai_problem *p) {
     const int64_t heads_k = fai_num_heads_k(a);
     if (p->status != FA_OK) return;
 #define FAI_TENSOR(t, T, kind, dtype, dim, side, heads) \
-    {a->t.data, {#t ".data", #t ".stride_b", #t ".stride_s", #t ".stride_h"}, \
-     FA_ERR_##T##_ALIGN, FA_ERR_##T##_STRIDE, kind, (int64_t)fa_sizeof(dtype), dim, \
-     {p->batch[side], p->rows[side], heads}, {a->t.stride_b, a->t.stride_s, a->t.stride_h}, 0}
+    {a->t.data, \
+     {#t ".data", #t ".stride_b", #t ".stride_s", #t ".stride_h"}, \
+     FA_ERR_##T##_ALIGN, \
+     FA_ERR_##T##_STRIDE, \
+     kind, \
+     (int64_t)fa_sizeof(dtype), \
+     dim, \
+     {p->batch[side], p->rows[side], heads}, \
+     {a->t.stride_b, a->t.stride_s, a->t.stride_h}, \
+     0}
     fai_span q = FAI_TENSOR(q, Q, FAI_INPUT, info->dtype, info->head_dim, 0, a->num_heads);
     fai_span k = FAI_TENSOR(k, K, FAI_INPUT, info->kv_dtype, info->head_dim, 1, heads_k);
     fai_span v = FAI_TENSOR(v, V, FAI_INPUT, info->kv_dtype, info->head_dim_v, 1, heads_k);
     fai_span o = FAI_TENSOR(o, O, FAI_OUTPUT, info->o_dtype, info->head_dim_v, 0, a->num_heads);
 #undef FAI_TENSOR
-    fai_span lse = {a->lse.data, {"lse.data", "lse.stride_b", "lse.stride_h", "lse.stride_s"},
-                    FA_ERR_LSE_ALIGN, FA_ERR_LSE_STRIDE, FAI_OUTPUT,
-                    4, 1, {p->batch[0], a->num_heads, p->rows[0]},
-                    {a->lse.stride_b, a->lse.stride_h, a->lse.stride_s}, 0};
+    fai_span lse = {a->lse.data,
+                    {"lse.data", "lse.stride_b", "lse.stride_h", "lse.stride_s"},
+                    FA_ERR_LSE_ALIGN,
+                    FA_ERR_LSE_STRIDE,
+                    FAI_OUTPUT,
+                    4,
+                    1,
+                    {p->batch[0], a->num_heads, p->rows[0]},
+                    {a->lse.stride_b, a->lse.stride_h, a->lse.stride_s},
+                    0};
     if (!q.data) fai_bad(p, FA_ERR_Q_NULL, "q.data", -1, 0, 1, 0);
     if (!k.data && a->seqlen_k) fai_bad(p, FA_ERR_K_NULL, "k.data", -1, 0, 1, 0);
     if (!v.data && a->seqlen_k) fai_bad(p, FA_ERR_V_NULL, "v.data", -1, 0, 1, 0);
@@ -1073,8 +1130,16 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
     const int64_t heads = side ? fai_num_heads_k(a) : a->num_heads;
     const int64_t seqlen = side ? a->seqlen_k : a->seqlen_q;
     const int64_t blocks = d->block > 0 ? (seqlen + d->block - 1) / d->block : 1;
-    fai_span s = {d->data, {field[0], field[1], field[2], field[3]}, bad, bad, FAI_LITERAL,
-                  4, 1, {a->batch, heads, blocks}, {d->stride_b, d->stride_h, d->stride_block}, 0};
+    fai_span s = {d->data,
+                  {field[0], field[1], field[2], field[3]},
+                  bad,
+                  bad,
+                  FAI_LITERAL,
+                  4,
+                  1,
+                  {a->batch, heads, blocks},
+                  {d->stride_b, d->stride_h, d->stride_block},
+                  0};
     if (!d->data || p->status != FA_OK) return;
     fai_range(p, bad, field[0], dtype, FA_E4M3, FA_E5M2);
     fai_range(p, bad, field[4], d->block, 0, INT32_MAX);
@@ -1095,7 +1160,8 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
 }
 
 static inline void fai_check_descales(fai_problem *p) {
-#define FAI_FIELDS(t) {t ".data", t ".stride_b", t ".stride_h", t ".stride_block", t ".block"}
+#define FAI_FIELDS(t) \
+    { t ".data", t ".stride_b", t ".stride_h", t ".stride_block", t ".block" }
     static const char *const q[5] = FAI_FIELDS("q_descale");
     static const char *const k[5] = FAI_FIELDS("k_descale");
     static const char *const v[5] = FAI_FIELDS("v_descale");
@@ -1164,8 +1230,7 @@ static inline int fa_error_message(const fa_error *error, char *text, size_t siz
     if (error->got == error->got) snprintf(got, sizeof got, " = %.10g", error->got);
     if (error->min <= error->max)
         snprintf(range, sizeof range, ", legal %.10g .. %.10g", error->min, error->max);
-    return snprintf(text, size, "%s%s%s%s: %s", error->field, index, got, range,
-                    fa_strerror(error->status));
+    return snprintf(text, size, "%s%s%s%s: %s", error->field, index, got, range, fa_strerror(error->status));
 }
 
 /* ======================================================================================== */
@@ -1193,14 +1258,22 @@ static inline int fa_error_message(const fa_error *error, char *text, size_t siz
  * For tests, and to read. */
 
 /* x[0 .. n) = data[at .. at + n) */
-static inline void fai_load_row(double *x, const void *data, int64_t at, fa_dtype dtype,
-                                int32_t n) {
+static inline void fai_load_row(double *x, const void *data, int64_t at, fa_dtype dtype, int32_t n) {
     switch (dtype) { /* fa_load of a constant dtype is a few instructions */
-    case FA_F32: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_F32); break;
-    case FA_F16: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_F16); break;
-    case FA_BF16: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_BF16); break;
-    case FA_E4M3: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_E4M3); break;
-    default: for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, dtype);
+    case FA_F32:
+        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_F32);
+        break;
+    case FA_F16:
+        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_F16);
+        break;
+    case FA_BF16:
+        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_BF16);
+        break;
+    case FA_E4M3:
+        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, FA_E4M3);
+        break;
+    default:
+        for (int32_t d = 0; d < n; d++) x[d] = (double)fa_load(data, at + d, dtype);
     }
 }
 
@@ -1220,8 +1293,8 @@ static inline void fai_axpy(double *y, double a, const double *x, int32_t n) {
 }
 
 /* Masks that are no range of keys (those: fa_row_range). */
-static inline int fa_reference_visible(const fa_info *info, const fa_args *args,
-                                       const fa_sequence *seq, int32_t h, int32_t i, int32_t j) {
+static inline int fa_reference_visible(const fa_info *info, const fa_args *args, const fa_sequence *seq,
+                                       int32_t h, int32_t i, int32_t j) {
     if (args->block_mask.data && !fa_block_visible(args, seq, h, i, j)) return 0;
     if (args->tree_mask.data && !fa_tree_visible(args, seq, i, j)) return 0;
     return !info->mask_mod || info->mask_mod(seq->b, h, i, j);
@@ -1229,9 +1302,9 @@ static inline int fa_reference_visible(const fa_info *info, const fa_args *args,
 
 /* S_ij from s = softmax_scale q_i.k_j.  Also its derivatives by s and by the bias, unless NULL; they
  * are NaN if there is a score_mod without score_mod_grad. */
-static inline double fa_reference_score(const fa_info *info, const fa_args *args,
-                                        const fa_sequence *seq, int32_t h, int32_t i, int32_t j,
-                                        double s, double *by_s, double *by_bias) {
+static inline double fa_reference_score(const fa_info *info, const fa_args *args, const fa_sequence *seq,
+                                        int32_t h, int32_t i, int32_t j, double s, double *by_s,
+                                        double *by_bias) {
     double slope = 1, slope_mod = 1;
     if (args->softcap > 0) {
         double t = tanh(s / (double)args->softcap);
@@ -1266,8 +1339,8 @@ typedef struct fai_reference_head {
     double scale; /* softmax_scale */
 } fai_reference_head;
 
-static inline fai_reference_head fai_reference_begin(const fa_info *info, const fa_args *args,
-                                                     int32_t b, int32_t h) {
+static inline fai_reference_head fai_reference_begin(const fa_info *info, const fa_args *args, int32_t b,
+                                                     int32_t h) {
     fai_reference_head r;
     r.info = info, r.args = args, r.seq = fa_get_sequence(args, b);
     r.h = h, r.hk = h / (args->num_heads / fai_num_heads_k(args));
@@ -1342,8 +1415,8 @@ static inline int64_t fai_packed_k(const fa_args *args, const fa_sequence *seq, 
  * lse: (batch, num_heads, seqlen_q),             with cu_seqlens_q (num_heads, total_q)
  * row: scratch of seqlen_k + 2 * max(head_dim, head_dim_v) doubles: seqlen_k + 2*256 always do
  * o or lse may be NULL.  args->o and args->lse are not written, nor are rows from seqused_q on. */
-FAI_NOINLINE fa_status fa_reference_forward(const fa_info *info, const fa_args *args, double *o,
-                                            double *lse, double *row) {
+FAI_NOINLINE fa_status fa_reference_forward(const fa_info *info, const fa_args *args, double *o, double *lse,
+                                            double *row) {
     fa_status status = fa_check(info, args);
     if (status) return status;
     int32_t dim_v = info->head_dim_v, heads = args->num_heads;
@@ -1386,10 +1459,9 @@ static inline void fai_reference_clear(double *x, int64_t n) {
 }
 
 /* Adds what query i contributes.  d_o: dO_i.  p, dp: room for seqlen_k.  q, k, v: room for a row. */
-static inline void fai_reference_backward_row(const fai_reference_head *r, int32_t i,
-                                              const double *d_o, const fa_reference_grads *g,
-                                              double *p, double *dp, double *q, double *k,
-                                              double *v) {
+static inline void fai_reference_backward_row(const fai_reference_head *r, int32_t i, const double *d_o,
+                                              const fa_reference_grads *g, double *p, double *dp, double *q,
+                                              double *k, double *v) {
     const fa_args *args = r->args;
     const fa_sequence *seq = &r->seq;
     int32_t h = r->h, dim = r->info->head_dim, dim_v = r->info->head_dim_v;
@@ -1397,8 +1469,7 @@ static inline void fai_reference_backward_row(const fai_reference_head *r, int32
     int64_t heads_k = fai_num_heads_k(args);
     double *dbias = g->dbias, lse, d_i = 0;
     fa_range keys = fa_row_range(args, seq->len_q, seq->len_k, i);
-    if (dbias)
-        dbias += (((int64_t)seq->b * args->num_heads + h) * args->seqlen_q + i) * args->seqlen_k;
+    if (dbias) dbias += (((int64_t)seq->b * args->num_heads + h) * args->seqlen_q + i) * args->seqlen_k;
     fai_reference_q(r, i, q);
     lse = fai_reference_softmax(r, i, keys, q, k, p);
     for (int32_t j = keys.lo; j < keys.hi; j++) { /* dP_ij, D_i, dV_j */
@@ -1414,15 +1485,13 @@ static inline void fai_reference_backward_row(const fai_reference_head *r, int32
             fai_axpy(g->dv + head_k * dim_v, z * p[j], d_o, dim_v);
         }
     }
-    if (g->dsink && args->sink && d_i != 0)
-        g->dsink[h] -= exp((double)args->sink[h] - lse) * d_i;
+    if (g->dsink && args->sink && d_i != 0) g->dsink[h] -= exp((double)args->sink[h] - lse) * d_i;
     for (int32_t j = keys.lo; j < keys.hi; j++) { /* dS_ij, dQ_i, dK_j */
         double ds = p[j] * (dp[j] - d_i), slope, slope_bias, scale = fai_reference_scale(r, i, j);
         int64_t head_k = fai_packed_k(args, seq, j) * heads_k + r->hk; /* row of dk */
         if (p[j] == 0) continue;
         fai_reference_k(r, j, k);
-        fa_reference_score(r->info, args, seq, h, i, j, scale * fai_dot(q, k, dim), &slope,
-                           &slope_bias);
+        fa_reference_score(r->info, args, seq, h, i, j, scale * fai_dot(q, k, dim), &slope, &slope_bias);
         if (dbias) dbias[j] = ds * slope_bias;
         if (g->dq) fai_axpy(g->dq + head_q * dim, ds * slope * scale, k, dim);
         if (g->dk) fai_axpy(g->dk + head_k * dim, ds * slope * scale, q, dim);
@@ -1431,9 +1500,8 @@ static inline void fai_reference_backward_row(const fai_reference_head *r, int32
 
 /* d_o: shape and strides as o, in info->o_dtype.  S, P and D are computed again, not read.
  * row: scratch of 2 * (seqlen_k + head_dim + head_dim_v) doubles: 2*seqlen_k + 4*256 always do */
-FAI_NOINLINE fa_status fa_reference_backward(const fa_info *info, const fa_args *args,
-                                             fa_tensor d_o, const fa_reference_grads *grads,
-                                             double *row) {
+FAI_NOINLINE fa_status fa_reference_backward(const fa_info *info, const fa_args *args, fa_tensor d_o,
+                                             const fa_reference_grads *grads, double *row) {
     fa_status status = fa_check(info, args);
     if (status) return status;
     int32_t dim = info->head_dim, dim_v = info->head_dim_v, heads = args->num_heads;
@@ -1496,9 +1564,8 @@ static inline int64_t fai_io_keys(int causal, int64_t p, int64_t n) {
 }
 
 static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, int64_t seqlen_k,
-                                int64_t head_dim, int64_t head_dim_v, int64_t element_bytes,
-                                int causal, int64_t block_m, int64_t block_n, int64_t sram_bytes,
-                                int backward) {
+                                int64_t head_dim, int64_t head_dim_v, int64_t element_bytes, int causal,
+                                int64_t block_m, int64_t block_n, int64_t sram_bytes, int backward) {
     fa_io io = {0, 0, 0, 0, 0, 0, 0, 0, 0};
     double n = (double)(batch * heads), e = (double)element_bytes;
     double d = (double)head_dim, dv = (double)head_dim_v, nq = (double)seqlen_q, nk = (double)seqlen_k;
@@ -1538,16 +1605,19 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 /* >>template   one more instance: parameters, their defaults and limits                     */
 /* ======================================================================================== */
 
-#if !defined(FA_NAME) && (defined(FA_HEAD_DIM) || defined(FA_HEAD_DIM_V) || defined(FA_DTYPE) || defined(FA_KV_DTYPE) || \
-                          defined(FA_O_DTYPE) || defined(FA_FEATURES) || defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || \
-                          defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD))
-#error "flashattn.h: parameters without FA_NAME: define FA_NAME, the prefix of what is generated, before including"
+#if !defined(FA_NAME) && \
+    (defined(FA_HEAD_DIM) || defined(FA_HEAD_DIM_V) || defined(FA_DTYPE) || defined(FA_KV_DTYPE) || \
+     defined(FA_O_DTYPE) || defined(FA_FEATURES) || defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || \
+     defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD))
+#error \
+    "flashattn.h: parameters without FA_NAME: define FA_NAME, the prefix of what is generated, before including"
 #endif
 
 #if defined(FA_NAME) && !defined(FAI_BODY)
 
 #if !defined(__GNUC__) && !defined(__clang__)
-#error "flashattn.h: kernels need gcc or clang (vector extensions); this compiler can use the types and the reference only"
+#error \
+    "flashattn.h: kernels need gcc or clang (vector extensions); this compiler can use the types and the reference only"
 #endif
 
 /* Each check replaces a bad value by a legal one, so that its message is the only one. */
@@ -1555,7 +1625,8 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 #error "flashattn.h: define FA_HEAD_DIM (a multiple of 16 in 16..256) before including"
 #define FA_HEAD_DIM 64
 #elif FA_HEAD_DIM < 16 || FA_HEAD_DIM > 256 || FA_HEAD_DIM % 16 != 0
-#error "flashattn.h: FA_HEAD_DIM must be a multiple of 16 in 16..256; pad the rows of q and k with zeros to the next one"
+#error \
+    "flashattn.h: FA_HEAD_DIM must be a multiple of 16 in 16..256; pad the rows of q and k with zeros to the next one"
 #undef FA_HEAD_DIM
 #define FA_HEAD_DIM 64
 #endif
@@ -1563,7 +1634,8 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 #ifndef FA_HEAD_DIM_V
 #define FA_HEAD_DIM_V FA_HEAD_DIM
 #elif FA_HEAD_DIM_V < 16 || FA_HEAD_DIM_V > 256 || FA_HEAD_DIM_V % 16 != 0
-#error "flashattn.h: FA_HEAD_DIM_V must be a multiple of 16 in 16..256; columns of v are independent, so split or pad it"
+#error \
+    "flashattn.h: FA_HEAD_DIM_V must be a multiple of 16 in 16..256; columns of v are independent, so split or pad it"
 #undef FA_HEAD_DIM_V
 #define FA_HEAD_DIM_V 64
 #endif
@@ -1599,7 +1671,8 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 #ifndef FA_FEATURES
 #define FA_FEATURES FA_DEFAULT_FEATURES
 #elif (FA_FEATURES) & ~FA_ALL_FEATURES
-#error "flashattn.h: FA_FEATURES has unknown bits: combine FA_CAUSAL, FA_WINDOW, ... of FA_FEATURE_LIST with |"
+#error \
+    "flashattn.h: FA_FEATURES has unknown bits: combine FA_CAUSAL, FA_WINDOW, ... of FA_FEATURE_LIST with |"
 #undef FA_FEATURES
 #define FA_FEATURES FA_DEFAULT_FEATURES
 #endif
@@ -1635,11 +1708,11 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 
 #define FAI_CAT2(a, b) a##_##b
 #define FAI_CAT(a, b) FAI_CAT2(a, b)
-#define FA_(x) FAI_CAT(FA_NAME, x)                        /* attn64_x */
+#define FA_(x) FAI_CAT(FA_NAME, x) /* attn64_x */
 #define FAI_IN2(name, x, isa) fai_##name##_##x##_##isa
 #define FAI_IN1(name, x, isa) FAI_IN2(name, x, isa)
 #define FAI_IN(x, isa) FAI_IN1(FA_NAME, x, isa)
-#define FAI_(x) FAI_IN(x, FAI_ISA)                        /* fai_attn64_x_avx512 */
+#define FAI_(x) FAI_IN(x, FAI_ISA) /* fai_attn64_x_avx512 */
 #define FAI_STRING2(x) #x
 #define FAI_STRING(x) FAI_STRING2(x)
 
@@ -1670,29 +1743,37 @@ static inline int FA_(mask_mod)(int b, int h, int i, int j) {
 static inline size_t FA_(forward_workspace)(const fa_args *args);
 static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_t bytes);
 
-static const fa_info FA_(info) = {
-    FAI_STRING(FA_NAME), FA_HEAD_DIM, FA_HEAD_DIM_V, FA_DTYPE, FA_KV_DTYPE, FA_O_DTYPE, FA_BLOCK_M, FA_BLOCK_N,
-    (FA_FEATURES),
+static const fa_info FA_(info) = {FAI_STRING(FA_NAME),
+                                  FA_HEAD_DIM,
+                                  FA_HEAD_DIM_V,
+                                  FA_DTYPE,
+                                  FA_KV_DTYPE,
+                                  FA_O_DTYPE,
+                                  FA_BLOCK_M,
+                                  FA_BLOCK_N,
+                                  (FA_FEATURES),
 #if defined(FA_SCORE_MOD)
-    FA_(score_mod),
+                                  FA_(score_mod),
 #else
-    NULL,
+                                   NULL,
 #endif
 #if defined(FA_SCORE_MOD_GRAD)
-    FA_(score_mod_grad),
+                                  FA_(score_mod_grad),
 #else
-    NULL,
+                                   NULL,
 #endif
 #if defined(FA_MASK_MOD)
-    FA_(mask_mod),
+                                  FA_(mask_mod),
 #else
-    NULL,
+                                   NULL,
 #endif
-    FA_(forward_workspace), FA_(forward)};
+                                  FA_(forward_workspace),
+                                  FA_(forward)};
 
 /* Products of bf16 values may go through vdpbf16ps, two multiply-adds in each lane.  fp8 values are exact in bf16. */
 #define FAI_IS_BF16(dtype) ((dtype) >= FA_BF16 && (dtype) <= FA_E5M2)
-#define FAI_PAIRS_WANTED (FAI_IS_BF16(FA_DTYPE) && FAI_IS_BF16(FA_KV_DTYPE))
+#define FAI_PAIRS_WANTED \
+    (FAI_IS_BF16(FA_DTYPE) && FAI_IS_BF16(FA_KV_DTYPE) && FA_HEAD_DIM % 32 == 0) /* whole vectors */
 
 /* Instruction sets in rising order. */
 #define FAI_PORTABLE 1
@@ -1705,7 +1786,8 @@ static const fa_info FA_(info) = {
  * Intel cores run it at half the f32 rate (measured: 87 against 180 GFLOP/s on a Xeon of
  * family 6 model 207), so there bf16 is widened to f32. */
 #ifndef FA_BF16_DOT
-#if defined(__cooperlake__) || defined(__sapphirerapids__) || defined(__graniterapids__) || defined(__corei7__)
+#if defined(__cooperlake__) || defined(__sapphirerapids__) || defined(__graniterapids__) || \
+    defined(__corei7__)
 #define FA_BF16_DOT 0
 #else
 #define FA_BF16_DOT 1
@@ -1745,7 +1827,8 @@ static const fa_info FA_(info) = {
 #elif defined(__CUDACC__)
 #define FAI_ISA portable
 #define FAI_ISA_CODE FAI_PORTABLE
-#elif defined(__AVX512BF16__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && FAI_PAIRS_WANTED && FA_BF16_DOT
+#elif defined(__AVX512BF16__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && FAI_PAIRS_WANTED && \
+    FA_BF16_DOT
 #define FAI_ISA avx512_bf16
 #define FAI_ISA_CODE FAI_AVX512_BF16
 #elif defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__) && defined(__AVX512VL__)
@@ -1775,7 +1858,8 @@ static const fa_info FA_(info) = {
 #pragma clang attribute push(__attribute__((target("avx512bf16,avx512f,avx512bw,avx512vl,avx512dq,f16c"))), \
                              apply_to = function)
 #elif defined(__clang__) && FAI_ISA_CODE == FAI_AVX512
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,f16c"))), \
+                             apply_to = function)
 #elif defined(__clang__) && FAI_ISA_CODE == FAI_AVX2
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #elif !defined(__clang__)
@@ -1820,10 +1904,10 @@ static const fa_info FA_(info) = {
 #define FAI_PASTE2(x, isa) fai_##x##_##isa
 #define FAI_PASTE(x, isa) FAI_PASTE2(x, isa)
 #define FAI_V(x) FAI_PASTE(x, FAI_ISA)
-#define fai_vec FAI_V(vec)             /* FAI_VL floats */
-#define fai_ivec FAI_V(ivec)           /* FAI_VL int32, also masks: 0 or -1 */
-#define fai_uvec FAI_V(uvec)           /* FAI_VL uint32 */
-#define fai_vec_u FAI_V(vec_u)         /* fai_vec anywhere in memory */
+#define fai_vec FAI_V(vec)     /* FAI_VL floats */
+#define fai_ivec FAI_V(ivec)   /* FAI_VL int32, also masks: 0 or -1 */
+#define fai_uvec FAI_V(uvec)   /* FAI_VL uint32 */
+#define fai_vec_u FAI_V(vec_u) /* fai_vec anywhere in memory */
 #define fai_splat FAI_V(splat)
 #define fai_isplat FAI_V(isplat)
 #define fai_max FAI_V(max)
@@ -1843,7 +1927,8 @@ static const fa_info FA_(info) = {
 
 #if (FAI_ISA_CODE == FAI_AVX512_BF16 && !defined(FAI_HAVE_AVX512_BF16)) || \
     (FAI_ISA_CODE == FAI_AVX512 && !defined(FAI_HAVE_AVX512)) || \
-    (FAI_ISA_CODE == FAI_AVX2 && !defined(FAI_HAVE_AVX2)) || (FAI_ISA_CODE == FAI_NEON && !defined(FAI_HAVE_NEON)) || \
+    (FAI_ISA_CODE == FAI_AVX2 && !defined(FAI_HAVE_AVX2)) || \
+    (FAI_ISA_CODE == FAI_NEON && !defined(FAI_HAVE_NEON)) || \
     (FAI_ISA_CODE == FAI_PORTABLE && !defined(FAI_HAVE_PORTABLE))
 #if FAI_ISA_CODE == FAI_AVX512_BF16
 #define FAI_HAVE_AVX512_BF16
@@ -1886,7 +1971,7 @@ FAI_INLINE int fai_any(fai_ivec mask) {
     return _mm256_movemask_ps((__m256)mask) != 0;
 #else
     int32_t any = 0;
-    FAI_FULL for (int l = 0; l < FAI_VL; l++) any |= mask[l];
+    FAI_EACH (l, 0, FAI_VL) any |= mask[l];
     return any != 0;
 #endif
 }
@@ -1923,9 +2008,9 @@ FAI_INLINE fai_vec fai_exp2(const int degree, fai_vec x) {
     const float c5[] = {1.86713009e-3f, 9.01703028e-3f, 5.57999132e-2f, 2.4016445e-1f, 6.93151312e-1f, 1};
     fai_vec f = (fai_vec)_mm512_reduce_ps((__m512)x, 9), p = fai_splat(degree == 4 ? c4[0] : c5[0]);
     if (degree == 4) {
-        FAI_FULL for (int i = 1; i <= 4; i++) p = fai_fma(p, f, fai_splat(c4[i]));
+        FAI_EACH (i, 1, 5) p = fai_fma(p, f, fai_splat(c4[i]));
     } else {
-        FAI_FULL for (int i = 1; i <= 5; i++) p = fai_fma(p, f, fai_splat(c5[i]));
+        FAI_EACH (i, 1, 6) p = fai_fma(p, f, fai_splat(c5[i]));
     }
     return (fai_vec)_mm512_scalef_ps((__m512)p, (__m512)x);
 #else
@@ -1935,7 +2020,7 @@ FAI_INLINE fai_vec fai_exp2(const int degree, fai_vec x) {
     (void)degree;
     x = fai_select(x > fai_splat(128), fai_splat(128), x); /* 2^128 comes out as infinity */
     t = x + magic, f = x - (t - magic);
-    FAI_FULL for (int i = 1; i <= 5; i++) p = fai_fma(p, f, fai_splat(c[i]));
+    FAI_EACH (i, 1, 6) p = fai_fma(p, f, fai_splat(c[i]));
     p = (fai_vec)((fai_uvec)p + ((fai_uvec)t << 23));
     p = (fai_vec)((fai_ivec)p & (x >= fai_splat(-126.0f)));
     return fai_select(x == x, p, x);
@@ -1950,7 +2035,7 @@ FAI_INLINE void fai_mulhilo(fai_uvec x, uint32_t m, fai_uvec *hi, fai_uvec *lo) 
     *hi = (fai_uvec)_mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
     *lo = (fai_uvec)_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
 #else
-    FAI_FULL for (int l = 0; l < FAI_VL; l++) {
+    FAI_EACH (l, 0, FAI_VL) {
         uint64_t product = (uint64_t)x[l] * m;
         (*hi)[l] = (uint32_t)(product >> 32), (*lo)[l] = (uint32_t)product;
     }
@@ -1978,7 +2063,8 @@ FAI_INLINE void fai_zip(fai_vec a, fai_vec b, fai_vec *lo, fai_vec *hi) {
 #if defined(__clang__)
     *lo = __builtin_shufflevector(a, b, FAI_ZIP_LO), *hi = __builtin_shufflevector(a, b, FAI_ZIP_HI);
 #else
-    *lo = __builtin_shuffle(a, b, (fai_ivec){FAI_ZIP_LO}), *hi = __builtin_shuffle(a, b, (fai_ivec){FAI_ZIP_HI});
+    *lo = __builtin_shuffle(a, b, (fai_ivec){FAI_ZIP_LO}),
+    *hi = __builtin_shuffle(a, b, (fai_ivec){FAI_ZIP_HI});
 #endif
 #undef FAI_ZIP_LO
 #undef FAI_ZIP_HI
@@ -1987,10 +2073,11 @@ FAI_INLINE void fai_zip(fai_vec a, fai_vec b, fai_vec *lo, fai_vec *hi) {
 
 /* r[i][j] <-> r[j][i], FAI_VL x FAI_VL words: log2(FAI_VL) rounds of perfect shuffles */
 FAI_INLINE void fai_transpose(fai_vec r[FAI_VL]) {
-    FAI_FULL for (int round = 1; round < FAI_VL; round *= 2) {
+    FAI_FULL
+    for (int round = 1; round < FAI_VL; round *= 2) {
         fai_vec t[FAI_VL];
-        FAI_FULL for (int i = 0; i < FAI_VL / 2; i++) fai_zip(r[i], r[i + FAI_VL / 2], &t[2 * i], &t[2 * i + 1]);
-        FAI_FULL for (int i = 0; i < FAI_VL; i++) r[i] = t[i];
+        FAI_EACH (i, 0, FAI_VL / 2) fai_zip(r[i], r[i + FAI_VL / 2], &t[2 * i], &t[2 * i + 1]);
+        FAI_EACH (i, 0, FAI_VL) r[i] = t[i];
     }
 }
 
@@ -2007,7 +2094,7 @@ FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
 #elif FAI_ISA_CODE == FAI_AVX2
         u = (fai_uvec)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)h));
 #else
-        FAI_FULL for (int l = 0; l < FAI_VL; l++) u[l] = h[l];
+        FAI_EACH (l, 0, FAI_VL) u[l] = h[l];
 #endif
         return (fai_vec)(u << 16);
     }
@@ -2016,7 +2103,8 @@ FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
         return (fai_vec)_mm512_cvtph_ps(
             _mm256_loadu_si256((const __m256i *)(const void *)((const uint16_t *)data + index)));
 #elif FAI_ISA_CODE == FAI_AVX2
-        return (fai_vec)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)data + index)));
+        return (fai_vec)_mm256_cvtph_ps(
+            _mm_loadu_si128((const __m128i *)(const void *)((const uint16_t *)data + index)));
 #elif FAI_ISA_CODE == FAI_NEON
         float16x4_t h;
         memcpy(&h, (const uint16_t *)data + index, sizeof h);
@@ -2031,7 +2119,7 @@ FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
 #elif FAI_ISA_CODE == FAI_AVX2
         c = (fai_ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)code));
 #else
-        FAI_FULL for (int l = 0; l < FAI_VL; l++) c[l] = code[l];
+        FAI_EACH (l, 0, FAI_VL) c[l] = code[l];
 #endif
         /* Exponent and mantissa move into place and the bias is made up (e4m3: 127 - 7 = 120, e5m2: 127 - 15 = 112).
          * Exponent 0 is a subnormal: set the exponent of the smallest normal number and subtract that number. */
@@ -2050,7 +2138,7 @@ FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
         }
         return (fai_vec)((fai_ivec)r | (c & 0x80) << 24);
     }
-    FAI_FULL for (int l = 0; l < FAI_VL; l++) r[l] = fa_load(data, index + l, dtype);
+    FAI_EACH (l, 0, FAI_VL) r[l] = fa_load(data, index + l, dtype);
     return r;
 }
 
@@ -2083,10 +2171,10 @@ FAI_INLINE void fai_store(const int dtype, void *data, int64_t index, fai_vec x)
 #if FAI_ISA_CODE >= FAI_AVX512
         _mm256_storeu_si256((__m256i *)(void *)((uint16_t *)data + index), _mm512_cvtepi32_epi16((__m512i)u));
 #else
-        FAI_FULL for (int l = 0; l < FAI_VL; l++) ((uint16_t *)data)[index + l] = (uint16_t)u[l];
+        FAI_EACH (l, 0, FAI_VL) ((uint16_t *)data)[index + l] = (uint16_t)u[l];
 #endif
     } else {
-        FAI_FULL for (int l = 0; l < FAI_VL; l++) fa_store(data, index + l, dtype, x[l]);
+        FAI_EACH (l, 0, FAI_VL) fa_store(data, index + l, dtype, x[l]);
     }
 }
 
@@ -2096,7 +2184,7 @@ FAI_INLINE fai_vec fai_ceil(fai_vec x) {
 #elif FAI_ISA_CODE == FAI_AVX2
     return (fai_vec)_mm256_ceil_ps((__m256)x);
 #else
-    FAI_FULL for (int l = 0; l < FAI_VL; l++) x[l] = ceilf(x[l]);
+    FAI_EACH (l, 0, FAI_VL) x[l] = ceilf(x[l]);
     return x;
 #endif
 }
@@ -2106,7 +2194,8 @@ FAI_INLINE fai_vec fai_ceil(fai_vec x) {
 FAI_INLINE fai_vec fai_tanh(fai_vec x) {
     const fai_vec magic = fai_splat(12582912.0f); /* rounds to integers */
     fai_vec t, n, f, p, s, e;
-    x = fai_select(x > fai_splat(10), fai_splat(10), x), x = fai_select(x < fai_splat(-10), fai_splat(-10), x);
+    x = fai_select(x > fai_splat(10), fai_splat(10), x),
+    x = fai_select(x < fai_splat(-10), fai_splat(-10), x);
     t = fai_fma(x, fai_splat(2.88539008f), magic), n = t - magic;
     f = fai_fma(n, fai_splat(-0.693147182f), x + x);
     p = fai_fma(fai_splat(0.00138706574f), f, fai_splat(0.00836626161f));
@@ -2139,7 +2228,7 @@ FAI_INLINE fai_vec fai_tanh(fai_vec x) {
 #define FAI_W (FA_HEAD_DIM / (1 + FAI_PAIRS)) /* words of a row of Q or K */
 /* Keys of a tile: a multiple of MR, VL and CHUNK.  Pairs halve the bytes, so a tile holds twice the keys. */
 #define FAI_BN (FAI_MR == 6 ? (FA_BLOCK_N + 95) / 96 * 96 : FA_BLOCK_N * (1 + FAI_PAIRS))
-#define FAI_NP (FA_BLOCK_M / FAI_PW + 1)      /* panels of a task, SPARE rows included */
+#define FAI_NP (FA_BLOCK_M / FAI_PW + 1) /* panels of a task, SPARE rows included */
 
 #ifndef FAI_HAVE_WORD
 #define FAI_HAVE_WORD
@@ -2148,7 +2237,8 @@ typedef float fai_word __attribute__((may_alias));
 /* The reference m of a row need not be its maximum: it moves only when MR probabilities add up to more than LAZY
  * (conditional rescaling as in [FA4], where the threshold is 2^8 for one), so P, l and O stay below 2^8 times their size. */
 #define FAI_LAZY 256.0f
-#define FAI_SPARE 8 /* rows that a block takes beyond its share, so that they need not read K and V once more */
+#define FAI_SPARE \
+    8 /* rows that a block takes beyond its share, so that they need not read K and V once more */
 #define FAI_LOG2E 1.4426950408889634f
 #define FAI_LN2 0.6931471805599453f
 #define FAI_LOWEST (-3.402823466e38f)
@@ -2159,33 +2249,33 @@ typedef float fai_word __attribute__((may_alias));
 typedef struct FAI_(task) {
     const fa_args *args;
     fa_sequence seq;
-    int32_t head_k, group;  /* group: query heads of this key/value head */
-    int64_t row0;           /* of len_q * group rows */
+    int32_t head_k, group; /* group: query heads of this key/value head */
+    int64_t row0;          /* of len_q * group rows */
     int32_t rows;
-    uint32_t used;          /* features that the call uses, of those compiled in */
-    int32_t plain;          /* no feature but a bias changes scores or P */
+    uint32_t used;              /* features that the call uses, of those compiled in */
+    int32_t plain;              /* no feature but a bias changes scores or P */
     int32_t k_direct, v_direct; /* f32 rows, packed: read in place */
     fai_strides sq, sk, sv, so, sl, sb;
-    float scale;            /* |softmax_scale| * log2(e) [* k_descale] */
-    float drop_scale;       /* 1 / (1 - p) */
+    float scale;      /* |softmax_scale| * log2(e) [* k_descale] */
+    float drop_scale; /* 1 / (1 - p) */
     uint32_t drop_below;
-    fai_vec *qt, *ot;       /* [NP][W][NV], [NP][DV][NV] */
-    fai_vec *pt;            /* [BN / (1 + PAIRS)][NV] */
-    fai_vec *bt;            /* [BN][NV]: bias of the panel at hand, log2 units */
-    fai_word *ks, *vs;      /* staged tile: [BN][W], [BN / (1 + PAIRS)][DV] */
+    fai_vec *qt, *ot;           /* [NP][W][NV], [NP][DV][NV] */
+    fai_vec *pt;                /* [BN / (1 + PAIRS)][NV] */
+    fai_vec *bt;                /* [BN][NV]: bias of the panel at hand, log2 units */
+    fai_word *ks, *vs;          /* staged tile: [BN][W], [BN / (1 + PAIRS)][DV] */
     float *k_factor, *v_factor; /* [BN], fp8 in pairs only */
-    int32_t tile;           /* first key of the tile */
+    int32_t tile;               /* first key of the tile */
     int32_t fetch, fetch_end; /* rows of K and V on their way to L2 while the tile before them is computed */
-    int32_t fetch_step;     /* that many at a time */
+    int32_t fetch_step;       /* that many at a time */
 } FAI_(task);
 
 /* What the lanes of one vector of scores stand for. */
 typedef struct FAI_(lanes) {
-    fai_ivec lo, hi;                    /* keys that length, causal mask and window leave: lo <= j < hi */
-    fai_ivec pos;                       /* i + len_k - len_q, the query's position among the keys */
-    fai_ivec live;                      /* -1: visible in the column of the block mask looked up last */
-    fai_vec slope;                      /* ALiBi, log2 units */
-    int32_t i[FAI_VL], h[FAI_VL];       /* query and head */
+    fai_ivec lo, hi;              /* keys that length, causal mask and window leave: lo <= j < hi */
+    fai_ivec pos;                 /* i + len_k - len_q, the query's position among the keys */
+    fai_ivec live;                /* -1: visible in the column of the block mask looked up last */
+    fai_vec slope;                /* ALiBi, log2 units */
+    int32_t i[FAI_VL], h[FAI_VL]; /* query and head */
 } FAI_(lanes);
 
 /* One panel: FAI_PW rows, a query in each lane.  The arrays are indexed [vector]. */
@@ -2193,10 +2283,10 @@ typedef struct FAI_(panel) {
     fai_vec m[FAI_NV], limit[FAI_NV], l[FAI_NV]; /* reference, LAZY or -1 while there is none, row sum */
     fai_vec q_factor[FAI_NV];                    /* pairs: what multiplies the raw score */
     FAI_(lanes) lanes[FAI_NV];
-    int32_t rows, column;                        /* rows in use; column of the block mask in lanes.live */
-    int32_t live;                                /* 0 nobody, 1 some, 3 all rows see that column */
-    int32_t hi0;                                 /* keys from here on: nobody in vector 0 sees them */
-    fa_range any, all;                           /* keys that some row sees, that all rows see */
+    int32_t rows, column; /* rows in use; column of the block mask in lanes.live */
+    int32_t live;         /* 0 nobody, 1 some, 3 all rows see that column */
+    int32_t hi0;          /* keys from here on: nobody in vector 0 sees them */
+    fa_range any, all;    /* keys that some row sees, that all rows see */
 } FAI_(panel);
 
 /* Up to FAI_VL / 2 rows left over after the panels: keys in the lanes.  The arrays are indexed [row]. */
@@ -2206,14 +2296,15 @@ typedef struct FAI_(few) {
     FAI_(lanes) lanes[FAI_VL / 2];                                /* all lanes of an element alike */
     fa_range keys[FAI_VL / 2];
     int32_t rows;
-    fai_word *q;                                                  /* [rows][W] */
-    float *o, *s;                                                 /* [rows][DV], [rows][CHUNK]: scores, then P */
+    fai_word *q;  /* [rows][W] */
+    float *o, *s; /* [rows][DV], [rows][CHUNK]: scores, then P */
 } FAI_(few);
 
 /* ---- rows in: any dtype to words ------------------------------------------------------------ */
 
 /* dst[0 .. dim) words or pairs = row * factor.  Pairs: bf16 and fp8 are exact, factor is not applied. */
-FAI_INLINE void FAI_(row)(fai_word *dst, const void *src, int64_t offset, const int dtype, const int dim, float factor) {
+FAI_INLINE void FAI_(row)(fai_word *dst, const void *src, int64_t offset, const int dtype, const int dim,
+                          float factor) {
     if (FAI_PAIRS) {
         uint16_t *half = (uint16_t *)(void *)dst;
         if (dtype == FA_BF16) {
@@ -2221,37 +2312,41 @@ FAI_INLINE void FAI_(row)(fai_word *dst, const void *src, int64_t offset, const 
         } else {
             for (int c = 0; c < dim; c += FAI_VL) {
                 fai_uvec u = (fai_uvec)fai_load(dtype, src, offset + c) >> 16;
-                FAI_FULL for (int l = 0; l < FAI_VL; l++) half[c + l] = (uint16_t)u[l];
+                FAI_EACH (l, 0, FAI_VL) half[c + l] = (uint16_t)u[l];
             }
         }
     } else {
         fai_vec f = fai_splat(factor);
         for (int c = 0; c < dim; c += FAI_VL)
-            *(fai_vec_u *)(dst + c) = (dtype == FA_F32 ? fai_load(FA_F32, src, offset + c) : fai_load(dtype, src, offset + c)) * f;
+            *(fai_vec_u *)(dst + c) =
+                (dtype == FA_F32 ? fai_load(FA_F32, src, offset + c) : fai_load(dtype, src, offset + c)) * f;
     }
 }
 
 /* The next rows of K and V to L2.  Staging alone would wait for memory, above all where heads lie side by side and each
  * row is in a page of its own (8 heads, d 128, N 1024: 125 GFLOP/s without). */
-FAI_INLINE void FAI_(fetch_rows)(FAI_(task) *t, int32_t step) {
+FAI_INLINE void FAI_(fetch_rows)(FAI_(task) * t, int32_t step) {
     const fa_args *a = t->args;
     const size_t size = FA_KV_DTYPE == FA_F32 ? 4 : FA_KV_DTYPE <= FA_BF16 ? 2 : 1;
     for (; step > 0 && t->fetch < t->fetch_end; step--, t->fetch++) {
-        const char *k = (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, t->fetch, t->head_k) * (int64_t)size;
-        const char *v = (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, t->fetch, t->head_k) * (int64_t)size;
+        const char *k =
+            (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, t->fetch, t->head_k) * (int64_t)size;
+        const char *v =
+            (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, t->fetch, t->head_k) * (int64_t)size;
         for (size_t c = 0; c < FA_HEAD_DIM * size; c += 64) __builtin_prefetch(k + c, 0, 2);
         for (size_t c = 0; c < FA_HEAD_DIM_V * size; c += 64) __builtin_prefetch(v + c, 0, 2);
     }
 }
 
 /* Keys [tile, end) of K into ks, zero rows up to a multiple of MR. */
-FAI_NOINLINE void FAI_(stage_k)(FAI_(task) *t, int32_t begin, int32_t end) {
+FAI_NOINLINE void FAI_(stage_k)(FAI_(task) * t, int32_t begin, int32_t end) {
     const fa_args *a = t->args;
     fai_word *dst = t->ks + (int64_t)(begin - t->tile) * FAI_W;
     int32_t j = begin;
     for (; j < end; j++, dst += FAI_W) {
         float factor = FA_KV_DTYPE >= FA_E4M3 ? fai_descale(&a->k_descale, t->seq.b, t->head_k, j) : 1;
-        FAI_(row)(dst, a->k.data, fai_offset_k(a, &t->seq, t->sk, j, t->head_k), FA_KV_DTYPE, FA_HEAD_DIM, factor);
+        FAI_(row)
+        (dst, a->k.data, fai_offset_k(a, &t->seq, t->sk, j, t->head_k), FA_KV_DTYPE, FA_HEAD_DIM, factor);
         if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) t->k_factor[j - t->tile] = factor;
     }
     for (; (j - t->tile) % FAI_MR; j++, dst += FAI_W) {
@@ -2261,7 +2356,7 @@ FAI_NOINLINE void FAI_(stage_k)(FAI_(task) *t, int32_t begin, int32_t end) {
 }
 
 /* Keys [tile, end) of V into vs; pairs: dim c of keys 2x, 2x+1 side by side, a missing last key is zero. */
-FAI_NOINLINE void FAI_(stage_v)(FAI_(task) *t, int32_t end) {
+FAI_NOINLINE void FAI_(stage_v)(FAI_(task) * t, int32_t end) {
     const fa_args *a = t->args;
     for (int32_t j = t->tile; j < end; j++) {
         int64_t n = j - t->tile, offset = fai_offset_k(a, &t->seq, t->sv, j, t->head_k);
@@ -2282,81 +2377,94 @@ FAI_NOINLINE void FAI_(stage_v)(FAI_(task) *t, int32_t end) {
 }
 
 /* Row of query i, head h, as words, scaled; pairs take the sign of the scale alone and *factor has the rest. */
-FAI_NOINLINE void FAI_(row_q)(const FAI_(task) *t, fai_word *dst, int32_t i, int32_t h, float *factor) {
+FAI_NOINLINE void FAI_(row_q)(const FAI_(task) * t, fai_word *dst, int32_t i, int32_t h, float *factor) {
     const fa_args *a = t->args;
     *factor = t->scale * (FA_DTYPE >= FA_E4M3 ? fai_descale(&a->q_descale, t->seq.b, h, i) : 1);
-    FAI_(row)(dst, a->q.data, fai_offset_q(&t->seq, t->sq, i, h), FA_DTYPE, FA_HEAD_DIM,
-              a->softmax_scale < 0 ? -*factor : *factor);
+    FAI_(row)
+    (dst, a->q.data, fai_offset_q(&t->seq, t->sq, i, h), FA_DTYPE, FA_HEAD_DIM,
+     a->softmax_scale < 0 ? -*factor : *factor);
     if (FAI_PAIRS && a->softmax_scale < 0)
         for (int c = 0; c < FA_HEAD_DIM; c++) ((uint16_t *)(void *)dst)[c] ^= 0x8000;
 }
 
 /* qt[w][query] = word w of the query's row */
-FAI_NOINLINE void FAI_(pack_q)(FAI_(task) *t, FAI_(panel) *p, fai_vec *qt) {
+FAI_NOINLINE void FAI_(pack_q)(FAI_(task) * t, FAI_(panel) * p, fai_vec *qt) {
     fai_word *rows = t->ks; /* (PW, W): not in use yet */
     float factor[FAI_PW] = {0};
     for (int r = 0; r < FAI_PW; r++) {
         const FAI_(lanes) *lanes = &p->lanes[r / FAI_VL];
-        if (r < p->rows) FAI_(row_q)(t, rows + r * FAI_W, lanes->i[r % FAI_VL], lanes->h[r % FAI_VL], &factor[r]);
-        else memset(rows + r * FAI_W, 0, sizeof(fai_word) * FAI_W);
+        if (r < p->rows)
+            FAI_(row_q)(t, rows + r * FAI_W, lanes->i[r % FAI_VL], lanes->h[r % FAI_VL], &factor[r]);
+        else
+            memset(rows + r * FAI_W, 0, sizeof(fai_word) * FAI_W);
     }
     for (int v = 0; v < FAI_NV; v++) {
         p->q_factor[v] = *(const fai_vec_u *)(factor + v * FAI_VL);
         for (int w = 0; w < FAI_W; w += FAI_VL) {
             fai_vec x[FAI_VL];
-            FAI_FULL for (int l = 0; l < FAI_VL; l++) x[l] = *(const fai_vec_u *)(rows + (v * FAI_VL + l) * FAI_W + w);
+            FAI_EACH (l, 0, FAI_VL) x[l] = *(const fai_vec_u *)(rows + (v * FAI_VL + l) * FAI_W + w);
             fai_transpose(x);
-            FAI_FULL for (int l = 0; l < FAI_VL; l++) qt[(w + l) * FAI_NV + v] = x[l];
+            FAI_EACH (l, 0, FAI_VL) qt[(w + l) * FAI_NV + v] = x[l];
         }
     }
 }
 
 /* Bias of query i, head h, for n <= VL keys from j on, log2 units; zero beyond. */
-FAI_INLINE fai_vec FAI_(bias)(const FAI_(task) *t, int32_t i, int32_t h, int32_t j, int32_t n) {
+FAI_INLINE fai_vec FAI_(bias)(const FAI_(task) * t, int32_t i, int32_t h, int32_t j, int32_t n) {
     const void *data = t->args->bias.data;
     const fa_dtype dtype = t->args->bias.dtype;
     const int64_t offset = t->seq.b * t->sb.b + i * t->sb.s + h * t->sb.h + j;
     fai_vec x = {0};
     if (n < FAI_VL)
         for (int32_t e = 0; e < n; e++) x[e] = fa_load(data, offset + e, dtype ? dtype : FA_F32);
-    else if (dtype == FA_F16) x = fai_load(FA_F16, data, offset);
-    else if (dtype == FA_BF16) x = fai_load(FA_BF16, data, offset);
-    else x = fai_load(FA_F32, data, offset);
+    else if (dtype == FA_F16)
+        x = fai_load(FA_F16, data, offset);
+    else if (dtype == FA_BF16)
+        x = fai_load(FA_BF16, data, offset);
+    else
+        x = fai_load(FA_F32, data, offset);
     return x * FAI_LOG2E;
 }
 
 /* Bias of the panel for keys begin .. end of the tile, transposed: bt[j - tile][query], log2 units. */
-FAI_INLINE void FAI_(pack_bias_as)(const int dtype, FAI_(task) *t, const FAI_(panel) *p, int32_t begin, int32_t end) {
+FAI_INLINE void FAI_(pack_bias_as)(const int dtype, FAI_(task) * t, const FAI_(panel) * p, int32_t begin,
+                                   int32_t end) {
     const void *data = t->args->bias.data;
     for (int v = 0; v < FAI_NV; v++) {
         const FAI_(lanes) *lanes = &p->lanes[v];
         int64_t row[FAI_VL];
-        for (int l = 0; l < FAI_VL; l++) row[l] = t->seq.b * t->sb.b + lanes->i[l] * t->sb.s + lanes->h[l] * t->sb.h;
+        for (int l = 0; l < FAI_VL; l++)
+            row[l] = t->seq.b * t->sb.b + lanes->i[l] * t->sb.s + lanes->h[l] * t->sb.h;
         for (int32_t j = begin; j < end; j += FAI_VL) {
             fai_vec x[FAI_VL], *bt = t->bt + (int64_t)(j - t->tile) * FAI_NV + v;
             if (end - j >= FAI_VL) {
-                FAI_FULL for (int l = 0; l < FAI_VL; l++) { /* and fetch the rows of the next tile: bias is N^2 bytes */
+                FAI_EACH (l, 0, FAI_VL) { /* and fetch the rows of the next tile: bias is N^2 bytes */
                     x[l] = fai_load(dtype, data, row[l] + j) * FAI_LOG2E;
-                    __builtin_prefetch((const char *)data + (row[l] + j + FAI_BN) * (dtype == FA_F32 ? 4 : 2), 0, 2);
+                    __builtin_prefetch((const char *)data + (row[l] + j + FAI_BN) * (dtype == FA_F32 ? 4 : 2),
+                                       0, 2);
                 }
             } else {
                 for (int l = 0; l < FAI_VL; l++) x[l] = FAI_(bias)(t, lanes->i[l], lanes->h[l], j, end - j);
             }
             fai_transpose(x);
-            FAI_FULL for (int e = 0; e < FAI_VL; e++) bt[e * FAI_NV] = x[e]; /* BN is a multiple of VL: there is room */
+            FAI_EACH (e, 0, FAI_VL) bt[e * FAI_NV] = x[e]; /* BN is a multiple of VL: there is room */
         }
     }
 }
-FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) *t, const FAI_(panel) *p, int32_t begin, int32_t end) {
-    if (t->args->bias.dtype == FA_F16) FAI_(pack_bias_as)(FA_F16, t, p, begin, end);
-    else if (t->args->bias.dtype == FA_BF16) FAI_(pack_bias_as)(FA_BF16, t, p, begin, end);
-    else FAI_(pack_bias_as)(FA_F32, t, p, begin, end);
+FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) * t, const FAI_(panel) * p, int32_t begin, int32_t end) {
+    if (t->args->bias.dtype == FA_F16)
+        FAI_(pack_bias_as)(FA_F16, t, p, begin, end);
+    else if (t->args->bias.dtype == FA_BF16)
+        FAI_(pack_bias_as)(FA_BF16, t, p, begin, end);
+    else
+        FAI_(pack_bias_as)(FA_F32, t, p, begin, end);
 }
 
 /* ---- what changes scores: softcap, ALiBi, bias, hooks, masks --------------------------------- */
 
 /* One vector of scores s (log2 units) of keys j; masked becomes -inf. */
-FAI_INLINE fai_vec FAI_(change)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_vec s, fai_ivec j, fai_vec bias) {
+FAI_INLINE fai_vec FAI_(change)(const FAI_(task) * t, const FAI_(lanes) * lanes, fai_vec s, fai_ivec j,
+                                fai_vec bias) {
     enum { F = FA_FEATURES };
     const fa_args *a = t->args;
     fai_ivec seen = (lanes->lo <= j) & (lanes->hi > j);
@@ -2370,11 +2478,14 @@ FAI_INLINE fai_vec FAI_(change)(const FAI_(task) *t, const FAI_(lanes) *lanes, f
     }
     if ((F & FA_BIAS) && (t->used & FA_BIAS)) s += bias;
 #if defined(FA_SCORE_MOD)
-    for (int l = 0; l < FAI_VL; l++) /* never for a key that does not exist: the hook may index an array with it */
-        if (seen[l]) s[l] = FA_(score_mod_f)(s[l] * FAI_LN2, t->seq.b, lanes->h[l], lanes->i[l], j[l]) * FAI_LOG2E;
+    for (int l = 0; l < FAI_VL;
+         l++) /* never for a key that does not exist: the hook may index an array with it */
+        if (seen[l])
+            s[l] = FA_(score_mod_f)(s[l] * FAI_LN2, t->seq.b, lanes->h[l], lanes->i[l], j[l]) * FAI_LOG2E;
 #endif
     if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK)) seen &= lanes->live;
-    if ((F & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && fai_any(j >= fai_isplat(t->seq.len_k - t->seq.len_q)))
+    if ((F & FA_TREE_MASK) && (t->used & FA_TREE_MASK) &&
+        fai_any(j >= fai_isplat(t->seq.len_k - t->seq.len_q)))
         for (int l = 0; l < FAI_VL; l++)
             if (seen[l] && !fa_tree_visible(a, &t->seq, lanes->i[l], j[l])) seen[l] = 0;
 #if defined(FA_MASK_MOD)
@@ -2386,7 +2497,7 @@ FAI_INLINE fai_vec FAI_(change)(const FAI_(task) *t, const FAI_(lanes) *lanes, f
 }
 
 /* Block mask of column j / block_k for the lanes; returns 0 none, 1 some, 3 all of them see it. */
-FAI_NOINLINE int FAI_(look_up)(const FAI_(task) *t, FAI_(lanes) *lanes, int32_t j, int rows) {
+FAI_NOINLINE int FAI_(look_up)(const FAI_(task) * t, FAI_(lanes) * lanes, int32_t j, int rows) {
     int any = 0, all = 1;
     for (int l = 0; l < FAI_VL; l++) {
         const int seen = l < rows && fa_block_visible(t->args, &t->seq, lanes->h[l], lanes->i[l], j);
@@ -2396,7 +2507,7 @@ FAI_NOINLINE int FAI_(look_up)(const FAI_(task) *t, FAI_(lanes) *lanes, int32_t 
 }
 
 /* The same for the panel: 0 nobody, 1 some, 3 everybody.  A column is looked up once. */
-FAI_INLINE int FAI_(live)(const FAI_(task) *t, FAI_(panel) *p, int32_t j) {
+FAI_INLINE int FAI_(live)(const FAI_(task) * t, FAI_(panel) * p, int32_t j) {
     const int32_t column = j / t->args->block_mask.block_k;
     if (column != p->column) {
         int any = 0, all = 2;
@@ -2410,11 +2521,12 @@ FAI_INLINE int FAI_(live)(const FAI_(task) *t, FAI_(panel) *p, int32_t j) {
 }
 
 /* s[r][v]: score of key j0 + r for the queries of vector v */
-FAI_NOINLINE void FAI_(modify)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *s, int32_t j0) {
+FAI_NOINLINE void FAI_(modify)(const FAI_(task) * t, FAI_(panel) * p, fai_vec *s, int32_t j0) {
     const fai_vec *bias = t->bt + (int64_t)(j0 - t->tile) * FAI_NV;
     const int biased = (FA_FEATURES & FA_BIAS) && (t->used & FA_BIAS);
     for (int r = 0; r < FAI_MR; r++) {
-        if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK) && j0 + r < t->seq.len_k) FAI_(live)(t, p, j0 + r);
+        if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK) && j0 + r < t->seq.len_k)
+            FAI_(live)(t, p, j0 + r);
         for (int v = 0; v < FAI_NV; v++)
             s[r * FAI_NV + v] = FAI_(change)(t, &p->lanes[v], s[r * FAI_NV + v], fai_isplat(j0 + r),
                                              biased ? bias[r * FAI_NV + v] : fai_splat(0));
@@ -2422,7 +2534,7 @@ FAI_NOINLINE void FAI_(modify)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *s, 
 }
 
 /* c = Philox4x32-10 of the lanes' counters for 8 keys from j on (each lane its own j). */
-FAI_INLINE void FAI_(philox)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_ivec j, fai_uvec c[4]) {
+FAI_INLINE void FAI_(philox)(const FAI_(task) * t, const FAI_(lanes) * lanes, fai_ivec j, fai_uvec c[4]) {
     const fa_args *a = t->args;
     uint32_t k0 = (uint32_t)a->dropout_seed, k1 = (uint32_t)(a->dropout_seed >> 32);
     c[0] = (fai_uvec)j >> 3;
@@ -2438,20 +2550,22 @@ FAI_INLINE void FAI_(philox)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_
 }
 
 /* P of the panel times keep / (1 - p_drop): one counter serves 8 consecutive keys of a query. */
-FAI_NOINLINE void FAI_(dropout)(const FAI_(task) *t, const FAI_(panel) *p, fai_vec *pt, int32_t j0) {
+FAI_NOINLINE void FAI_(dropout)(const FAI_(task) * t, const FAI_(panel) * p, fai_vec *pt, int32_t j0) {
     for (int v = 0; v < FAI_NV; v++) {
         fai_uvec c[4];
         for (int r = 0; r < FAI_MR; r++) {
             const int n = (j0 + r) & 7;
             if (r == 0 || n == 0) FAI_(philox)(t, &p->lanes[v], fai_isplat(j0 + r), c);
             const fai_uvec bits = n & 1 ? c[n >> 1] >> 16 : c[n >> 1] & 0xffff;
-            pt[r * FAI_NV + v] = fai_select((fai_ivec)(bits >= t->drop_below), pt[r * FAI_NV + v] * t->drop_scale, fai_splat(0));
+            pt[r * FAI_NV + v] = fai_select((fai_ivec)(bits >= t->drop_below),
+                                            pt[r * FAI_NV + v] * t->drop_scale, fai_splat(0));
         }
     }
 }
 
 /* The same for consecutive keys in the lanes. */
-FAI_NOINLINE fai_vec FAI_(dropout_keys)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_vec p, fai_ivec j) {
+FAI_NOINLINE fai_vec FAI_(dropout_keys)(const FAI_(task) * t, const FAI_(lanes) * lanes, fai_vec p,
+                                        fai_ivec j) {
     fai_uvec c[4], bits = {0};
     FAI_(philox)(t, lanes, j, c);
     for (int l = 0; l < FAI_VL; l++) bits[l] = c[(j[l] & 7) >> 1][l] >> (j[l] & 1 ? 16 : 0) & 0xffff;
@@ -2463,7 +2577,8 @@ FAI_NOINLINE fai_vec FAI_(dropout_keys)(const FAI_(task) *t, const FAI_(lanes) *
 /* Rare path: scores left the range of the reference m, or there is no reference yet.  x[i][v]: scores, not relative to
  * m (which may be so far away that their digits would be lost); they become P.  References are integers, so every factor
  * is a power of two and the rescale exact.  done: rows of P^T of this tile written before. */
-FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x, fai_vec *sum, fai_vec *ot, int done) {
+FAI_NOINLINE void FAI_(rescale)(const FAI_(task) * t, FAI_(panel) * p, fai_vec *x, fai_vec *sum, fai_vec *ot,
+                                int done) {
     enum { MR = FAI_MR, NV = FAI_NV, DV = FA_HEAD_DIM_V };
     for (int v = 0; v < NV; v++) {
         const fai_ivec fresh = p->limit[v] < fai_splat(0);
@@ -2502,55 +2617,61 @@ FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x,
 #define FAI_CHANGED 3 /* all that the instance can do */
 #endif
 
-FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
-                                    fai_vec *ot, int32_t j0, int first, int last);
+FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) * t, FAI_(panel) * p, const fai_word *k,
+                                    const fai_vec *qt, fai_vec *ot, int32_t j0, int first, int last);
 
 /* MR keys from j0 on x the queries of vectors J0 <= v < J1: scores, masks, exp2, row sums; writes MR rows of P^T.
  * k: the rows of the keys. */
-FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const FAI_(task) *t, FAI_(panel) *p,
-                             const fai_word *k, const fai_vec *qt, fai_vec *ot, int32_t j0) {
+FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const FAI_(task) * t,
+                             FAI_(panel) * p, const fai_word *k, const fai_vec *qt, fai_vec *ot, int32_t j0) {
     enum { MR = FAI_MR, NV = FAI_NV, W = FAI_W, KEY_FACTOR = FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3 };
     const int32_t row = j0 - t->tile;
     const fai_vec *bias = t->bt + (int64_t)row * NV;
-    fai_vec acc[MR][NV], s[MR * NV], x[MR * NV], sum[NV], *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
+    fai_vec acc[MR][NV], s[MR * NV], x[MR * NV], sum[NV],
+        *pt = t->pt + (row >> FAI_PAIRS) * NV; /* (key, query) */
     fai_ivec over = fai_isplat(0);
 
     /* S^T - m = K Q^T + (bias - m); pairs and changed scores start from 0, as something comes in between */
-    FAI_FULL for (int i = 0; i < MR; i++)
-        FAI_FULL for (int v = J0; v < J1; v++)
+    FAI_EACH (i, 0, MR)
+        FAI_EACH (v, J0, J1)
             acc[i][v] = MODE == FAI_CHANGED || FAI_PAIRS ? fai_splat(0)
                         : MODE == FAI_BIASED             ? bias[i * NV + v] - p->m[v]
                                                          : -p->m[v];
-    FAI_SOME for (int w = 0; w < W; w++) {
-        FAI_FULL for (int i = 0; i < MR; i++) {
+    FAI_SOME
+    for (int w = 0; w < W; w++) {
+        FAI_EACH (i, 0, MR) {
             fai_vec a = fai_splat(k[i * W + w]);
-            FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] = fai_mac(FAI_PAIRS, a, qt[w * NV + v], acc[i][v]);
+            FAI_EACH (v, J0, J1) acc[i][v] = fai_mac(FAI_PAIRS, a, qt[w * NV + v], acc[i][v]);
         }
     }
     if (KEY_FACTOR) {
-        FAI_FULL for (int i = 0; i < MR; i++)
-            FAI_FULL for (int v = J0; v < J1; v++) acc[i][v] *= t->k_factor[row + i];
+        FAI_EACH (i, 0, MR)
+            FAI_EACH (v, J0, J1) acc[i][v] *= t->k_factor[row + i];
     }
     if (MODE == FAI_CHANGED) {
-        FAI_FULL for (int i = 0; i < MR; i++)
-            FAI_FULL for (int v = 0; v < NV; v++)
-                s[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0) : FAI_PAIRS ? acc[i][v] * p->q_factor[v] : acc[i][v];
+        FAI_EACH (i, 0, MR)
+            FAI_EACH (v, 0, NV)
+                s[i * NV + v] = v < J0 || v >= J1 ? fai_splat(0)
+                                : FAI_PAIRS       ? acc[i][v] * p->q_factor[v]
+                                                  : acc[i][v];
         FAI_(modify)(t, p, s, j0);
     }
-    FAI_FULL for (int v = J0; v < J1; v++)
-        FAI_FULL for (int i = 0; i < MR; i++) {
+    FAI_EACH (v, J0, J1)
+        FAI_EACH (i, 0, MR) {
             if (MODE == FAI_CHANGED)
                 acc[i][v] = s[i * NV + v] - p->m[v];
             else if (FAI_PAIRS)
-                acc[i][v] = fai_fma(acc[i][v], p->q_factor[v], MODE == FAI_BIASED ? bias[i * NV + v] - p->m[v] : -p->m[v]);
+                acc[i][v] = fai_fma(acc[i][v], p->q_factor[v],
+                                    MODE == FAI_BIASED ? bias[i * NV + v] - p->m[v] : -p->m[v]);
             if (MODE == FAI_MASKED)
-                acc[i][v] = fai_select((p->lanes[v].lo <= j0 + i) & (p->lanes[v].hi > j0 + i), acc[i][v], fai_splat(-INFINITY));
+                acc[i][v] = fai_select((p->lanes[v].lo <= j0 + i) & (p->lanes[v].hi > j0 + i), acc[i][v],
+                                       fai_splat(-INFINITY));
         }
 
     /* P^T = exp2(S^T - m), l += rowsum(P).  A row sum above LAZY is the sign that m must move: no maximum is needed */
-    FAI_FULL for (int v = 0; v < NV; v++) sum[v] = fai_splat(0);
-    FAI_FULL for (int v = J0; v < J1; v++) {
-        FAI_FULL for (int i = 0; i < MR; i++) {
+    FAI_EACH (v, 0, NV) sum[v] = fai_splat(0);
+    FAI_EACH (v, J0, J1) {
+        FAI_EACH (i, 0, MR) {
             x[i * NV + v] = fai_exp2(FAI_PAIRS ? 4 : 5, acc[i][v]);
             sum[v] += x[i * NV + v];
         }
@@ -2559,46 +2680,52 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
     if (FAI_UNLIKELY(fai_any(over))) {
         fai_vec y[MR * NV];
         if (MODE != FAI_CHANGED && fai_any((p->m[0] != fai_splat(0)) | (p->m[1] != fai_splat(0)))) {
-            FAI_(scores_edge)(FAI_CHANGED, t, p, k, qt, ot, j0, J0, J1); /* once more, for the scores themselves */
+            FAI_(scores_edge)
+            (FAI_CHANGED, t, p, k, qt, ot, j0, J0, J1); /* once more, for the scores themselves */
             return;
         }
-        FAI_FULL for (int i = 0; i < MR; i++)
-            FAI_FULL for (int v = 0; v < NV; v++)
-                y[i * NV + v] = v < J0 || v >= J1 ? fai_splat(-INFINITY) : MODE == FAI_CHANGED ? s[i * NV + v] : acc[i][v];
+        FAI_EACH (i, 0, MR)
+            FAI_EACH (v, 0, NV)
+                y[i * NV + v] = v < J0 || v >= J1     ? fai_splat(-INFINITY)
+                                : MODE == FAI_CHANGED ? s[i * NV + v]
+                                                      : acc[i][v];
         FAI_(rescale)(t, p, y, sum, ot, row >> FAI_PAIRS);
-        FAI_FULL for (int i = 0; i < MR * NV; i++) x[i] = y[i];
+        FAI_EACH (i, 0, MR * NV) x[i] = y[i];
     }
-    FAI_FULL for (int v = J0; v < J1; v++) p->l[v] += sum[v];
-    if ((FA_FEATURES & FA_DROPOUT) && MODE == FAI_CHANGED && (t->used & FA_DROPOUT)) FAI_(dropout)(t, p, x, j0);
-    FAI_FULL for (int v = J0; v < J1; v++) {
+    FAI_EACH (v, J0, J1) p->l[v] += sum[v];
+    if ((FA_FEATURES & FA_DROPOUT) && MODE == FAI_CHANGED && (t->used & FA_DROPOUT))
+        FAI_(dropout)(t, p, x, j0);
+    FAI_EACH (v, J0, J1) {
         if (KEY_FACTOR) {
-            FAI_FULL for (int i = 0; i < MR; i++) x[i * NV + v] *= t->v_factor[row + i];
+            FAI_EACH (i, 0, MR) x[i * NV + v] *= t->v_factor[row + i];
         }
         if (FAI_PAIRS) {
-            FAI_FULL for (int i = 0; i < MR / 2; i++) pt[i * NV + v] = fai_pair(x[2 * i * NV + v], x[(2 * i + 1) * NV + v]);
+            FAI_EACH (i, 0, MR / 2) pt[i * NV + v] = fai_pair(x[2 * i * NV + v], x[(2 * i + 1) * NV + v]);
         } else {
-            FAI_FULL for (int i = 0; i < MR; i++) pt[i * NV + v] = x[i * NV + v];
+            FAI_EACH (i, 0, MR) pt[i * NV + v] = x[i * NV + v];
         }
     }
 }
 
 /* R dims of O^T += V^T P^T for vectors J0 <= v < J1 over `steps` rows of V (pairs: pairs of rows). */
-FAI_INLINE void FAI_(output_dims)(const int R, const int J0, const int J1, const fai_word *v, const fai_vec *pt, int steps,
-                                  fai_vec *ot) {
+FAI_INLINE void FAI_(output_dims)(const int R, const int J0, const int J1, const fai_word *v,
+                                  const fai_vec *pt, int steps, fai_vec *ot) {
     enum { NV = FAI_NV, DV = FA_HEAD_DIM_V };
     fai_vec acc[FAI_MR][NV];
-    FAI_FULL for (int i = 0; i < R; i++)
-        FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = ot[i * NV + x];
-    FAI_SOME for (int s = 0; s < steps; s++) {
-        FAI_FULL for (int i = 0; i < R; i++) {
+    FAI_EACH (i, 0, R)
+        FAI_EACH (x, J0, J1) acc[i][x] = ot[i * NV + x];
+    FAI_SOME
+    for (int s = 0; s < steps; s++) {
+        FAI_EACH (i, 0, R) {
             fai_vec a = fai_splat(v[(int64_t)s * DV + i]);
-            FAI_FULL for (int x = J0; x < J1; x++) acc[i][x] = fai_mac(FAI_PAIRS, a, pt[s * NV + x], acc[i][x]);
+            FAI_EACH (x, J0, J1) acc[i][x] = fai_mac(FAI_PAIRS, a, pt[s * NV + x], acc[i][x]);
         }
     }
-    FAI_FULL for (int i = 0; i < R; i++)
-        FAI_FULL for (int x = J0; x < J1; x++) ot[i * NV + x] = acc[i][x];
+    FAI_EACH (i, 0, R)
+        FAI_EACH (x, J0, J1) ot[i * NV + x] = acc[i][x];
 }
-FAI_INLINE void FAI_(output)(const int J0, const int J1, const fai_word *v, const fai_vec *pt, int steps, fai_vec *ot) {
+FAI_INLINE void FAI_(output)(const int J0, const int J1, const fai_word *v, const fai_vec *pt, int steps,
+                             fai_vec *ot) {
     enum { MR = FAI_MR, NV = FAI_NV, DV = FA_HEAD_DIM_V };
     int c = 0;
     for (; c + MR <= DV; c += MR) FAI_(output_dims)(MR, J0, J1, v + c, pt, steps, ot + c * NV);
@@ -2606,25 +2733,36 @@ FAI_INLINE void FAI_(output)(const int J0, const int J1, const fai_word *v, cons
 }
 
 /* The variants of scores that are not inlined into the panel's loop. */
-FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) *t, FAI_(panel) *p, const fai_word *k, const fai_vec *qt,
-                                    fai_vec *ot, int32_t j0, int first, int last) {
-    if (mode == FAI_BIASED) FAI_(scores)(0, FAI_NV, FAI_BIASED, t, p, k, qt, ot, j0);
-    else if (mode == FAI_PLAIN) FAI_(scores)(0, 1, FAI_PLAIN, t, p, k, qt, ot, j0);
-    else if (mode == FAI_MASKED && first) FAI_(scores)(1, FAI_NV, FAI_MASKED, t, p, k, qt, ot, j0);
-    else if (mode == FAI_MASKED && last == FAI_NV) FAI_(scores)(0, FAI_NV, FAI_MASKED, t, p, k, qt, ot, j0);
-    else if (first) FAI_(scores)(1, FAI_NV, FAI_CHANGED, t, p, k, qt, ot, j0);
-    else if (last == 1) FAI_(scores)(0, 1, FAI_CHANGED, t, p, k, qt, ot, j0);
-    else FAI_(scores)(0, FAI_NV, FAI_CHANGED, t, p, k, qt, ot, j0);
+FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) * t, FAI_(panel) * p, const fai_word *k,
+                                    const fai_vec *qt, fai_vec *ot, int32_t j0, int first, int last) {
+    if (mode == FAI_BIASED)
+        FAI_(scores)(0, FAI_NV, FAI_BIASED, t, p, k, qt, ot, j0);
+    else if (mode == FAI_PLAIN)
+        FAI_(scores)(0, 1, FAI_PLAIN, t, p, k, qt, ot, j0);
+    else if (mode == FAI_MASKED && first)
+        FAI_(scores)(1, FAI_NV, FAI_MASKED, t, p, k, qt, ot, j0);
+    else if (mode == FAI_MASKED && last == FAI_NV)
+        FAI_(scores)(0, FAI_NV, FAI_MASKED, t, p, k, qt, ot, j0);
+    else if (first)
+        FAI_(scores)(1, FAI_NV, FAI_CHANGED, t, p, k, qt, ot, j0);
+    else if (last == 1)
+        FAI_(scores)(0, 1, FAI_CHANGED, t, p, k, qt, ot, j0);
+    else
+        FAI_(scores)(0, FAI_NV, FAI_CHANGED, t, p, k, qt, ot, j0);
 }
-FAI_NOINLINE void FAI_(output_run)(const fai_word *v, const fai_vec *pt, int steps, fai_vec *ot, int first, int last) {
-    if (first) FAI_(output)(1, FAI_NV, v, pt, steps, ot);
-    else if (last == 1) FAI_(output)(0, 1, v, pt, steps, ot);
-    else FAI_(output)(0, FAI_NV, v, pt, steps, ot);
+FAI_NOINLINE void FAI_(output_run)(const fai_word *v, const fai_vec *pt, int steps, fai_vec *ot, int first,
+                                   int last) {
+    if (first)
+        FAI_(output)(1, FAI_NV, v, pt, steps, ot);
+    else if (last == 1)
+        FAI_(output)(0, 1, v, pt, steps, ot);
+    else
+        FAI_(output)(0, FAI_NV, v, pt, steps, ot);
 }
 
 /* The panel visits a tile.  Runs of keys that the same vectors see: scores for all of the run, then its product. */
-FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, fai_vec *ot, const fai_word *k,
-                              const fai_word *v, int32_t tile_end) {
+FAI_NOINLINE void FAI_(visit)(FAI_(task) * t, FAI_(panel) * p, const fai_vec *qt, fai_vec *ot,
+                              const fai_word *k, const fai_word *v, int32_t tile_end) {
     enum { MR = FAI_MR, F = FA_FEATURES };
     const int32_t tile = t->tile, end = p->any.hi < tile_end ? p->any.hi : tile_end;
     int32_t j = p->any.lo > tile ? p->any.lo : tile, run;
@@ -2636,24 +2774,30 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, 
         const int now_first = j >= p->hi0 && last == FAI_NV;
         int all = t->plain && j >= p->all.lo && j + MR <= p->all.hi, now_skip = 0;
         if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK) && j < end) {
-            const int live = FAI_(live)(t, p, j), whole = (j + MR - 1) / t->args->block_mask.block_k == p->column;
+            const int live = FAI_(live)(t, p, j),
+                      whole = (j + MR - 1) / t->args->block_mask.block_k == p->column;
             now_skip = whole && live == 0, all = all && whole && live == 3;
         }
         if (j >= end || now_first != first || now_skip != skip) { /* the run ends: O^T += V^T P^T */
             const int32_t stop = j < tile_end ? j : tile_end, row = (run - tile) >> FAI_PAIRS;
             if (!skip && stop > run)
-                FAI_(output_run)(v + (int64_t)row * FA_HEAD_DIM_V, t->pt + row * FAI_NV,
-                                 (stop - run + FAI_PAIRS) >> FAI_PAIRS, ot, first, last);
+                FAI_(output_run)
+                (v + (int64_t)row * FA_HEAD_DIM_V, t->pt + row * FAI_NV,
+                 (stop - run + FAI_PAIRS) >> FAI_PAIRS, ot, first, last);
             run = j, first = now_first, skip = now_skip;
             if (j >= end) return;
         }
         if (!skip) {
-            const fai_word *rows = (t->k_direct && j + MR <= tile_end ? k : t->ks) + (int64_t)(j - tile) * FAI_W;
+            const fai_word *rows =
+                (t->k_direct && j + MR <= tile_end ? k : t->ks) + (int64_t)(j - tile) * FAI_W;
             const int mode = biased ? all && last == FAI_NV ? FAI_BIASED : FAI_CHANGED
                              : all  ? FAI_PLAIN
-                             : t->plain && !(t->used & (FA_BLOCK_MASK | FA_TREE_MASK)) ? FAI_MASKED : FAI_CHANGED;
-            if (mode == FAI_PLAIN && last == FAI_NV) FAI_(scores)(0, FAI_NV, FAI_PLAIN, t, p, rows, qt, ot, j);
-            else FAI_(scores_edge)(mode, t, p, rows, qt, ot, j, first, last);
+                             : t->plain && !(t->used & (FA_BLOCK_MASK | FA_TREE_MASK)) ? FAI_MASKED
+                                                                                       : FAI_CHANGED;
+            if (mode == FAI_PLAIN && last == FAI_NV)
+                FAI_(scores)(0, FAI_NV, FAI_PLAIN, t, p, rows, qt, ot, j);
+            else
+                FAI_(scores_edge)(mode, t, p, rows, qt, ot, j, first, last);
             FAI_(fetch_rows)(t, t->fetch_step);
         }
     }
@@ -2663,11 +2807,12 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, 
 
 /* A row in double by the definition itself.  Only for rows that are not finite although their row sum is: then V has an
  * infinity or NaN, perhaps at a masked key, where 0 * NaN must not count, or P V was too large for f32 before the division. */
-FAI_NOINLINE void FAI_(exact_row)(const FAI_(task) *t, int32_t i, int32_t h) {
+FAI_NOINLINE void FAI_(exact_row)(const FAI_(task) * t, int32_t i, int32_t h) {
     const fa_args *a = t->args;
     const fai_reference_head r = fai_reference_begin(&FA_(info), a, t->seq.b, h);
     const fa_range keys = fa_row_range(a, r.seq.len_q, r.seq.len_k, i);
-    double q[FA_HEAD_DIM], x[FA_HEAD_DIM > FA_HEAD_DIM_V ? FA_HEAD_DIM : FA_HEAD_DIM_V], acc[FA_HEAD_DIM_V] = {0};
+    double q[FA_HEAD_DIM], x[FA_HEAD_DIM > FA_HEAD_DIM_V ? FA_HEAD_DIM : FA_HEAD_DIM_V],
+        acc[FA_HEAD_DIM_V] = {0};
     double m = a->sink ? (double)a->sink[h] : -(double)INFINITY, sum = a->sink ? 1 : 0;
     fai_reference_q(&r, i, q);
     for (int32_t j = keys.lo; j < keys.hi; j++) {
@@ -2686,11 +2831,12 @@ FAI_NOINLINE void FAI_(exact_row)(const FAI_(task) *t, int32_t i, int32_t h) {
         for (int d = 0; d < FA_HEAD_DIM_V; d++) acc[d] += s * x[d];
     }
     for (int d = 0; d < FA_HEAD_DIM_V; d++)
-        fa_store(a->o.data, fai_offset_q(&t->seq, t->so, i, h) + d, FA_O_DTYPE, sum > 0 ? (float)(acc[d] / sum) : 0);
+        fa_store(a->o.data, fai_offset_q(&t->seq, t->so, i, h) + d, FA_O_DTYPE,
+                 sum > 0 ? (float)(acc[d] / sum) : 0);
 }
 
 /* The end of a row with reference m and sum l: writes its LSE and returns what O is multiplied with. */
-FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, double m, double l) {
+FAI_NOINLINE float FAI_(close_row)(const FAI_(task) * t, int32_t i, int32_t h, double m, double l) {
     const fa_args *a = t->args;
     double factor = 1;
     if ((FA_FEATURES & FA_SINK) && (t->used & FA_SINK)) { /* exp(sink) joins the row sum */
@@ -2699,12 +2845,14 @@ FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, do
     }
     if (a->lse.data) /* l is NaN: so is the row */
         ((float *)a->lse.data)[fai_offset_q(&t->seq, t->sl, i, h)] =
-            (float)(l > 0 ? (m + (double)log2f((float)l)) * 0.6931471805599453 : l == l ? -(double)INFINITY : l);
+            (float)(l > 0    ? (m + (double)log2f((float)l)) * 0.6931471805599453
+                    : l == l ? -(double)INFINITY
+                             : l);
     return (float)(l > 0 ? factor / l : l);
 }
 
 /* O = O^T / l and LSE = m + log l of the panel. */
-FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const fai_vec *ot) {
+FAI_NOINLINE void FAI_(finish)(const FAI_(task) * t, const FAI_(panel) * p, const fai_vec *ot) {
     enum { DV = FA_HEAD_DIM_V };
     for (int v = 0; v < FAI_NV && v * FAI_VL < p->rows; v++) {
         const int rows = p->rows - v * FAI_VL < FAI_VL ? p->rows - v * FAI_VL : FAI_VL;
@@ -2718,7 +2866,7 @@ FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const 
         }
         for (int c = 0; c < DV; c += FAI_VL) {
             fai_vec x[FAI_VL];
-            FAI_FULL for (int l = 0; l < FAI_VL; l++) {
+            FAI_EACH (l, 0, FAI_VL) {
                 x[l] = ot[(c + l) * FAI_NV + v] * inverse;
                 bad |= x[l] - x[l] != fai_splat(0);
             }
@@ -2734,7 +2882,7 @@ FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const 
 /* ---- the task -------------------------------------------------------------------------------- */
 
 /* Lane `lane` stands for row r of the task's sequence. */
-FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) *t, FAI_(lanes) *lanes, int lane, int64_t r) {
+FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) * t, FAI_(lanes) * lanes, int lane, int64_t r) {
     const fa_args *a = t->args;
     const int32_t i = (int32_t)(r / t->group), h = t->head_k * t->group + (int32_t)(r % t->group);
     const fa_range keys = fa_row_range(a, t->seq.len_q, t->seq.len_k, i);
@@ -2747,12 +2895,13 @@ FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) *t, FAI_(lanes) *lanes, int 
 }
 
 /* Rows row0 .. row0 + rows; the lanes beyond repeat the last one, with a query of zeros. */
-FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int64_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
+FAI_NOINLINE void FAI_(open_panel)(FAI_(task) * t, FAI_(panel) * p, int64_t row0, int32_t rows, fai_vec *qt,
+                                   fai_vec *ot) {
     const int32_t i0 = (int32_t)(row0 / t->group), i1 = (int32_t)((row0 + rows - 1) / t->group + 1);
     p->rows = rows, p->column = -1, p->hi0 = 0;
     for (int lane = 0; lane < FAI_PW; lane++) {
-        const fa_range keys =
-            FAI_(set_lane)(t, &p->lanes[lane / FAI_VL], lane % FAI_VL, row0 + (lane < rows ? lane : rows - 1));
+        const fa_range keys = FAI_(set_lane)(t, &p->lanes[lane / FAI_VL], lane % FAI_VL,
+                                             row0 + (lane < rows ? lane : rows - 1));
         if (lane < FAI_VL && keys.hi > p->hi0) p->hi0 = keys.hi;
     }
     p->any = fa_any_range(t->args, t->seq.len_q, t->seq.len_k, i0, i1);
@@ -2773,10 +2922,12 @@ FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int64_t row0, 
 /* A decode step, or what a block leaves over its panels: up to VL / 2 rows.  A panel would compute VL of them; here a
  * row costs its own products plus the sums across lanes.  Rows go in twos, so that each load of K and V serves both. */
 
-FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0, int32_t rows, fai_vec *qt, fai_vec *ot) {
+FAI_NOINLINE void FAI_(open_few)(const FAI_(task) * t, FAI_(few) * f, int64_t row0, int32_t rows, fai_vec *qt,
+                                 fai_vec *ot) {
     f->rows = rows, f->q = (fai_word *)qt, f->o = (float *)ot, f->s = (float *)t->pt;
     for (int r = 0; r < rows; r++) {
-        for (int lane = 0; lane < FAI_VL; lane++) f->keys[r] = FAI_(set_lane)(t, &f->lanes[r], lane, row0 + r);
+        for (int lane = 0; lane < FAI_VL; lane++)
+            f->keys[r] = FAI_(set_lane)(t, &f->lanes[r], lane, row0 + r);
         FAI_(row_q)(t, f->q + r * FAI_W, f->lanes[r].i[0], f->lanes[r].h[0], &f->q_factor[r]);
         f->m[r] = 0, f->limit[r] = -1, f->l[r] = fai_splat(0);
     }
@@ -2786,8 +2937,9 @@ FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0
 /* Lane l of the result: the sum of the lanes of x[l], n = 2^k <= VL vectors; with n < VL the sums are left in VL / n
  * parts, lane l holding a part of x[l % n]. */
 FAI_INLINE fai_vec FAI_(sum_lanes)(const int n, fai_vec *x) {
-    FAI_FULL for (int half = n / 2; half >= 1; half /= 2)
-        FAI_FULL for (int i = 0; i < half; i++) {
+    FAI_FULL
+    for (int half = n / 2; half >= 1; half /= 2)
+        FAI_EACH (i, 0, half) {
             fai_vec lo, hi;
             fai_zip(x[i], x[i + half], &lo, &hi);
             x[i] = lo + hi;
@@ -2796,51 +2948,53 @@ FAI_INLINE fai_vec FAI_(sum_lanes)(const int n, fai_vec *x) {
 }
 
 /* s[x] = raw scores of VL keys from j on for rows q[0], q[1]; keys from `end` on repeat the last. */
-FAI_INLINE void FAI_(few_scores)(const int ROWS, const int AHEAD, const fai_word *q, const fai_word *k, int32_t j, int32_t end,
-                                 fai_vec s[2]) {
+FAI_INLINE void FAI_(few_scores)(const int ROWS, const int AHEAD, const fai_word *q, const fai_word *k,
+                                 int32_t j, int32_t end, fai_vec s[2]) {
     enum { N = FAI_VL > 4 ? FAI_VL / 2 : 4, GROUPS = FAI_VL / N, W = FAI_W };
     fai_vec part[2][2];
-    FAI_FULL for (int g = 0; g < GROUPS; g++) { /* keys g, g + GROUPS, ...: the last zip puts them in order */
+    FAI_EACH (g, 0, GROUPS) { /* keys g, g + GROUPS, ...: the last zip puts them in order */
         fai_vec acc[2][N];
         const fai_word *row[N];
-        FAI_FULL for (int i = 0; i < N; i++) {
+        FAI_EACH (i, 0, N) {
             const int32_t key = j + i * GROUPS + g;
             row[i] = k + (int64_t)((key < end ? key : end - 1) - j) * W;
-            FAI_FULL for (int x = 0; x < ROWS; x++) acc[x][i] = fai_splat(0);
+            FAI_EACH (x, 0, ROWS) acc[x][i] = fai_splat(0);
         }
         for (int w = 0; w < W; w += FAI_VL)
-            FAI_FULL for (int i = 0; i < N; i++) {
+            FAI_EACH (i, 0, N) {
                 const fai_vec kv = *(const fai_vec_u *)(row[i] + w);
                 if (AHEAD) FAI_PREFETCH(row[i] + w + FAI_CHUNK * W);
-                FAI_FULL for (int x = 0; x < ROWS; x++)
+                FAI_EACH (x, 0, ROWS)
                     acc[x][i] = fai_mac(FAI_PAIRS, *(const fai_vec_u *)(q + x * W + w), kv, acc[x][i]);
             }
-        FAI_FULL for (int x = 0; x < ROWS; x++) part[x][g] = FAI_(sum_lanes)(N, acc[x]);
+        FAI_EACH (x, 0, ROWS) part[x][g] = FAI_(sum_lanes)(N, acc[x]);
     }
-    FAI_FULL for (int x = 0; x < ROWS; x++) s[x] = GROUPS == 2 ? FAI_(sum_lanes)(2, part[x]) : part[x][0];
+    FAI_EACH (x, 0, ROWS) s[x] = GROUPS == 2 ? FAI_(sum_lanes)(2, part[x]) : part[x][0];
 }
 
 /* o[x][c ..] += P V for rows 0 .. ROWS and N vectors of dims */
-FAI_INLINE void FAI_(few_output)(const int ROWS, const int N, const int AHEAD, const fai_word *v, const fai_word *p, int steps, float *o) {
+FAI_INLINE void FAI_(few_output)(const int ROWS, const int N, const int AHEAD, const fai_word *v,
+                                 const fai_word *p, int steps, float *o) {
     enum { DV = FA_HEAD_DIM_V, STRIDE = FAI_CHUNK };
     fai_vec acc[2][FAI_MR];
-    FAI_FULL for (int x = 0; x < ROWS; x++)
-        FAI_FULL for (int i = 0; i < N; i++) acc[x][i] = *(const fai_vec_u *)(o + x * DV + i * FAI_VL);
+    FAI_EACH (x, 0, ROWS)
+        FAI_EACH (i, 0, N) acc[x][i] = *(const fai_vec_u *)(o + x * DV + i * FAI_VL);
     for (int s = 0; s < steps; s++) {
         fai_vec w[2];
-        FAI_FULL for (int x = 0; x < ROWS; x++) w[x] = fai_splat(p[x * STRIDE + s]);
-        FAI_FULL for (int i = 0; i < N; i++) {
+        FAI_EACH (x, 0, ROWS) w[x] = fai_splat(p[x * STRIDE + s]);
+        FAI_EACH (i, 0, N) {
             const fai_vec kv = *(const fai_vec_u *)(v + (int64_t)s * DV + i * FAI_VL);
             if (AHEAD) FAI_PREFETCH(v + (int64_t)(s + FAI_CHUNK) * DV + i * FAI_VL);
-            FAI_FULL for (int x = 0; x < ROWS; x++) acc[x][i] = fai_mac(FAI_PAIRS, w[x], kv, acc[x][i]);
+            FAI_EACH (x, 0, ROWS) acc[x][i] = fai_mac(FAI_PAIRS, w[x], kv, acc[x][i]);
         }
     }
-    FAI_FULL for (int x = 0; x < ROWS; x++)
-        FAI_FULL for (int i = 0; i < N; i++) *(fai_vec_u *)(o + x * DV + i * FAI_VL) = acc[x][i];
+    FAI_EACH (x, 0, ROWS)
+        FAI_EACH (i, 0, N) *(fai_vec_u *)(o + x * DV + i * FAI_VL) = acc[x][i];
 }
 
 /* s[0 .. n VL): scores of row r for keys from j on, up to `end`, become P in place. */
-FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int32_t j, int32_t end, float *s) {
+FAI_INLINE void FAI_(few_softmax)(const FAI_(task) * t, FAI_(few) * f, int r, int32_t j, int32_t end,
+                                  float *s) {
     enum { F = FA_FEATURES, DV = FA_HEAD_DIM_V, N = FAI_CHUNK / FAI_VL };
     FAI_(lanes) *lanes = &f->lanes[r];
     const int n = (end - j + FAI_VL - 1) / FAI_VL;
@@ -2857,7 +3011,8 @@ FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int3
         if (changed || at < f->keys[r].lo || at + FAI_VL > f->keys[r].hi) {
             const int32_t rest = end - at < FAI_VL ? end - at : FAI_VL;
             fai_vec bias = fai_splat(0);
-            if ((F & FA_BIAS) && (t->used & FA_BIAS)) bias = FAI_(bias)(t, lanes->i[0], lanes->h[0], at, rest);
+            if ((F & FA_BIAS) && (t->used & FA_BIAS))
+                bias = FAI_(bias)(t, lanes->i[0], lanes->h[0], at, rest);
             if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
                 for (int l = 0; l < rest; l++)
                     lanes->live[l] = -fa_block_visible(t->args, &t->seq, lanes->h[0], lanes->i[0], at + l);
@@ -2879,41 +3034,52 @@ FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int3
     }
     f->l[r] += sum;
     for (int i = 0; i < n; i++) {
-        if ((F & FA_DROPOUT) && (t->used & FA_DROPOUT)) p[i] = FAI_(dropout_keys)(t, lanes, p[i], lane + i * FAI_VL);
-        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) p[i] *= *(const fai_vec_u *)(t->v_factor + (j - t->tile + i * FAI_VL));
-        if (FAI_PAIRS) fai_store(FA_BF16, s, i * FAI_VL, p[i]); /* pairs of neighbours, as V is staged */
-        else *(fai_vec_u *)(s + i * FAI_VL) = p[i];
+        if ((F & FA_DROPOUT) && (t->used & FA_DROPOUT))
+            p[i] = FAI_(dropout_keys)(t, lanes, p[i], lane + i * FAI_VL);
+        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3)
+            p[i] *= *(const fai_vec_u *)(t->v_factor + (j - t->tile + i * FAI_VL));
+        if (FAI_PAIRS)
+            fai_store(FA_BF16, s, i * FAI_VL, p[i]); /* pairs of neighbours, as V is staged */
+        else
+            *(fai_vec_u *)(s + i * FAI_VL) = p[i];
     }
 }
 
 /* ROWS rows from r on, keys j .. stop of a chunk. */
-FAI_INLINE void FAI_(few_chunk)(const int ROWS, const FAI_(task) *t, FAI_(few) *f, int r, const fai_word *k, const fai_word *v,
-                                int32_t j, int32_t stop, int32_t tile_end) {
+FAI_INLINE void FAI_(few_chunk)(const int ROWS, const FAI_(task) * t, FAI_(few) * f, int r, const fai_word *k,
+                                const fai_word *v, int32_t j, int32_t stop, int32_t tile_end) {
     enum { DV = FA_HEAD_DIM_V, N = FAI_MR, LEFT = DV / FAI_VL % N };
     const fai_word *rows = k + (int64_t)(j - t->tile) * FAI_W, *q = f->q + r * FAI_W;
     const int steps = (stop - j + FAI_PAIRS) >> FAI_PAIRS;
     float *s = f->s + r * FAI_CHUNK;
     for (int32_t i = 0; i < stop - j; i += FAI_VL) {
         fai_vec x[2];
-        if (t->k_direct && r == 0) FAI_(few_scores)(ROWS, 1, q, rows + i * FAI_W, j + i, tile_end, x);
-        else FAI_(few_scores)(ROWS, 0, q, rows + i * FAI_W, j + i, tile_end, x);
-        FAI_FULL for (int y = 0; y < ROWS; y++) *(fai_vec_u *)(s + y * FAI_CHUNK + i) = x[y];
+        if (t->k_direct && r == 0)
+            FAI_(few_scores)(ROWS, 1, q, rows + i * FAI_W, j + i, tile_end, x);
+        else
+            FAI_(few_scores)(ROWS, 0, q, rows + i * FAI_W, j + i, tile_end, x);
+        FAI_EACH (y, 0, ROWS) *(fai_vec_u *)(s + y * FAI_CHUNK + i) = x[y];
     }
     for (int y = 0; y < ROWS; y++) FAI_(few_softmax)(t, f, r + y, j, stop, s + y * FAI_CHUNK);
     for (int c = 0; c < DV; c += N * FAI_VL) {
         const fai_word *vc = v + (int64_t)((j - t->tile) >> FAI_PAIRS) * DV + c, *p = (const fai_word *)s;
         float *o = f->o + r * DV + c;
-        if (c + N * FAI_VL > DV) FAI_(few_output)(ROWS, LEFT, t->v_direct && r == 0, vc, p, steps, o);
-        else if (t->v_direct && r == 0) FAI_(few_output)(ROWS, N, 1, vc, p, steps, o);
-        else FAI_(few_output)(ROWS, N, 0, vc, p, steps, o);
+        if (c + N * FAI_VL > DV)
+            FAI_(few_output)(ROWS, LEFT, t->v_direct && r == 0, vc, p, steps, o);
+        else if (t->v_direct && r == 0)
+            FAI_(few_output)(ROWS, N, 1, vc, p, steps, o);
+        else
+            FAI_(few_output)(ROWS, N, 0, vc, p, steps, o);
     }
 }
 
 /* The rows visit a tile in chunks, which stay in L1 while all rows pass over them.  Chunks begin at multiples of their
  * size whatever the tile is, so that a row's bits do not depend on what else is in its task. */
-FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) *t, FAI_(few) *f, const fai_word *k, const fai_word *v, int32_t end) {
+FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) * t, FAI_(few) * f, const fai_word *k, const fai_word *v,
+                                  int32_t end) {
     const int last = f->rows - 1;
-    const int32_t lo = f->keys[0].lo > t->tile ? f->keys[0].lo : t->tile, hi = f->keys[last].hi < end ? f->keys[last].hi : end;
+    const int32_t lo = f->keys[0].lo > t->tile ? f->keys[0].lo : t->tile,
+                  hi = f->keys[last].hi < end ? f->keys[last].hi : end;
     for (int32_t j = t->tile + (lo - t->tile) / FAI_CHUNK * FAI_CHUNK; lo < hi && j < hi; j += FAI_CHUNK) {
         const int32_t stop = hi - j < FAI_CHUNK ? hi : j + FAI_CHUNK;
         int r = 0;
@@ -2922,7 +3088,7 @@ FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) *t, FAI_(few) *f, const fai_w
     }
 }
 
-FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
+FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) * t, const FAI_(few) * f) {
     enum { DV = FA_HEAD_DIM_V };
     for (int r = 0; r < f->rows; r++) {
         const int32_t i = f->lanes[r].i[0], h = f->lanes[r].h[0];
@@ -2946,21 +3112,22 @@ FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
 #define FAI_BYTES_QT ((size_t)4 * FAI_NP * FAI_PW * FAI_W)
 #define FAI_BYTES_OT ((size_t)4 * FAI_NP * FAI_PW * FA_HEAD_DIM_V)
 #define FAI_BYTES_PT ((size_t)4 * (FAI_BN >> FAI_PAIRS) * FAI_PW)
-#define FAI_BYTES_BT ((FA_FEATURES) & FA_BIAS ? (size_t)4 * FAI_BN * FAI_PW : 0)
+#define FAI_BYTES_BT ((FA_FEATURES)&FA_BIAS ? (size_t)4 * FAI_BN * FAI_PW : 0)
 #define FAI_BYTES_KS ((size_t)4 * FAI_BN * FAI_W)
 #define FAI_BYTES_VS ((size_t)4 * (FAI_BN >> FAI_PAIRS) * FA_HEAD_DIM_V)
 #define FAI_BYTES_FACTOR ((size_t)4 * FAI_BN)
 
 FAI_NOINLINE size_t FAI_(worker_bytes)(void) {
-    return FAI_BYTES_QT + FAI_BYTES_OT + FAI_BYTES_PT + FAI_BYTES_BT + FAI_BYTES_KS + FAI_BYTES_VS + 2 * FAI_BYTES_FACTOR +
-           sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
+    return FAI_BYTES_QT + FAI_BYTES_OT + FAI_BYTES_PT + FAI_BYTES_BT + FAI_BYTES_KS + FAI_BYTES_VS +
+           2 * FAI_BYTES_FACTOR + sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
 }
 
 /* Rows row0 .. row0 + rows of key/value head head_k of sequence b; to the end if no more than SPARE would be left. */
-FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows, void *workspace) {
+FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows,
+                              void *workspace) {
     FAI_(task) task, *t = &task;
-    FAI_(panel) *panels;
-    FAI_(few) *few;
+    FAI_(panel) * panels;
+    FAI_(few) * few;
     char *at = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
     int panel_count, step;
     int64_t left;
@@ -2979,7 +3146,9 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     t->sq = fai_strides_q(a, FA_HEAD_DIM), t->so = fai_strides_o(a, FA_HEAD_DIM_V);
     t->sk = fai_strides_kv(a, &a->k, FA_HEAD_DIM), t->sv = fai_strides_kv(a, &a->v, FA_HEAD_DIM_V);
     t->sl = fai_strides_lse(a), t->sb = fai_strides_bias(a);
-    t->scale = FAI_LOG2E * (a->softmax_scale < 0 ? -a->softmax_scale : a->softmax_scale > 0 ? a->softmax_scale : 1 / sqrtf((float)FA_HEAD_DIM));
+    t->scale = FAI_LOG2E * (a->softmax_scale < 0   ? -a->softmax_scale
+                            : a->softmax_scale > 0 ? a->softmax_scale
+                                                   : 1 / sqrtf((float)FA_HEAD_DIM));
     t->drop_below = fa_dropout_threshold(a->dropout_p), t->drop_scale = fa_dropout_scale(a->dropout_p);
     t->k_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sk.s == FA_HEAD_DIM;
     t->v_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sv.s == FA_HEAD_DIM_V;
@@ -2998,16 +3167,19 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     if (few->rows > FAI_VL / 2) panel_count++, few->rows = 0;
     for (int n = 0; n < panel_count; n++) {
         const int32_t count = t->rows - n * FAI_PW;
-        FAI_(open_panel)(t, &panels[n], t->row0 + n * FAI_PW, count < FAI_PW ? count : FAI_PW,
-                         t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV);
+        FAI_(open_panel)
+        (t, &panels[n], t->row0 + n * FAI_PW, count < FAI_PW ? count : FAI_PW, t->qt + n * FAI_W * FAI_NV,
+         t->ot + n * FA_HEAD_DIM_V * FAI_NV);
     }
     if (few->rows)
-        FAI_(open_few)(t, few, t->row0 + panel_count * FAI_PW, few->rows, t->qt + panel_count * FAI_W * FAI_NV,
-                       t->ot + panel_count * FA_HEAD_DIM_V * FAI_NV);
+        FAI_(open_few)
+        (t, few, t->row0 + panel_count * FAI_PW, few->rows, t->qt + panel_count * FAI_W * FAI_NV,
+         t->ot + panel_count * FA_HEAD_DIM_V * FAI_NV);
 
     any = fa_any_range(a, t->seq.len_q, t->seq.len_k, (int32_t)(t->row0 / t->group),
                        (int32_t)((t->row0 + t->rows - 1) / t->group + 1));
-    t->fetch = any.lo, t->fetch_end = any.hi, t->fetch_step = panel_count ? (FAI_MR + panel_count - 1) / panel_count : 0;
+    t->fetch = any.lo, t->fetch_end = any.hi,
+    t->fetch_step = panel_count ? (FAI_MR + panel_count - 1) / panel_count : 0;
     step = panel_count ? FAI_BN : FAI_CHUNK; /* few rows alone: what is staged need not leave L1 */
     for (t->tile = any.lo / step * step; t->tile < any.hi; t->tile += step) {
         const int32_t end = any.hi - t->tile < step ? any.hi : t->tile + step;
@@ -3018,12 +3190,15 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
         } else {
             FAI_(stage_k)(t, t->tile, end);
         }
-        if (t->v_direct) v = (const fai_word *)a->v.data + fai_offset_k(a, &t->seq, t->sv, t->tile, head_k);
-        else FAI_(stage_v)(t, end);
+        if (t->v_direct)
+            v = (const fai_word *)a->v.data + fai_offset_k(a, &t->seq, t->sv, t->tile, head_k);
+        else
+            FAI_(stage_v)(t, end);
         if (t->fetch_step) t->fetch = end, t->fetch_end = any.hi - end < FAI_BN ? any.hi : end + FAI_BN;
         if (t->k_direct && t->v_direct) t->fetch = t->fetch_end;
         for (int n = 0; n < panel_count; n++)
-            FAI_(visit)(t, &panels[n], t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV, k, v, end);
+            FAI_(visit)
+            (t, &panels[n], t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV, k, v, end);
         if (few->rows) FAI_(visit_few)(t, few, k, v, end);
     }
     for (int n = 0; n < panel_count; n++) FAI_(finish)(t, &panels[n], t->ot + n * FA_HEAD_DIM_V * FAI_NV);
@@ -3087,8 +3262,8 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
 #if defined(FAI_DISPATCH)
 /* Runs x in the best body that this processor has. */
 FAI_NOINLINE int FA_(isa)(void) {
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512dq")) {
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
 #if FAI_PAIRS_WANTED && FA_BF16_DOT
         if (__builtin_cpu_supports("avx512bf16") && !__builtin_cpu_is("intel")) return FAI_AVX512_BF16;
 #endif
@@ -3133,7 +3308,8 @@ static inline size_t FA_(forward_workspace)(const fa_args *args) {
 /* Rows of a task: FA_BLOCK_M, or less if that leaves some of the threads without work.  A row's bits do not depend on it. */
 FAI_INLINE int32_t FA_(task_rows)(const fa_args *args) {
     const int64_t rows = (int64_t)args->seqlen_q * (args->num_heads / fai_num_heads_k(args));
-    const int64_t heads = (int64_t)args->batch * fai_num_heads_k(args), threads = FA_(num_threads)(args), wanted = threads > 1 ? 4 * threads : 1;
+    const int64_t heads = (int64_t)args->batch * fai_num_heads_k(args), threads = FA_(num_threads)(args),
+                  wanted = threads > 1 ? 4 * threads : 1;
     int32_t each = FA_BLOCK_M;
     while (each % 128 == 0 && heads < wanted && (rows + each - 1) / each * heads < wanted) each /= 2;
     return each;
@@ -3179,7 +3355,8 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
     const int64_t tasks = FA_(forward_num_tasks)(args);
     if (!workspace) return fai_fail(args, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 0, 0);
     if (bytes / (size_t)threads < each)
-        return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)each * threads, INFINITY);
+        return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)each * threads,
+                        INFINITY);
 #if defined(_OPENMP)
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (int64_t task = 0; task < tasks; task++)

@@ -40,12 +40,12 @@
 #define FA_DTYPE FA_BF16
 #include "small_tiles.h"
 
-#define FA_NAME e4m3_48 /* as pairs of bf16: 24 words, no multiple of a vector */
-#define FA_HEAD_DIM 48
+#define FA_NAME e4m3_96
+#define FA_HEAD_DIM 96
 #define FA_DTYPE FA_E4M3
 #include "small_tiles.h"
 
-#define CORE &f32_64_info, &f32_32_info, &f16_64_info, &bf16_64_info, &e4m3_48_info
+#define CORE &f32_64_info, &f32_32_info, &f16_64_info, &bf16_64_info, &e4m3_96_info
 static const fa_info *const core[] = {CORE};
 
 /* ---- dims -------------------------------------------------------------------------------- */

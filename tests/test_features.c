@@ -277,7 +277,7 @@ FA_TEST(empty_sequences) {
             double lse[2 * 38], *o, *scratch;
             FA_REQUIRE(build_case(&p, core[t], "hq=2 sq=38 sk=60"));
             p.args.batch = 5, p.args.causal = causal, p.args.cu_seqlens_q = cu_q, p.args.cu_seqlens_k = cu_k;
-            o = (double *)malloc(38 * 2 * 64 * sizeof *o), scratch = (double *)malloc((60 + 512) * sizeof *scratch);
+            o = (double *)malloc(38 * 2 * 256 * sizeof *o), scratch = (double *)malloc((60 + 512) * sizeof *scratch);
             FA_REQUIRE(o && scratch && fa_reference_forward(core[t], &p.args, o, lse, scratch) == FA_OK);
             FA_EXPECT(run_case(&p, core[t]));
             for (int n = 0; n < 2 * 38; n++) {
