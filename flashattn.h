@@ -1601,6 +1601,8 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 
 #endif /* FA_FLASHATTN_H */
 
+/* clang-format off: generated names are macro calls, and it takes them for expressions */
+
 /* ======================================================================================== */
 /* >>template   one more instance: parameters, their defaults and limits                     */
 /* ======================================================================================== */
@@ -2194,7 +2196,7 @@ FAI_INLINE fai_vec fai_ceil(fai_vec x) {
 FAI_INLINE fai_vec fai_tanh(fai_vec x) {
     const fai_vec magic = fai_splat(12582912.0f); /* rounds to integers */
     fai_vec t, n, f, p, s, e;
-    x = fai_select(x > fai_splat(10), fai_splat(10), x),
+    x = fai_select(x > fai_splat(10), fai_splat(10), x);
     x = fai_select(x < fai_splat(-10), fai_splat(-10), x);
     t = fai_fma(x, fai_splat(2.88539008f), magic), n = t - magic;
     f = fai_fma(n, fai_splat(-0.693147182f), x + x);
@@ -2214,7 +2216,7 @@ FAI_INLINE fai_vec fai_tanh(fai_vec x) {
 
 /*     S^T[key][query] = K Q^T        P^T = exp2(S^T - m)        O^T[dim][query] = V^T P^T
  *
- * A task is FAI_BM query rows of one key/value head.  With GQA, row r is query r / group of head r % group, so all
+ * A task is up to FA_BLOCK_M query rows of one key/value head.  With GQA, row r is query r / group of head r % group, so all
  * heads of a group share each read of K and V.  Rows go in panels of FAI_PW; all panels of a task visit a tile of BN
  * keys while it is in L2.  Queries in the lanes: the softmax has no horizontal step, and m, l and the rescale factor
  * are plain vectors.  "Word": 32 bits, one f32, or a pair of bf16 (consecutive dims of Q and K, consecutive keys of
@@ -2237,8 +2239,7 @@ typedef float fai_word __attribute__((may_alias));
 /* The reference m of a row need not be its maximum: it moves only when MR probabilities add up to more than LAZY
  * (conditional rescaling as in [FA4], where the threshold is 2^8 for one), so P, l and O stay below 2^8 times their size. */
 #define FAI_LAZY 256.0f
-#define FAI_SPARE \
-    8 /* rows that a block takes beyond its share, so that they need not read K and V once more */
+#define FAI_SPARE 8 /* rows that a block takes beyond its share, so that they need not read K and V once more */
 #define FAI_LOG2E 1.4426950408889634f
 #define FAI_LN2 0.6931471805599453f
 #define FAI_LOWEST (-3.402823466e38f)
@@ -2325,7 +2326,7 @@ FAI_INLINE void FAI_(row)(fai_word *dst, const void *src, int64_t offset, const 
 
 /* The next rows of K and V to L2.  Staging alone would wait for memory, above all where heads lie side by side and each
  * row is in a page of its own (8 heads, d 128, N 1024: 125 GFLOP/s without). */
-FAI_INLINE void FAI_(fetch_rows)(FAI_(task) * t, int32_t step) {
+FAI_INLINE void FAI_(fetch_rows)(FAI_(task) *t, int32_t step) {
     const fa_args *a = t->args;
     const size_t size = FA_KV_DTYPE == FA_F32 ? 4 : FA_KV_DTYPE <= FA_BF16 ? 2 : 1;
     for (; step > 0 && t->fetch < t->fetch_end; step--, t->fetch++) {
@@ -2339,14 +2340,13 @@ FAI_INLINE void FAI_(fetch_rows)(FAI_(task) * t, int32_t step) {
 }
 
 /* Keys [tile, end) of K into ks, zero rows up to a multiple of MR. */
-FAI_NOINLINE void FAI_(stage_k)(FAI_(task) * t, int32_t begin, int32_t end) {
+FAI_NOINLINE void FAI_(stage_k)(FAI_(task) *t, int32_t begin, int32_t end) {
     const fa_args *a = t->args;
     fai_word *dst = t->ks + (int64_t)(begin - t->tile) * FAI_W;
     int32_t j = begin;
     for (; j < end; j++, dst += FAI_W) {
         float factor = FA_KV_DTYPE >= FA_E4M3 ? fai_descale(&a->k_descale, t->seq.b, t->head_k, j) : 1;
-        FAI_(row)
-        (dst, a->k.data, fai_offset_k(a, &t->seq, t->sk, j, t->head_k), FA_KV_DTYPE, FA_HEAD_DIM, factor);
+        FAI_(row)(dst, a->k.data, fai_offset_k(a, &t->seq, t->sk, j, t->head_k), FA_KV_DTYPE, FA_HEAD_DIM, factor);
         if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) t->k_factor[j - t->tile] = factor;
     }
     for (; (j - t->tile) % FAI_MR; j++, dst += FAI_W) {
@@ -2356,7 +2356,7 @@ FAI_NOINLINE void FAI_(stage_k)(FAI_(task) * t, int32_t begin, int32_t end) {
 }
 
 /* Keys [tile, end) of V into vs; pairs: dim c of keys 2x, 2x+1 side by side, a missing last key is zero. */
-FAI_NOINLINE void FAI_(stage_v)(FAI_(task) * t, int32_t end) {
+FAI_NOINLINE void FAI_(stage_v)(FAI_(task) *t, int32_t end) {
     const fa_args *a = t->args;
     for (int32_t j = t->tile; j < end; j++) {
         int64_t n = j - t->tile, offset = fai_offset_k(a, &t->seq, t->sv, j, t->head_k);
@@ -2377,18 +2377,17 @@ FAI_NOINLINE void FAI_(stage_v)(FAI_(task) * t, int32_t end) {
 }
 
 /* Row of query i, head h, as words, scaled; pairs take the sign of the scale alone and *factor has the rest. */
-FAI_NOINLINE void FAI_(row_q)(const FAI_(task) * t, fai_word *dst, int32_t i, int32_t h, float *factor) {
+FAI_NOINLINE void FAI_(row_q)(const FAI_(task) *t, fai_word *dst, int32_t i, int32_t h, float *factor) {
     const fa_args *a = t->args;
     *factor = t->scale * (FA_DTYPE >= FA_E4M3 ? fai_descale(&a->q_descale, t->seq.b, h, i) : 1);
-    FAI_(row)
-    (dst, a->q.data, fai_offset_q(&t->seq, t->sq, i, h), FA_DTYPE, FA_HEAD_DIM,
+    FAI_(row)(dst, a->q.data, fai_offset_q(&t->seq, t->sq, i, h), FA_DTYPE, FA_HEAD_DIM,
      a->softmax_scale < 0 ? -*factor : *factor);
     if (FAI_PAIRS && a->softmax_scale < 0)
         for (int c = 0; c < FA_HEAD_DIM; c++) ((uint16_t *)(void *)dst)[c] ^= 0x8000;
 }
 
 /* qt[w][query] = word w of the query's row */
-FAI_NOINLINE void FAI_(pack_q)(FAI_(task) * t, FAI_(panel) * p, fai_vec *qt) {
+FAI_NOINLINE void FAI_(pack_q)(FAI_(task) *t, FAI_(panel) *p, fai_vec *qt) {
     fai_word *rows = t->ks; /* (PW, W): not in use yet */
     float factor[FAI_PW] = {0};
     for (int r = 0; r < FAI_PW; r++) {
@@ -2410,7 +2409,7 @@ FAI_NOINLINE void FAI_(pack_q)(FAI_(task) * t, FAI_(panel) * p, fai_vec *qt) {
 }
 
 /* Bias of query i, head h, for n <= VL keys from j on, log2 units; zero beyond. */
-FAI_INLINE fai_vec FAI_(bias)(const FAI_(task) * t, int32_t i, int32_t h, int32_t j, int32_t n) {
+FAI_INLINE fai_vec FAI_(bias)(const FAI_(task) *t, int32_t i, int32_t h, int32_t j, int32_t n) {
     const void *data = t->args->bias.data;
     const fa_dtype dtype = t->args->bias.dtype;
     const int64_t offset = t->seq.b * t->sb.b + i * t->sb.s + h * t->sb.h + j;
@@ -2427,7 +2426,7 @@ FAI_INLINE fai_vec FAI_(bias)(const FAI_(task) * t, int32_t i, int32_t h, int32_
 }
 
 /* Bias of the panel for keys begin .. end of the tile, transposed: bt[j - tile][query], log2 units. */
-FAI_INLINE void FAI_(pack_bias_as)(const int dtype, FAI_(task) * t, const FAI_(panel) * p, int32_t begin,
+FAI_INLINE void FAI_(pack_bias_as)(const int dtype, FAI_(task) *t, const FAI_(panel) *p, int32_t begin,
                                    int32_t end) {
     const void *data = t->args->bias.data;
     for (int v = 0; v < FAI_NV; v++) {
@@ -2451,7 +2450,7 @@ FAI_INLINE void FAI_(pack_bias_as)(const int dtype, FAI_(task) * t, const FAI_(p
         }
     }
 }
-FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) * t, const FAI_(panel) * p, int32_t begin, int32_t end) {
+FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) *t, const FAI_(panel) *p, int32_t begin, int32_t end) {
     if (t->args->bias.dtype == FA_F16)
         FAI_(pack_bias_as)(FA_F16, t, p, begin, end);
     else if (t->args->bias.dtype == FA_BF16)
@@ -2463,7 +2462,7 @@ FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) * t, const FAI_(panel) * p, int32_t
 /* ---- what changes scores: softcap, ALiBi, bias, hooks, masks --------------------------------- */
 
 /* One vector of scores s (log2 units) of keys j; masked becomes -inf. */
-FAI_INLINE fai_vec FAI_(change)(const FAI_(task) * t, const FAI_(lanes) * lanes, fai_vec s, fai_ivec j,
+FAI_INLINE fai_vec FAI_(change)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_vec s, fai_ivec j,
                                 fai_vec bias) {
     enum { F = FA_FEATURES };
     const fa_args *a = t->args;
@@ -2497,7 +2496,7 @@ FAI_INLINE fai_vec FAI_(change)(const FAI_(task) * t, const FAI_(lanes) * lanes,
 }
 
 /* Block mask of column j / block_k for the lanes; returns 0 none, 1 some, 3 all of them see it. */
-FAI_NOINLINE int FAI_(look_up)(const FAI_(task) * t, FAI_(lanes) * lanes, int32_t j, int rows) {
+FAI_NOINLINE int FAI_(look_up)(const FAI_(task) *t, FAI_(lanes) *lanes, int32_t j, int rows) {
     int any = 0, all = 1;
     for (int l = 0; l < FAI_VL; l++) {
         const int seen = l < rows && fa_block_visible(t->args, &t->seq, lanes->h[l], lanes->i[l], j);
@@ -2507,7 +2506,7 @@ FAI_NOINLINE int FAI_(look_up)(const FAI_(task) * t, FAI_(lanes) * lanes, int32_
 }
 
 /* The same for the panel: 0 nobody, 1 some, 3 everybody.  A column is looked up once. */
-FAI_INLINE int FAI_(live)(const FAI_(task) * t, FAI_(panel) * p, int32_t j) {
+FAI_INLINE int FAI_(live)(const FAI_(task) *t, FAI_(panel) *p, int32_t j) {
     const int32_t column = j / t->args->block_mask.block_k;
     if (column != p->column) {
         int any = 0, all = 2;
@@ -2521,7 +2520,7 @@ FAI_INLINE int FAI_(live)(const FAI_(task) * t, FAI_(panel) * p, int32_t j) {
 }
 
 /* s[r][v]: score of key j0 + r for the queries of vector v */
-FAI_NOINLINE void FAI_(modify)(const FAI_(task) * t, FAI_(panel) * p, fai_vec *s, int32_t j0) {
+FAI_NOINLINE void FAI_(modify)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *s, int32_t j0) {
     const fai_vec *bias = t->bt + (int64_t)(j0 - t->tile) * FAI_NV;
     const int biased = (FA_FEATURES & FA_BIAS) && (t->used & FA_BIAS);
     for (int r = 0; r < FAI_MR; r++) {
@@ -2534,7 +2533,7 @@ FAI_NOINLINE void FAI_(modify)(const FAI_(task) * t, FAI_(panel) * p, fai_vec *s
 }
 
 /* c = Philox4x32-10 of the lanes' counters for 8 keys from j on (each lane its own j). */
-FAI_INLINE void FAI_(philox)(const FAI_(task) * t, const FAI_(lanes) * lanes, fai_ivec j, fai_uvec c[4]) {
+FAI_INLINE void FAI_(philox)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_ivec j, fai_uvec c[4]) {
     const fa_args *a = t->args;
     uint32_t k0 = (uint32_t)a->dropout_seed, k1 = (uint32_t)(a->dropout_seed >> 32);
     c[0] = (fai_uvec)j >> 3;
@@ -2550,7 +2549,7 @@ FAI_INLINE void FAI_(philox)(const FAI_(task) * t, const FAI_(lanes) * lanes, fa
 }
 
 /* P of the panel times keep / (1 - p_drop): one counter serves 8 consecutive keys of a query. */
-FAI_NOINLINE void FAI_(dropout)(const FAI_(task) * t, const FAI_(panel) * p, fai_vec *pt, int32_t j0) {
+FAI_NOINLINE void FAI_(dropout)(const FAI_(task) *t, const FAI_(panel) *p, fai_vec *pt, int32_t j0) {
     for (int v = 0; v < FAI_NV; v++) {
         fai_uvec c[4];
         for (int r = 0; r < FAI_MR; r++) {
@@ -2564,7 +2563,7 @@ FAI_NOINLINE void FAI_(dropout)(const FAI_(task) * t, const FAI_(panel) * p, fai
 }
 
 /* The same for consecutive keys in the lanes. */
-FAI_NOINLINE fai_vec FAI_(dropout_keys)(const FAI_(task) * t, const FAI_(lanes) * lanes, fai_vec p,
+FAI_NOINLINE fai_vec FAI_(dropout_keys)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_vec p,
                                         fai_ivec j) {
     fai_uvec c[4], bits = {0};
     FAI_(philox)(t, lanes, j, c);
@@ -2577,7 +2576,7 @@ FAI_NOINLINE fai_vec FAI_(dropout_keys)(const FAI_(task) * t, const FAI_(lanes) 
 /* Rare path: scores left the range of the reference m, or there is no reference yet.  x[i][v]: scores, not relative to
  * m (which may be so far away that their digits would be lost); they become P.  References are integers, so every factor
  * is a power of two and the rescale exact.  done: rows of P^T of this tile written before. */
-FAI_NOINLINE void FAI_(rescale)(const FAI_(task) * t, FAI_(panel) * p, fai_vec *x, fai_vec *sum, fai_vec *ot,
+FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x, fai_vec *sum, fai_vec *ot,
                                 int done) {
     enum { MR = FAI_MR, NV = FAI_NV, DV = FA_HEAD_DIM_V };
     for (int v = 0; v < NV; v++) {
@@ -2617,13 +2616,13 @@ FAI_NOINLINE void FAI_(rescale)(const FAI_(task) * t, FAI_(panel) * p, fai_vec *
 #define FAI_CHANGED 3 /* all that the instance can do */
 #endif
 
-FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) * t, FAI_(panel) * p, const fai_word *k,
+FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) *t, FAI_(panel) *p, const fai_word *k,
                                     const fai_vec *qt, fai_vec *ot, int32_t j0, int first, int last);
 
 /* MR keys from j0 on x the queries of vectors J0 <= v < J1: scores, masks, exp2, row sums; writes MR rows of P^T.
  * k: the rows of the keys. */
-FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const FAI_(task) * t,
-                             FAI_(panel) * p, const fai_word *k, const fai_vec *qt, fai_vec *ot, int32_t j0) {
+FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const FAI_(task) *t,
+                             FAI_(panel) *p, const fai_word *k, const fai_vec *qt, fai_vec *ot, int32_t j0) {
     enum { MR = FAI_MR, NV = FAI_NV, W = FAI_W, KEY_FACTOR = FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3 };
     const int32_t row = j0 - t->tile;
     const fai_vec *bias = t->bt + (int64_t)row * NV;
@@ -2680,8 +2679,7 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
     if (FAI_UNLIKELY(fai_any(over))) {
         fai_vec y[MR * NV];
         if (MODE != FAI_CHANGED && fai_any((p->m[0] != fai_splat(0)) | (p->m[1] != fai_splat(0)))) {
-            FAI_(scores_edge)
-            (FAI_CHANGED, t, p, k, qt, ot, j0, J0, J1); /* once more, for the scores themselves */
+            FAI_(scores_edge)(FAI_CHANGED, t, p, k, qt, ot, j0, J0, J1); /* once more, for the scores themselves */
             return;
         }
         FAI_EACH (i, 0, MR)
@@ -2733,7 +2731,7 @@ FAI_INLINE void FAI_(output)(const int J0, const int J1, const fai_word *v, cons
 }
 
 /* The variants of scores that are not inlined into the panel's loop. */
-FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) * t, FAI_(panel) * p, const fai_word *k,
+FAI_NOINLINE void FAI_(scores_edge)(const int mode, const FAI_(task) *t, FAI_(panel) *p, const fai_word *k,
                                     const fai_vec *qt, fai_vec *ot, int32_t j0, int first, int last) {
     if (mode == FAI_BIASED)
         FAI_(scores)(0, FAI_NV, FAI_BIASED, t, p, k, qt, ot, j0);
@@ -2761,7 +2759,7 @@ FAI_NOINLINE void FAI_(output_run)(const fai_word *v, const fai_vec *pt, int ste
 }
 
 /* The panel visits a tile.  Runs of keys that the same vectors see: scores for all of the run, then its product. */
-FAI_NOINLINE void FAI_(visit)(FAI_(task) * t, FAI_(panel) * p, const fai_vec *qt, fai_vec *ot,
+FAI_NOINLINE void FAI_(visit)(FAI_(task) *t, FAI_(panel) *p, const fai_vec *qt, fai_vec *ot,
                               const fai_word *k, const fai_word *v, int32_t tile_end) {
     enum { MR = FAI_MR, F = FA_FEATURES };
     const int32_t tile = t->tile, end = p->any.hi < tile_end ? p->any.hi : tile_end;
@@ -2774,15 +2772,14 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) * t, FAI_(panel) * p, const fai_vec *qt
         const int now_first = j >= p->hi0 && last == FAI_NV;
         int all = t->plain && j >= p->all.lo && j + MR <= p->all.hi, now_skip = 0;
         if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK) && j < end) {
-            const int live = FAI_(live)(t, p, j),
-                      whole = (j + MR - 1) / t->args->block_mask.block_k == p->column;
+            const int live = FAI_(live)(t, p, j);
+            const int whole = (j + MR - 1) / t->args->block_mask.block_k == p->column;
             now_skip = whole && live == 0, all = all && whole && live == 3;
         }
         if (j >= end || now_first != first || now_skip != skip) { /* the run ends: O^T += V^T P^T */
             const int32_t stop = j < tile_end ? j : tile_end, row = (run - tile) >> FAI_PAIRS;
             if (!skip && stop > run)
-                FAI_(output_run)
-                (v + (int64_t)row * FA_HEAD_DIM_V, t->pt + row * FAI_NV,
+                FAI_(output_run)(v + (int64_t)row * FA_HEAD_DIM_V, t->pt + row * FAI_NV,
                  (stop - run + FAI_PAIRS) >> FAI_PAIRS, ot, first, last);
             run = j, first = now_first, skip = now_skip;
             if (j >= end) return;
@@ -2790,10 +2787,10 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) * t, FAI_(panel) * p, const fai_vec *qt
         if (!skip) {
             const fai_word *rows =
                 (t->k_direct && j + MR <= tile_end ? k : t->ks) + (int64_t)(j - tile) * FAI_W;
-            const int mode = biased ? all && last == FAI_NV ? FAI_BIASED : FAI_CHANGED
-                             : all  ? FAI_PLAIN
-                             : t->plain && !(t->used & (FA_BLOCK_MASK | FA_TREE_MASK)) ? FAI_MASKED
-                                                                                       : FAI_CHANGED;
+            int mode = FAI_CHANGED;
+            if (all && !biased) mode = FAI_PLAIN;
+            else if (all && last == FAI_NV) mode = FAI_BIASED;
+            else if (t->plain && !biased && !(t->used & (FA_BLOCK_MASK | FA_TREE_MASK))) mode = FAI_MASKED;
             if (mode == FAI_PLAIN && last == FAI_NV)
                 FAI_(scores)(0, FAI_NV, FAI_PLAIN, t, p, rows, qt, ot, j);
             else
@@ -2807,7 +2804,7 @@ FAI_NOINLINE void FAI_(visit)(FAI_(task) * t, FAI_(panel) * p, const fai_vec *qt
 
 /* A row in double by the definition itself.  Only for rows that are not finite although their row sum is: then V has an
  * infinity or NaN, perhaps at a masked key, where 0 * NaN must not count, or P V was too large for f32 before the division. */
-FAI_NOINLINE void FAI_(exact_row)(const FAI_(task) * t, int32_t i, int32_t h) {
+FAI_NOINLINE void FAI_(exact_row)(const FAI_(task) *t, int32_t i, int32_t h) {
     const fa_args *a = t->args;
     const fai_reference_head r = fai_reference_begin(&FA_(info), a, t->seq.b, h);
     const fa_range keys = fa_row_range(a, r.seq.len_q, r.seq.len_k, i);
@@ -2836,7 +2833,7 @@ FAI_NOINLINE void FAI_(exact_row)(const FAI_(task) * t, int32_t i, int32_t h) {
 }
 
 /* The end of a row with reference m and sum l: writes its LSE and returns what O is multiplied with. */
-FAI_NOINLINE float FAI_(close_row)(const FAI_(task) * t, int32_t i, int32_t h, double m, double l) {
+FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, double m, double l) {
     const fa_args *a = t->args;
     double factor = 1;
     if ((FA_FEATURES & FA_SINK) && (t->used & FA_SINK)) { /* exp(sink) joins the row sum */
@@ -2852,7 +2849,7 @@ FAI_NOINLINE float FAI_(close_row)(const FAI_(task) * t, int32_t i, int32_t h, d
 }
 
 /* O = O^T / l and LSE = m + log l of the panel. */
-FAI_NOINLINE void FAI_(finish)(const FAI_(task) * t, const FAI_(panel) * p, const fai_vec *ot) {
+FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const fai_vec *ot) {
     enum { DV = FA_HEAD_DIM_V };
     for (int v = 0; v < FAI_NV && v * FAI_VL < p->rows; v++) {
         const int rows = p->rows - v * FAI_VL < FAI_VL ? p->rows - v * FAI_VL : FAI_VL;
@@ -2882,7 +2879,7 @@ FAI_NOINLINE void FAI_(finish)(const FAI_(task) * t, const FAI_(panel) * p, cons
 /* ---- the task -------------------------------------------------------------------------------- */
 
 /* Lane `lane` stands for row r of the task's sequence. */
-FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) * t, FAI_(lanes) * lanes, int lane, int64_t r) {
+FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) *t, FAI_(lanes) *lanes, int lane, int64_t r) {
     const fa_args *a = t->args;
     const int32_t i = (int32_t)(r / t->group), h = t->head_k * t->group + (int32_t)(r % t->group);
     const fa_range keys = fa_row_range(a, t->seq.len_q, t->seq.len_k, i);
@@ -2895,7 +2892,7 @@ FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) * t, FAI_(lanes) * lanes, in
 }
 
 /* Rows row0 .. row0 + rows; the lanes beyond repeat the last one, with a query of zeros. */
-FAI_NOINLINE void FAI_(open_panel)(FAI_(task) * t, FAI_(panel) * p, int64_t row0, int32_t rows, fai_vec *qt,
+FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int64_t row0, int32_t rows, fai_vec *qt,
                                    fai_vec *ot) {
     const int32_t i0 = (int32_t)(row0 / t->group), i1 = (int32_t)((row0 + rows - 1) / t->group + 1);
     p->rows = rows, p->column = -1, p->hi0 = 0;
@@ -2922,7 +2919,7 @@ FAI_NOINLINE void FAI_(open_panel)(FAI_(task) * t, FAI_(panel) * p, int64_t row0
 /* A decode step, or what a block leaves over its panels: up to VL / 2 rows.  A panel would compute VL of them; here a
  * row costs its own products plus the sums across lanes.  Rows go in twos, so that each load of K and V serves both. */
 
-FAI_NOINLINE void FAI_(open_few)(const FAI_(task) * t, FAI_(few) * f, int64_t row0, int32_t rows, fai_vec *qt,
+FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0, int32_t rows, fai_vec *qt,
                                  fai_vec *ot) {
     f->rows = rows, f->q = (fai_word *)qt, f->o = (float *)ot, f->s = (float *)t->pt;
     for (int r = 0; r < rows; r++) {
@@ -2993,7 +2990,7 @@ FAI_INLINE void FAI_(few_output)(const int ROWS, const int N, const int AHEAD, c
 }
 
 /* s[0 .. n VL): scores of row r for keys from j on, up to `end`, become P in place. */
-FAI_INLINE void FAI_(few_softmax)(const FAI_(task) * t, FAI_(few) * f, int r, int32_t j, int32_t end,
+FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int32_t j, int32_t end,
                                   float *s) {
     enum { F = FA_FEATURES, DV = FA_HEAD_DIM_V, N = FAI_CHUNK / FAI_VL };
     FAI_(lanes) *lanes = &f->lanes[r];
@@ -3046,7 +3043,7 @@ FAI_INLINE void FAI_(few_softmax)(const FAI_(task) * t, FAI_(few) * f, int r, in
 }
 
 /* ROWS rows from r on, keys j .. stop of a chunk. */
-FAI_INLINE void FAI_(few_chunk)(const int ROWS, const FAI_(task) * t, FAI_(few) * f, int r, const fai_word *k,
+FAI_INLINE void FAI_(few_chunk)(const int ROWS, const FAI_(task) *t, FAI_(few) *f, int r, const fai_word *k,
                                 const fai_word *v, int32_t j, int32_t stop, int32_t tile_end) {
     enum { DV = FA_HEAD_DIM_V, N = FAI_MR, LEFT = DV / FAI_VL % N };
     const fai_word *rows = k + (int64_t)(j - t->tile) * FAI_W, *q = f->q + r * FAI_W;
@@ -3075,7 +3072,7 @@ FAI_INLINE void FAI_(few_chunk)(const int ROWS, const FAI_(task) * t, FAI_(few) 
 
 /* The rows visit a tile in chunks, which stay in L1 while all rows pass over them.  Chunks begin at multiples of their
  * size whatever the tile is, so that a row's bits do not depend on what else is in its task. */
-FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) * t, FAI_(few) * f, const fai_word *k, const fai_word *v,
+FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) *t, FAI_(few) *f, const fai_word *k, const fai_word *v,
                                   int32_t end) {
     const int last = f->rows - 1;
     const int32_t lo = f->keys[0].lo > t->tile ? f->keys[0].lo : t->tile,
@@ -3088,7 +3085,7 @@ FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) * t, FAI_(few) * f, const fai
     }
 }
 
-FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) * t, const FAI_(few) * f) {
+FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
     enum { DV = FA_HEAD_DIM_V };
     for (int r = 0; r < f->rows; r++) {
         const int32_t i = f->lanes[r].i[0], h = f->lanes[r].h[0];
@@ -3126,8 +3123,8 @@ FAI_NOINLINE size_t FAI_(worker_bytes)(void) {
 FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows,
                               void *workspace) {
     FAI_(task) task, *t = &task;
-    FAI_(panel) * panels;
-    FAI_(few) * few;
+    FAI_(panel) *panels;
+    FAI_(few) *few;
     char *at = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
     int panel_count, step;
     int64_t left;
@@ -3167,13 +3164,11 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     if (few->rows > FAI_VL / 2) panel_count++, few->rows = 0;
     for (int n = 0; n < panel_count; n++) {
         const int32_t count = t->rows - n * FAI_PW;
-        FAI_(open_panel)
-        (t, &panels[n], t->row0 + n * FAI_PW, count < FAI_PW ? count : FAI_PW, t->qt + n * FAI_W * FAI_NV,
+        FAI_(open_panel)(t, &panels[n], t->row0 + n * FAI_PW, count < FAI_PW ? count : FAI_PW, t->qt + n * FAI_W * FAI_NV,
          t->ot + n * FA_HEAD_DIM_V * FAI_NV);
     }
     if (few->rows)
-        FAI_(open_few)
-        (t, few, t->row0 + panel_count * FAI_PW, few->rows, t->qt + panel_count * FAI_W * FAI_NV,
+        FAI_(open_few)(t, few, t->row0 + panel_count * FAI_PW, few->rows, t->qt + panel_count * FAI_W * FAI_NV,
          t->ot + panel_count * FA_HEAD_DIM_V * FAI_NV);
 
     any = fa_any_range(a, t->seq.len_q, t->seq.len_k, (int32_t)(t->row0 / t->group),
@@ -3197,8 +3192,7 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
         if (t->fetch_step) t->fetch = end, t->fetch_end = any.hi - end < FAI_BN ? any.hi : end + FAI_BN;
         if (t->k_direct && t->v_direct) t->fetch = t->fetch_end;
         for (int n = 0; n < panel_count; n++)
-            FAI_(visit)
-            (t, &panels[n], t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV, k, v, end);
+            FAI_(visit)(t, &panels[n], t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV, k, v, end);
         if (few->rows) FAI_(visit_few)(t, few, k, v, end);
     }
     for (int n = 0; n < panel_count; n++) FAI_(finish)(t, &panels[n], t->ot + n * FA_HEAD_DIM_V * FAI_NV);

@@ -5,9 +5,10 @@
  *     #define INSTANCES_HOOKS     FA_SCORE_MOD and FA_MASK_MOD
  *     #include "instances.h"      these and the core: const fa_info *const core[], dims[], dtypes[], hooks[]
  *
- * Small tiles (64 x 64) reach the edges of tiles with small problems.  With FA_DISPATCH, which compiles each instance
- * three or four times, and with FA_TEST_CORE all groups are the core; environment FA_TEST_SCALE=quick runs every tenth
- * case, for emulators and sanitizers, and FA_TEST_SCALE=long random tests for minutes. */
+ * Small tiles (64 x 64) reach the edges of tiles with small problems.  With FA_TEST_CORE all groups are the core, as they
+ * are where an instance takes long to compile: with FA_DISPATCH (three or four bodies) and sanitizers.  Environment
+ * FA_TEST_SCALE=quick runs every tenth case, for emulators and sanitizers, and FA_TEST_SCALE=long random tests for
+ * minutes. */
 #ifndef INSTANCES_H
 #define INSTANCES_H
 
@@ -18,6 +19,15 @@
 #include "flashattn.h"
 
 #include "fa_problem.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define FA_TEST_CORE
+#endif
+#endif
+#if (defined(FA_DISPATCH) || defined(__SANITIZE_ADDRESS__)) && !defined(FA_TEST_CORE)
+#define FA_TEST_CORE
+#endif
 
 /* ---- core: all features ------------------------------------------------------------------ */
 
@@ -50,7 +60,7 @@ static const fa_info *const core[] = {CORE};
 
 /* ---- dims -------------------------------------------------------------------------------- */
 
-#if defined(INSTANCES_DIMS) && !defined(FA_DISPATCH) && !defined(FA_TEST_CORE)
+#if defined(INSTANCES_DIMS) && !defined(FA_TEST_CORE)
 #define FA_NAME f32_16
 #define FA_HEAD_DIM 16
 #define FA_FEATURES FA_CAUSAL
@@ -189,7 +199,7 @@ static const fa_info *const dims[] = {CORE};
 
 /* ---- dtypes ------------------------------------------------------------------------------ */
 
-#if defined(INSTANCES_DTYPES) && !defined(FA_DISPATCH) && !defined(FA_TEST_CORE)
+#if defined(INSTANCES_DTYPES) && !defined(FA_TEST_CORE)
 #define FA_NAME e5m2_32
 #define FA_HEAD_DIM 32
 #define FA_DTYPE FA_E5M2
