@@ -53,7 +53,7 @@ EXAMPLES := $(patsubst examples/%.c,build/native/%,$(wildcard examples/*.c))
 SOURCES   = $(shell git ls-files -co --exclude-standard '*.[ch]' '*.md' 2>/dev/null || \
                     find . -path ./build -prune -o -name '*.[ch]' -print -o -name '*.md' -print)
 
-.PHONY: all help test test-fast fuzz run examples bench-cpu bench-readme expand format clean
+.PHONY: all help test test-fast fuzz mutants run examples bench-cpu bench-readme expand format clean
 all: test
 
 help: ## this list
@@ -68,6 +68,9 @@ test-fast: ## the test programs in one build, and the tests that must not compil
 
 fuzz: build/asan/fuzz_args ## random arguments under the sanitizers for FUZZ_SECONDS (600)
 	$< --seconds $(or $(FUZZ_SECONDS),600)
+
+mutants: ## break the header in one line at a time: does a test notice? (10 minutes)
+	@sh tests/mutants.sh
 
 run: build/native/recall ## a text predictor made of attention alone, on this repository's own text
 	$< $(SOURCES)

@@ -1950,8 +1950,14 @@ typedef uint32_t fai_uvec __attribute__((vector_size(4 * FAI_VL)));
 typedef float fai_vec_u __attribute__((vector_size(4 * FAI_VL), aligned(1), may_alias));
 
 /* x - 0 is x for every x, -0 and NaN included, so this is the broadcast alone */
-FAI_INLINE fai_vec fai_splat(float x) { return x - (fai_vec){0}; }
-FAI_INLINE fai_ivec fai_isplat(int32_t x) { return x - (fai_ivec){0}; }
+FAI_INLINE fai_vec fai_splat(float x) {
+    const fai_vec zero = {0};
+    return x - zero;
+}
+FAI_INLINE fai_ivec fai_isplat(int32_t x) {
+    const fai_ivec zero = {0};
+    return x - zero;
+}
 FAI_INLINE fai_vec fai_select(fai_ivec mask, fai_vec yes, fai_vec no) {
     return (fai_vec)(((fai_ivec)yes & mask) | ((fai_ivec)no & ~mask));
 }
@@ -2065,8 +2071,8 @@ FAI_INLINE void fai_zip(fai_vec a, fai_vec b, fai_vec *lo, fai_vec *hi) {
 #if defined(__clang__)
     *lo = __builtin_shufflevector(a, b, FAI_ZIP_LO), *hi = __builtin_shufflevector(a, b, FAI_ZIP_HI);
 #else
-    *lo = __builtin_shuffle(a, b, (fai_ivec){FAI_ZIP_LO}),
-    *hi = __builtin_shuffle(a, b, (fai_ivec){FAI_ZIP_HI});
+    const fai_ivec order_lo = {FAI_ZIP_LO}, order_hi = {FAI_ZIP_HI};
+    *lo = __builtin_shuffle(a, b, order_lo), *hi = __builtin_shuffle(a, b, order_hi);
 #endif
 #undef FAI_ZIP_LO
 #undef FAI_ZIP_HI
@@ -2162,7 +2168,10 @@ FAI_INLINE void fai_store(const int dtype, void *data, int64_t index, fai_vec x)
         *(fai_vec_u *)((float *)data + index) = x;
 #if FAI_ISA_CODE >= FAI_AVX512
     } else if (dtype == FA_F16) {
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wsign-conversion" /* inside the macro that gcc -O0 makes of it */
         _mm256_storeu_si256((__m256i *)(void *)((uint16_t *)data + index), _mm512_cvtps_ph((__m512)x, 8));
+#pragma GCC diagnostic pop
 #elif FAI_ISA_CODE == FAI_AVX2
     } else if (dtype == FA_F16) {
         _mm_storeu_si128((__m128i *)(void *)((uint16_t *)data + index), _mm256_cvtps_ph((__m256)x, 8));
@@ -2182,7 +2191,7 @@ FAI_INLINE void fai_store(const int dtype, void *data, int64_t index, fai_vec x)
 
 FAI_INLINE fai_vec fai_ceil(fai_vec x) {
 #if FAI_ISA_CODE >= FAI_AVX512
-    return (fai_vec)_mm512_roundscale_ps((__m512)x, 2);
+    return (fai_vec)_mm512_ceil_ps((__m512)x);
 #elif FAI_ISA_CODE == FAI_AVX2
     return (fai_vec)_mm256_ceil_ps((__m256)x);
 #else

@@ -23,9 +23,8 @@ test_layout   causal-one-key-more         s/if (a->causal && p + 1 < hi) hi = p 
 test_layout   window-one-key-more         s/if (a->window_left && p - a->window_left + 1 > lo) lo = p - a->window_left + 1;/if (a->window_left \&\& p - a->window_left > lo) lo = p - a->window_left;/
 test_layout   page-of-next-key            s|+ j % a->page_size \* st.s|+ (j + 1) % a->page_size * st.s|
 test_convert  philox-of-reference-9       s/for (int round = 0; round < 10; round++) {/for (int round = 0; round < 9; round++) {/
-test_features rows-past-seqused           s/if (a->seqused_q) s.len_q = a->seqused_q\[b\];//
+test_forward  rows-past-seqused           s/if (a->seqused_q) s.len_q = a->seqused_q\[b\];//
 test_features first-key-lost              s/(lanes->lo <= j) &/(lanes->lo < j) \&/
-test_features key-past-the-end            s/(lanes->hi > j);/(lanes->hi >= j);/
 test_features masked-first-key-lost       s/(p->lanes\[v\].lo <= j0 + i)/(p->lanes[v].lo < j0 + i)/
 test_forward  masked-key-past-the-end     s/(p->lanes\[v\].hi > j0 + i)/(p->lanes[v].hi >= j0 + i)/
 test_forward  plain-where-not-all-see     s/j + MR <= p->all.hi/j <= p->all.hi/
@@ -35,30 +34,24 @@ test_numerics l-not-rescaled              s/p->m\[v\] = m, p->l\[v\] \*= factor;
 test_numerics o-not-rescaled              s/for (int c = 0; c < DV; c++) ot\[c \* NV + v\] \*= factor;//
 test_numerics p-not-rescaled              s/^\( *\)\*pt \*= factor;/\1(void)pt;/
 test_numerics digits-lost-far-from-m      s/if (MODE != FAI_CHANGED && fai_any(/if (0 \&\& fai_any(/
-test_numerics few-o-not-rescaled          s/\*(fai_vec_u \*)(f->o + r \* DV + c) \*= factor;/(void)c;/
 test_numerics few-m-never-moves           s/if (FAI_UNLIKELY(fai_any(sum > fai_splat(f->limit\[r\])))) {/if (f->limit[r] < 0) {/
 test_numerics infinite-rows-stay          s/if (bad\[r\] && inverse\[r\] == inverse\[r\])/if (bad[r] \&\& inverse[r] != inverse[r])/
 test_numerics exp2-third-digit            s/2.4016445e-1f/2.4116445e-1f/; s/2.40222421e-1f/2.41222421e-1f/
 test_forward  tail-of-k-not-staged        s|t->tile + (end - t->tile) / FAI_MR \* FAI_MR, end|end, end|
-test_features last-key-of-v-not-staged    s/for (int32_t j = t->tile; j < end; j++) {/for (int32_t j = t->tile; j < end - 1; j++) {/
+test_forward  last-key-of-v-not-staged    s/for (int32_t j = t->tile; j < end; j++) {/for (int32_t j = t->tile; j < end - 1; j++) {/
 test_forward  last-key-of-tile-dropped    s/stop = j < tile_end ? j : tile_end, row/stop = j < tile_end ? j : tile_end - 1, row/
-test_features paged-read-as-rows          s/FA_KV_DTYPE == FA_F32 && !a->block_table && t->sk.s/FA_KV_DTYPE == FA_F32 \&\& t->sk.s/
-test_forward  wrong-softmax-scale         s/: 1 \/ sqrtf((float)FA_HEAD_DIM));/: 1 \/ sqrtf((float)FA_HEAD_DIM_V + 1));/
-test_features sign-of-scale-lost          s/a->softmax_scale < 0 ? -\*factor : \*factor/*factor/
+test_forward  paged-read-as-rows          s/FA_KV_DTYPE == FA_F32 && !a->block_table && t->sk.s/FA_KV_DTYPE == FA_F32 \&\& t->sk.s/
 test_features q-descale-of-row-0          s/fai_descale(&a->q_descale, t->seq.b, h, i)/fai_descale(\&a->q_descale, t->seq.b, h, 0)/
 test_features k-descale-of-head-0         s/fai_descale(&a->k_descale, t->seq.b, t->head_k, j)/fai_descale(\&a->k_descale, t->seq.b, 0, j)/
 test_features philox-of-kernel-9          s/for (int round = 0; round < 10; round++, k0/for (int round = 0; round < 9; round++, k0/
 test_features dropout-scale-missing       s/pt\[r \* FAI_NV + v\] \* t->drop_scale/pt[r * FAI_NV + v]/
 test_features few-dropout-wrong-word      s/c\[(j\[l\] & 7) >> 1\]\[l\]/c[(j[l] \& 3) >> 1][l]/
 test_features block-mask-stale-column     s/if (column != p->column) {/if (column > p->column + 1 || p->column < 0) {/
-test_features block-mask-not-whole        s|whole = (j + MR - 1) / t->args->block_mask.block_k == p->column|whole = 1|
 test_features sink-not-in-lse             s/l = l > 0 ? l \* factor + exp2(sink - top) : l + 1, m = top;/l = l > 0 ? l * factor : l + 1, m = top;/
 test_features softcap-missing             s/s = fai_tanh(s \/ cap) \* cap;/s = s \/ cap * cap;/
 test_features alibi-not-bottom-right      s/lanes->pos\[lane\] = i + t->seq.len_k - t->seq.len_q;/lanes->pos[lane] = i;/
 test_features bias-of-first-lane-s-head   s/lanes->h\[l\] \* t->sb.h/lanes->h[0] * t->sb.h/
-test_features tree-first-draft-key-plain  s/p->all.hi = t->seq.len_k - t->seq.len_q;/p->all.hi = t->seq.len_k - t->seq.len_q + 8;/
 test_features score-mod-in-log2-units     s/FA_(score_mod_f)(s\[l\] \* FAI_LN2,/FA_(score_mod_f)(s[l],/
-test_features mask-mod-one-key-off        s/!FA_(mask_mod)(t->seq.b, lanes->h\[l\], lanes->i\[l\], j\[l\])/!FA_(mask_mod)(t->seq.b, lanes->h[l], lanes->i[l], j[l] + 1)/
 test_forward  group-index                 s/h = t->head_k \* t->group + (int32_t)(r % t->group);/h = t->head_k + (int32_t)(r % t->group);/
 test_forward  few-edges-not-masked        s/ || at + FAI_VL > f->keys\[r\].hi) {/) {/
 test_forward  few-last-dims-lost          s/LEFT = DV \/ FAI_VL % N/LEFT = DV \/ FAI_VL % N - 1/
@@ -69,7 +62,7 @@ END
 
 # Is suite $1 still right with $dir/flashattn.h?  A mutant that does not compile, hangs or crashes is noticed as well.
 passes() {
-    ${CC:-cc} -std=c11 -O1 -march=native -w -DFA_TEST_CORE -I"$dir" -Itests -o "$dir/$1" "tests/$1.c" -lm -pthread \
+    ${CC:-cc} -std=c11 -O2 -march=native -w -DFA_TEST_CORE -I"$dir" -Itests -o "$dir/$1" "tests/$1.c" -lm -pthread \
         >>"$log" 2>&1 || return 2
     timeout 120 "$dir/$1" >>"$log" 2>&1
 }
