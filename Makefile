@@ -27,11 +27,12 @@ OPENMP := $(OPENMP)
 
 # Every program is one .c file, built in several ways: build/VARIANT/program. All instances of the tests are in the
 # native build; the others take the core of them (tests/instances.h), or compiling would need an hour.
-VARIANTS      := native base avx2 dispatch clang cxx asan arm
+VARIANTS      := native base avx2 dot dispatch clang cxx asan arm
 FLAGS          = -std=c11 $(CFLAGS)
 CC.native      = $(CC) $(FLAGS) $(NATIVE) $(OPENMP)
 CC.base        = $(CC) $(FLAGS) -DFA_TEST_CORE
 CC.avx2        = $(CC) $(FLAGS) -DFA_TEST_CORE -march=haswell $(OPENMP)
+CC.dot         = $(CC) $(FLAGS) -DFA_TEST_CORE -DFA_BF16_DOT=1 $(NATIVE) $(OPENMP)
 CC.dispatch    = $(CC) $(FLAGS) -DFA_TEST_CORE -DFA_DISPATCH $(OPENMP)
 CC.clang       = $(CLANG) $(FLAGS) -DFA_TEST_CORE $(NATIVE) $(call ok,$(CLANG),-fopenmp)
 CC.cxx         = $(CXX) -x c++ -std=c++17 $(CFLAGS) -DFA_TEST_CORE -Wno-missing-field-initializers $(NATIVE) $(OPENMP)

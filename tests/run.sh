@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/run.sh [suite ...] - runs the suites (default: all) and sums up. Logs: build/log/.
 #
-#   native base avx2 dispatch clang cxx asan arm   tests/test_*.c, built in these ways (Makefile, VARIANTS)
+#   native base avx2 dot dispatch clang cxx asan arm   tests/test_*.c, built in these ways (Makefile, VARIANTS)
 #   compile fail nvcc                              what must compile, what must not, what nvcc makes of it
 #   examples bench                                 that they build and run
 #
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL # `make -n test` and the like stop here
 export CC="${CC:-cc}" CXX="${CXX:-c++}" CLANG="${CLANG:-clang}" NVCC="${NVCC:-nvcc}"
 export ARM_CC="${ARM_CC:-aarch64-linux-gnu-gcc}" QEMU="${QEMU:-qemu-aarch64}"
-suites=${*:-native base avx2 dispatch clang cxx asan arm compile fail nvcc examples bench}
+suites=${*:-native base avx2 dot dispatch clang cxx asan arm compile fail nvcc examples bench}
 log=build/log
 rm -rf "$log"
 mkdir -p "$log"
@@ -25,6 +25,7 @@ since() { echo "$1 $(now)" | awk '{ printf "%.1f s", $2 - $1 }'; }
 lacks() {
     case $1 in
     avx2) grep -qsw avx2 /proc/cpuinfo || echo 'a CPU with AVX2' ;;
+    dot) grep -qsw avx512_bf16 /proc/cpuinfo || echo 'a CPU with AVX512_BF16' ;;
     clang) have "$CLANG" || echo 'apt-get install clang libomp-dev' ;;
     cxx) have "$CXX" || echo 'apt-get install g++' ;;
     asan) echo 'int main(void) { return 0; }' | "$CC" -fsanitize=address,undefined -xc - -o build/probe 2>"$log/asan" ||
