@@ -2688,7 +2688,8 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
     if (FAI_UNLIKELY(fai_any(over))) {
         fai_vec y[MR * NV];
         if (MODE != FAI_CHANGED && fai_any((p->m[0] != fai_splat(0)) | (p->m[1] != fai_splat(0)))) {
-            FAI_(scores_edge)(FAI_CHANGED, t, p, k, qt, ot, j0, J0, J1); /* once more, for the scores themselves */
+            /* far from m, S - m has lost digits of S, and the new m comes from S: compute that, once more */
+            FAI_(scores_edge)(FAI_CHANGED, t, p, k, qt, ot, j0, J0, J1);
             return;
         }
         FAI_EACH (i, 0, MR)

@@ -2,8 +2,8 @@
 # tests/run.sh [suite ...] - runs the suites (default: all) and sums up. Logs: build/log/.
 #
 #   native base avx2 dot dispatch clang cxx asan arm   tests/test_*.c, built in these ways (Makefile, VARIANTS)
-#   compile fail nvcc                              what must compile, what must not, what nvcc makes of it
-#   examples bench                                 that they build and run
+#   compile fail nvcc    what must compile, what must not, what nvcc makes of it
+#   examples bench       that they build and run
 #
 # A missing optional tool is a skip that says what to install. The last line is "N passed, N failed, N skipped";
 # the exit status is 0 if nothing failed and something passed.
@@ -40,7 +40,8 @@ programs() {
     case $1 in
     compile | fail | nvcc | bench) echo "$1" && return ;;
     examples) set -- native examples/*.c ;;
-    native | dispatch) set -- "$1" tests/test_*.c tests/no_alloc.c ;;
+    native) set -- native tests/test_*.c tests/no_alloc.c ;;
+    dispatch) set -- dispatch tests/test_forward.c tests/test_features.c tests/no_alloc.c ;; # four kernels each: slow
     asan) set -- asan tests/test_*.c tests/fuzz_*.c ;;
     *) set -- "$1" tests/test_*.c ;;
     esac

@@ -92,7 +92,7 @@ FA_TEST(no_keys_at_all) {
 /* ---- tiles: they must not matter but for rounding ---------------------------------------- */
 
 FA_TEST(tile_sizes_agree) {
-    static const fa_info *const tiled[] = {&f32_32_info, dims[COUNT(dims) - 2], dims[COUNT(dims) - 1]};
+    const fa_info *const tiled[] = {&f32_32_info, dims[COUNT(dims) - 2], dims[COUNT(dims) - 1]};
     for (int n = 0; n < 6; n++)
         for (int t = 0; t < COUNT(tiled); t++)
             if (due())
@@ -244,7 +244,7 @@ FA_TEST(a_million_keys) {
     for (int i = 0; i < ROWS; i++) {
         for (int d = 0; d < 32; d++)
             worst_o = fmax(worst_o, fabs((double)((const float *)(const void *)p.o.place.data)[i * 32 + d] - p.o_ref[i * 32 + d]));
-        worst_lse = fmax(worst_lse, fabs((double)((const float *)(const void *)p.lse.place.data)[i] - p.lse_ref[i] - log(TIMES)));
+        worst_lse = fmax(worst_lse, fabs((double)((const float *)(const void *)p.lse.place.data)[i] - p.lse_ref[i] - log((double)TIMES)));
     }
     /* sums of 2^20 terms in f32, whose rounding repeats with the pages; |o| is about 1/128, lse about 14 */
     FA_EXPECT_MSG(worst_o < 2e-5 && worst_lse < 1.5e-4, "o %g, lse %g", worst_o, worst_lse);
