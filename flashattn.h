@@ -2253,6 +2253,7 @@ typedef float fai_word __attribute__((may_alias));
 #define FAI_LN2 0.6931471805599453f
 #define FAI_LOWEST (-3.402823466e38f)
 #define FAI_PREFETCH(p) __builtin_prefetch(p)
+#define FAI_ONES ((fai_vec)fai_isplat(0x3f803f80)) /* a pair of bf16 1.0 in each lane */
 #endif
 
 /* What all rows of a task have in common. */
@@ -2273,7 +2274,7 @@ typedef struct FAI_(task) {
     fai_vec *pt;                /* [BN / (1 + PAIRS)][NV] */
     fai_vec *bt;                /* [BN][NV]: bias of the panel at hand, log2 units */
     fai_word *ks, *vs;          /* staged tile: [BN][W], [BN / (1 + PAIRS)][DV] */
-    float *k_factor, *v_factor; /* [BN], fp8 in pairs only */
+    float *k_factor;            /* [BN], fp8 in pairs only */
     int32_t tile;               /* first key of the tile */
     int32_t fetch, fetch_end; /* rows of K and V on their way to L2 while the tile before them is computed */
     int32_t fetch_step;       /* that many at a time */
@@ -2291,6 +2292,7 @@ typedef struct FAI_(lanes) {
 /* One panel: FAI_PW rows, a query in each lane.  The arrays are indexed [vector]. */
 typedef struct FAI_(panel) {
     fai_vec m[FAI_NV], limit[FAI_NV], l[FAI_NV]; /* reference, LAZY or -1 while there is none, row sum */
+    fai_vec rounded[FAI_NV];                     /* pairs: row sum of P as rounded to bf16, for O; l is for lse */
     fai_vec q_factor[FAI_NV];                    /* pairs: what multiplies the raw score */
     FAI_(lanes) lanes[FAI_NV];
     int32_t rows, column; /* rows in use; column of the block mask in lanes.live */
@@ -2301,7 +2303,7 @@ typedef struct FAI_(panel) {
 
 /* Up to FAI_VL / 2 rows left over after the panels: keys in the lanes.  The arrays are indexed [row]. */
 typedef struct FAI_(few) {
-    fai_vec l[FAI_VL / 2];                                        /* parts of the row sum */
+    fai_vec l[FAI_VL / 2], rounded[FAI_VL / 2];                   /* parts of the row sums, as in a panel */
     float m[FAI_VL / 2], limit[FAI_VL / 2], q_factor[FAI_VL / 2]; /* as in a panel */
     FAI_(lanes) lanes[FAI_VL / 2];                                /* all lanes of an element alike */
     fa_range keys[FAI_VL / 2];
@@ -2374,12 +2376,12 @@ FAI_NOINLINE void FAI_(stage_v)(FAI_(task) *t, int32_t end) {
             FAI_(row)(t->vs + n * FA_HEAD_DIM_V, a->v.data, offset, FA_KV_DTYPE, FA_HEAD_DIM_V, factor);
         } else {
             int64_t next = j + 1 < end ? fai_offset_k(a, &t->seq, t->sv, j + 1, t->head_k) : -1;
-            if (FA_KV_DTYPE >= FA_E4M3) t->v_factor[n] = factor;
+            float factor2 = FA_KV_DTYPE >= FA_E4M3 && next >= 0 ? fai_descale(&a->v_descale, t->seq.b, t->head_k, j + 1) : 1;
             if (n % 2) continue;
-            for (int c = 0; c < FA_HEAD_DIM_V; c += FAI_VL) {
-                fai_uvec lo = (fai_uvec)fai_load(FA_KV_DTYPE, a->v.data, offset + c) >> 16, hi = {0};
-                if (next >= 0) hi = (fai_uvec)fai_load(FA_KV_DTYPE, a->v.data, next + c);
-                *(fai_vec_u *)(t->vs + n / 2 * FA_HEAD_DIM_V + c) = (fai_vec)(lo | hi);
+            for (int c = 0; c < FA_HEAD_DIM_V; c += FAI_VL) { /* exact but for fp8 with a factor that is no power of 2 */
+                fai_vec lo = fai_load(FA_KV_DTYPE, a->v.data, offset + c), hi = fai_splat(0);
+                if (next >= 0) hi = fai_load(FA_KV_DTYPE, a->v.data, next + c);
+                *(fai_vec_u *)(t->vs + n / 2 * FA_HEAD_DIM_V + c) = fai_pair(lo * factor, hi * factor2);
             }
         }
     }
@@ -2597,6 +2599,7 @@ FAI_NOINLINE void FAI_(rescale)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *x,
         m = fai_select(seen, fai_ceil(highest), p->m[v]);
         factor = fai_exp2(5, fai_select(fresh, fai_splat(0), p->m[v] - m));
         p->m[v] = m, p->l[v] *= factor;
+        if (FAI_PAIRS) p->rounded[v] *= factor;
         p->limit[v] = fai_select(seen, fai_splat(FAI_LAZY), p->limit[v]);
         for (int c = 0; c < DV; c++) ot[c * NV + v] *= factor;
         for (int r = 0; r < done; r++) {
@@ -2700,15 +2703,17 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
         FAI_(rescale)(t, p, y, sum, ot, row >> FAI_PAIRS);
         FAI_EACH (i, 0, MR * NV) x[i] = y[i];
     }
-    FAI_EACH (v, J0, J1) p->l[v] += sum[v];
-    if ((FA_FEATURES & FA_DROPOUT) && MODE == FAI_CHANGED && (t->used & FA_DROPOUT))
-        FAI_(dropout)(t, p, x, j0);
+    const int dropped = (FA_FEATURES & FA_DROPOUT) && MODE == FAI_CHANGED && (t->used & FA_DROPOUT);
+    if (dropped) FAI_(dropout)(t, p, x, j0);
     FAI_EACH (v, J0, J1) {
-        if (KEY_FACTOR) {
-            FAI_EACH (i, 0, MR) x[i * NV + v] *= t->v_factor[row + i];
-        }
-        if (FAI_PAIRS) {
-            FAI_EACH (i, 0, MR / 2) pt[i * NV + v] = fai_pair(x[2 * i * NV + v], x[(2 * i + 1) * NV + v]);
+        p->l[v] += sum[v];
+        if (FAI_PAIRS) { /* O is divided by the sum of what P is rounded to: the rounding of a lone key cancels */
+            if (!dropped) sum[v] = fai_splat(0);
+            FAI_EACH (i, 0, MR / 2) {
+                pt[i * NV + v] = fai_pair(x[2 * i * NV + v], x[(2 * i + 1) * NV + v]);
+                if (!dropped) sum[v] = fai_mac(1, pt[i * NV + v], FAI_ONES, sum[v]);
+            }
+            p->rounded[v] += sum[v];
         } else {
             FAI_EACH (i, 0, MR) pt[i * NV + v] = x[i * NV + v];
         }
@@ -2842,9 +2847,11 @@ FAI_NOINLINE void FAI_(exact_row)(const FAI_(task) *t, int32_t i, int32_t h) {
                  sum > 0 ? (float)(acc[d] / sum) : 0);
 }
 
-/* The end of a row with reference m and sum l: writes its LSE and returns what O is multiplied with. */
-FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, double m, double l) {
+/* The end of a row with reference m and sum l (rounded: of P as rounded): writes its LSE, returns what O is multiplied
+ * with. */
+FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, double m, double l, double rounded) {
     const fa_args *a = t->args;
+    const double difference = FAI_PAIRS ? rounded - l : 0;
     double factor = 1;
     if ((FA_FEATURES & FA_SINK) && (t->used & FA_SINK)) { /* exp(sink) joins the row sum */
         const double sink = (double)a->sink[h] * 1.4426950408889634, top = l > 0 && m > sink ? m : sink;
@@ -2855,7 +2862,7 @@ FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, do
             (float)(l > 0    ? (m + (double)log2f((float)l)) * 0.6931471805599453
                     : l == l ? -(double)INFINITY
                              : l);
-    return (float)(l > 0 ? factor / l : l);
+    return (float)(l > 0 ? factor / (l + difference * factor) : l);
 }
 
 /* O = O^T / l and LSE = m + log l of the panel. */
@@ -2868,7 +2875,8 @@ FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const 
         fai_ivec bad = fai_isplat(0);
         int64_t offset[FAI_VL];
         for (int r = 0; r < rows; r++) {
-            inverse[r] = FAI_(close_row)(t, lanes->i[r], lanes->h[r], (double)p->m[v][r], (double)p->l[v][r]);
+            inverse[r] = FAI_(close_row)(t, lanes->i[r], lanes->h[r], (double)p->m[v][r], (double)p->l[v][r],
+                                         (double)p->rounded[v][r]);
             offset[r] = fai_offset_q(&t->seq, t->so, lanes->i[r], lanes->h[r]);
         }
         for (int c = 0; c < DV; c += FAI_VL) {
@@ -2915,7 +2923,7 @@ FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int64_t row0, 
     p->all = fa_all_range(t->args, t->seq.len_q, t->seq.len_k, i0, i1);
     if ((FA_FEATURES & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && p->all.hi > t->seq.len_k - t->seq.len_q)
         p->all.hi = t->seq.len_k - t->seq.len_q;
-    for (int v = 0; v < FAI_NV; v++) p->m[v] = p->l[v] = fai_splat(0), p->limit[v] = fai_splat(-1);
+    for (int v = 0; v < FAI_NV; v++) p->m[v] = p->l[v] = p->rounded[v] = fai_splat(0), p->limit[v] = fai_splat(-1);
     FAI_(pack_q)(t, p, qt);
     memset(ot, 0, sizeof(fai_vec) * FA_HEAD_DIM_V * FAI_NV);
 }
@@ -2936,7 +2944,7 @@ FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0
         for (int lane = 0; lane < FAI_VL; lane++)
             f->keys[r] = FAI_(set_lane)(t, &f->lanes[r], lane, row0 + r);
         FAI_(row_q)(t, f->q + r * FAI_W, f->lanes[r].i[0], f->lanes[r].h[0], &f->q_factor[r]);
-        f->m[r] = 0, f->limit[r] = -1, f->l[r] = fai_splat(0);
+        f->m[r] = 0, f->limit[r] = -1, f->l[r] = f->rounded[r] = fai_splat(0);
     }
     memset(f->o, 0, sizeof(float) * (size_t)(rows * FA_HEAD_DIM_V));
 }
@@ -3034,22 +3042,24 @@ FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int3
             for (int l = 0; l < FAI_VL; l++) m = x[i][l] > m ? x[i][l] : m;
         if (m > FAI_LOWEST) {
             m = ceilf(m), factor = fresh ? 1 : exp2f(f->m[r] - m);
-            f->m[r] = m, f->limit[r] = FAI_LAZY, f->l[r] *= factor, sum = fai_splat(0);
+            f->m[r] = m, f->limit[r] = FAI_LAZY, f->l[r] *= factor, f->rounded[r] *= factor, sum = fai_splat(0);
             for (int c = 0; c < DV; c += FAI_VL) *(fai_vec_u *)(f->o + r * DV + c) *= factor;
             for (int i = 0; i < n; i++) p[i] = fai_exp2(5, x[i] - m), sum += p[i];
         }
     }
+    const int dropped = (F & FA_DROPOUT) && (t->used & FA_DROPOUT);
     f->l[r] += sum;
+    if (FAI_PAIRS && !dropped) sum = fai_splat(0);
     for (int i = 0; i < n; i++) {
-        if ((F & FA_DROPOUT) && (t->used & FA_DROPOUT))
-            p[i] = FAI_(dropout_keys)(t, lanes, p[i], lane + i * FAI_VL);
-        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3)
-            p[i] *= *(const fai_vec_u *)(t->v_factor + (j - t->tile + i * FAI_VL));
-        if (FAI_PAIRS)
-            fai_store(FA_BF16, s, i * FAI_VL, p[i]); /* pairs of neighbours, as V is staged */
-        else
+        if (dropped) p[i] = FAI_(dropout_keys)(t, lanes, p[i], lane + i * FAI_VL);
+        if (FAI_PAIRS) { /* pairs of neighbours, as V is staged */
+            fai_store(FA_BF16, s, i * FAI_VL, p[i]);
+            if (!dropped) sum += fai_load(FA_BF16, s, i * FAI_VL);
+        } else {
             *(fai_vec_u *)(s + i * FAI_VL) = p[i];
+        }
     }
+    if (FAI_PAIRS) f->rounded[r] += sum;
 }
 
 /* ROWS rows from r on, keys j .. stop of a chunk. */
@@ -3099,9 +3109,9 @@ FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
     enum { DV = FA_HEAD_DIM_V };
     for (int r = 0; r < f->rows; r++) {
         const int32_t i = f->lanes[r].i[0], h = f->lanes[r].h[0];
-        float l = 0, inverse;
-        for (int x = 0; x < FAI_VL; x++) l += f->l[r][x];
-        inverse = FAI_(close_row)(t, i, h, (double)f->m[r], (double)l);
+        float l = 0, rounded = 0, inverse;
+        for (int x = 0; x < FAI_VL; x++) l += f->l[r][x], rounded += f->rounded[r][x];
+        inverse = FAI_(close_row)(t, i, h, (double)f->m[r], (double)l, (double)rounded);
         const int64_t offset = fai_offset_q(&t->seq, t->so, i, h);
         fai_ivec bad = fai_isplat(0);
         for (int c = 0; c < DV; c += FAI_VL) {
@@ -3126,7 +3136,7 @@ FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
 
 FAI_NOINLINE size_t FAI_(worker_bytes)(void) {
     return FAI_BYTES_QT + FAI_BYTES_OT + FAI_BYTES_PT + FAI_BYTES_BT + FAI_BYTES_KS + FAI_BYTES_VS +
-           2 * FAI_BYTES_FACTOR + sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
+           FAI_BYTES_FACTOR + sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
 }
 
 /* Rows row0 .. row0 + rows of key/value head head_k of sequence b; to the end if no more than SPARE would be left. */
@@ -3166,7 +3176,6 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     t->ks = (fai_word *)(void *)at, at += FAI_BYTES_KS;
     t->vs = (fai_word *)(void *)at, at += FAI_BYTES_VS;
     t->k_factor = (float *)(void *)at, at += FAI_BYTES_FACTOR;
-    t->v_factor = (float *)(void *)at, at += FAI_BYTES_FACTOR;
     panels = (FAI_(panel) *)(void *)at, at += sizeof *panels * FAI_NP;
     few = (FAI_(few) *)(void *)at;
 

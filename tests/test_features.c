@@ -97,7 +97,7 @@ FA_TEST(random_walk_of_few_rows) { walk(dtypes, COUNT(dtypes), scaled(400), 8, 4
 FA_TEST(random_walk_with_hooks) { walk(hooks, COUNT(hooks), scaled(150), 100, 200, fat_seed + 2); }
 
 FA_TEST(one_case) {
-    const char *line = getenv("FA_CASE") ? getenv("FA_CASE") : "hq=4 hk=2 sq=37 sk=83 d=32 causal=1 alibi=1 seed=9";
+    const char *line = getenv("FA_CASE") ? getenv("FA_CASE") : "hq=4 hk=2 sq=37 sk=83 d=32 causal=1 seed=9";
     int ran = 0;
     fap_spec want;
     FA_REQUIRE(fap_parse(&want, line));
