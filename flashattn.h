@@ -253,7 +253,7 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
  * what is legal.  Codes are appended, never renumbered. */
 #define FA_STATUS_LIST(X) \
     X(ARGS_NULL, "args is NULL: pass a zero-initialised fa_args") \
-    X(NOT_ZEROED, "fa_args was not zero-initialised: declare it as  fa_args args = {0};") \
+    X(NOT_ZEROED, "fa_args was not zero-initialised: declare it as  fa_args args = {0};  ({} in C++)") \
     X(BATCH, "batch must be 1 .. 2^31-1") \
     X(NUM_HEADS, "num_heads must be 1 .. 2^31-1") \
     X(NUM_HEADS_K, "num_heads_k must be 0 (= num_heads) or a positive divisor of num_heads") \
@@ -758,7 +758,7 @@ static inline uint32_t fa_features_used(const fa_args *args) {
 /* FA_ERR_NEEDS_x for the first bit of missing, FA_OK for none. */
 static inline fa_status fai_need(const fa_args *args, uint32_t missing) {
 #define FAI_NEED(name, bit, field) \
-    if (missing & bit) return fai_fail(args, FA_ERR_NEEDS_##name, field, -1, 1, 0, 0);
+    if (missing & bit) return fai_fail(args, FA_ERR_NEEDS_##name, field, -1, (double)NAN, 1, 0);
     FA_FEATURE_LIST(FAI_NEED)
 #undef FAI_NEED
     return FA_OK;

@@ -355,20 +355,20 @@ static void bad_descales(void) {
 
 /* st8 was compiled without any feature */
 static void bad_features(void) {
-    BAD8(, a.causal = 1, NEEDS_CAUSAL, "causal", 1, 0, 0, -1)
-    BAD8(, a.window_left = 1, NEEDS_WINDOW, "window_left or window_right", 1, 0, 0, -1)
-    BAD8(, a.window_right = 1, NEEDS_WINDOW, "window_left or window_right", 1, 0, 0, -1)
-    BAD8(_varlen, (void)0, NEEDS_VARLEN, "cu_seqlens_q, cu_seqlens_k, seqused_q or seqused_k", 1, 0, 0, -1)
-    BAD8(, a.seqused_k = mem.used_k, NEEDS_VARLEN, "cu_seqlens_q, cu_seqlens_k, seqused_q or seqused_k", 1, 0, 0, -1)
-    BAD8(_paged, (void)0, NEEDS_PAGED, "block_table", 1, 0, 0, -1)
-    BAD8(, a.softcap = 30, NEEDS_SOFTCAP, "softcap", 1, 0, 0, -1)
-    BAD8(, a.alibi_slopes = mem.slopes, NEEDS_ALIBI, "alibi_slopes", 1, 0, 0, -1)
-    BAD8(_bias, (void)0, NEEDS_BIAS, "bias.data", 1, 0, 0, -1)
-    BAD8(, a.dropout_p = 0.1f, NEEDS_DROPOUT, "dropout_p", 1, 0, 0, -1)
-    BAD8(, a.sink = mem.sink, NEEDS_SINK, "sink", 1, 0, 0, -1)
-    BAD8(_blocks, (void)0, NEEDS_BLOCK_MASK, "block_mask.data", 1, 0, 0, -1)
-    BAD8(_tree, (void)0, NEEDS_TREE_MASK, "tree_mask.data", 1, 0, 0, -1)
-    BAD8(_tree, a.causal = 1, NEEDS_CAUSAL, "causal", 1, 0, 0, -1)
+    BAD8(, a.causal = 1, NEEDS_CAUSAL, "causal", NAN, 1, 0, -1)
+    BAD8(, a.window_left = 1, NEEDS_WINDOW, "window_left or window_right", NAN, 1, 0, -1)
+    BAD8(, a.window_right = 1, NEEDS_WINDOW, "window_left or window_right", NAN, 1, 0, -1)
+    BAD8(_varlen, (void)0, NEEDS_VARLEN, "cu_seqlens_q, cu_seqlens_k, seqused_q or seqused_k", NAN, 1, 0, -1)
+    BAD8(, a.seqused_k = mem.used_k, NEEDS_VARLEN, "cu_seqlens_q, cu_seqlens_k, seqused_q or seqused_k", NAN, 1, 0, -1)
+    BAD8(_paged, (void)0, NEEDS_PAGED, "block_table", NAN, 1, 0, -1)
+    BAD8(, a.softcap = 30, NEEDS_SOFTCAP, "softcap", NAN, 1, 0, -1)
+    BAD8(, a.alibi_slopes = mem.slopes, NEEDS_ALIBI, "alibi_slopes", NAN, 1, 0, -1)
+    BAD8(_bias, (void)0, NEEDS_BIAS, "bias.data", NAN, 1, 0, -1)
+    BAD8(, a.dropout_p = 0.1f, NEEDS_DROPOUT, "dropout_p", NAN, 1, 0, -1)
+    BAD8(, a.sink = mem.sink, NEEDS_SINK, "sink", NAN, 1, 0, -1)
+    BAD8(_blocks, (void)0, NEEDS_BLOCK_MASK, "block_mask.data", NAN, 1, 0, -1)
+    BAD8(_tree, (void)0, NEEDS_TREE_MASK, "tree_mask.data", NAN, 1, 0, -1)
+    BAD8(_tree, a.causal = 1, NEEDS_CAUSAL, "causal", NAN, 1, 0, -1)
 }
 
 /* Codes that say nothing through args->error, and those of the launcher. */
