@@ -431,7 +431,7 @@ static void bad_selections(void) {
     FA_EXPECT(fa_select(NULL, 0, 64, 64, FA_F32, &a, &chosen) == FA_ERR_NO_INSTANCE && !chosen);
 
     FA_EXPECT(fa_select(list, 4, 128, 64, FA_F32, &a, &chosen) == FA_ERR_NEEDS_PAGED && !chosen);
-    expect_error("block_table", FA_ERR_NEEDS_PAGED, "block_table", 1, 0, 0, -1);
+    expect_error("block_table", FA_ERR_NEEDS_PAGED, "block_table", NAN, 1, 0, -1);
     a.alibi_slopes = mem.slopes;
     FA_EXPECT(fa_select(list, 4, 64, 64, FA_F32, &a, &chosen) == FA_ERR_NEEDS_PAGED && !chosen); /* of the first */
     a.block_table = NULL;
