@@ -43,6 +43,7 @@ programs() {
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
     dispatch) set -- dispatch tests/test_forward.c tests/test_features.c tests/no_alloc.c ;; # four kernels each: slow
     asan) set -- asan tests/test_*.c tests/fuzz_*.c ;;
+    arm) set -- arm tests/test_convert.c tests/test_f*.c tests/test_numerics.c ;; # slow under qemu: what has NEON in it
     *) set -- "$1" tests/test_*.c ;;
     esac
     variant=$1
