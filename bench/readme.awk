@@ -20,6 +20,7 @@ FNR == NR {
     cpu = $column["cpu"]
     compiler = $column["compiler"]
     flags = $column["flags"]
+    gsub(/_-/, " -", flags) # no commas or blanks in the CSV
     program = $column["kernel"]
     if (!(program in seen)) {
         seen[program] = 1
