@@ -2091,11 +2091,11 @@ FAI_INLINE void fai_transpose(fai_vec r[FAI_VL]) {
 
 /* FAI_VL elements of a dtype as f32 */
 FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
-    fai_vec r;
+    fai_vec r = {0};
     if (dtype == FA_F32) return *(const fai_vec_u *)((const float *)data + index);
     if (dtype == FA_BF16) {
         uint16_t h[FAI_VL];
-        fai_uvec u;
+        fai_uvec u = {0};
         memcpy(h, (const uint16_t *)data + index, sizeof h);
 #if FAI_ISA_CODE >= FAI_AVX512
         u = (fai_uvec)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)h));
@@ -2121,7 +2121,7 @@ FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
     }
     if (dtype == FA_E4M3 || dtype == FA_E5M2) {
         const uint8_t *code = (const uint8_t *)data + index;
-        fai_ivec c, magnitude, e5m2 = fai_isplat(dtype == FA_E5M2 ? -1 : 0);
+        fai_ivec c = {0}, magnitude, e5m2 = fai_isplat(dtype == FA_E5M2 ? -1 : 0);
 #if FAI_ISA_CODE >= FAI_AVX512
         c = (fai_ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)code));
 #elif FAI_ISA_CODE == FAI_AVX2
@@ -2267,7 +2267,7 @@ typedef struct FAI_(task) {
     int32_t plain;              /* no feature but a bias changes scores or P */
     int32_t k_direct, v_direct; /* f32 rows, packed: read in place */
     fai_strides sq, sk, sv, so, sl, sb;
-    float scale;      /* |softmax_scale| * log2(e) [* k_descale] */
+    float scale;      /* |softmax_scale| * log2(e) */
     float drop_scale; /* 1 / (1 - p) */
     uint32_t drop_below;
     fai_vec *qt, *ot;           /* [NP][W][NV], [NP][DV][NV] */
@@ -2553,7 +2553,7 @@ FAI_INLINE void FAI_(philox)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_
         c[2][l] = (uint32_t)t->seq.b * (uint32_t)a->num_heads + (uint32_t)lanes->h[l];
     }
     for (int round = 0; round < 10; round++, k0 += 0x9e3779b9u, k1 += 0xbb67ae85u) {
-        fai_uvec hi0, lo0, hi1, lo1;
+        fai_uvec hi0 = {0}, lo0 = {0}, hi1 = {0}, lo1 = {0};
         fai_mulhilo(c[0], 0xd2511f53u, &hi0, &lo0), fai_mulhilo(c[2], 0xcd9e8d57u, &hi1, &lo1);
         c[0] = hi1 ^ c[1] ^ k0, c[1] = lo1, c[2] = hi0 ^ c[3] ^ k1, c[3] = lo0;
     }

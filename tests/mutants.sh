@@ -58,6 +58,10 @@ test_forward  few-edges-not-masked        s/ || at + FAI_VL > f->keys\[r\].hi) {
 test_forward  few-last-dims-lost          s/LEFT = DV \/ FAI_VL % N/LEFT = DV \/ FAI_VL % N - 1/
 test_forward  workspace-not-aligned       s/(uintptr_t)workspace + 63) & ~(uintptr_t)63/(uintptr_t)workspace + 3) \& ~(uintptr_t)3/
 test_forward  workspace-64-bytes-short    s/sizeof(FAI_(few)) + 64;/sizeof(FAI_(few));/
+test_features key-past-the-end            s/(lanes->hi > j);/(lanes->hi >= j);/
+test_numerics few-o-not-rescaled          s/\*(fai_vec_u \*)(f->o + r \* DV + c) \*= factor;/(void)c;/
+test_forward  wrong-softmax-scale         s/: 1 \/ sqrtf((float)FA_HEAD_DIM));/: 1 \/ sqrtf((float)FA_HEAD_DIM + 1));/
+test_features block-mask-not-whole        s|whole = (j + MR - 1) / t->args->block_mask.block_k == p->column|whole = 1|
 END
 }
 
