@@ -38,8 +38,9 @@
         FA_HEAD_DIM          required       of Q and K: 16, 32, 48 .. 256
         FA_HEAD_DIM_V        FA_HEAD_DIM    of V and O: 16, 32, 48 .. 256
         FA_DTYPE             FA_F32         of Q, K, V: FA_F32 FA_F16 FA_BF16 FA_E4M3 FA_E5M2
-        FA_KV_DTYPE          FA_DTYPE       of K and V, should it differ
+        FA_KV_DTYPE          FA_DTYPE       of K and V, should it differ: also FA_I8
         FA_O_DTYPE           FA_DTYPE       of O: FA_F32 FA_F16 FA_BF16; FA_BF16 for fp8
+        FA_PASSES            all            FA_FORWARD | FA_BACKWARD | FA_DECODE; fp8 and int8 have no backward
         FA_FEATURES          FA_DEFAULT_FEATURES   what calls may ask for, combined with |; see FA_FEATURE_LIST.
                                             What is not compiled in costs nothing and is refused by name.
         FA_BLOCK_M           512 or 256     query rows of a task, at most: 64, 128 .. 1024
@@ -159,6 +160,7 @@
 #define FA_BF16 3 /* upper half of an f32 */
 #define FA_E4M3 4 /* OCP fp8 "fn": max 448, no infinity, NaN = 0x7f and 0xff */
 #define FA_E5M2 5 /* OCP fp8: max 57344, infinities and NaN as in IEEE */
+#define FA_I8 6   /* signed bytes, of a quantised cache: K and V only */
 typedef int32_t fa_dtype;
 
 #define FA_MAX_SEQLEN (1 << 30) /* sums of two positions stay within int32 */
@@ -187,13 +189,20 @@ typedef struct fa_bias {
     fa_dtype dtype;
 } fa_bias;
 
-/* Dequantisation factors of an fp8 tensor: value = code * data[b*stride_b + h*stride_h +
+/* Gradient of a bias: f32, summed over an axis whose stride is FA_BROADCAST.  All strides zero: packed. */
+typedef struct fa_bias_out {
+    float *data;
+    int64_t stride_b, stride_h, stride_q;
+} fa_bias_out;
+
+/* Dequantisation factors of an fp8 or int8 tensor: value = code * data[b*stride_b + h*stride_h +
  * (s/block)*stride_block], s counted inside the sequence.  Zero strides are literal here: one factor
- * for the tensor.  block 0: no factor per block.  data NULL: 1. */
+ * for the tensor.  block 0: no factor per block; block 1: one for each row.  data NULL: 1.
+ * paged 1: the factors lie in pages as the rows do, b is the page and s counts inside it. */
 typedef struct fa_descale {
     const float *data;
     int64_t stride_b, stride_h, stride_block;
-    int32_t block;
+    int32_t block, paged;
 } fa_descale;
 
 /* Which tiles of block_q x block_k scores exist: byte (b, h, i/block_q, j/block_k), 0 = skip.
@@ -244,6 +253,11 @@ typedef struct fa_tree_mask {
     FA_STATIC_ASSERT(FA_##name == bit, "FA_" #name " differs from FA_FEATURE_LIST");
 FA_FEATURE_LIST(FAI_SAME_BIT)
 #undef FAI_SAME_BIT
+
+/* What an instance can do (FA_PASSES). */
+#define FA_FORWARD 1u  /* O and LSE */
+#define FA_BACKWARD 2u /* dQ, dK, dV, and gradients of bias and sink, from O, LSE and dO */
+#define FA_DECODE 4u   /* O and LSE of few queries against a long cache */
 
 #define FA_DEFAULT_FEATURES (FA_CAUSAL | FA_WINDOW | FA_VARLEN | FA_PAGED)
 
@@ -301,14 +315,37 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(TREE_MASK_STRIDE, "strides of tree_mask must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
     X(TREE_MASK_LENGTH, "tree_mask needs seqlen_k >= seqlen_q in every sequence: the tree is the last seqlen_q keys") \
     X(DESCALE_Q, "q_descale needs an fp8 q, finite factors >= 0 (aligned to 4 bytes), strides >= 0 and block >= 0") \
-    X(DESCALE_K, "k_descale needs an fp8 k, finite factors >= 0 (aligned to 4 bytes), strides >= 0 and block >= 0") \
-    X(DESCALE_V, "v_descale needs an fp8 v, finite factors >= 0 (aligned to 4 bytes), strides >= 0 and block >= 0") \
+    X(DESCALE_K, "k_descale needs an fp8 or int8 k, finite factors >= 0 (aligned to 4 bytes), strides and block >= 0, paged 0 or 1 and 0 without block_table") \
+    X(DESCALE_V, "v_descale needs an fp8 or int8 v, finite factors >= 0 (aligned to 4 bytes), strides and block >= 0, paged 0 or 1 and 0 without block_table") \
     X(NUM_THREADS, "num_threads must be 0 (= all that OpenMP has, or 1) .. 65536") \
     X(SIZE_OVERFLOW, "batch * num_heads * seqlen_q, and seqlen * num_heads * head_dim of q, k, v and o, must be at most 2^62") \
     X(WORKSPACE_NULL, "workspace is NULL: pass as many bytes as the _workspace function says") \
     X(WORKSPACE_SIZE, "workspace is too small: pass as many bytes as the _workspace function says") \
     X(NO_INSTANCE, "no instance in the list has this head_dim, head_dim_v and dtype: add one with FA_HEAD_DIM, " \
-                   "FA_HEAD_DIM_V and FA_DTYPE")
+                   "FA_HEAD_DIM_V and FA_DTYPE") \
+    X(NO_PASS, "the instance was compiled without this pass: add FA_FORWARD, FA_BACKWARD or FA_DECODE to FA_PASSES") \
+    X(NO_SCORE_MOD_GRAD, "the backward pass of an instance with FA_SCORE_MOD needs its derivative: define FA_SCORE_MOD_GRAD") \
+    X(LSE_NULL, "lse.data is NULL: the backward pass reads the lse that the forward pass wrote") \
+    X(DO_NULL, "d_o.data is NULL: point it at the gradient of o") \
+    X(DO_ALIGN, "d_o.data must be aligned to its element size") \
+    X(DO_STRIDE, "strides of d_o must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
+    X(DQ_ALIGN, "dq.data must be aligned to its element size") \
+    X(DQ_STRIDE, "strides of dq must be >= 0, give every element its own place, and fit in 63 bits") \
+    X(DQ_OVERLAP, "dq overlaps an input or another gradient: give it memory, or columns of common records, of its own") \
+    X(DK_ALIGN, "dk.data must be aligned to its element size") \
+    X(DK_STRIDE, "strides of dk must be >= 0, give every element its own place, and fit in 63 bits") \
+    X(DK_OVERLAP, "dk overlaps an input or another gradient: give it memory, or columns of common records, of its own") \
+    X(DV_ALIGN, "dv.data must be aligned to its element size") \
+    X(DV_STRIDE, "strides of dv must be >= 0, give every element its own place, and fit in 63 bits") \
+    X(DV_OVERLAP, "dv overlaps an input or another gradient: give it memory, or columns of common records, of its own") \
+    X(DBIAS_BIAS, "dbias needs a bias: set bias.data, or leave dbias.data NULL") \
+    X(DBIAS_ALIGN, "dbias.data must be aligned to 4 bytes") \
+    X(DBIAS_STRIDE, "strides of dbias must be >= 0, or FA_BROADCAST to sum over that axis, and fit in 63 bits") \
+    X(DBIAS_OVERLAP, "dbias overlaps an input or another gradient: give it memory of its own") \
+    X(DSINK_SINK, "dsink needs a sink: set sink, or leave dsink NULL") \
+    X(DSINK_ALIGN, "dsink must be aligned to 4 bytes: one float a head") \
+    X(DSINK_OVERLAP, "dsink overlaps an input or another gradient: give it memory of its own") \
+    X(SPLIT_KEYS, "split_keys must be 0 (= the planner chooses) or >= 64: keys of a split")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,
@@ -385,8 +422,20 @@ typedef struct fa_args {
     const float *sink; /* (num_heads): logits, counted in lse */
     fa_block_mask block_mask;
     fa_tree_mask tree_mask;
-    fa_descale q_descale, k_descale, v_descale; /* fp8 only */
+    fa_descale q_descale, k_descale, v_descale; /* fp8 and int8 only */
 
+    /* backward: reads o and lse, in the layouts above, as the forward pass wrote them.  Gradients are
+     * written, not added to; NULL: not wanted.  Rows beyond seqused are not touched. */
+    fa_tensor d_o;     /* shape of o, in its dtype */
+    fa_tensor_out dq;  /* shape and dtype of q */
+    fa_tensor_out dk;  /* (batch, seqlen_k, num_heads_k, head_dim) in the dtype of k, also when k is paged: a page may
+                          belong to several sequences; with cu_seqlens_k (total_k, ..) */
+    fa_tensor_out dv;  /* the same with head_dim_v */
+    fa_bias_out dbias; /* whole, 0 where nothing is visible */
+    float *dsink;      /* (num_heads) */
+
+    int32_t split_keys;  /* decode: 0 = enough splits for num_threads; n = splits end at multiples of n keys and rows
+                            are computed alone, so their bits do not depend on batch, threads or other rows */
     int32_t num_threads; /* 0 = all that OpenMP has when compiled with it, else 1 */
     fa_error *error;     /* optional: filled in when a call fails */
     uint32_t last_canary;
@@ -398,13 +447,18 @@ typedef struct fa_info {
     int32_t head_dim, head_dim_v;
     fa_dtype dtype, kv_dtype, o_dtype;
     int32_t block_m, block_n;
-    uint32_t features;
+    uint32_t features, passes;
     /* FA_SCORE_MOD, its derivative and FA_MASK_MOD as functions, for the reference; NULL = none */
     double (*score_mod)(double s, int b, int h, int i, int j);
     double (*score_mod_grad)(double s, int b, int h, int i, int j);
     int (*mask_mod)(int b, int h, int i, int j);
+    /* NULL where the pass is not compiled in */
     size_t (*forward_workspace)(const fa_args *args);
     fa_status (*forward)(const fa_args *args, void *workspace, size_t bytes);
+    size_t (*backward_workspace)(const fa_args *args);
+    fa_status (*backward)(const fa_args *args, void *workspace, size_t bytes);
+    size_t (*decode_workspace)(const fa_args *args);
+    fa_status (*decode)(const fa_args *args, void *workspace, size_t bytes);
 } fa_info;
 
 /* ======================================================================================== */
@@ -428,7 +482,8 @@ FAI_HD static inline size_t fa_sizeof(fa_dtype dtype) {
     case FA_F16:
     case FA_BF16: return 2;
     case FA_E4M3:
-    case FA_E5M2: return 1;
+    case FA_E5M2:
+    case FA_I8: return 1;
     default: return 0;
     }
 }
@@ -440,6 +495,7 @@ FAI_HD static inline const char *fa_dtype_name(fa_dtype dtype) {
     case FA_BF16: return "bf16";
     case FA_E4M3: return "e4m3";
     case FA_E5M2: return "e5m2";
+    case FA_I8: return "i8";
     default: return "unknown";
     }
 }
@@ -511,6 +567,14 @@ FAI_HD static inline uint8_t fa_f32_to_e4m3(float x) { return fai_f32_to_fp8(x, 
 FAI_HD static inline float fa_e5m2_to_f32(uint8_t x) { return fa_f16_to_f32((uint16_t)(x << 8)); }
 FAI_HD static inline uint8_t fa_f32_to_e5m2(float x) { return fai_f32_to_fp8(x, 2, 15, 0x7bu); }
 
+/* int8: nearest integer, ties to even, -127 .. 127; NaN becomes 0 */
+FAI_HD static inline int8_t fa_f32_to_i8(float x) {
+    const float magic = 12582912.0f; /* 1.5 * 2^23: the addition rounds */
+    if (!(x > -127)) return x == x ? -127 : 0;
+    if (x > 127) return 127;
+    return (int8_t)((int32_t)(fai_bits_of(x + magic) & 0x7fffffu) - 0x400000);
+}
+
 /* Element `index` of data, which holds elements of the given dtype. */
 FAI_HD static inline float fa_load(const void *data, int64_t index, fa_dtype dtype) {
     switch (dtype) {
@@ -519,6 +583,7 @@ FAI_HD static inline float fa_load(const void *data, int64_t index, fa_dtype dty
     case FA_BF16: return fa_bf16_to_f32(((const fai_code16 *)data)[index]);
     case FA_E4M3: return fa_e4m3_to_f32(((const uint8_t *)data)[index]);
     case FA_E5M2: return fa_e5m2_to_f32(((const uint8_t *)data)[index]);
+    case FA_I8: return (float)((const int8_t *)data)[index];
     default: return fai_float_of(0x7fc00000u); /* not a dtype: NaN */
     }
 }
@@ -529,6 +594,7 @@ FAI_HD static inline void fa_store(void *data, int64_t index, fa_dtype dtype, fl
     case FA_BF16: ((fai_code16 *)data)[index] = fa_f32_to_bf16(x); break;
     case FA_E4M3: ((uint8_t *)data)[index] = fa_f32_to_e4m3(x); break;
     case FA_E5M2: ((uint8_t *)data)[index] = fa_f32_to_e5m2(x); break;
+    case FA_I8: ((int8_t *)data)[index] = fa_f32_to_i8(x); break;
     default: break;
     }
 }
@@ -611,6 +677,10 @@ FAI_HD static inline fai_strides fai_strides_kv(const fa_args *a, const fa_tenso
     return fai_resolve(t->stride_b, t->stride_s, t->stride_h, a->block_table ? a->page_size : a->seqlen_k,
                        fai_num_heads_k(a), dim);
 }
+/* dk or dv */
+FAI_HD static inline fai_strides fai_strides_dkv(const fa_args *a, const fa_tensor_out *t, int dim) {
+    return fai_resolve(t->stride_b, t->stride_s, t->stride_h, a->seqlen_k, fai_num_heads_k(a), dim);
+}
 /* packed lse is (batch, head, seq): seq is the fast axis */
 FAI_HD static inline fai_strides fai_strides_lse(const fa_args *a) {
     fai_strides r = {a->lse.stride_b, a->lse.stride_s, a->lse.stride_h};
@@ -620,15 +690,20 @@ FAI_HD static inline fai_strides fai_strides_lse(const fa_args *a) {
     }
     return r;
 }
-FAI_HD static inline fai_strides fai_strides_bias(const fa_args *a) { /* s is the query stride */
-    fai_strides r = {a->bias.stride_b, a->bias.stride_q, a->bias.stride_h};
-    if (a->bias.data && r.b == 0 && r.s == 0 && r.h == 0) {
+/* bias or dbias: s is the query stride */
+FAI_HD static inline fai_strides fai_resolve_bias(const fa_args *a, const void *data, int64_t b, int64_t h,
+                                                 int64_t q) {
+    fai_strides r = {b == FA_BROADCAST ? 0 : b, q == FA_BROADCAST ? 0 : q, h == FA_BROADCAST ? 0 : h};
+    if (data && b == 0 && h == 0 && q == 0) {
         r.s = a->seqlen_k, r.h = (int64_t)a->seqlen_q * r.s, r.b = r.h * a->num_heads;
     }
-    if (r.b == FA_BROADCAST) r.b = 0;
-    if (r.s == FA_BROADCAST) r.s = 0;
-    if (r.h == FA_BROADCAST) r.h = 0;
     return r;
+}
+FAI_HD static inline fai_strides fai_strides_bias(const fa_args *a) {
+    return fai_resolve_bias(a, a->bias.data, a->bias.stride_b, a->bias.stride_h, a->bias.stride_q);
+}
+FAI_HD static inline fai_strides fai_strides_dbias(const fa_args *a) {
+    return fai_resolve_bias(a, a->dbias.data, a->dbias.stride_b, a->dbias.stride_h, a->dbias.stride_q);
 }
 
 /* Sequence b of the batch. */
@@ -653,13 +728,15 @@ FAI_HD static inline fa_sequence fa_get_sequence(const fa_args *a, int32_t b) {
 FAI_HD static inline int64_t fai_offset_q(const fa_sequence *s, fai_strides st, int64_t i, int64_t h) {
     return s->b_q * st.b + (s->row_q + i) * st.s + h * st.h;
 }
+/* Page that holds row j of sequence b. */
+FAI_HD static inline int32_t fai_page(const fa_args *a, int64_t b, int64_t j) {
+    int64_t stride = a->block_table_stride ? a->block_table_stride
+                                           : ((int64_t)a->seqlen_k + a->page_size - 1) / a->page_size;
+    return a->block_table[b * stride + j / a->page_size];
+}
 FAI_HD static inline int64_t fai_offset_k(const fa_args *a, const fa_sequence *s, fai_strides st, int64_t j,
                                           int64_t hk) {
-    if (a->block_table) {
-        int64_t stride = a->block_table_stride ? a->block_table_stride
-                                               : ((int64_t)a->seqlen_k + a->page_size - 1) / a->page_size;
-        return a->block_table[s->b * stride + j / a->page_size] * st.b + j % a->page_size * st.s + hk * st.h;
-    }
+    if (a->block_table) return fai_page(a, s->b, j) * st.b + j % a->page_size * st.s + hk * st.h;
     return s->b_k * st.b + (s->row_k + j) * st.s + hk * st.h;
 }
 
@@ -716,10 +793,14 @@ FAI_HD static inline int fa_tree_visible(const fa_args *a, const fa_sequence *s,
     return (int)(a->tree_mask.data[s->b * sb + i * sq + t / 32] >> (t % 32) & 1);
 }
 
-/* Factor of row s of sequence b, head h. */
-FAI_HD static inline float fai_descale(const fa_descale *d, int64_t b, int64_t h, int64_t s) {
-    if (!d->data) return 1;
-    return d->data[b * d->stride_b + h * d->stride_h + (d->block ? s / d->block * d->stride_block : 0)];
+/* Factor of row s of sequence b, head h, and where it is. */
+FAI_HD static inline const float *fai_descale_at(const fa_args *a, const fa_descale *d, int64_t b, int64_t h,
+                                                int64_t s) {
+    if (d->paged) b = fai_page(a, b, s), s %= a->page_size;
+    return d->data + b * d->stride_b + h * d->stride_h + (d->block ? s / d->block * d->stride_block : 0);
+}
+FAI_HD static inline float fai_descale(const fa_args *a, const fa_descale *d, int64_t b, int64_t h, int64_t s) {
+    return d->data ? *fai_descale_at(a, d, b, h, s) : 1;
 }
 
 /* ======================================================================================== */
@@ -776,8 +857,9 @@ static inline int64_t fai_mul(int64_t a, int64_t b) {
 static inline int64_t fai_add(int64_t a, int64_t b) { return a > INT64_MAX - b ? INT64_MAX : a + b; }
 
 /* How strides are read.  FAI_INPUT: all zero is packed, FA_BROADCAST is 0.  FAI_OUTPUT: all zero is
- * packed, and each element has its own place.  FAI_LITERAL: zero is zero. */
-typedef enum fai_kind { FAI_INPUT, FAI_OUTPUT, FAI_LITERAL } fai_kind;
+ * packed, and each element has its own place.  FAI_SUM: the same, but for axes of FA_BROADCAST.
+ * FAI_LITERAL: zero is zero. */
+typedef enum fai_kind { FAI_INPUT, FAI_OUTPUT, FAI_SUM, FAI_LITERAL } fai_kind;
 
 /* The memory of one field: rows of `row` adjacent elements at data + sum_n i_n * stride[n],
  * 0 <= i_n < size[n], outermost first.  Strides count elements for fai_add_span, bytes after it. */
@@ -795,9 +877,10 @@ typedef struct fai_problem {
     const fa_info *info;
     const fa_args *args;
     fa_status status;
+    uint32_t pass;             /* FA_FORWARD, FA_BACKWARD or FA_DECODE */
     int64_t batch[2], rows[2]; /* of q and k tensors: 1 batch of all rows when concatenated, or pages */
-    int count, o, lse;         /* spans so far; which of them are the outputs */
-    fai_span span[20];
+    int count;                 /* spans so far */
+    fai_span span[28];
 } fai_problem;
 
 static inline void fai_bad(fai_problem *p, fa_status status, const char *field, int64_t index, double got,
@@ -825,7 +908,8 @@ static inline void fai_check_places(fai_problem *p, const fai_span *s) {
 
 /* Checks alignment, strides and extent of s, and notes it for the overlap check.  NULL is absent. */
 static inline void fai_add_span(fai_problem *p, fai_span s) {
-    const int64_t address = (int64_t)(uintptr_t)s.data, least = s.kind == FAI_INPUT ? FA_BROADCAST : 0;
+    const int64_t address = (int64_t)(uintptr_t)s.data;
+    const int64_t least = s.kind == FAI_INPUT || s.kind == FAI_SUM ? FA_BROADCAST : 0;
     int64_t *size = s.size, *stride = s.stride;
     if (p->status != FA_OK || !s.data) return;
     if (address & (s.element - 1))
@@ -842,6 +926,7 @@ static inline void fai_add_span(fai_problem *p, fai_span s) {
     s.extent = size[0] && size[1] && size[2] ? fai_mul(s.row, s.element) : 0;
     for (int n = 2; n >= 0; n--) {
         const int64_t elements = stride[n] == FA_BROADCAST ? 0 : stride[n], before = s.extent;
+        if (s.kind == FAI_SUM && stride[n] == FA_BROADCAST) size[n] = size[n] != 0;
         stride[n] = fai_mul(elements, s.element);
         if (before) s.extent = fai_add(before, fai_mul(size[n] - 1, stride[n]));
         if (s.extent >= PTRDIFF_MAX)
@@ -851,7 +936,7 @@ static inline void fai_add_span(fai_problem *p, fai_span s) {
     if ((uintptr_t)s.data > UINTPTR_MAX - (uintptr_t)s.extent) /* the end wraps around */
         fai_bad(p, s.bad_stride, s.field[0], -1, (double)s.extent, 0,
                 (double)(UINTPTR_MAX - (uintptr_t)s.data));
-    if (p->status == FA_OK && s.kind == FAI_OUTPUT && s.extent) fai_check_places(p, &s);
+    if (p->status == FA_OK && (s.kind == FAI_OUTPUT || s.kind == FAI_SUM) && s.extent) fai_check_places(p, &s);
     p->span[p->count++] = s;
 }
 
@@ -887,13 +972,28 @@ static inline int fai_overlap(const fai_span *x, const fai_span *y) {
     return 1;
 }
 
+/* What it is called when the pass writes s over something else; FA_OK: the pass only reads s. */
+static inline fa_status fai_overlap_status(uint32_t pass, const fai_span *s) {
+    switch ((int)s->bad_stride) {
+    case FA_ERR_O_STRIDE: return pass == FA_BACKWARD ? FA_OK : FA_ERR_O_OVERLAP;
+    case FA_ERR_LSE_STRIDE: return pass == FA_BACKWARD ? FA_OK : FA_ERR_LSE_OVERLAP;
+    case FA_ERR_DQ_STRIDE: return FA_ERR_DQ_OVERLAP;
+    case FA_ERR_DK_STRIDE: return FA_ERR_DK_OVERLAP;
+    case FA_ERR_DV_STRIDE: return FA_ERR_DV_OVERLAP;
+    case FA_ERR_DBIAS_STRIDE: return FA_ERR_DBIAS_OVERLAP;
+    case FA_ERR_DSINK_ALIGN: return FA_ERR_DSINK_OVERLAP;
+    default: return FA_OK;
+    }
+}
+
 static inline void fai_check_overlaps(fai_problem *p) {
-    const fai_span *o = &p->span[p->o], *lse = &p->span[p->lse];
     for (int i = 0; i < p->count; i++) {
-        const fai_span *s = &p->span[i];
-        if (s != o && s != lse && fai_overlap(o, s)) fai_bad(p, FA_ERR_O_OVERLAP, s->field[0], -1, NAN, 1, 0);
-        if (s != lse && p->lse != p->o && fai_overlap(lse, s))
-            fai_bad(p, FA_ERR_LSE_OVERLAP, s->field[0], -1, NAN, 1, 0);
+        const fa_status bad = fai_overlap_status(p->pass, &p->span[i]);
+        for (int n = 0; bad != FA_OK && n < p->count; n++) { /* two outputs: the later one is blamed */
+            const fai_span *s = &p->span[n];
+            if (n == i || (n > i && fai_overlap_status(p->pass, s) != FA_OK)) continue;
+            if (fai_overlap(&p->span[i], s)) fai_bad(p, bad, s->field[0], -1, NAN, 1, 0);
+        }
     }
 }
 
@@ -1083,7 +1183,7 @@ static inline void fai_check_tensors(fai_problem *p) {
     const fa_info *info = p->info;
     const int64_t heads_k = fai_num_heads_k(a);
     if (p->status != FA_OK) return;
-#define FAI_TENSOR(t, T, kind, dtype, dim, side, heads) \
+#define FAI_TENSOR(t, T, kind, dtype, dim, batch, rows, heads) \
     {a->t.data, \
      {#t ".data", #t ".stride_b", #t ".stride_s", #t ".stride_h"}, \
      FA_ERR_##T##_ALIGN, \
@@ -1091,14 +1191,20 @@ static inline void fai_check_tensors(fai_problem *p) {
      kind, \
      (int64_t)fa_sizeof(dtype), \
      dim, \
-     {p->batch[side], p->rows[side], heads}, \
+     {batch, rows, heads}, \
      {a->t.stride_b, a->t.stride_s, a->t.stride_h}, \
      0}
-    fai_span q = FAI_TENSOR(q, Q, FAI_INPUT, info->dtype, info->head_dim, 0, a->num_heads);
-    fai_span k = FAI_TENSOR(k, K, FAI_INPUT, info->kv_dtype, info->head_dim, 1, heads_k);
-    fai_span v = FAI_TENSOR(v, V, FAI_INPUT, info->kv_dtype, info->head_dim_v, 1, heads_k);
-    fai_span o = FAI_TENSOR(o, O, FAI_OUTPUT, info->o_dtype, info->head_dim_v, 0, a->num_heads);
-#undef FAI_TENSOR
+#define FAI_TENSOR_Q(t, T, kind, dtype, dim) \
+    FAI_TENSOR(t, T, kind, dtype, dim, p->batch[0], p->rows[0], a->num_heads)
+#define FAI_TENSOR_K(t, T, dim) \
+    FAI_TENSOR(t, T, FAI_INPUT, info->kv_dtype, dim, p->batch[1], p->rows[1], heads_k)
+#define FAI_TENSOR_DK(t, T, dim) \
+    FAI_TENSOR(t, T, FAI_OUTPUT, info->kv_dtype, dim, a->cu_seqlens_k ? 1 : a->batch, \
+               a->cu_seqlens_k ? p->rows[1] : a->seqlen_k, heads_k)
+    fai_span q = FAI_TENSOR_Q(q, Q, FAI_INPUT, info->dtype, info->head_dim);
+    fai_span k = FAI_TENSOR_K(k, K, info->head_dim);
+    fai_span v = FAI_TENSOR_K(v, V, info->head_dim_v);
+    fai_span o = FAI_TENSOR_Q(o, O, FAI_OUTPUT, info->o_dtype, info->head_dim_v);
     fai_span lse = {a->lse.data,
                     {"lse.data", "lse.stride_b", "lse.stride_h", "lse.stride_s"},
                     FA_ERR_LSE_ALIGN,
@@ -1116,19 +1222,49 @@ static inline void fai_check_tensors(fai_problem *p) {
     fai_add_span(p, q);
     fai_add_span(p, k);
     fai_add_span(p, v);
-    p->o = p->count;
     fai_add_span(p, o);
-    p->lse = lse.data ? p->count : p->o; /* o again when it is not wanted */
     fai_add_span(p, lse);
+    if (p->pass == FA_BACKWARD) {
+        fai_span d_o = FAI_TENSOR_Q(d_o, DO, FAI_INPUT, info->o_dtype, info->head_dim_v);
+        fai_span dq = FAI_TENSOR_Q(dq, DQ, FAI_OUTPUT, info->dtype, info->head_dim);
+        fai_span dk = FAI_TENSOR_DK(dk, DK, info->head_dim);
+        fai_span dv = FAI_TENSOR_DK(dv, DV, info->head_dim_v);
+        fai_span dbias = {a->dbias.data,
+                          {"dbias.data", "dbias.stride_b", "dbias.stride_h", "dbias.stride_q"},
+                          FA_ERR_DBIAS_ALIGN,
+                          FA_ERR_DBIAS_STRIDE,
+                          FAI_SUM,
+                          4,
+                          a->seqlen_k,
+                          {a->batch, a->num_heads, a->seqlen_q},
+                          {a->dbias.stride_b, a->dbias.stride_h, a->dbias.stride_q},
+                          0};
+        fai_span dsink = {a->dsink,           {"dsink", NULL, NULL, NULL}, FA_ERR_DSINK_ALIGN, FA_ERR_DSINK_ALIGN, FAI_OUTPUT, 4,
+                          a->num_heads, {1, 1, 1},                   {0, 0, 0},          0};
+        if (!lse.data) fai_bad(p, FA_ERR_LSE_NULL, "lse.data", -1, 0, 1, 0);
+        if (!d_o.data) fai_bad(p, FA_ERR_DO_NULL, "d_o.data", -1, 0, 1, 0);
+        if (dbias.data && !a->bias.data) fai_bad(p, FA_ERR_DBIAS_BIAS, "dbias.data", -1, NAN, 1, 0);
+        if (dsink.data && !a->sink) fai_bad(p, FA_ERR_DSINK_SINK, "dsink", -1, NAN, 1, 0);
+        fai_add_span(p, d_o);
+        fai_add_span(p, dq);
+        fai_add_span(p, dk);
+        fai_add_span(p, dv);
+        fai_add_span(p, dbias);
+        fai_add_span(p, dsink);
+    }
+#undef FAI_TENSOR_DK
+#undef FAI_TENSOR_K
+#undef FAI_TENSOR_Q
+#undef FAI_TENSOR
 }
 
-/* The factors of one fp8 tensor, all that the problem uses. */
+/* The factors of one fp8 or int8 tensor, all that the problem uses. */
 static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int side, fa_status bad,
                                      const char *const field[5]) {
     const fa_args *a = p->args;
     const fa_dtype dtype = side ? p->info->kv_dtype : p->info->dtype;
     const int64_t heads = side ? fai_num_heads_k(a) : a->num_heads;
-    const int64_t seqlen = side ? a->seqlen_k : a->seqlen_q;
+    const int64_t seqlen = d->paged ? a->page_size : side ? a->seqlen_k : a->seqlen_q;
     const int64_t blocks = d->block > 0 ? (seqlen + d->block - 1) / d->block : 1;
     fai_span s = {d->data,
                   {field[0], field[1], field[2], field[3]},
@@ -1137,24 +1273,27 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
                   FAI_LITERAL,
                   4,
                   1,
-                  {a->batch, heads, blocks},
+                  {d->paged ? a->num_pages : a->batch, heads, blocks},
                   {d->stride_b, d->stride_h, d->stride_block},
                   0};
     if (!d->data || p->status != FA_OK) return;
-    fai_range(p, bad, field[0], dtype, FA_E4M3, FA_E5M2);
+    fai_range(p, bad, field[0], dtype, FA_E4M3, FA_I8);
+    fai_range(p, bad, "paged", d->paged, 0, side && a->block_table ? 1 : 0);
     fai_range(p, bad, field[4], d->block, 0, INT32_MAX);
     fai_add_span(p, s);
     const int32_t batch = d->stride_b ? a->batch : fai_num_lengths(a); /* without repetitions */
     for (int32_t b = 0; b < batch && p->status == FA_OK; b++) {
         const fa_sequence seq = fa_get_sequence(a, b);
         const int64_t len = side ? seq.len_k : seq.len_q;
-        const int64_t step = d->block && d->stride_block ? d->block : len;
+        const int64_t step = d->block && d->stride_block ? d->block : d->paged ? a->page_size : len;
         for (int64_t h = 0; h < (d->stride_h ? heads : 1); h++)
-            for (int64_t row = 0; row < len; row += step) {
-                const float x = fai_descale(d, b, h, row);
-                const int64_t at = b * d->stride_b + h * d->stride_h + row / step * d->stride_block;
-                if (!(x >= 0 && x <= 3.4028235e38f)) /* NaN and infinity fail */
-                    fai_bad(p, bad, field[0], at, (double)x, 0, 3.4028234663852886e38);
+            for (int64_t row = 0, next; row < len && p->status == FA_OK; row = next) {
+                const float *x = fai_descale_at(a, d, b, h, row);
+                if (!(*x >= 0 && *x <= 3.4028235e38f)) /* NaN and infinity fail */
+                    fai_bad(p, bad, field[0], x - d->data, (double)*x, 0, 3.4028234663852886e38);
+                next = row + step;
+                if (d->paged && row / a->page_size != next / a->page_size) /* blocks begin anew with each page */
+                    next = (row / a->page_size + 1) * a->page_size;
             }
     }
 }
@@ -1171,15 +1310,18 @@ static inline void fai_check_descales(fai_problem *p) {
     fai_check_descale(p, &p->args->v_descale, 1, FA_ERR_DESCALE_V, v);
 }
 
-/* Is args a problem that the instance can do?  Returns the first failure, and its numbers in
- * args->error.  Reads the length arrays, the block table and the descale factors, no other data;
- * writes nothing but args->error. */
-FAI_NOINLINE fa_status fa_check(const fa_info *info, const fa_args *args) {
+/* Is args a problem that the instance can do in this pass: FA_FORWARD, FA_BACKWARD or FA_DECODE?  Returns
+ * the first failure, and its numbers in args->error.  Reads the length arrays, the block table and the
+ * descale factors, no other data; writes nothing but args->error. */
+FAI_NOINLINE fa_status fa_check_pass(const fa_info *info, const fa_args *args, uint32_t pass) {
     fai_problem p;
     if (!args) return FA_ERR_ARGS_NULL;
     if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED; /* error may be garbage */
     if (!info) return fai_fail(args, FA_ERR_NO_INSTANCE, "info", -1, 0, 1, 0);
-    p.info = info, p.args = args, p.status = FA_OK, p.count = p.o = p.lse = 0;
+    p.info = info, p.args = args, p.pass = pass, p.status = FA_OK, p.count = 0;
+    if (!(info->passes & pass)) fai_bad(&p, FA_ERR_NO_PASS, "passes", -1, NAN, 1, 0);
+    if (pass == FA_BACKWARD && info->score_mod && !info->score_mod_grad)
+        fai_bad(&p, FA_ERR_NO_SCORE_MOD_GRAD, "score_mod_grad", -1, NAN, 1, 0);
     fai_check_sizes(&p);
     fai_check_scalars(&p);
     if (p.status == FA_OK) fai_check_terms(&p);
@@ -1188,7 +1330,11 @@ FAI_NOINLINE fa_status fa_check(const fa_info *info, const fa_args *args) {
     fai_check_descales(&p);
     if (p.status == FA_OK) fai_check_overlaps(&p);
     fai_range(&p, FA_ERR_NUM_THREADS, "num_threads", args->num_threads, 0, 65536);
+    if (args->split_keys) fai_range(&p, FA_ERR_SPLIT_KEYS, "split_keys", args->split_keys, 64, INT32_MAX);
     return p.status == FA_OK ? fai_fail(args, FA_OK, "", -1, 0, 0, 0) : p.status;
+}
+static inline fa_status fa_check(const fa_info *info, const fa_args *args) {
+    return fa_check_pass(info, args, FA_FORWARD);
 }
 
 /* *chosen = the first of infos[0 .. count-1] with these dims and dtype and all that args asks for, else
@@ -1256,6 +1402,8 @@ static inline int fa_error_message(const fa_error *error, char *text, size_t siz
  * where S'_ij is the slope of S_ij in q_i.k_j.  q, k, v: the stored elements times their descale
  * factors.  A masked key is not looked at, nor is the value of a key with P_ij = 0 or Z_ij = 0.
  * For tests, and to read. */
+
+#define FAI_ANY_PASS (FA_FORWARD | FA_BACKWARD | FA_DECODE)
 
 /* x[0 .. n) = data[at .. at + n) */
 static inline void fai_load_row(double *x, const void *data, int64_t at, fa_dtype dtype, int32_t n) {
@@ -1367,11 +1515,11 @@ static inline void fai_reference_v(const fai_reference_head *r, int32_t j, doubl
 }
 /* softmax_scale with the factors of q_i and k_j; the factor of v_j */
 static inline double fai_reference_scale(const fai_reference_head *r, int32_t i, int32_t j) {
-    return r->scale * (double)fai_descale(&r->args->q_descale, r->seq.b, r->h, i) *
-           (double)fai_descale(&r->args->k_descale, r->seq.b, r->hk, j);
+    return r->scale * (double)fai_descale(r->args, &r->args->q_descale, r->seq.b, r->h, i) *
+           (double)fai_descale(r->args, &r->args->k_descale, r->seq.b, r->hk, j);
 }
 static inline double fai_reference_scale_v(const fai_reference_head *r, int32_t j) {
-    return (double)fai_descale(&r->args->v_descale, r->seq.b, r->hk, j);
+    return (double)fai_descale(r->args, &r->args->v_descale, r->seq.b, r->hk, j);
 }
 /* Z_ij */
 static inline double fai_reference_dropout(const fai_reference_head *r, int32_t i, int32_t j) {
@@ -1417,7 +1565,7 @@ static inline int64_t fai_packed_k(const fa_args *args, const fa_sequence *seq, 
  * o or lse may be NULL.  args->o and args->lse are not written, nor are rows from seqused_q on. */
 FAI_NOINLINE fa_status fa_reference_forward(const fa_info *info, const fa_args *args, double *o, double *lse,
                                             double *row) {
-    fa_status status = fa_check(info, args);
+    fa_status status = fa_check_pass(info, args, FAI_ANY_PASS);
     if (status) return status;
     int32_t dim_v = info->head_dim_v, heads = args->num_heads;
     int64_t length = args->cu_seqlens_q ? args->cu_seqlens_q[args->batch] : args->seqlen_q;
@@ -1502,7 +1650,7 @@ static inline void fai_reference_backward_row(const fai_reference_head *r, int32
  * row: scratch of 2 * (seqlen_k + head_dim + head_dim_v) doubles: 2*seqlen_k + 4*256 always do */
 FAI_NOINLINE fa_status fa_reference_backward(const fa_info *info, const fa_args *args, fa_tensor d_o,
                                              const fa_reference_grads *grads, double *row) {
-    fa_status status = fa_check(info, args);
+    fa_status status = fa_check_pass(info, args, FAI_ANY_PASS);
     if (status) return status;
     int32_t dim = info->head_dim, dim_v = info->head_dim_v, heads = args->num_heads;
     int64_t n = args->batch, heads_k = fai_num_heads_k(args);
@@ -1609,7 +1757,7 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 
 #if !defined(FA_NAME) && \
     (defined(FA_HEAD_DIM) || defined(FA_HEAD_DIM_V) || defined(FA_DTYPE) || defined(FA_KV_DTYPE) || \
-     defined(FA_O_DTYPE) || defined(FA_FEATURES) || defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || \
+     defined(FA_O_DTYPE) || defined(FA_PASSES) || defined(FA_FEATURES) || defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || \
      defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD))
 #error \
     "flashattn.h: parameters without FA_NAME: define FA_NAME, the prefix of what is generated, before including"
@@ -1652,8 +1800,8 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 
 #ifndef FA_KV_DTYPE
 #define FA_KV_DTYPE FA_DTYPE
-#elif FA_KV_DTYPE < FA_F32 || FA_KV_DTYPE > FA_E5M2
-#error "flashattn.h: FA_KV_DTYPE must be FA_F32, FA_F16, FA_BF16, FA_E4M3 or FA_E5M2"
+#elif FA_KV_DTYPE < FA_F32 || FA_KV_DTYPE > FA_I8
+#error "flashattn.h: FA_KV_DTYPE must be FA_F32, FA_F16, FA_BF16, FA_E4M3, FA_E5M2 or FA_I8"
 #undef FA_KV_DTYPE
 #define FA_KV_DTYPE FA_F32
 #endif
@@ -1668,6 +1816,22 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 #error "flashattn.h: FA_O_DTYPE must be FA_F32, FA_F16 or FA_BF16"
 #undef FA_O_DTYPE
 #define FA_O_DTYPE FA_F32
+#endif
+
+#ifndef FA_PASSES
+#if FA_DTYPE <= FA_BF16 && FA_KV_DTYPE <= FA_BF16
+#define FA_PASSES FA_FORWARD
+#else
+#define FA_PASSES FA_FORWARD
+#endif
+#elif !(FA_PASSES) || (FA_PASSES) & ~7u
+#error "flashattn.h: FA_PASSES must be one or more of FA_FORWARD, FA_BACKWARD and FA_DECODE, combined with |"
+#undef FA_PASSES
+#define FA_PASSES FA_FORWARD
+#elif ((FA_PASSES) & FA_BACKWARD) && (FA_DTYPE > FA_BF16 || FA_KV_DTYPE > FA_BF16)
+#error "flashattn.h: fp8 and int8 have no backward pass: leave FA_BACKWARD out of FA_PASSES, or train in FA_BF16"
+#undef FA_PASSES
+#define FA_PASSES FA_FORWARD
 #endif
 
 #ifndef FA_FEATURES
@@ -1742,8 +1906,18 @@ static inline int FA_(mask_mod)(int b, int h, int i, int j) {
 }
 #endif
 
+#if (FA_PASSES) & FA_FORWARD
 static inline size_t FA_(forward_workspace)(const fa_args *args);
 static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_t bytes);
+#endif
+#if (FA_PASSES) & FA_BACKWARD
+static inline size_t FA_(backward_workspace)(const fa_args *args);
+static inline fa_status FA_(backward)(const fa_args *args, void *workspace, size_t bytes);
+#endif
+#if (FA_PASSES) & FA_DECODE
+static inline size_t FA_(decode_workspace)(const fa_args *args);
+static inline fa_status FA_(decode)(const fa_args *args, void *workspace, size_t bytes);
+#endif
 
 static const fa_info FA_(info) = {FAI_STRING(FA_NAME),
                                   FA_HEAD_DIM,
@@ -1754,6 +1928,7 @@ static const fa_info FA_(info) = {FAI_STRING(FA_NAME),
                                   FA_BLOCK_M,
                                   FA_BLOCK_N,
                                   (FA_FEATURES),
+                                  (FA_PASSES),
 #if defined(FA_SCORE_MOD)
                                   FA_(score_mod),
 #else
@@ -1769,11 +1944,28 @@ static const fa_info FA_(info) = {FAI_STRING(FA_NAME),
 #else
                                    NULL,
 #endif
+#if (FA_PASSES) & FA_FORWARD
                                   FA_(forward_workspace),
-                                  FA_(forward)};
+                                  FA_(forward),
+#else
+                                   NULL, NULL,
+#endif
+#if (FA_PASSES) & FA_BACKWARD
+                                  FA_(backward_workspace),
+                                  FA_(backward),
+#else
+                                   NULL, NULL,
+#endif
+#if (FA_PASSES) & FA_DECODE
+                                  FA_(decode_workspace),
+                                  FA_(decode)
+#else
+                                   NULL, NULL
+#endif
+};
 
-/* Products of bf16 values may go through vdpbf16ps, two multiply-adds in each lane.  fp8 values are exact in bf16. */
-#define FAI_IS_BF16(dtype) ((dtype) >= FA_BF16 && (dtype) <= FA_E5M2)
+/* Products of bf16 values may go through vdpbf16ps, two multiply-adds in each lane.  fp8 and int8 values are exact in bf16. */
+#define FAI_IS_BF16(dtype) ((dtype) >= FA_BF16 && (dtype) <= FA_I8)
 #define FAI_PAIRS_WANTED \
     (FAI_IS_BF16(FA_DTYPE) && FAI_IS_BF16(FA_KV_DTYPE) && FA_HEAD_DIM % 32 == 0) /* whole vectors */
 
@@ -2146,6 +2338,19 @@ FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
         }
         return (fai_vec)((fai_ivec)r | (c & 0x80) << 24);
     }
+    if (dtype == FA_I8) {
+        const int8_t *code = (const int8_t *)data + index;
+#if FAI_ISA_CODE >= FAI_AVX512
+        return (fai_vec)_mm512_cvtepi32_ps(
+            _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)code)));
+#elif FAI_ISA_CODE == FAI_AVX2
+        return (fai_vec)_mm256_cvtepi32_ps(
+            _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)code)));
+#else
+        FAI_EACH (l, 0, FAI_VL) r[l] = (float)code[l];
+        return r;
+#endif
+    }
     FAI_EACH (l, 0, FAI_VL) r[l] = fa_load(data, index + l, dtype);
     return r;
 }
@@ -2356,7 +2561,7 @@ FAI_NOINLINE void FAI_(stage_k)(FAI_(task) *t, int32_t begin, int32_t end) {
     fai_word *dst = t->ks + (int64_t)(begin - t->tile) * FAI_W;
     int32_t j = begin;
     for (; j < end; j++, dst += FAI_W) {
-        float factor = FA_KV_DTYPE >= FA_E4M3 ? fai_descale(&a->k_descale, t->seq.b, t->head_k, j) : 1;
+        float factor = FA_KV_DTYPE >= FA_E4M3 ? fai_descale(a, &a->k_descale, t->seq.b, t->head_k, j) : 1;
         FAI_(row)(dst, a->k.data, fai_offset_k(a, &t->seq, t->sk, j, t->head_k), FA_KV_DTYPE, FA_HEAD_DIM, factor);
         if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) t->k_factor[j - t->tile] = factor;
     }
@@ -2371,12 +2576,12 @@ FAI_NOINLINE void FAI_(stage_v)(FAI_(task) *t, int32_t end) {
     const fa_args *a = t->args;
     for (int32_t j = t->tile; j < end; j++) {
         int64_t n = j - t->tile, offset = fai_offset_k(a, &t->seq, t->sv, j, t->head_k);
-        float factor = FA_KV_DTYPE >= FA_E4M3 ? fai_descale(&a->v_descale, t->seq.b, t->head_k, j) : 1;
+        float factor = FA_KV_DTYPE >= FA_E4M3 ? fai_descale(a, &a->v_descale, t->seq.b, t->head_k, j) : 1;
         if (!FAI_PAIRS) {
             FAI_(row)(t->vs + n * FA_HEAD_DIM_V, a->v.data, offset, FA_KV_DTYPE, FA_HEAD_DIM_V, factor);
         } else {
             int64_t next = j + 1 < end ? fai_offset_k(a, &t->seq, t->sv, j + 1, t->head_k) : -1;
-            float factor2 = FA_KV_DTYPE >= FA_E4M3 && next >= 0 ? fai_descale(&a->v_descale, t->seq.b, t->head_k, j + 1) : 1;
+            float factor2 = FA_KV_DTYPE >= FA_E4M3 && next >= 0 ? fai_descale(a, &a->v_descale, t->seq.b, t->head_k, j + 1) : 1;
             if (n % 2) continue;
             for (int c = 0; c < FA_HEAD_DIM_V; c += FAI_VL) { /* exact but for fp8 with a factor that is no power of 2 */
                 fai_vec lo = fai_load(FA_KV_DTYPE, a->v.data, offset + c), hi = fai_splat(0);
@@ -2390,7 +2595,7 @@ FAI_NOINLINE void FAI_(stage_v)(FAI_(task) *t, int32_t end) {
 /* Row of query i, head h, as words, scaled; pairs take the sign of the scale alone and *factor has the rest. */
 FAI_NOINLINE void FAI_(row_q)(const FAI_(task) *t, fai_word *dst, int32_t i, int32_t h, float *factor) {
     const fa_args *a = t->args;
-    *factor = t->scale * (FA_DTYPE >= FA_E4M3 ? fai_descale(&a->q_descale, t->seq.b, h, i) : 1);
+    *factor = t->scale * (FA_DTYPE >= FA_E4M3 ? fai_descale(a, &a->q_descale, t->seq.b, h, i) : 1);
     FAI_(row)(dst, a->q.data, fai_offset_q(&t->seq, t->sq, i, h), FA_DTYPE, FA_HEAD_DIM,
      a->softmax_scale < 0 ? -*factor : *factor);
     if (FAI_PAIRS && a->softmax_scale < 0)
@@ -3286,7 +3491,9 @@ FAI_NOINLINE int FA_(isa)(void) {
 #endif
 
 /* Is args a problem that this instance can solve?  The calls below check by themselves. */
-static inline fa_status FA_(check)(const fa_args *args) { return fa_check(&FA_(info), args); }
+static inline fa_status FA_(check)(const fa_args *args) {
+    return fa_check_pass(&FA_(info), args, (FA_PASSES) & FA_FORWARD ? FA_FORWARD : FA_PASSES);
+}
 
 FAI_INLINE size_t FA_(worker_bytes)(void) {
 #if defined(FAI_DISPATCH)
@@ -3312,6 +3519,7 @@ FAI_INLINE int32_t FA_(num_threads)(const fa_args *args) {
 #endif
 }
 
+#if (FA_PASSES) & FA_FORWARD
 /* Bytes that the call needs for args->num_threads threads, at any alignment; 0 if args are not valid. */
 static inline size_t FA_(forward_workspace)(const fa_args *args) {
     return fa_check(&FA_(info), args) ? 0 : FA_(worker_bytes)() * (size_t)FA_(num_threads)(args);
@@ -3378,6 +3586,7 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
 #endif
     return FA_OK;
 }
+#endif /* FA_FORWARD */
 
 #if defined(FAI_DISPATCH)
 #undef FAI_DISPATCH
@@ -3407,6 +3616,7 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
 #undef FA_BLOCK_N
 #undef FA_BLOCK_M
 #undef FA_FEATURES
+#undef FA_PASSES
 #undef FA_O_DTYPE
 #undef FA_KV_DTYPE
 #undef FA_DTYPE

@@ -375,7 +375,7 @@ static inline void fap_place_all(fap_problem *p) {
 
 /* Factors around 1 for an fp8 tensor of `heads` heads and seqlen rows. */
 static inline fa_descale fap_descales(fap_problem *p, uint64_t *rng, fa_dtype dtype, int heads, int seqlen) {
-    fa_descale r = {NULL, 0, 0, 0, 0};
+    fa_descale r = {NULL, 0, 0, 0, 0, 0};
     int kind = dtype >= FA_E4M3 ? p->spec.descale : 0, n = kind == 3 ? (seqlen + 63) / 64 + 1 : 1;
     float *x = (float *)(void *)fap_alloc(p, (int64_t)p->spec.b * heads * n * 4);
     for (int i = 0; i < p->spec.b * heads * n; i++) x[i] = (float)(0.5 + 1.5 * fat_uniform(rng));
@@ -499,7 +499,7 @@ static inline fa_info fap_info(const fap_spec *s) {
     info.name = "reference";
     info.head_dim = s->d, info.head_dim_v = s->dv;
     info.dtype = s->dtype, info.kv_dtype = s->kv, info.o_dtype = s->out;
-    info.block_m = 128, info.block_n = 64, info.features = FA_ALL_FEATURES;
+    info.block_m = 128, info.block_n = 64, info.features = FA_ALL_FEATURES, info.passes = FA_FORWARD;
     return info;
 }
 
@@ -600,7 +600,7 @@ static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, 
     const fa_args *a = &p->args;
     int d = p->spec.d, dv = p->spec.dv, hk = h / (p->spec.hq / p->spec.hk), fp8 = p->spec.dtype >= FA_E4M3;
     float scale = (a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)d)) *
-                  fai_descale(&a->q_descale, seq->b, h, i);
+                  fai_descale(a, &a->q_descale, seq->b, h, i);
     float max = a->sink ? a->sink[h] : -INFINITY, sum, biggest = 0;
     fa_dtype type_p = fp8 ? FA_E4M3 : p->spec.dtype;
     double eps = fap_epsilon(type_p), tiny = fap_tiny(type_p) / (fp8 ? 256 : 1), spread = 0, mean_v2 = 0,
@@ -611,7 +611,7 @@ static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, 
     for (int j = r.lo; j < r.hi; j++) {
         s[j] = -INFINITY;
         if (!fa_reference_visible(&p->info, a, seq, h, i, j)) continue;
-        s[j] = fap_dot(q, k + (int64_t)j * d, d) * fai_descale(&a->k_descale, seq->b, hk, j);
+        s[j] = fap_dot(q, k + (int64_t)j * d, d) * fai_descale(a, &a->k_descale, seq->b, hk, j);
         if (p->spec.dtype != FA_F32) s[j] *= scale;
         s[j] = fap_score(p, seq, h, i, j, s[j]);
         if (!(s[j] <= max)) max = s[j];
@@ -661,12 +661,12 @@ static inline void fap_naive(const fap_problem *p, float *o, float *lse) {
                     k[(int64_t)j * s->d + d] = s->dtype == FA_F32 ? x * scale : x;
                 }
                 for (int d = 0; d < s->dv; d++) {
-                    float x = fa_load(p->v.data, at_v + d, s->kv) * fai_descale(&a->v_descale, b, hk, j);
+                    float x = fa_load(p->v.data, at_v + d, s->kv) * fai_descale(a, &a->v_descale, b, hk, j);
                     v[(int64_t)j * s->dv + d] = x, square += x * x;
                 }
                 v_rms[j] = sqrtf(square / (float)s->dv);
                 k_norm[j] = sqrtf(fap_dot(k + (int64_t)j * s->d, k + (int64_t)j * s->d, s->d)) *
-                            fai_descale(&a->k_descale, b, hk, j);
+                            fai_descale(a, &a->k_descale, b, hk, j);
             }
             for (int i = 0; i < seq.len_q; i++) {
                 int64_t at = fap_at_q(p, &p->q, b, i, h), r = fap_row(p, b, i) * s->hq + h;

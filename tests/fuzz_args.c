@@ -30,9 +30,9 @@
 
 #if defined(FUZZ_LIBFUZZER)
 static const fa_info fz16_info = {.name = "fz16", .head_dim = 16, .head_dim_v = 32, .dtype = FA_F32,
-                                  .kv_dtype = FA_F32, .o_dtype = FA_F32, .features = FA_ALL_FEATURES};
+                                  .kv_dtype = FA_F32, .o_dtype = FA_F32, .features = FA_ALL_FEATURES, .passes = FA_FORWARD};
 static const fa_info fz8_info = {.name = "fz8", .head_dim = 32, .head_dim_v = 16, .dtype = FA_E4M3,
-                                 .kv_dtype = FA_E4M3, .o_dtype = FA_BF16, .features = FA_ALL_FEATURES};
+                                 .kv_dtype = FA_E4M3, .o_dtype = FA_BF16, .features = FA_ALL_FEATURES, .passes = FA_FORWARD};
 #else
 #define FA_NAME fz16
 #define FA_HEAD_DIM 16

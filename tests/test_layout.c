@@ -341,15 +341,15 @@ FA_TEST(tree_mask_of_one_row) {
 
 FA_TEST(descale_factors) {
     float data[100];
-    fa_descale d = {0, 0, 0, 0, 0};
+    fa_descale d = {0, 0, 0, 0, 0, 0};
     for (int n = 0; n < 100; n++) data[n] = (float)n;
-    FA_EXPECT(fai_descale(&d, 3, 2, 1) == 1); /* none */
+    FA_EXPECT(fai_descale(NULL, &d, 3, 2, 1) == 1); /* none */
     d.data = data + 7;
-    FA_EXPECT(fai_descale(&d, 3, 2, 1) == 7); /* one for the tensor */
+    FA_EXPECT(fai_descale(NULL, &d, 3, 2, 1) == 7); /* one for the tensor */
     d.data = data, d.stride_b = 10, d.stride_h = 3;
-    FA_EXPECT(fai_descale(&d, 3, 2, 1000) == 36); /* one for each batch and head */
+    FA_EXPECT(fai_descale(NULL, &d, 3, 2, 1000) == 36); /* one for each batch and head */
     d.stride_block = 20, d.block = 4;
-    for (int s = 0; s < 12; s++) FA_EXPECT(fai_descale(&d, 1, 2, s) == (float)(16 + s / 4 * 20));
+    for (int s = 0; s < 12; s++) FA_EXPECT(fai_descale(NULL, &d, 1, 2, s) == (float)(16 + s / 4 * 20));
 }
 
 FA_TEST_MAIN

@@ -837,7 +837,7 @@ static void tiled(const fap_problem *p, float *o, float *lse) {
             memset(acc, 0, sizeof acc);
             for (int d = 0; d < s->d; d++)
                 q[d] = fa_load(p->q.data, fap_at_q(p, &p->q, b, i, h) + d, s->dtype) *
-                       fai_descale(&a->q_descale, b, h, i);
+                       fai_descale(a, &a->q_descale, b, h, i);
             for (int j0 = 0; j0 < seq.len_k; j0 += 16) {
                 float old = max, rescale;
                 int end = seq.len_k - j0 < 16 ? seq.len_k - j0 : 16;
@@ -846,7 +846,7 @@ static void tiled(const fap_problem *p, float *o, float *lse) {
                     if (!fap_visible(p, b, h, i, j0 + j)) continue;
                     for (int d = 0; d < s->d; d++)
                         k[d] = fa_load(p->k.data, fap_at_k(p, &p->k, b, j0 + j, hk) + d, s->kv);
-                    scores[j] = fap_dot(q, k, s->d) * fai_descale(&a->k_descale, b, hk, j0 + j) * scale;
+                    scores[j] = fap_dot(q, k, s->d) * fai_descale(a, &a->k_descale, b, hk, j0 + j) * scale;
                     scores[j] = fap_score(p, &seq, h, i, j0 + j, scores[j]);
                     max = fmaxf(max, scores[j]);
                 }
@@ -854,7 +854,7 @@ static void tiled(const fap_problem *p, float *o, float *lse) {
                 rescale = expf(old - max), sum *= rescale;
                 for (int d = 0; d < s->dv; d++) acc[d] *= rescale;
                 for (int j = 0; j < end; j++) {
-                    float e = expf(scores[j] - max), w, factor = fai_descale(&a->v_descale, b, hk, j0 + j);
+                    float e = expf(scores[j] - max), w, factor = fai_descale(a, &a->v_descale, b, hk, j0 + j);
                     if (e == 0) continue;
                     sum += e,
                         w = s->dtype >= FA_E4M3 ? fap_round(e * 256, FA_E4M3) / 256 : fap_round(e, s->dtype);

@@ -336,9 +336,9 @@ static void bad_terms(void) {
 
 static void bad_descales(void) {
     const double most = (double)INT64_MAX, big = 3.4028234663852886e38;
-    BAD(_fp8, a.k_descale.data = a.v_descale.data = NULL, DESCALE_Q, "q_descale.data", FA_F32, FA_E4M3, FA_E5M2, -1)
-    BAD(_fp8, a.q_descale.data = NULL, DESCALE_K, "k_descale.data", FA_F32, FA_E4M3, FA_E5M2, -1)
-    BAD(, a.v_descale.data = mem.factor, DESCALE_V, "v_descale.data", FA_F32, FA_E4M3, FA_E5M2, -1)
+    BAD(_fp8, a.k_descale.data = a.v_descale.data = NULL, DESCALE_Q, "q_descale.data", FA_F32, FA_E4M3, FA_I8, -1)
+    BAD(_fp8, a.q_descale.data = NULL, DESCALE_K, "k_descale.data", FA_F32, FA_E4M3, FA_I8, -1)
+    BAD(, a.v_descale.data = mem.factor, DESCALE_V, "v_descale.data", FA_F32, FA_E4M3, FA_I8, -1)
     BAD8(_fp8, a.q_descale.data = (float *)(void *)((char *)mem.factor + 2), DESCALE_Q, "q_descale.data", 2, 0, 0, -1)
     BAD8(_fp8, a.k_descale.block = -1, DESCALE_K, "k_descale.block", -1, 0, MOST, -1)
     BAD8(_fp8, a.v_descale.stride_h = -1, DESCALE_V, "v_descale.stride_h", -1, 0, most, -1)
@@ -411,7 +411,7 @@ static void bad_selections(void) {
     const fa_info *list[] = {&d64, &d64_paged, &d64_bf16, &d128_64}, *chosen = &d64;
     fa_args a = valid();
     memset(&d64, 0, sizeof d64);
-    d64.head_dim = d64.head_dim_v = 64, d64.dtype = d64.kv_dtype = d64.o_dtype = FA_F32, d64.features = FA_CAUSAL;
+    d64.head_dim = d64.head_dim_v = 64, d64.dtype = d64.kv_dtype = d64.o_dtype = FA_F32, d64.features = FA_CAUSAL, d64.passes = FA_FORWARD;
     d64_paged = d64_bf16 = d128_64 = d64;
     d64_paged.features = FA_DEFAULT_FEATURES, d64_bf16.dtype = FA_BF16, d128_64.head_dim = 128;
 
