@@ -771,6 +771,24 @@ FAI_HD static inline fa_range fa_all_range(const fa_args *a, int32_t len_q, int3
     return r;
 }
 
+/* Queries lo <= i < hi that see a key of k0 <= j < k1, and perhaps some that see none. */
+FAI_HD static inline fa_range fa_query_range(const fa_args *a, int32_t len_q, int32_t len_k, int32_t k0,
+                                             int32_t k1) {
+    fa_range r = {0, len_q};
+    for (int32_t n = len_q; n > 0;) { /* the first that reaches k0 */
+        const int32_t half = n / 2;
+        if (fa_row_range(a, len_q, len_k, r.lo + half).hi > k0) n = half;
+        else r.lo += half + 1, n -= half + 1;
+    }
+    r.hi = r.lo;
+    for (int32_t n = len_q - r.lo; n > 0;) { /* the first that begins behind k1 */
+        const int32_t half = n / 2;
+        if (fa_row_range(a, len_q, len_k, r.hi + half).lo >= k1) n = half;
+        else r.hi += half + 1, n -= half + 1;
+    }
+    return r;
+}
+
 FAI_HD static inline int fa_block_visible(const fa_args *a, const fa_sequence *s, int32_t h, int32_t i,
                                           int32_t j) {
     const fa_block_mask *m = &a->block_mask;
@@ -1379,6 +1397,59 @@ static inline int fa_error_message(const fa_error *error, char *text, size_t siz
     return snprintf(text, size, "%s%s%s%s: %s", error->field, index, got, range, fa_strerror(error->status));
 }
 
+/* How the backward pass shares out its work, a function of the problem alone, so that no number of threads changes a
+ * bit: each task owns tiles of FAI_GRAD_TILE keys of a key/value head, sums their dK and dV, and sums its part of dQ
+ * into f32 rows of its own (`split`); at the end the parts are added in the order of the splits.  FAI_GRAD_TASKS in all
+ * are wanted, so few heads are split more.  This costs rows * head_dim floats of workspace a split, and no time:
+ * a part begins by being written instead of added to.
+ * Row r of a sequence is query r / group of head head_k * group + r % group. */
+#define FAI_GRAD_TILE 256 /* keys; K^T, V^T, K, dK^T, dV^T of a tile are 640 KB at head dim 128 */
+#define FAI_GRAD_TASKS 16
+#define FAI_GRAD_PAD 128 /* spare rows behind a sequence, so that tiles of rows may pass its end */
+
+typedef struct fai_grad_plan {
+    int32_t group, heads_k, splits;
+    int64_t rows;     /* of one head_k: all sequences with their pads */
+    float *lse, *sum; /* (head_k, rows): lse in log2 units, NaN where q_i or dO_i is not finite; D = rowsum(dO o O) */
+    float *dq;        /* (split, head_k, rows, head_dim) */
+    int64_t *touched; /* (split, head_k, batch, 2): first row that the split has written, and the one behind the last */
+    char *scratch;    /* one for each thread */
+} fai_grad_plan;
+
+static inline fai_grad_plan fai_plan_backward(const fa_args *a, int head_dim, void *workspace) {
+    const int64_t tiles = ((int64_t)a->seqlen_k + FAI_GRAD_TILE - 1) / FAI_GRAD_TILE;
+    const int64_t heads = (int64_t)a->batch * fai_num_heads_k(a), wanted = (FAI_GRAD_TASKS + heads - 1) / heads;
+    const int64_t queries = a->cu_seqlens_q ? (int64_t)a->cu_seqlens_q[a->batch] - a->cu_seqlens_q[0]
+                                            : (int64_t)a->batch * a->seqlen_q;
+    uintptr_t at = ((uintptr_t)workspace + 63) & ~(uintptr_t)63;
+    fai_grad_plan p;
+    int64_t floats;
+    p.heads_k = fai_num_heads_k(a), p.group = a->num_heads / p.heads_k;
+    p.splits = (int32_t)(wanted < tiles ? wanted : tiles > 0 ? tiles : 1);
+    p.rows = queries * p.group + (int64_t)a->batch * FAI_GRAD_PAD;
+    floats = fai_mul(fai_mul(p.rows, p.heads_k), (int64_t)p.splits * head_dim);
+    if (floats > INT64_MAX / 16) floats = INT64_MAX / 16; /* nobody has that much: the workspace is refused */
+    p.dq = (float *)at, at += (size_t)floats * sizeof(float);
+    p.lse = (float *)at, at += (size_t)(floats / head_dim / p.splits) * sizeof(float);
+    p.sum = (float *)at, at += (size_t)(floats / head_dim / p.splits) * sizeof(float);
+    at = (at + 63) & ~(uintptr_t)63;
+    p.touched = (int64_t *)at, at += (size_t)p.splits * (size_t)heads * 2 * sizeof(int64_t);
+    p.scratch = (char *)((at + 63) & ~(uintptr_t)63);
+    return p;
+}
+/* First row of sequence b in the arrays above, for head_k 0. */
+static inline int64_t fai_plan_row(const fai_grad_plan *p, const fa_args *a, int64_t b) {
+    const int64_t queries = a->cu_seqlens_q ? (int64_t)a->cu_seqlens_q[b] - a->cu_seqlens_q[0] : b * a->seqlen_q;
+    return queries * p->group + b * FAI_GRAD_PAD;
+}
+static inline int64_t *fai_plan_touched(const fai_grad_plan *p, const fa_args *a, int32_t split, int32_t head_k, int64_t b) {
+    return p->touched + (((int64_t)split * p->heads_k + head_k) * a->batch + b) * 2;
+}
+/* The n-th tile of a split: there and back, so that under a causal mask all splits have as much to do. */
+static inline int64_t fai_plan_tile(const fai_grad_plan *p, int32_t split, int64_t n) {
+    return n * p->splits + (n % 2 ? p->splits - 1 - split : split);
+}
+
 /* ======================================================================================== */
 /* >>reference  attention as the paper writes it, in double: what every kernel must agree with */
 /* ======================================================================================== */
@@ -1820,7 +1891,7 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 
 #ifndef FA_PASSES
 #if FA_DTYPE <= FA_BF16 && FA_KV_DTYPE <= FA_BF16
-#define FA_PASSES FA_FORWARD
+#define FA_PASSES (FA_FORWARD | FA_BACKWARD)
 #else
 #define FA_PASSES FA_FORWARD
 #endif
@@ -1894,6 +1965,10 @@ static inline double FA_(score_mod)(double s, int b, int h, int i, int j) {
 }
 #endif
 #if defined(FA_SCORE_MOD_GRAD)
+static inline float FA_(score_mod_grad_f)(float s, int b, int h, int i, int j) {
+    (void)s, (void)b, (void)h, (void)i, (void)j;
+    return (float)(FA_SCORE_MOD_GRAD(s, b, h, i, j));
+}
 static inline double FA_(score_mod_grad)(double s, int b, int h, int i, int j) {
     (void)s, (void)b, (void)h, (void)i, (void)j;
     return (double)(FA_SCORE_MOD_GRAD(s, b, h, i, j));
@@ -2677,15 +2752,19 @@ FAI_NOINLINE void FAI_(pack_bias)(FAI_(task) *t, const FAI_(panel) *p, int32_t b
 
 /* ---- what changes scores: softcap, ALiBi, bias, hooks, masks --------------------------------- */
 
-/* One vector of scores s (log2 units) of keys j; masked becomes -inf. */
+/* One vector of scores s (log2 units) of keys j; masked becomes -inf.  slope, unless NULL: the derivatives by s [0] and
+ * by the bias [1]. */
 FAI_INLINE fai_vec FAI_(change)(const FAI_(task) *t, const FAI_(lanes) *lanes, fai_vec s, fai_ivec j,
-                                fai_vec bias) {
+                                fai_vec bias, fai_vec *slope) {
     enum { F = FA_FEATURES };
     const fa_args *a = t->args;
     fai_ivec seen = (lanes->lo <= j) & (lanes->hi > j);
+    if (slope) slope[0] = slope[1] = fai_splat(1);
     if ((F & FA_SOFTCAP) && (t->used & FA_SOFTCAP)) {
         const float cap = a->softcap * FAI_LOG2E;
-        s = fai_tanh(s / cap) * cap;
+        const fai_vec x = fai_tanh(s / cap);
+        if (slope) slope[0] = 1.0f - x * x;
+        s = x * cap;
     }
     if ((F & FA_ALIBI) && (t->used & FA_ALIBI)) {
         fai_vec distance = __builtin_convertvector(lanes->pos - j, fai_vec);
@@ -2693,10 +2772,14 @@ FAI_INLINE fai_vec FAI_(change)(const FAI_(task) *t, const FAI_(lanes) *lanes, f
     }
     if ((F & FA_BIAS) && (t->used & FA_BIAS)) s += bias;
 #if defined(FA_SCORE_MOD)
-    for (int l = 0; l < FAI_VL;
-         l++) /* never for a key that does not exist: the hook may index an array with it */
-        if (seen[l])
-            s[l] = FA_(score_mod_f)(s[l] * FAI_LN2, t->seq.b, lanes->h[l], lanes->i[l], j[l]) * FAI_LOG2E;
+    for (int l = 0; l < FAI_VL; l++) { /* never for a key that does not exist: the hook may index an array with it */
+        if (!seen[l]) continue;
+#if defined(FA_SCORE_MOD_GRAD)
+        if (slope) slope[1][l] = FA_(score_mod_grad_f)(s[l] * FAI_LN2, t->seq.b, lanes->h[l], lanes->i[l], j[l]);
+#endif
+        s[l] = FA_(score_mod_f)(s[l] * FAI_LN2, t->seq.b, lanes->h[l], lanes->i[l], j[l]) * FAI_LOG2E;
+    }
+    if (slope) slope[0] *= slope[1];
 #endif
     if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK)) seen &= lanes->live;
     if ((F & FA_TREE_MASK) && (t->used & FA_TREE_MASK) &&
@@ -2744,7 +2827,7 @@ FAI_NOINLINE void FAI_(modify)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *s, 
             FAI_(live)(t, p, j0 + r);
         for (int v = 0; v < FAI_NV; v++)
             s[r * FAI_NV + v] = FAI_(change)(t, &p->lanes[v], s[r * FAI_NV + v], fai_isplat(j0 + r),
-                                             biased ? bias[r * FAI_NV + v] : fai_splat(0));
+                                             biased ? bias[r * FAI_NV + v] : fai_splat(0), NULL);
     }
 }
 
@@ -3236,7 +3319,7 @@ FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int3
             if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
                 for (int l = 0; l < rest; l++)
                     lanes->live[l] = -fa_block_visible(t->args, &t->seq, lanes->h[0], lanes->i[0], at + l);
-            x[i] = FAI_(change)(t, lanes, x[i], key, bias);
+            x[i] = FAI_(change)(t, lanes, x[i], key, bias, NULL);
         }
         p[i] = fai_exp2(5, x[i] - f->m[r]), sum += p[i];
     }
@@ -3344,6 +3427,23 @@ FAI_NOINLINE size_t FAI_(worker_bytes)(void) {
            FAI_BYTES_FACTOR + sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
 }
 
+/* What the call alone decides. */
+FAI_NOINLINE void FAI_(common)(FAI_(task) *t) {
+    const fa_args *a = t->args;
+    t->used = fa_features_used(a) & (FA_FEATURES);
+    t->plain = !(t->used & (FA_SOFTCAP | FA_ALIBI | FA_DROPOUT));
+#if defined(FA_SCORE_MOD) || defined(FA_MASK_MOD)
+    t->plain = 0;
+#endif
+    t->sq = fai_strides_q(a, FA_HEAD_DIM), t->so = fai_strides_o(a, FA_HEAD_DIM_V);
+    t->sk = fai_strides_kv(a, &a->k, FA_HEAD_DIM), t->sv = fai_strides_kv(a, &a->v, FA_HEAD_DIM_V);
+    t->sl = fai_strides_lse(a), t->sb = fai_strides_bias(a);
+    t->scale = FAI_LOG2E * (a->softmax_scale < 0   ? -a->softmax_scale
+                            : a->softmax_scale > 0 ? a->softmax_scale
+                                                   : 1 / sqrtf((float)FA_HEAD_DIM));
+    t->drop_below = fa_dropout_threshold(a->dropout_p), t->drop_scale = fa_dropout_scale(a->dropout_p);
+}
+
 /* Rows row0 .. row0 + rows of key/value head head_k of sequence b; to the end if no more than SPARE would be left. */
 FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows,
                               void *workspace) {
@@ -3360,18 +3460,7 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     left = (int64_t)t->seq.len_q * t->group - row0;
     if (left <= (row0 > 0 ? FAI_SPARE : 0)) return; /* nothing here, or the block before has it */
     t->row0 = row0, t->rows = left <= rows + FAI_SPARE ? (int32_t)left : rows;
-    t->used = fa_features_used(a) & (FA_FEATURES);
-    t->plain = !(t->used & (FA_SOFTCAP | FA_ALIBI | FA_DROPOUT));
-#if defined(FA_SCORE_MOD) || defined(FA_MASK_MOD)
-    t->plain = 0;
-#endif
-    t->sq = fai_strides_q(a, FA_HEAD_DIM), t->so = fai_strides_o(a, FA_HEAD_DIM_V);
-    t->sk = fai_strides_kv(a, &a->k, FA_HEAD_DIM), t->sv = fai_strides_kv(a, &a->v, FA_HEAD_DIM_V);
-    t->sl = fai_strides_lse(a), t->sb = fai_strides_bias(a);
-    t->scale = FAI_LOG2E * (a->softmax_scale < 0   ? -a->softmax_scale
-                            : a->softmax_scale > 0 ? a->softmax_scale
-                                                   : 1 / sqrtf((float)FA_HEAD_DIM));
-    t->drop_below = fa_dropout_threshold(a->dropout_p), t->drop_scale = fa_dropout_scale(a->dropout_p);
+    FAI_(common)(t);
     t->k_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sk.s == FA_HEAD_DIM;
     t->v_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sv.s == FA_HEAD_DIM_V;
     t->qt = (fai_vec *)(void *)at, at += FAI_BYTES_QT;
@@ -3421,6 +3510,639 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     for (int n = 0; n < panel_count; n++) FAI_(finish)(t, &panels[n], t->ot + n * FA_HEAD_DIM_V * FAI_NV);
     if (few->rows) FAI_(finish_few)(t, few);
 }
+
+/* ======================================================================================== */
+/* >>backward  dQ, dK, dV from Q, K, V, dO, LSE and D = rowsum(dO o O)                        */
+/* ======================================================================================== */
+
+/*     S[query][key]  = Q K^T       dP[query][key] = dO V^T     broadcast rows of Q, dO; K, V transposed
+ *     P = exp2(S - lse)            dS = P o (dP - D)           on the accumulators, never transposed
+ *     dV^T[dim][key] += dO^T P     dK^T[dim][key] += Q^T dS    broadcast rows of dO, Q; P, dS as they were written
+ *     dQ[query][dim] += dS K                                   broadcast dS as it was written; K in panels of PW dims
+ *
+ * P is computed again from LSE, tile by tile [FA1 Alg. 4, FA2 Alg. 2].  Keys in the lanes: P and dS come out as
+ * (query, key) and serve every later product as they are.  Key tiles outside, row tiles inside: dK and dV of a tile stay
+ * in L2 until they are done, and dQ accumulates in memory.  All five products are MR x NV kernels.  Pairs: as in the
+ * forward pass; dK and dV contract over pairs of rows, dQ over pairs of keys, and P and dS are rounded to bf16.
+ * Nothing is scaled before the end: dQ and dK are multiplied by softmax_scale as they leave. */
+
+#if (FA_PASSES) & FA_BACKWARD
+#define FAI_WV ((FA_HEAD_DIM_V / (1 + FAI_PAIRS) + FAI_VL - 1) / FAI_VL * FAI_VL) /* words of a row of V, whole vectors */
+#define FAI_TK FAI_GRAD_TILE
+#define FAI_TQ (128 / FAI_MR * FAI_MR) /* rows of a tile; at most GRAD_PAD */
+/* Rows of Q, dO and dS in a tile lie a few lines more than a power of two apart, or they would share few sets of L1. */
+#define FAI_LDQ (FAI_W + 16)
+#define FAI_LDO (FAI_WV + 16)
+#define FAI_LDS (FAI_TK / (1 + FAI_PAIRS) + 16)
+
+/* A task's state. S = 1 + PAIRS. */
+typedef struct FAI_(grad) {
+    FAI_(task) t;              /* args, seq, head_k, group, used, scale, dropout; tile: first key of the tile */
+    const fai_grad_plan *plan;
+    fai_strides sdo, sdk, sdv, sdb;
+    int64_t row;               /* of the sequence in the plan's arrays */
+    int32_t keys;              /* of the tile */
+    int64_t row0;              /* of the tile of rows */
+    int32_t rows;
+    int32_t changed, biased;   /* scores change by more than a range of keys; dbias is wanted */
+    fai_vec *kt, *vt;          /* (key panel, word, NV): K^T and V^T */
+    fai_vec *dkt, *dvt;        /* (key panel, dim, NV) */
+    fai_word *kp;              /* (dim panel, TK / S, PW): K */
+    fai_word *q, *d_o;         /* (TQ, LDQ), (TQ, LDO): rows, zero where they are not finite */
+    fai_word *q2, *do2;        /* pairs: (TQ / 2, LDQ2), (TQ / 2, LDO2), what dK and dV read; else q and d_o */
+    fai_vec *p, *ds2;          /* (TQ / S, NV) of a panel; ds2 in pairs only: dS as dK reads it */
+    fai_word *ds;              /* (TQ, LDS): dS as dQ reads it, and without pairs dK */
+    float *dq;                 /* (rows, head_dim): this split's part for the sequence */
+    float lse[FAI_TQ], sum[FAI_TQ];
+    int32_t lo[FAI_TQ], hi[FAI_TQ]; /* keys that the row sees */
+} FAI_(grad);
+
+#define FAI_LDQ2 (FAI_PAIRS ? FA_HEAD_DIM + 16 : FAI_LDQ)
+#define FAI_LDO2 (FAI_PAIRS ? FA_HEAD_DIM_V + 16 : FAI_LDO)
+#define FAI_BYTES_KT ((size_t)4 * FAI_TK * FAI_W)
+#define FAI_BYTES_VT ((size_t)4 * FAI_TK * FAI_WV)
+#define FAI_BYTES_DKT ((size_t)4 * FAI_TK * FA_HEAD_DIM)
+#define FAI_BYTES_DVT ((size_t)4 * FAI_TK * FA_HEAD_DIM_V)
+#define FAI_BYTES_KP ((size_t)4 * FAI_TK / (1 + FAI_PAIRS) * ((FA_HEAD_DIM + FAI_PW - 1) / FAI_PW * FAI_PW))
+#define FAI_BYTES_ROWS ((size_t)4 * FAI_TQ * (FAI_LDQ + FAI_LDO)) /* K and V pass through here as well */
+#define FAI_BYTES_ROWS2 (FAI_PAIRS ? (size_t)4 * FAI_TQ / 2 * (FAI_LDQ2 + FAI_LDO2) : 0)
+#define FAI_BYTES_P ((size_t)4 * FAI_TQ * FAI_PW)
+#define FAI_BYTES_DS ((size_t)4 * FAI_TQ * FAI_LDS)
+
+FAI_NOINLINE size_t FAI_(grad_bytes)(void) {
+    return FAI_BYTES_KT + FAI_BYTES_VT + FAI_BYTES_DKT + FAI_BYTES_DVT + FAI_BYTES_KP + FAI_BYTES_ROWS + FAI_BYTES_ROWS2 +
+           2 * FAI_BYTES_P + FAI_BYTES_DS + 128;
+}
+
+/* dst[0 .. words) = a row of q or dO, 0 where it is not finite.  Returns 1 if it was finite. */
+FAI_INLINE int FAI_(row_finite)(fai_word *dst, const void *src, int64_t offset, const int dtype, const int dim,
+                                const int words) {
+    fai_ivec bad = fai_isplat(0);
+    for (int c = 0; c < dim; c += FAI_VL) {
+        fai_vec x = fai_load(dtype, src, offset + c);
+        const fai_ivec finite = x - x == fai_splat(0);
+        x = fai_select(finite, x, fai_splat(0)), bad |= ~finite;
+        fai_store(FAI_PAIRS ? FA_BF16 : FA_F32, dst, c, x);
+    }
+    for (int w = dim / (1 + FAI_PAIRS); w < words; w++) dst[w] = 0;
+    return !fai_any(bad);
+}
+
+/* ---- key tiles ------------------------------------------------------------------------------- */
+
+/* to[w][key] = from[key][w] for a panel; from: (PW, ld) */
+FAI_INLINE void FAI_(to_panel)(fai_vec *to, const fai_word *from, const int ld, const int words) {
+    for (int v = 0; v < FAI_NV; v++)
+        for (int w = 0; w < words; w += FAI_VL) {
+            fai_vec x[FAI_VL];
+            FAI_EACH (l, 0, FAI_VL) x[l] = *(const fai_vec_u *)(from + (v * FAI_VL + l) * ld + w);
+            fai_transpose(x);
+            FAI_EACH (l, 0, FAI_VL) to[(w + l) * FAI_NV + v] = x[l];
+        }
+}
+
+/* K in panels of PW dims, from the rows of one panel of keys.  What is not finite becomes 0: there P is NaN in the rows
+ * that see the key, and the others must not meet it. */
+FAI_INLINE void FAI_(k_panels)(FAI_(grad) *g, int32_t key0, const fai_word *rows) {
+    enum { D = FA_HEAD_DIM, S = 1 + FAI_PAIRS };
+    for (int i = 0; i < FAI_PW; i += S)
+        for (int c = 0; c < D; c += FAI_VL) {
+            fai_vec x[2];
+            FAI_EACH (n, 0, S) {
+                x[n] = fai_load(FAI_PAIRS ? FA_BF16 : FA_F32, rows + (i + n) * FAI_LDQ, c);
+                x[n] = fai_select(x[n] - x[n] == fai_splat(0), x[n], fai_splat(0));
+            }
+            *(fai_vec_u *)(g->kp + ((int64_t)(c / FAI_PW) * (FAI_TK / S) + (key0 + i) / S) * FAI_PW + c % FAI_PW) =
+                FAI_PAIRS ? fai_pair(x[0], x[1]) : x[0];
+        }
+}
+
+/* Keys k0 .. k0 + keys of K and V, transposed; the last panel is filled up with zeros. */
+FAI_NOINLINE void FAI_(open_keys)(FAI_(grad) *g) {
+    const fa_args *a = g->t.args;
+    fai_word *k = g->q, *v = g->d_o; /* (PW, LDQ), (PW, LDO): not in use yet */
+    for (int32_t j0 = 0; j0 < g->keys; j0 += FAI_PW) {
+        for (int32_t i = 0; i < FAI_PW; i++) {
+            const int32_t j = g->t.tile + j0 + i;
+            memset(v + i * FAI_LDO, 0, sizeof(fai_word) * FAI_WV);
+            if (j0 + i < g->keys) {
+                FAI_(row)(k + i * FAI_LDQ, a->k.data, fai_offset_k(a, &g->t.seq, g->t.sk, j, g->t.head_k), FA_KV_DTYPE,
+                 FA_HEAD_DIM, 1);
+                FAI_(row)(v + i * FAI_LDO, a->v.data, fai_offset_k(a, &g->t.seq, g->t.sv, j, g->t.head_k), FA_KV_DTYPE,
+                 FA_HEAD_DIM_V, 1);
+            } else {
+                memset(k + i * FAI_LDQ, 0, sizeof(fai_word) * FAI_W);
+            }
+        }
+        FAI_(to_panel)(g->kt + j0 / FAI_VL * FAI_W, k, FAI_LDQ, FAI_W);
+        FAI_(to_panel)(g->vt + j0 / FAI_VL * FAI_WV, v, FAI_LDO, FAI_WV);
+        FAI_(k_panels)(g, j0, k);
+    }
+    memset(g->dkt, 0, FAI_BYTES_DKT);
+    memset(g->dvt, 0, FAI_BYTES_DVT);
+}
+
+/* Rows of dK or dV of the tile, from (key panel, dim, NV), times factor. */
+FAI_INLINE void FAI_(from_panels)(const FAI_(grad) *g, void *to, fai_strides st, const int dim, const fai_vec *from,
+                                  float factor) {
+    const fa_sequence *s = &g->t.seq;
+    for (int32_t j0 = 0; j0 < g->keys; j0 += FAI_VL) {
+        const fai_vec *panel = from + (int64_t)(j0 / FAI_PW) * dim * FAI_NV + j0 % FAI_PW / FAI_VL;
+        for (int c = 0; c < dim; c += FAI_VL) {
+            fai_vec x[FAI_VL];
+            FAI_EACH (l, 0, FAI_VL) x[l] = panel[(c + l) * FAI_NV] * factor;
+            fai_transpose(x);
+            for (int l = 0; l < FAI_VL && j0 + l < g->keys; l++)
+                fai_store(FA_KV_DTYPE, to,
+                          s->b_k * st.b + (s->row_k + g->t.tile + j0 + l) * st.s + g->t.head_k * st.h + c, x[l]);
+        }
+    }
+}
+
+/* ---- row tiles --------------------------------------------------------------------------------- */
+
+/* Rows row0 .. row0 + rows; up to a multiple of MR follow rows without an effect: 2^(0 - inf) = 0. */
+FAI_NOINLINE void FAI_(open_rows)(FAI_(grad) *g, int64_t row0, int32_t rows) {
+    const fa_args *a = g->t.args;
+    const fa_sequence *s = &g->t.seq;
+    g->row0 = row0, g->rows = rows;
+    for (int32_t r = 0; r < rows || r % FAI_MR; r++) {
+        const int32_t i = (int32_t)((row0 + r) / g->t.group), h = g->t.head_k * g->t.group + (int32_t)((row0 + r) % g->t.group);
+        fai_word *q = g->q + r * FAI_LDQ, *d_o = g->d_o + r * FAI_LDO;
+        if (r < rows) {
+            const fa_range keys = fa_row_range(a, s->len_q, s->len_k, i);
+            FAI_(row_finite)(q, a->q.data, fai_offset_q(s, g->t.sq, i, h), FA_DTYPE, FA_HEAD_DIM, FAI_W);
+            FAI_(row_finite)(d_o, a->d_o.data, fai_offset_q(s, g->sdo, i, h), FA_O_DTYPE, FA_HEAD_DIM_V, FAI_WV);
+            g->lo[r] = keys.lo, g->hi[r] = keys.hi;
+            g->lse[r] = g->plan->lse[g->row + row0 + r], g->sum[r] = g->plan->sum[g->row + row0 + r];
+        } else {
+            memset(q, 0, sizeof(fai_word) * FAI_W), memset(d_o, 0, sizeof(fai_word) * FAI_WV);
+            g->lo[r] = g->lo[r - 1], g->hi[r] = g->hi[r - 1];
+            g->lse[r] = INFINITY, g->sum[r] = 0;
+        }
+        if (FAI_PAIRS && r % 2) { /* what dK and dV contract over: pairs of rows */
+            for (int c = 0; c < FA_HEAD_DIM; c += FAI_VL)
+                *(fai_vec_u *)(g->q2 + r / 2 * FAI_LDQ2 + c) =
+                    fai_pair(fai_load(FA_BF16, q - FAI_LDQ, c), fai_load(FA_BF16, q, c));
+            for (int c = 0; c < FA_HEAD_DIM_V; c += FAI_VL)
+                *(fai_vec_u *)(g->do2 + r / 2 * FAI_LDO2 + c) =
+                    fai_pair(fai_load(FA_BF16, d_o - FAI_LDO, c), fai_load(FA_BF16, d_o, c));
+        }
+    }
+}
+
+/* Row r of Q and dO to L2, before its tile comes. */
+FAI_INLINE void FAI_(fetch_row)(const FAI_(grad) *g, int64_t r) {
+    enum { SIZE = FA_DTYPE == FA_F32 ? 4 : 2, SIZE_O = FA_O_DTYPE == FA_F32 ? 4 : 2 };
+    const fa_args *a = g->t.args;
+    const int64_t i = r / g->t.group, h = g->t.head_k * g->t.group + r % g->t.group;
+    if (i >= g->t.seq.len_q) return;
+    const char *q = (const char *)a->q.data + fai_offset_q(&g->t.seq, g->t.sq, i, h) * SIZE;
+    const char *d_o = (const char *)a->d_o.data + fai_offset_q(&g->t.seq, g->sdo, i, h) * SIZE_O;
+    for (int c = 0; c < FA_HEAD_DIM * SIZE; c += 64) __builtin_prefetch(q + c, 0, 2);
+    for (int c = 0; c < FA_HEAD_DIM_V * SIZE_O; c += 64) __builtin_prefetch(d_o + c, 0, 2);
+}
+
+/* ---- S, P, dP, dS ------------------------------------------------------------------------------ */
+
+/* z[i][v] = 0 where dropout takes the element of row r + i, key j0 + lane, else 1 / (1 - p).  Philox gives 8 keys of a
+ * row at once: its lanes are rows x blocks of 8 keys. */
+FAI_NOINLINE void FAI_(grad_dropout)(const FAI_(grad) *g, int32_t r, int32_t j0, fai_vec *z) {
+    enum { BLOCKS = FAI_VL >= 8 ? FAI_VL / 8 : 1, ROWS = FAI_VL / BLOCKS };
+    for (int v = 0; v < FAI_NV; v++)
+        for (int i0 = 0; i0 < FAI_MR; i0 += ROWS) {
+            FAI_(lanes) lanes;
+            fai_uvec c[4];
+            fai_ivec j = fai_isplat(j0 + v * FAI_VL);
+            uint16_t bits[FAI_VL][8]; /* (row, block), key */
+            for (int l = 0; l < FAI_VL; l++) {
+                const int64_t row = g->row0 + r + i0 + l / BLOCKS;
+                j[l] += l % BLOCKS * 8;
+                lanes.i[l] = (int32_t)(row / g->t.group);
+                lanes.h[l] = g->t.head_k * g->t.group + (int32_t)(row % g->t.group);
+            }
+            FAI_(philox)(&g->t, &lanes, j, c);
+            for (int l = 0; l < FAI_VL; l++)
+                for (int n = 0; n < 8; n++) bits[l][n] = (uint16_t)(c[n >> 1][l] >> (n & 1 ? 16 : 0));
+            for (int i = i0; i < i0 + ROWS && i < FAI_MR; i++) {
+                const uint16_t *row = bits[(i - i0) * BLOCKS] + ((j0 + v * FAI_VL) & 7);
+                fai_uvec x = {0};
+                for (int l = 0; l < FAI_VL; l++) x[l] = row[l];
+                z[i * FAI_NV + v] = fai_select((fai_ivec)(x >= g->t.drop_below), fai_splat(g->t.drop_scale), fai_splat(0));
+            }
+        }
+}
+
+/* s[i][v]: scores of row r + i and keys j0 + v VL + lane, log2 units, become those after all that changes them; slope[i][v]:
+ * their derivative by the score, [MR + i][v] by the bias. */
+FAI_NOINLINE void FAI_(grad_modify)(const FAI_(grad) *g, int32_t r, int32_t j0, fai_vec *s, fai_vec *slope) {
+    const FAI_(task) *t = &g->t;
+    fai_ivec lane = fai_isplat(j0);
+    for (int l = 0; l < FAI_VL; l++) lane[l] += l;
+    for (int i = 0; i < FAI_MR; i++) {
+        const int64_t row = g->row0 + (r + i < g->rows ? r + i : g->rows - 1);
+        const int32_t query = (int32_t)(row / t->group), head = t->head_k * t->group + (int32_t)(row % t->group);
+        FAI_(lanes) lanes;
+        lanes.lo = fai_isplat(g->lo[r + i]), lanes.hi = fai_isplat(g->hi[r + i]), lanes.live = fai_isplat(-1);
+        lanes.pos = fai_isplat(query + t->seq.len_k - t->seq.len_q);
+        lanes.slope = fai_splat((FA_FEATURES & FA_ALIBI) && (t->used & FA_ALIBI)
+                                    ? t->args->alibi_slopes[t->seq.b * t->args->alibi_stride_b + head] * FAI_LOG2E
+                                    : 0);
+        for (int l = 0; l < FAI_VL; l++) lanes.i[l] = query, lanes.h[l] = head;
+        for (int v = 0; v < FAI_NV; v++) {
+            const int32_t j = j0 + v * FAI_VL, rest = t->seq.len_k - j;
+            fai_vec bias = fai_splat(0), both[2];
+            if ((FA_FEATURES & FA_BIAS) && (t->used & FA_BIAS))
+                bias = FAI_(bias)(t, lanes.i[0], lanes.h[0], j, rest < FAI_VL ? rest : FAI_VL);
+            if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
+                for (int l = 0; l < FAI_VL && l < rest; l++)
+                    lanes.live[l] = -fa_block_visible(t->args, &t->seq, lanes.h[0], lanes.i[0], j + l);
+            s[i * FAI_NV + v] = FAI_(change)(t, &lanes, s[i * FAI_NV + v], lane + v * FAI_VL, bias, both);
+            slope[i * FAI_NV + v] = both[0], slope[(FAI_MR + i) * FAI_NV + v] = both[1];
+        }
+    }
+}
+
+/* dbias += x: rows r .. r + MR, keys from j0 on */
+FAI_NOINLINE void FAI_(grad_bias)(const FAI_(grad) *g, int32_t r, int32_t j0, const fai_vec *x) {
+    const FAI_(task) *t = &g->t;
+    for (int i = 0; i < FAI_MR && r + i < g->rows; i++) {
+        const int64_t row = g->row0 + r + i, h = t->head_k * t->group + row % t->group;
+        float *to = t->args->dbias.data + t->seq.b * g->sdb.b + h * g->sdb.h + row / t->group * g->sdb.s + j0;
+        for (int l = 0; l < FAI_PW && j0 + l < t->seq.len_k; l++) to[l] += x[i * FAI_NV + l / FAI_VL][l % FAI_VL];
+    }
+}
+
+/* acc[i][v] = sum over words w of x[i][w] * panel[w][v] */
+#define FAI_GRAD_PRODUCT(x, ld, panel, words) \
+    FAI_EACH (i, 0, MR) \
+        FAI_EACH (v, 0, J1) acc[i][v] = fai_splat(0); \
+    FAI_SOME \
+    for (int w = 0; w < (words); w++) { \
+        FAI_EACH (i, 0, MR) { \
+            const fai_vec one = fai_splat((x)[i * (ld) + w]); \
+            FAI_EACH (v, 0, J1) acc[i][v] = fai_mac(FAI_PAIRS, one, (panel)[w * NV + v], acc[i][v]); \
+        } \
+    }
+
+/* MR rows from r on x the keys of vectors v < J1 of a panel that starts at key j0 of the sequence: writes P and dS. */
+FAI_INLINE void FAI_(grad_scores)(const int J1, const int MODE, const FAI_(grad) *g, int32_t r, int32_t j0) {
+    enum { MR = FAI_MR, NV = FAI_NV, F = FA_FEATURES };
+    const int32_t key = j0 - g->t.tile; /* in the tile */
+    const fai_word *q = g->q + r * FAI_LDQ, *d_o = g->d_o + r * FAI_LDO;
+    const fai_vec *kt = g->kt + key / FAI_VL * FAI_W, *vt = g->vt + key / FAI_VL * FAI_WV;
+    const int dropped = (F & FA_DROPOUT) && MODE == FAI_CHANGED && (g->t.used & FA_DROPOUT);
+    fai_vec acc[MR][NV], p[MR * NV], slope[2 * MR * NV], z[MR * NV];
+    fai_ivec lane = fai_isplat(j0);
+    FAI_EACH (l, 0, FAI_VL) lane[l] += l;
+
+    /* P = exp2(scale Q K^T - lse) */
+    FAI_GRAD_PRODUCT(q, FAI_LDQ, kt, FAI_W)
+    if (MODE == FAI_CHANGED) {
+        FAI_EACH (i, 0, MR)
+            FAI_EACH (v, 0, NV) p[i * NV + v] = v < J1 ? acc[i][v] * g->t.scale : fai_splat(0);
+        FAI_(grad_modify)(g, r, j0, p, slope);
+    }
+    FAI_EACH (i, 0, MR)
+        FAI_EACH (v, 0, J1) {
+            const fai_vec lse = fai_splat(g->lse[r + i]);
+            if (MODE == FAI_CHANGED) {
+                const fai_vec s = p[i * NV + v]; /* 2^(-inf - lse) may be NaN */
+                p[i * NV + v] = fai_select(s == fai_splat(-INFINITY), fai_splat(0), fai_exp2(FAI_PAIRS ? 4 : 5, s - lse));
+            } else {
+                p[i * NV + v] = fai_exp2(FAI_PAIRS ? 4 : 5, fai_fma(acc[i][v], fai_splat(g->t.scale), -lse));
+            }
+            if (MODE == FAI_MASKED) {
+                const fai_ivec j = lane + v * FAI_VL;
+                p[i * NV + v] = fai_select((j >= g->lo[r + i]) & (j < g->hi[r + i]), p[i * NV + v], fai_splat(0));
+            }
+        }
+    if (dropped) FAI_(grad_dropout)(g, r, j0, z);
+
+    /* dS = P o (dP - D), dP = Z o (dO V^T) */
+    FAI_GRAD_PRODUCT(d_o, FAI_LDO, vt, FAI_WV)
+    FAI_EACH (i, 0, MR)
+        FAI_EACH (v, 0, J1) {
+            if (dropped) acc[i][v] *= z[i * NV + v];
+            acc[i][v] = (acc[i][v] - g->sum[r + i]) * p[i * NV + v];
+        }
+    if (MODE == FAI_CHANGED && (F & FA_BIAS) && g->biased) {
+        fai_vec d_bias[MR * NV];
+        FAI_EACH (i, 0, MR)
+            FAI_EACH (v, 0, NV)
+                d_bias[i * NV + v] = fai_select(p[i * NV + v] == fai_splat(0), fai_splat(0), acc[i][v] * slope[(MR + i) * NV + v]);
+        FAI_(grad_bias)(g, r, j0, d_bias);
+    }
+    FAI_EACH (i, 0, MR)
+        FAI_EACH (v, 0, J1) {
+            if (MODE == FAI_CHANGED) acc[i][v] *= slope[i * NV + v];
+            if (MODE != FAI_PLAIN) /* V and the slope may be anything where nothing is visible */
+                acc[i][v] = fai_select(p[i * NV + v] == fai_splat(0), fai_splat(0), acc[i][v]);
+            if (dropped) p[i * NV + v] *= z[i * NV + v];
+        }
+
+    FAI_EACH (i, 0, MR)
+        FAI_EACH (v, 0, J1) {
+            if (!FAI_PAIRS) {
+                g->p[(r + i) * NV + v] = p[i * NV + v];
+                *(fai_vec_u *)(g->ds + (r + i) * FAI_LDS + key + v * FAI_VL) = acc[i][v];
+            } else {
+                fai_store(FA_BF16, g->ds + (r + i) * FAI_LDS, key + v * FAI_VL, acc[i][v]);
+                if (i % 2) {
+                    g->p[(r + i) / 2 * NV + v] = fai_pair(p[(i - 1) * NV + v], p[i * NV + v]);
+                    g->ds2[(r + i) / 2 * NV + v] = fai_pair(acc[i - 1][v], acc[i][v]);
+                }
+            }
+        }
+}
+#undef FAI_GRAD_PRODUCT
+
+/* The variants, one function each. */
+FAI_NOINLINE void FAI_(grad_plain)(const FAI_(grad) *g, int32_t r, int32_t j0) {
+    FAI_(grad_scores)(FAI_NV, FAI_PLAIN, g, r, j0);
+}
+FAI_NOINLINE void FAI_(grad_masked)(const FAI_(grad) *g, int32_t r, int32_t j0, int narrow) {
+    if (narrow)
+        FAI_(grad_scores)(1, FAI_MASKED, g, r, j0);
+    else
+        FAI_(grad_scores)(FAI_NV, FAI_MASKED, g, r, j0);
+}
+FAI_NOINLINE void FAI_(grad_changed)(const FAI_(grad) *g, int32_t r, int32_t j0) {
+    FAI_(grad_scores)(FAI_NV, FAI_CHANGED, g, r, j0);
+}
+
+/* ---- dV, dK, dQ ---------------------------------------------------------------------------------- */
+
+/* R dims of out^T[dim][vectors < J1] += x^T y over `steps` rows (pairs: pairs of rows) of x and y */
+FAI_INLINE void FAI_(grad_keys_dims)(const int R, const int J1, const fai_word *x, const int ldx, const fai_word *y,
+                                     const int ldy, int steps, fai_vec *out) {
+    fai_vec acc[FAI_MR][FAI_NV];
+    FAI_EACH (i, 0, R)
+        FAI_EACH (v, 0, J1) acc[i][v] = out[i * FAI_NV + v];
+    FAI_SOME
+    for (int s = 0; s < steps; s++) {
+        fai_vec one[FAI_NV];
+        FAI_EACH (v, 0, J1) one[v] = *(const fai_vec_u *)(y + (int64_t)s * ldy + v * FAI_VL);
+        FAI_EACH (i, 0, R) {
+            const fai_vec a = fai_splat(x[(int64_t)s * ldx + i]);
+            FAI_EACH (v, 0, J1) acc[i][v] = fai_mac(FAI_PAIRS, a, one[v], acc[i][v]);
+        }
+    }
+    FAI_EACH (i, 0, R)
+        FAI_EACH (v, 0, J1) out[i * FAI_NV + v] = acc[i][v];
+}
+FAI_INLINE void FAI_(grad_keys)(const int J1, const int dim, const fai_word *x, const int ldx, const fai_word *y,
+                                const int ldy, int steps, fai_vec *out) {
+    int c = 0;
+    for (; c + FAI_MR <= dim; c += FAI_MR) FAI_(grad_keys_dims)(FAI_MR, J1, x + c, ldx, y, ldy, steps, out + c * FAI_NV);
+    if (dim % FAI_MR) FAI_(grad_keys_dims)(dim % FAI_MR, J1, x + c, ldx, y, ldy, steps, out + c * FAI_NV);
+}
+
+/* dV^T and dK^T of a panel from rows first .. last, both multiples of MR */
+FAI_INLINE void FAI_(grad_panel)(const int J1, const FAI_(grad) *g, int32_t key, int32_t first, int32_t last) {
+    enum { S = 1 + FAI_PAIRS };
+    const int32_t panel = key / FAI_PW, steps = (last - first) / S;
+    const fai_word *ds = FAI_PAIRS ? (const fai_word *)(g->ds2 + first / S * FAI_NV) : g->ds + first * FAI_LDS + key;
+    if (g->t.args->dv.data)
+        FAI_(grad_keys)(J1, FA_HEAD_DIM_V, g->do2 + first / S * FAI_LDO2, FAI_LDO2,
+         (const fai_word *)(g->p + first / S * FAI_NV), FAI_PW, steps, g->dvt + (int64_t)panel * FA_HEAD_DIM_V * FAI_NV);
+    if (g->t.args->dk.data)
+        FAI_(grad_keys)(J1, FA_HEAD_DIM, g->q2 + first / S * FAI_LDQ2, FAI_LDQ2, ds, FAI_PAIRS ? FAI_PW : FAI_LDS, steps,
+         g->dkt + (int64_t)panel * FA_HEAD_DIM * FAI_NV);
+}
+FAI_NOINLINE void FAI_(grad_panel_run)(const FAI_(grad) *g, int32_t key, int32_t first, int32_t cut, int32_t last) {
+    if (cut > first) FAI_(grad_panel)(1, g, key, first, cut);
+    if (last > cut) FAI_(grad_panel)(FAI_NV, g, key, cut, last);
+}
+
+/* dq[MR rows][vectors < J1] += ds kp; fresh: = */
+FAI_INLINE void FAI_(grad_rows)(const int J1, const fai_word *ds, const fai_word *kp, int steps, float *dq, int fresh) {
+    fai_vec acc[FAI_MR][FAI_NV];
+    FAI_EACH (i, 0, FAI_MR)
+        FAI_EACH (v, 0, J1) acc[i][v] = fai_splat(0);
+    if (!fresh) {
+        FAI_EACH (i, 0, FAI_MR)
+            FAI_EACH (v, 0, J1) acc[i][v] = *(const fai_vec_u *)(dq + i * FA_HEAD_DIM + v * FAI_VL);
+    }
+    FAI_SOME
+    for (int s = 0; s < steps; s++) {
+        fai_vec one[FAI_NV];
+        FAI_EACH (v, 0, J1) one[v] = *(const fai_vec_u *)(kp + (int64_t)s * FAI_PW + v * FAI_VL);
+        FAI_EACH (i, 0, FAI_MR) {
+            const fai_vec a = fai_splat(ds[i * FAI_LDS + s]);
+            FAI_EACH (v, 0, J1) acc[i][v] = fai_mac(FAI_PAIRS, a, one[v], acc[i][v]);
+        }
+    }
+    FAI_EACH (i, 0, FAI_MR)
+        FAI_EACH (v, 0, J1) *(fai_vec_u *)(dq + i * FA_HEAD_DIM + v * FAI_VL) = acc[i][v];
+}
+
+/* dQ of the tile of rows. */
+FAI_NOINLINE void FAI_(grad_tile_rows)(const FAI_(grad) *g, int fresh) {
+    enum { S = 1 + FAI_PAIRS, D = FA_HEAD_DIM, LEFT = D % FAI_PW / FAI_VL };
+    const int32_t tile = g->t.tile;
+    for (int c = 0; c < D; c += FAI_PW)
+        for (int32_t r = 0; r < g->rows; r += FAI_MR) {
+            const int32_t lo = g->lo[r] > tile ? g->lo[r] - tile : 0, last = g->hi[r + FAI_MR - 1] - tile;
+            const int32_t hi = last < g->keys ? last : g->keys, s0 = lo / S, steps = hi > lo ? (hi + S - 1) / S - s0 : 0;
+            const fai_word *ds = g->ds + r * FAI_LDS + s0, *kp = g->kp + ((int64_t)c / FAI_PW * (FAI_TK / S) + s0) * FAI_PW;
+            float *dq = g->dq + (int64_t)(g->row0 + r) * D + c;
+            if (steps == 0 && !fresh) continue;
+            if (!fresh) /* the next rows, out of L2 or further away */
+                for (int i = 0; i < FAI_MR; i++)
+                    for (int n = 0; n < FAI_PW && c + n < D; n += 16) __builtin_prefetch(dq + (FAI_MR + i) * D + n, 1, 3);
+            if (c + FAI_PW <= D)
+                FAI_(grad_rows)(FAI_NV, ds, kp, steps, dq, fresh);
+            else
+                FAI_(grad_rows)(LEFT ? LEFT : 1, ds, kp, steps, dq, fresh);
+        }
+}
+
+/* ---- the three stages ------------------------------------------------------------------------ */
+
+/* Is all of the tile of keys x tile of rows outside the block mask? */
+FAI_NOINLINE int FAI_(grad_dead)(const FAI_(grad) *g, int64_t row0, int32_t rows) {
+    const fa_args *a = g->t.args;
+    const int32_t bq = a->block_mask.block_q, bk = a->block_mask.block_k;
+    for (int64_t i = row0 / g->t.group / bq * bq; i <= (row0 + rows - 1) / g->t.group; i += bq)
+        for (int32_t j = g->t.tile / bk * bk; j < g->t.tile + g->keys; j += bk)
+            for (int32_t h = 0; h < g->t.group; h++)
+                if (fa_block_visible(a, &g->t.seq, g->t.head_k * g->t.group + h, (int32_t)i, j)) return 0;
+    return 1;
+}
+
+/* A tile of rows meets the tile of keys. */
+FAI_NOINLINE void FAI_(grad_meet)(FAI_(grad) *g, int64_t row0, int32_t rows, int fresh) {
+    enum { MR = FAI_MR, PW = FAI_PW };
+    FAI_(open_rows)(g, row0, rows);
+    const int32_t end = (rows + MR - 1) / MR * MR;
+    for (int32_t key = 0; key < g->keys; key += PW) {
+        const int32_t j0 = g->t.tile + key;
+        int32_t first = end, cut = 0, last = 0; /* rows that see the panel; up to cut only its first vector */
+        for (int32_t r = 0; r < end; r += MR) {
+            const int32_t hi = g->hi[r + MR - 1];
+            if (key == 0) /* Q and dO of the tile to come */
+                for (int i = 0; i < MR; i++) FAI_(fetch_row)(g, row0 + FAI_TQ + r + i);
+            if (hi <= j0 || g->lo[r] >= j0 + PW) continue;
+            if (first == end) first = cut = r;
+            last = r + MR;
+            if (g->changed) {
+                FAI_(grad_changed)(g, r, j0);
+            } else if (hi <= j0 + FAI_VL) {
+                FAI_(grad_masked)(g, r, j0, 1);
+                cut = r + MR;
+            } else if (g->lo[r + MR - 1] > j0 || g->hi[r] < j0 + PW) {
+                FAI_(grad_masked)(g, r, j0, 0);
+            } else {
+                FAI_(grad_plain)(g, r, j0);
+            }
+        }
+        if (last > first) FAI_(grad_panel_run)(g, key, first, cut, last);
+    }
+    if (g->t.args->dq.data) FAI_(grad_tile_rows)(g, fresh);
+}
+
+/* One head_k of one sequence, the key tiles of one split. */
+FAI_NOINLINE void FAI_(grad_head)(FAI_(grad) *g, int32_t split) {
+    const fa_args *a = g->t.args;
+    const fa_sequence *s = &g->t.seq;
+    const int64_t all = (int64_t)s->len_q * g->t.group;
+    int64_t *touched = fai_plan_touched(g->plan, a, split, g->t.head_k, s->b), begin = -1, end = 0;
+    g->dq = g->plan->dq + (((int64_t)split * g->plan->heads_k + g->t.head_k) * g->plan->rows + fai_plan_row(g->plan, a, s->b)) * FA_HEAD_DIM;
+    g->row = g->t.head_k * g->plan->rows + fai_plan_row(g->plan, a, s->b);
+    for (int64_t n = 0; fai_plan_tile(g->plan, split, n) * FAI_TK < s->len_k; n++) {
+        g->t.tile = (int32_t)(fai_plan_tile(g->plan, split, n) * FAI_TK);
+        g->keys = s->len_k - g->t.tile < FAI_TK ? s->len_k - g->t.tile : FAI_TK;
+        const fa_range queries = fa_query_range(a, s->len_q, s->len_k, g->t.tile, g->t.tile + g->keys);
+        const int64_t to = (int64_t)queries.hi * g->t.group;
+        int64_t row = (int64_t)queries.lo * g->t.group / FAI_TQ * FAI_TQ;
+        FAI_(open_keys)(g);
+        if (begin < 0) begin = end = row;
+        for (; end < row; end++) memset(g->dq + end * FA_HEAD_DIM, 0, sizeof(float) * FA_HEAD_DIM);
+        for (; row < to; row += FAI_TQ) {
+            const int32_t rows = all - row < FAI_TQ ? (int32_t)(all - row) : FAI_TQ;
+            if ((FA_FEATURES & FA_BLOCK_MASK) && (g->t.used & FA_BLOCK_MASK) && FAI_(grad_dead)(g, row, rows)) {
+                if (row >= end) memset(g->dq + row * FA_HEAD_DIM, 0, sizeof(float) * FA_HEAD_DIM * (size_t)rows);
+            } else {
+                FAI_(grad_meet)(g, row, rows, row >= end);
+            }
+            if (row + rows > end) end = row + rows;
+        }
+        if (a->dk.data) FAI_(from_panels)(g, a->dk.data, g->sdk, FA_HEAD_DIM, g->dkt, g->t.scale * FAI_LN2);
+        if (a->dv.data) FAI_(from_panels)(g, a->dv.data, g->sdv, FA_HEAD_DIM_V, g->dvt, 1);
+    }
+    touched[0] = begin < 0 ? 0 : begin, touched[1] = end;
+}
+
+/* Stage 1: the key tiles of one split for sequences b0 .. b1 and heads h0 .. h1, which share their dbias if they are
+ * several. */
+FAI_NOINLINE void FAI_(grad_task)(const fa_args *a, const fai_grad_plan *plan, int32_t b0, int32_t b1, int32_t h0,
+                                  int32_t h1, int32_t split, void *scratch) {
+    FAI_(grad) grad, *g = &grad;
+    char *at = (char *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
+    memset(&g->t, 0, sizeof g->t);
+    g->plan = plan, g->t.args = a, g->t.group = plan->group;
+    FAI_(common)(&g->t);
+    g->t.scale = a->softmax_scale < 0 ? -g->t.scale : g->t.scale; /* rows of q are not scaled, so the sign is here */
+    g->changed = !g->t.plain || (g->t.used & (FA_BIAS | FA_BLOCK_MASK | FA_TREE_MASK));
+    g->biased = a->dbias.data != NULL;
+    g->sdo = fai_resolve(a->d_o.stride_b, a->d_o.stride_s, a->d_o.stride_h, a->seqlen_q, a->num_heads, FA_HEAD_DIM_V);
+    g->sdk = fai_strides_dkv(a, &a->dk, FA_HEAD_DIM), g->sdv = fai_strides_dkv(a, &a->dv, FA_HEAD_DIM_V);
+    g->sdb = fai_strides_dbias(a);
+    g->kt = (fai_vec *)(void *)at, at += FAI_BYTES_KT;
+    g->vt = (fai_vec *)(void *)at, at += FAI_BYTES_VT;
+    g->dkt = (fai_vec *)(void *)at, at += FAI_BYTES_DKT;
+    g->dvt = (fai_vec *)(void *)at, at += FAI_BYTES_DVT;
+    g->p = (fai_vec *)(void *)at, at += FAI_BYTES_P;
+    g->ds2 = (fai_vec *)(void *)at, at += FAI_BYTES_P;
+    g->kp = (fai_word *)(void *)at, at += FAI_BYTES_KP;
+    g->q = (fai_word *)(void *)at, g->d_o = g->q + FAI_TQ * FAI_LDQ, at += FAI_BYTES_ROWS;
+    g->q2 = FAI_PAIRS ? (fai_word *)(void *)at : g->q, g->do2 = FAI_PAIRS ? g->q2 + FAI_TQ / 2 * FAI_LDQ2 : g->d_o;
+    at += FAI_BYTES_ROWS2;
+    g->ds = (fai_word *)(void *)at;
+
+    for (int32_t b = b0; g->biased && b < b1; b++) /* this split's columns of dbias */
+        for (int32_t h = h0 * plan->group; h < h1 * plan->group; h++)
+            for (int64_t n = 0; fai_plan_tile(plan, split, n) * FAI_TK < a->seqlen_k; n++)
+                for (int32_t i = 0; i < a->seqlen_q; i++) {
+                    const int64_t j = fai_plan_tile(plan, split, n) * FAI_TK, rest = a->seqlen_k - j;
+                    memset(a->dbias.data + b * g->sdb.b + h * g->sdb.h + i * g->sdb.s + j, 0,
+                           sizeof(float) * (size_t)(rest < FAI_TK ? rest : FAI_TK));
+                }
+    for (int32_t b = b0; b < b1; b++)
+        for (int32_t h = h0; h < h1; h++) {
+            g->t.seq = fa_get_sequence(a, b), g->t.head_k = h;
+            FAI_(grad_head)(g, split);
+        }
+}
+
+/* Stage 0: D and lse for all heads of queries i0 .. i1 of sequence b. */
+FAI_NOINLINE void FAI_(grad_prepare)(const fa_args *a, const fai_grad_plan *plan, int32_t b, int32_t i0, int32_t i1) {
+    const fa_sequence s = fa_get_sequence(a, b);
+    const fai_strides so = fai_strides_o(a, FA_HEAD_DIM_V), sl = fai_strides_lse(a), sq = fai_strides_q(a, FA_HEAD_DIM);
+    const fai_strides sdo =
+        fai_resolve(a->d_o.stride_b, a->d_o.stride_s, a->d_o.stride_h, a->seqlen_q, a->num_heads, FA_HEAD_DIM_V);
+    for (int32_t i = i0; i < i1 && i < s.len_q; i++)
+        for (int32_t h = 0; h < a->num_heads; h++) {
+            const int64_t q = fai_offset_q(&s, sq, i, h), o = fai_offset_q(&s, so, i, h), d_o = fai_offset_q(&s, sdo, i, h);
+            const int64_t row = h / plan->group * plan->rows + fai_plan_row(plan, a, b) + (int64_t)i * plan->group + h % plan->group;
+            fai_vec sum = fai_splat(0), bad = fai_splat(0);
+            float total = 0, poison = 0;
+            for (int c = 0; c < FA_HEAD_DIM_V; c += FAI_VL) {
+                const fai_vec x = fai_load(FA_O_DTYPE, a->d_o.data, d_o + c);
+                sum = fai_fma(x, fai_load(FA_O_DTYPE, a->o.data, o + c), sum), bad += x - x;
+            }
+            for (int c = 0; c < FA_HEAD_DIM; c += FAI_VL) {
+                const fai_vec x = fai_load(FA_DTYPE, a->q.data, q + c);
+                bad += x - x;
+            }
+            for (int l = 0; l < FAI_VL; l++) total += sum[l], poison += bad[l];
+            plan->sum[row] = total;
+            plan->lse[row] = ((const float *)a->lse.data)[fai_offset_q(&s, sl, i, h)] * FAI_LOG2E + poison;
+        }
+}
+
+/* Stage 2: dQ of queries i0 .. i1 of sequence b: the splits' parts, added in their order. */
+FAI_NOINLINE void FAI_(grad_finish)(const fa_args *a, const fai_grad_plan *plan, int32_t b, int32_t i0, int32_t i1) {
+    enum { D = FA_HEAD_DIM };
+    const fa_sequence s = fa_get_sequence(a, b);
+    const fai_strides st = fai_resolve(a->dq.stride_b, a->dq.stride_s, a->dq.stride_h, a->seqlen_q, a->num_heads, D);
+    const float scale = a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)D);
+    for (int32_t h = 0; h < a->num_heads; h++) {
+        const int32_t head_k = h / plan->group;
+        for (int32_t i = i0; i < i1 && i < s.len_q; i++) {
+            const int64_t to = fai_offset_q(&s, st, i, h), r = (int64_t)i * plan->group + h % plan->group;
+            fai_vec x[D / FAI_VL];
+            FAI_EACH (c, 0, D / FAI_VL) x[c] = fai_splat(0);
+            for (int32_t n = 0; n < plan->splits; n++) {
+                const int64_t *touched = fai_plan_touched(plan, a, n, head_k, b);
+                const float *part = plan->dq + (((int64_t)n * plan->heads_k + head_k) * plan->rows + fai_plan_row(plan, a, b) + r) * D;
+                if (r < touched[0] || r >= touched[1]) continue;
+                FAI_EACH (c, 0, D / FAI_VL) x[c] += *(const fai_vec_u *)(part + c * FAI_VL);
+            }
+            FAI_EACH (c, 0, D / FAI_VL) fai_store(FA_DTYPE, a->dq.data, to + c * FAI_VL, x[c] * scale);
+        }
+    }
+}
+
+#undef FAI_BYTES_DS
+#undef FAI_BYTES_P
+#undef FAI_BYTES_ROWS2
+#undef FAI_BYTES_ROWS
+#undef FAI_BYTES_KP
+#undef FAI_BYTES_DVT
+#undef FAI_BYTES_DKT
+#undef FAI_BYTES_VT
+#undef FAI_BYTES_KT
+#undef FAI_LDO2
+#undef FAI_LDQ2
+#undef FAI_LDS
+#undef FAI_LDO
+#undef FAI_LDQ
+#undef FAI_TQ
+#undef FAI_TK
+#undef FAI_WV
+#endif /* FA_BACKWARD */
 
 #undef FAI_BYTES_FACTOR
 #undef FAI_BYTES_VS
@@ -3587,6 +4309,109 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
     return FA_OK;
 }
 #endif /* FA_FORWARD */
+
+/* ---- backward ---- */
+
+#if (FA_PASSES) & FA_BACKWARD
+/* The body that runs x. */
+#if !defined(FAI_DISPATCH)
+#define FAI_BEST(x) FAI_(x)
+#elif FAI_PAIRS_WANTED && FA_BF16_DOT
+#define FAI_BEST(x) \
+    (FA_(isa)() == FAI_AVX512_BF16 ? FAI_IN(x, avx512_bf16) \
+     : FA_(isa)() == FAI_AVX512    ? FAI_IN(x, avx512) \
+     : FA_(isa)() == FAI_AVX2      ? FAI_IN(x, avx2) \
+                                   : FAI_IN(x, portable))
+#else
+#define FAI_BEST(x) \
+    (FA_(isa)() == FAI_AVX512 ? FAI_IN(x, avx512) : FA_(isa)() == FAI_AVX2 ? FAI_IN(x, avx2) : FAI_IN(x, portable))
+#endif
+#define FAI_GRAD_QUERIES 64 /* of a task of the stages 0 and 2 */
+
+/* Bytes that the call needs for args->num_threads threads, at any alignment; 0 if args are not valid. */
+static inline size_t FA_(backward_workspace)(const fa_args *args) {
+    if (fa_check_pass(&FA_(info), args, FA_BACKWARD)) return 0;
+    const fai_grad_plan plan = fai_plan_backward(args, FA_HEAD_DIM, NULL);
+    return (size_t)(uintptr_t)plan.scratch + 64 + FAI_BEST(grad_bytes)() * (size_t)FA_(num_threads)(args);
+}
+
+/* Independent tasks of stage 0, 1 or 2; a stage begins when all tasks of the one before are done.  args must have passed
+ * the check. */
+static inline int64_t FA_(backward_num_tasks)(const fa_args *args, int stage) {
+    const int64_t heads_k = fai_num_heads_k(args), parts = ((int64_t)args->seqlen_q + FAI_GRAD_QUERIES - 1) / FAI_GRAD_QUERIES;
+    if (stage == 0) return args->batch * parts;
+    if (stage == 2) return (args->dq.data ? args->batch * parts : 0) + (args->dsink ? heads_k : 0);
+    /* sums over an axis of dbias have an order: one task does them */
+    const int64_t batch = args->dbias.data && args->dbias.stride_b == FA_BROADCAST ? 1 : args->batch;
+    const int64_t heads = args->dbias.data && args->dbias.stride_h == FA_BROADCAST ? 1 : heads_k;
+    return batch * heads * fai_plan_backward(args, FA_HEAD_DIM, NULL).splits;
+}
+
+/* dsink_h = -sum exp(sink_h - lse) D, over the batch and the queries of the heads of one head_k */
+FAI_NOINLINE void FA_(backward_sink)(const fa_args *args, const fai_grad_plan *plan, int32_t head_k) {
+    for (int32_t g = 0; g < plan->group; g++) {
+        const int32_t h = head_k * plan->group + g;
+        double sum = 0;
+        for (int32_t b = 0; b < args->batch; b++) {
+            const int64_t row = head_k * plan->rows + fai_plan_row(plan, args, b) + g;
+            for (int64_t i = 0; i < fa_get_sequence(args, b).len_q; i++) {
+                const double d = (double)plan->sum[row + i * plan->group], lse = (double)plan->lse[row + i * plan->group];
+                if (d != 0) sum -= exp2((double)args->sink[h] * 1.4426950408889634 - lse) * d;
+            }
+        }
+        args->dsink[h] = (float)sum;
+    }
+}
+
+/* Does one of them, 0 <= task < _num_tasks, in any order and on any thread.  workspace: all of what _backward_workspace
+ * asks for; thread: which of the num_threads scratch areas in it to use, one running task each. */
+static inline void FA_(backward_run_task)(const fa_args *args, int stage, int64_t task, int32_t thread, void *workspace) {
+    const fai_grad_plan plan = fai_plan_backward(args, FA_HEAD_DIM, workspace);
+    const int64_t parts = ((int64_t)args->seqlen_q + FAI_GRAD_QUERIES - 1) / FAI_GRAD_QUERIES;
+    if (stage == 1) {
+        const int32_t one_b = args->dbias.data && args->dbias.stride_b == FA_BROADCAST;
+        const int32_t one_h = args->dbias.data && args->dbias.stride_h == FA_BROADCAST;
+        const int64_t heads = one_h ? 1 : plan.heads_k, rest = task % (heads * plan.splits);
+        const int32_t b = (int32_t)(task / (heads * plan.splits)), h = (int32_t)(rest / plan.splits);
+        FAI_BEST(grad_task)(args, &plan, b, one_b ? args->batch : b + 1, h, one_h ? plan.heads_k : h + 1,
+                            (int32_t)(rest % plan.splits), plan.scratch + FAI_BEST(grad_bytes)() * (size_t)thread);
+    } else if (stage == 2 && task >= (args->dq.data ? args->batch * parts : 0)) {
+        FA_(backward_sink)(args, &plan, (int32_t)(task - (args->dq.data ? args->batch * parts : 0)));
+    } else {
+        const int32_t b = (int32_t)(task / parts);
+        const int64_t i0 = task % parts * FAI_GRAD_QUERIES, i1 = i0 + FAI_GRAD_QUERIES;
+        if (stage == 0)
+            FAI_BEST(grad_prepare)(args, &plan, b, (int32_t)i0, (int32_t)i1);
+        else
+            FAI_BEST(grad_finish)(args, &plan, b, (int32_t)i0, (int32_t)i1);
+    }
+}
+
+/* The gradients that args has room for.  Nothing is written unless the result is FA_OK.  Re-entrant; the same bits for
+ * any number of threads. */
+static inline fa_status FA_(backward)(const fa_args *args, void *workspace, size_t bytes) {
+    const size_t needed = FA_(backward_workspace)(args);
+    const int32_t threads = needed ? FA_(num_threads)(args) : 0;
+    if (!needed) return fa_check_pass(&FA_(info), args, FA_BACKWARD);
+    if (!workspace) return fai_fail(args, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 0, 0);
+    if (bytes < needed)
+        return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)needed, INFINITY);
+    for (int stage = 0; stage < 3; stage++) {
+        const int64_t tasks = FA_(backward_num_tasks)(args, stage);
+#if defined(_OPENMP)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+        for (int64_t task = 0; task < tasks; task++)
+            FA_(backward_run_task)(args, stage, task, omp_get_thread_num(), workspace);
+#else
+        (void)threads;
+        for (int64_t task = 0; task < tasks; task++) FA_(backward_run_task)(args, stage, task, 0, workspace);
+#endif
+    }
+    return FA_OK;
+}
+#undef FAI_GRAD_QUERIES
+#undef FAI_BEST
+#endif /* FA_BACKWARD */
 
 #if defined(FAI_DISPATCH)
 #undef FAI_DISPATCH
