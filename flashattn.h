@@ -259,6 +259,10 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
 #define FA_BACKWARD 2u /* dQ, dK, dV, and gradients of bias and sink, from O, LSE and dO */
 #define FA_DECODE 4u   /* O and LSE of few queries against a long cache */
 
+#ifndef FA_DEFAULT_PASSES /* of instances that do not say FA_PASSES */
+#define FA_DEFAULT_PASSES (FA_FORWARD | FA_BACKWARD)
+#endif
+
 #define FA_DEFAULT_FEATURES (FA_CAUSAL | FA_WINDOW | FA_VARLEN | FA_PAGED)
 
 /* clang-format off */
@@ -1423,9 +1427,10 @@ static inline fai_grad_plan fai_plan_backward(const fa_args *a, int head_dim, vo
                                             : (int64_t)a->batch * a->seqlen_q;
     uintptr_t at = ((uintptr_t)workspace + 63) & ~(uintptr_t)63;
     fai_grad_plan p;
-    int64_t floats;
+    int64_t floats, most;
     p.heads_k = fai_num_heads_k(a), p.group = a->num_heads / p.heads_k;
-    p.splits = (int32_t)(wanted < tiles ? wanted : tiles > 0 ? tiles : 1);
+    most = tiles >= 4 ? tiles / 2 : tiles > 1 ? tiles : 1;
+    p.splits = (int32_t)(wanted < most ? wanted : most);
     p.rows = queries * p.group + (int64_t)a->batch * FAI_GRAD_PAD;
     floats = fai_mul(fai_mul(p.rows, p.heads_k), (int64_t)p.splits * head_dim);
     if (floats > INT64_MAX / 16) floats = INT64_MAX / 16; /* nobody has that much: the workspace is refused */
@@ -1891,9 +1896,9 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
 
 #ifndef FA_PASSES
 #if FA_DTYPE <= FA_BF16 && FA_KV_DTYPE <= FA_BF16
-#define FA_PASSES (FA_FORWARD | FA_BACKWARD)
+#define FA_PASSES (FA_DEFAULT_PASSES)
 #else
-#define FA_PASSES FA_FORWARD
+#define FA_PASSES ((FA_DEFAULT_PASSES) & ~FA_BACKWARD)
 #endif
 #elif !(FA_PASSES) || (FA_PASSES) & ~7u
 #error "flashattn.h: FA_PASSES must be one or more of FA_FORWARD, FA_BACKWARD and FA_DECODE, combined with |"
@@ -2617,17 +2622,16 @@ FAI_INLINE void FAI_(row)(fai_word *dst, const void *src, int64_t offset, const 
 
 /* The next rows of K and V to L2, a few with each block of keys, instead of waiting for all of them when the tile comes.
  * Head dim 128 / 256, N 8192, f32 in place: 154 -> 162 / 149 -> 160 GFLOP/s; within L2 it costs nothing. */
-FAI_INLINE void FAI_(fetch_rows)(FAI_(task) *t, int32_t step) {
+FAI_INLINE void FAI_(fetch_key)(const FAI_(task) *t, int32_t j) {
     const fa_args *a = t->args;
     const size_t size = FA_KV_DTYPE == FA_F32 ? 4 : FA_KV_DTYPE <= FA_BF16 ? 2 : 1;
-    for (; step > 0 && t->fetch < t->fetch_end; step--, t->fetch++) {
-        const char *k =
-            (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, t->fetch, t->head_k) * (int64_t)size;
-        const char *v =
-            (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, t->fetch, t->head_k) * (int64_t)size;
-        for (size_t c = 0; c < FA_HEAD_DIM * size; c += 64) __builtin_prefetch(k + c, 0, 2);
-        for (size_t c = 0; c < FA_HEAD_DIM_V * size; c += 64) __builtin_prefetch(v + c, 0, 2);
-    }
+    const char *k = (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, j, t->head_k) * (int64_t)size;
+    const char *v = (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, j, t->head_k) * (int64_t)size;
+    for (size_t c = 0; c < FA_HEAD_DIM * size; c += 64) __builtin_prefetch(k + c, 0, 2);
+    for (size_t c = 0; c < FA_HEAD_DIM_V * size; c += 64) __builtin_prefetch(v + c, 0, 2);
+}
+FAI_INLINE void FAI_(fetch_rows)(FAI_(task) *t, int32_t step) {
+    for (; step > 0 && t->fetch < t->fetch_end; step--, t->fetch++) FAI_(fetch_key)(t, t->fetch);
 }
 
 /* Keys [tile, end) of K into ks, zero rows up to a multiple of MR. */
@@ -3624,7 +3628,8 @@ FAI_NOINLINE void FAI_(open_keys)(FAI_(grad) *g) {
     for (int32_t j0 = 0; j0 < g->keys; j0 += FAI_PW) {
         for (int32_t i = 0; i < FAI_PW; i++) {
             const int32_t j = g->t.tile + j0 + i;
-            memset(v + i * FAI_LDO, 0, sizeof(fai_word) * FAI_WV);
+            if (FAI_WV > FA_HEAD_DIM_V / (1 + FAI_PAIRS) || j0 + i >= g->keys) memset(v + i * FAI_LDO, 0, sizeof(fai_word) * FAI_WV);
+            if (j0 + i + FAI_PW < g->keys) FAI_(fetch_key)(&g->t, j + FAI_PW);
             if (j0 + i < g->keys) {
                 FAI_(row)(k + i * FAI_LDQ, a->k.data, fai_offset_k(a, &g->t.seq, g->t.sk, j, g->t.head_k), FA_KV_DTYPE,
                  FA_HEAD_DIM, 1);
@@ -3661,13 +3666,15 @@ FAI_INLINE void FAI_(from_panels)(const FAI_(grad) *g, void *to, fai_strides st,
 
 /* ---- row tiles --------------------------------------------------------------------------------- */
 
-/* Rows row0 .. row0 + rows; up to a multiple of MR follow rows without an effect: 2^(0 - inf) = 0. */
-FAI_NOINLINE void FAI_(open_rows)(FAI_(grad) *g, int64_t row0, int32_t rows) {
+/* Rows first .. first + MR of the tile, just before they are used for the first time; behind the last one follow rows
+ * without an effect: 2^(0 - inf) = 0. */
+FAI_NOINLINE void FAI_(open_rows)(FAI_(grad) *g, int32_t first) {
     const fa_args *a = g->t.args;
     const fa_sequence *s = &g->t.seq;
-    g->row0 = row0, g->rows = rows;
-    for (int32_t r = 0; r < rows || r % FAI_MR; r++) {
-        const int32_t i = (int32_t)((row0 + r) / g->t.group), h = g->t.head_k * g->t.group + (int32_t)((row0 + r) % g->t.group);
+    const int64_t row0 = g->row0;
+    const int32_t rows = g->rows, h0 = g->t.head_k * g->t.group, h1 = h0 + g->t.group;
+    int32_t i = (int32_t)((row0 + first) / g->t.group), h = h0 + (int32_t)((row0 + first) % g->t.group);
+    for (int32_t r = first; r < first + FAI_MR; r++, i += ++h == h1, h = h == h1 ? h0 : h) {
         fai_word *q = g->q + r * FAI_LDQ, *d_o = g->d_o + r * FAI_LDO;
         if (r < rows) {
             const fa_range keys = fa_row_range(a, s->len_q, s->len_k, i);
@@ -3691,16 +3698,19 @@ FAI_NOINLINE void FAI_(open_rows)(FAI_(grad) *g, int64_t row0, int32_t rows) {
     }
 }
 
-/* Row r of Q and dO to L2, before its tile comes. */
-FAI_INLINE void FAI_(fetch_row)(const FAI_(grad) *g, int64_t r) {
+/* MR rows of Q and dO from row r on to L2, before their tile comes. */
+FAI_INLINE void FAI_(fetch_queries)(const FAI_(grad) *g, int64_t r) {
     enum { SIZE = FA_DTYPE == FA_F32 ? 4 : 2, SIZE_O = FA_O_DTYPE == FA_F32 ? 4 : 2 };
     const fa_args *a = g->t.args;
-    const int64_t i = r / g->t.group, h = g->t.head_k * g->t.group + r % g->t.group;
-    if (i >= g->t.seq.len_q) return;
-    const char *q = (const char *)a->q.data + fai_offset_q(&g->t.seq, g->t.sq, i, h) * SIZE;
-    const char *d_o = (const char *)a->d_o.data + fai_offset_q(&g->t.seq, g->sdo, i, h) * SIZE_O;
-    for (int c = 0; c < FA_HEAD_DIM * SIZE; c += 64) __builtin_prefetch(q + c, 0, 2);
-    for (int c = 0; c < FA_HEAD_DIM_V * SIZE_O; c += 64) __builtin_prefetch(d_o + c, 0, 2);
+    const int32_t h0 = g->t.head_k * g->t.group, h1 = h0 + g->t.group;
+    int64_t i = r / g->t.group, h = h0 + r % g->t.group;
+    for (int n = 0; n < FAI_MR && i < g->t.seq.len_q; n++) {
+        const char *q = (const char *)a->q.data + fai_offset_q(&g->t.seq, g->t.sq, i, h) * SIZE;
+        const char *d_o = (const char *)a->d_o.data + fai_offset_q(&g->t.seq, g->sdo, i, h) * SIZE_O;
+        for (int c = 0; c < FA_HEAD_DIM * SIZE; c += 64) __builtin_prefetch(q + c, 0, 2);
+        for (int c = 0; c < FA_HEAD_DIM_V * SIZE_O; c += 64) __builtin_prefetch(d_o + c, 0, 2);
+        if (++h == h1) h = h0, i++;
+    }
 }
 
 /* ---- S, P, dP, dS ------------------------------------------------------------------------------ */
@@ -3974,15 +3984,17 @@ FAI_NOINLINE int FAI_(grad_dead)(const FAI_(grad) *g, int64_t row0, int32_t rows
 /* A tile of rows meets the tile of keys. */
 FAI_NOINLINE void FAI_(grad_meet)(FAI_(grad) *g, int64_t row0, int32_t rows, int fresh) {
     enum { MR = FAI_MR, PW = FAI_PW };
-    FAI_(open_rows)(g, row0, rows);
+    g->row0 = row0, g->rows = rows;
     const int32_t end = (rows + MR - 1) / MR * MR;
     for (int32_t key = 0; key < g->keys; key += PW) {
         const int32_t j0 = g->t.tile + key;
         int32_t first = end, cut = 0, last = 0; /* rows that see the panel; up to cut only its first vector */
         for (int32_t r = 0; r < end; r += MR) {
+            if (key == 0) { /* and fetch Q and dO of the tile to come */
+                FAI_(open_rows)(g, r);
+                FAI_(fetch_queries)(g, row0 + FAI_TQ + r);
+            }
             const int32_t hi = g->hi[r + MR - 1];
-            if (key == 0) /* Q and dO of the tile to come */
-                for (int i = 0; i < MR; i++) FAI_(fetch_row)(g, row0 + FAI_TQ + r + i);
             if (hi <= j0 || g->lo[r] >= j0 + PW) continue;
             if (first == end) first = cut = r;
             last = r + MR;

@@ -142,9 +142,12 @@ static inline int fag_backward(fag_problem *g, const fa_info *info) {
 
 /* What query i of head h contributes, done plainly: S in f32, P and dS rounded to the dtype of Q, sums in f32.
  *
- * noise: with e_j = eps_f32 (4 + |s_j| + |q| |k_j| + |lse|) the relative error of P_ij, eps that of the dtype and E = eps_o
+ * noise: with e_j = eps_f32 (4 + |s_j| + slope |q| |k_j| + |lse|) the relative error of P_ij, eps that of the dtype and E = eps_o
  * sum |dO| |O| the error of D by the rounding of O, dS_ij may be off by
- *     x_ij = P_ij ((e_j + eps) (|dP_ij| + |D_i|) + 4 eps_f32 |dO_i| |v_j| + E) + eps_f32 */
+ *     x_ij = P_ij ((e_j + eps) (|dP_ij| + |D_i|) + 8 eps_f32 |dO_i| |v_j| + E)
+ * and an element of dQ by the root of the sum of (x_ij k_jc)^2, the signs being random. */
+static inline double fag_square(double x) { return x * x; }
+static inline void fag_add(double *sum, float x) { *sum = (double)((float)*sum + x); }
 static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, int i, float *s, float *dp, const float *k,
                                  const float *v) {
     const fap_problem *p = &g->p;
@@ -168,6 +171,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         s[j] = fap_score(p, seq, h, i, j, fap_dot(q, k + (int64_t)j * d, d) * scale);
         if (!(s[j] <= max)) max = s[j];
     }
+    const double qn = (double)sqrtf(fap_dot(q, q, d)) * fabs((double)scale), don = (double)sqrtf(fap_dot(d_o, d_o, dv));
     if (max == -INFINITY) return;
     sum = a->sink ? expf(a->sink[h] - max) : 0;
     for (int j = r.lo; j < r.hi; j++) sum += expf(s[j] - max);
@@ -180,18 +184,22 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         if (low) dp[j] = fap_round(dp[j], p->spec.dtype);
         delta += e * dp[j], big = fmaxf(big, fabsf(dp[j])), big_s = fmax(big_s, (double)fabsf(s[j]));
         const float w = low ? fap_round(e * (float)z, p->spec.dtype) : e * (float)z;
+        const double kn = (double)sqrtf(fap_dot(k + (int64_t)j * d, k + (int64_t)j * d, d));
+        double steep = 1, ignored;
+        if (p->info.score_mod)
+            fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, k + (int64_t)j * d, d) * scale), &steep, &ignored);
+        const double x = (double)w * (eps + e32 * (4 + (double)(fabsf(s[j]) + fabsf(max)) + qn * kn * fabs(steep))) + e32 * e32;
         const int64_t row_v = (fag_row_k(g, seq->b, j) * p->spec.hk + hk) * dv;
         for (int c = 0; c < dv && z != 0; c++) {
-            g->naive[FAG_DV][row_v + c] += (double)(w * d_o[c]);
-            g->noise[FAG_DV][row_v + c] += (double)fabsf(d_o[c]) * ((double)w * (eps + e32 * (4 + 2 * big_s)) + e32 * e32);
+            fag_add(&g->naive[FAG_DV][row_v + c], w * d_o[c]);
+            g->noise[FAG_DV][row_v + c] += fag_square((double)d_o[c] * x);
         }
     }
     if (a->sink) {
         const double w = (double)expf(a->sink[h] - max) / (double)sum;
         g->naive[FAG_DSINK][h] -= w * (double)delta;
-        g->noise[FAG_DSINK][h] += w * (fabs((double)delta) * (e32 * (8 + big_s) + eps) + d_o_o * (fap_epsilon(p->spec.out) + 8 * e32));
+        g->noise[FAG_DSINK][h] += fag_square(w * (fabs((double)delta) * (e32 * (8 + big_s) + eps) + d_o_o * (fap_epsilon(p->spec.out) + 8 * e32)));
     }
-    const double qn = (double)sqrtf(fap_dot(q, q, d)) * fabs((double)scale), don = (double)sqrtf(fap_dot(d_o, d_o, dv));
     for (int j = r.lo; j < r.hi; j++) {
         const float e = expf(s[j] - max) / sum;
         double slope, slope_bias, x;
@@ -200,19 +208,19 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         const double kn = (double)sqrtf(fap_dot(kj, kj, d)), vn = (double)sqrtf(fap_dot(v + (int64_t)j * dv, v + (int64_t)j * dv, dv));
         fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, kj, d) * scale), &slope, &slope_bias);
         float ds = e * (dp[j] - delta);
-        x = (double)e * ((e32 * (4 + fabs((double)s[j]) + qn * kn + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
+        x = (double)e * ((e32 * (4 + fabs((double)s[j]) + qn * kn * fabs(slope) + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
                          8 * e32 * don * vn + d_o_o * (fap_epsilon(p->spec.out) * (low ? 1 : 0) + 4 * e32));
         if (low) ds = fap_round(ds, p->spec.dtype);
         if (p->spec.bias) {
-            g->naive[FAG_DBIAS][fag_at_bias(g, seq->b, h, i, j)] += (double)ds * slope_bias;
-            g->noise[FAG_DBIAS][fag_at_bias(g, seq->b, h, i, j)] += x * fabs(slope_bias);
+            fag_add(&g->naive[FAG_DBIAS][fag_at_bias(g, seq->b, h, i, j)], ds * (float)slope_bias);
+            g->noise[FAG_DBIAS][fag_at_bias(g, seq->b, h, i, j)] += fag_square(x * slope_bias);
         }
         const float dss = ds * (float)slope * scale;
         const int64_t row_k = (fag_row_k(g, seq->b, j) * p->spec.hk + hk) * d;
         x *= fabs(slope * (double)scale), x += 0x1p-22 * fabs((double)dss);
         for (int c = 0; c < d; c++) {
-            g->naive[FAG_DQ][row_q + c] += (double)(dss * kj[c]), g->noise[FAG_DQ][row_q + c] += x * (double)fabsf(kj[c]);
-            g->naive[FAG_DK][row_k + c] += (double)(dss * q[c]), g->noise[FAG_DK][row_k + c] += x * (double)fabsf(q[c]);
+            fag_add(&g->naive[FAG_DQ][row_q + c], dss * kj[c]), g->noise[FAG_DQ][row_q + c] += fag_square(x * (double)kj[c]);
+            fag_add(&g->naive[FAG_DK][row_k + c], dss * q[c]), g->noise[FAG_DK][row_k + c] += fag_square(x * (double)q[c]);
         }
     }
 }
@@ -258,6 +266,8 @@ static inline void fag_expect(fag_problem *g) {
             for (int i = 0; i < seq.len_q; i++) fag_naive_row(g, &seq, h, i, row, dp, k, v);
         }
     free(k);
+    for (int n = 0; n < FAG_COUNT; n++)
+        for (int64_t e = 0; e < g->count[n]; e++) g->noise[n][e] = sqrt(g->noise[n][e]);
 }
 
 /* ---- judge ------------------------------------------------------------------------------------ */
@@ -282,9 +292,10 @@ static inline void fag_compare_element(fag_worst *w, const fag_problem *g, int w
 }
 
 /* The rules of fa_problem.h: r = 2 (3 with softcap), e = |out - ref|, n = |naive - ref|
- *     max   max e <= r max n + 2 rounding noise of the dtype + (f32) 2 max noise, over the whole gradient
+ *     max   max e <= r max n + 2 rounding noise of the dtype + 2 max noise, over the whole gradient
  *     row   max e <= (r + 1) max n + rounding + 4 noise, for each row of a head
- *     rms   rms e <= r rms n + rms noise / 2 + rounding / 2, for each head */
+ *     rms   rms e <= r rms n + rms noise + rounding / 2, for each head
+ * Naive arithmetic is exact by luck where a query sees one or two keys; there the noise decides. */
 static inline int fag_rule(const fag_problem *g, int which, const char *rule, double error, double bound, int b, int h, int i) {
     char line[512];
     if (error <= bound) return 1;
@@ -320,11 +331,11 @@ static inline int fag_judge_rows(fag_problem *g, int which) {
                 all.round = fmax(all.round, row.round);
             }
             if (head.count > 0 && !fag_rule(g, which, "rms", sqrt(head.sum_e / head.count),
-                                            r * sqrt(head.sum_n / head.count) + sqrt(head.sum_noise / head.count) / 2 + head.round / 2,
+                                            r * sqrt(head.sum_n / head.count) + sqrt(head.sum_noise / head.count) + head.round / 2,
                                             b, h, -1))
                 return 0;
         }
-    return fag_rule(g, which, "max", all.e, r * all.n + 2 * all.round + (s->dtype == FA_F32 ? 2 * all.noise : 0), -1, -1, -1);
+    return fag_rule(g, which, "max", all.e, r * all.n + 2 * all.round + 2 * all.noise, -1, -1, -1);
 }
 
 static inline int fag_judge(fag_problem *g) {

@@ -6,6 +6,7 @@
 
 #define INSTANCES_DTYPES
 #define INSTANCES_HOOKS
+#define FA_DEFAULT_PASSES FA_FORWARD
 #include "instances.h"
 
 /* ---- alone and in pairs -------------------------------------------------------------------- */

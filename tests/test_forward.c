@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #define INSTANCES_DIMS
+#define FA_DEFAULT_PASSES FA_FORWARD
 #include "instances.h"
 
 /* ---- shapes ------------------------------------------------------------------------------ */

@@ -1,6 +1,7 @@
 /* test_numerics.c - numbers at their limits: huge, tiny, infinite, NaN, rising, equal, and where NaN must not leak. */
 #include "fa_test.h"
 
+#define FA_DEFAULT_PASSES FA_FORWARD
 #include "instances.h"
 
 /* ---- data ---------------------------------------------------------------------------------- */
