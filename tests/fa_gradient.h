@@ -156,6 +156,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
     const float scale = a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)d);
     const double eps = low ? fap_epsilon(p->spec.dtype) : 0, e32 = 0x1p-24;
     float q[256], o[256], d_o[256], max = a->sink ? a->sink[h] : -INFINITY, sum, delta = 0, big = 0;
+    const double times = p->info.score_mod ? 3 : 1; /* the kernel changes to natural units and back */
     double big_s = 0, d_o_o = 0;
     const fa_range r = fa_row_range(a, seq->len_q, seq->len_k, i);
     const int64_t row_q = (fap_row(p, seq->b, i) * p->spec.hq + h) * d;
@@ -188,7 +189,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         double steep = 1, ignored;
         if (p->info.score_mod)
             fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, k + (int64_t)j * d, d) * scale), &steep, &ignored);
-        const double x = (double)w * (eps + e32 * (4 + (double)(fabsf(s[j]) + fabsf(max)) + qn * kn * fabs(steep))) + e32 * e32;
+        const double x = (double)w * (eps + e32 * (4 + times * (double)fabsf(s[j]) + (double)fabsf(max) + qn * kn * fabs(steep))) + e32 * e32;
         const int64_t row_v = (fag_row_k(g, seq->b, j) * p->spec.hk + hk) * dv;
         for (int c = 0; c < dv && z != 0; c++) {
             fag_add(&g->naive[FAG_DV][row_v + c], w * d_o[c]);
@@ -208,7 +209,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         const double kn = (double)sqrtf(fap_dot(kj, kj, d)), vn = (double)sqrtf(fap_dot(v + (int64_t)j * dv, v + (int64_t)j * dv, dv));
         fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, kj, d) * scale), &slope, &slope_bias);
         float ds = e * (dp[j] - delta);
-        x = (double)e * ((e32 * (4 + fabs((double)s[j]) + qn * kn * fabs(slope) + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
+        x = (double)e * ((e32 * (4 + times * fabs((double)s[j]) + qn * kn * fabs(slope) + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
                          8 * e32 * don * vn + d_o_o * (fap_epsilon(p->spec.out) * (low ? 1 : 0) + 4 * e32));
         if (low) ds = fap_round(ds, p->spec.dtype);
         if (p->spec.bias) {

@@ -10,8 +10,8 @@
 
 #include "fa_gradient.h"
 
-#define GRAD_SCORE(s, b, h, i, j) ((s) * ((h) % 2 ? 0.5f : 2.0f) + 0.0625f * (s) * (s) - ((i) > (j) ? 0.25f : 0.0f))
-#define GRAD_SLOPE(s, b, h, i, j) (((h) % 2 ? 0.5f : 2.0f) + 0.125f * (s))
+#define GRAD_SCORE(s, b, h, i, j) ((s) * ((h) % 2 ? 0.5f : 2.0f) + 0.015625f * (s) * (s) - ((i) > (j) ? 0.25f : 0.0f))
+#define GRAD_SLOPE(s, b, h, i, j) (((h) % 2 ? 0.5f : 2.0f) + 0.03125f * (s))
 #define GRAD_MASK(b, h, i, j) (((i) + 2 * (j) + (h) + (b)) % 3 != 0)
 
 #define FA_NAME f32_32_hooks
