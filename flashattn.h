@@ -535,8 +535,8 @@ FAI_HD static inline float fai_float_of(uint32_t bits) {
 /* Value of a code without sign, not Inf or NaN, in a format of `mant` mantissa bits:
  * 1.m * 2^(e-bias), or below the normal numbers m * 2^(1-bias-mant). */
 FAI_HD static inline uint32_t fai_widen(uint32_t code, int mant, int bias) {
-    if (code >> mant) return (code << (23 - mant)) + ((uint32_t)(127 - bias) << 23);
-    return fai_bits_of((float)code * fai_float_of((uint32_t)(128 - bias - mant) << 23)); /* exact */
+    uint32_t below = fai_bits_of((float)(int32_t)code * fai_float_of((uint32_t)(128 - bias - mant) << 23)); /* exact */
+    return code >> mant ? (code << (23 - mant)) + ((uint32_t)(127 - bias) << 23) : below;
 }
 
 /* Code of the f32 with bits `mag` (no sign, no NaN), rounded.  Beyond the format's largest number
@@ -2112,69 +2112,113 @@ static inline void fai_check_rope(fai_cache_call *c, const fa_rope *r) {
 
 /* ---- rows ---- */
 
-/* x[0 .. n) = elements of dtype at src, n <= 256; and back.  memcpy, as codes may not be where they are aligned for
- * a wider load, and as loops over arrays of their own can be vectorised. */
+/* Rows lie on the stack as 256 floats, of which those behind the last, to a multiple of 16, may be computed with: loops
+ * over a constant number of elements of arrays of their own are what compilers vectorise, at -O2 as well. */
+#define FAI_EACH16(d, n) \
+    for (int32_t chunk = 0; chunk < (n); chunk += 16) \
+        for (int32_t d = chunk; d < chunk + 16; d++)
+
+/* x[0 .. n) = elements of dtype at src, and 0 to the next multiple of 16. */
 static inline void fai_decode_row(float *x, const void *src, fa_dtype dtype, int32_t n) {
     uint16_t wide[256];
     uint8_t code[256];
-    const size_t bytes = (size_t)n * fa_sizeof(dtype);
-    if (dtype == FA_F32) {
-        memcpy(x, src, bytes);
-        return;
-    }
-    memcpy(dtype == FA_F16 || dtype == FA_BF16 ? (void *)wide : (void *)code, src, bytes);
+    const size_t size = fa_sizeof(dtype);
+    unsigned char *to = size == 4 ? (unsigned char *)x : size == 2 ? (unsigned char *)wide : code;
+    memcpy(to, src, (size_t)n * size);
+    memset(to + (size_t)n * size, 0, (size_t)(-n & 15) * size);
     switch (dtype) {
+    case FA_F32: break;
     case FA_F16:
-        for (int32_t d = 0; d < n; d++) x[d] = fa_f16_to_f32(wide[d]);
+        FAI_EACH16(d, n) x[d] = fa_f16_to_f32(wide[d]);
         break;
     case FA_BF16:
-        for (int32_t d = 0; d < n; d++) x[d] = fa_bf16_to_f32(wide[d]);
+        FAI_EACH16(d, n) x[d] = fa_bf16_to_f32(wide[d]);
         break;
     case FA_E4M3:
-        for (int32_t d = 0; d < n; d++) x[d] = fa_e4m3_to_f32(code[d]);
+        FAI_EACH16(d, n) x[d] = fa_e4m3_to_f32(code[d]);
         break;
     case FA_E5M2:
-        for (int32_t d = 0; d < n; d++) x[d] = fa_e5m2_to_f32(code[d]);
+        FAI_EACH16(d, n) x[d] = fa_e5m2_to_f32(code[d]);
         break;
     default:
-        for (int32_t d = 0; d < n; d++) x[d] = (float)(int8_t)code[d];
+        FAI_EACH16(d, n) x[d] = (float)(int8_t)code[d];
     }
 }
+/* and back */
 static inline void fai_encode_row(void *dst, const float *x, fa_dtype dtype, int32_t n) {
     uint16_t wide[256];
     uint8_t code[256];
-    const void *src = code;
+    const size_t size = fa_sizeof(dtype);
+    const void *from = size == 4 ? (const void *)x : size == 2 ? (const void *)wide : code;
     switch (dtype) {
-    case FA_F32: src = x; break;
+    case FA_F32: break;
     case FA_F16:
-        for (int32_t d = 0; d < n; d++) wide[d] = fa_f32_to_f16(x[d]);
-        src = wide;
+        FAI_EACH16(d, n) wide[d] = fa_f32_to_f16(x[d]);
         break;
     case FA_BF16:
-        for (int32_t d = 0; d < n; d++) wide[d] = fa_f32_to_bf16(x[d]);
-        src = wide;
+        FAI_EACH16(d, n) wide[d] = fa_f32_to_bf16(x[d]);
         break;
     case FA_E4M3:
-        for (int32_t d = 0; d < n; d++) code[d] = fa_f32_to_e4m3(x[d]);
+        FAI_EACH16(d, n) code[d] = fa_f32_to_e4m3(x[d]);
         break;
     case FA_E5M2:
-        for (int32_t d = 0; d < n; d++) code[d] = fa_f32_to_e5m2(x[d]);
+        FAI_EACH16(d, n) code[d] = fa_f32_to_e5m2(x[d]);
         break;
     default:
-        for (int32_t d = 0; d < n; d++) code[d] = (uint8_t)fa_f32_to_i8(x[d]);
+        FAI_EACH16(d, n) code[d] = (uint8_t)fa_f32_to_i8(x[d]);
     }
-    memcpy(dst, src, (size_t)n * fa_sizeof(dtype));
+    memcpy(dst, from, (size_t)n * size);
 }
 
-/* One row of one head, in place.  c, s: cos and sin of its position. */
-static inline void fai_rotate_row(float *x, const float *c, const float *s, const fa_rope *r) {
-    const int32_t half = r->dim / 2, apart = r->interleaved ? 1 : half, step = r->interleaved ? 2 : 1;
-    for (int32_t i = 0; i < half; i++) {
-        float *y = x + i * step;
-        const double re = (double)y[0], im = (double)y[apart];
-        y[0] = (float)(re * (double)c[i] - im * (double)s[i]);
-        y[apart] = (float)(im * (double)c[i] + re * (double)s[i]);
+/* cos and sin of one position */
+typedef struct fai_angles {
+    float c[128], s[128];
+} fai_angles;
+
+static inline void fai_get_angles(fai_angles *t, const fa_rope *r, int64_t position) {
+    const int32_t half = r->dim / 2;
+    fai_decode_row(t->c, r->cos + position * half, FA_F32, half);
+    fai_decode_row(t->s, r->sin + position * half, FA_F32, half);
+}
+
+/* One row of one head, in place. */
+static inline void fai_rotate_row(float *x, const fai_angles *t, const fa_rope *r) {
+    float re[128], im[128];
+    const int32_t half = r->dim / 2;
+    if (r->interleaved) {
+        memset(re, 0, sizeof re), memset(im, 0, sizeof im);
+        for (int32_t i = 0; i < half; i++) re[i] = x[2 * i], im[i] = x[2 * i + 1];
+    } else {
+        fai_decode_row(re, x, FA_F32, half), fai_decode_row(im, x + half, FA_F32, half);
     }
+    FAI_EACH16(i, half) {
+        const double a = (double)re[i], b = (double)im[i], c = (double)t->c[i], s = (double)t->s[i];
+        re[i] = (float)(a * c - b * s), im[i] = (float)(b * c + a * s);
+    }
+    if (r->interleaved)
+        for (int32_t i = 0; i < half; i++) x[2 * i] = re[i], x[2 * i + 1] = im[i];
+    else memcpy(x, re, (size_t)half * 4), memcpy(x + half, im, (size_t)half * 4);
+}
+
+/* codes = x / factor; x is spoilt.  Factor 0 is that of zeros. */
+static inline void fai_quantise_row(void *dst, float *x, float factor, fa_dtype dtype, int32_t n) {
+    if (factor > 0) {
+        FAI_EACH16(d, n) x[d] /= factor;
+    } else {
+        memset(x, 0, 256 * sizeof *x);
+    }
+    fai_encode_row(dst, x, dtype, n);
+}
+
+/* The factor that x needs. */
+static inline float fai_row_factor(const float *x, fa_dtype dtype, int32_t n) {
+    uint32_t most[16] = {0}, max = 0; /* magnitudes are ordered like their bits */
+    FAI_EACH16(d, n) {
+        const uint32_t mag = fai_bits_of(x[d]) & 0x7fffffffu, finite = mag == 0x7f800000u ? 0x7f7fffffu : mag;
+        most[d & 15] = finite > most[d & 15] && finite < 0x7f800000u ? finite : most[d & 15];
+    }
+    for (int l = 0; l < 16; l++) max = most[l] > max ? most[l] : max;
+    return fai_float_of(max) / (dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
 }
 
 /* K or V of a cache. */
@@ -2183,6 +2227,7 @@ typedef struct fai_cache_side {
     const fa_descale *descale;
     char *data;
     float *factors;
+    int64_t step, factor_step; /* from head to head: bytes, factors */
     fai_strides st;
     fa_dtype dtype;
     int32_t dim;
@@ -2196,59 +2241,47 @@ static inline fai_cache_side fai_get_side(const fai_cache_call *c, const fa_cach
     s.factors = v ? cache->v_descale.data : cache->k_descale.data;
     s.dim = v ? cache->head_dim_v : cache->head_dim, s.dtype = cache->dtype;
     s.st = fai_strides_kv(&c->a, v ? &c->a.v : &c->a.k, s.dim);
+    s.step = s.st.h * (int64_t)fa_sizeof(s.dtype), s.factor_step = s.descale->stride_h;
     return s;
 }
 
-/* Row j of sequence b, head h, and its factor. */
-static inline char *fai_cache_row(const fai_cache_side *s, int32_t b, int64_t j, int32_t h) {
+/* Row j of sequence b, and its factor (NULL: none), of head 0. */
+typedef struct fai_place {
+    int32_t b;
+    int64_t j;
+    char *row;
+    float *factor;
+} fai_place;
+
+static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
     const fa_sequence seq = fa_get_sequence(s->a, b);
-    return s->data + fai_offset_k(s->a, &seq, s->st, j, h) * (int64_t)fa_sizeof(s->dtype);
-}
-static inline float *fai_cache_factor(const fai_cache_side *s, int32_t b, int64_t j, int32_t h) {
-    return s->factors + (fai_descale_at(s->a, s->descale, b, h, j) - s->descale->data);
-}
-
-/* codes = x / factor; x is spoilt.  Factor 0 is that of zeros. */
-static inline void fai_quantise_row(void *dst, float *x, float factor, fa_dtype dtype, int32_t n) {
-    if (factor > 0)
-        for (int32_t d = 0; d < n; d++) x[d] /= factor;
-    else memset(x, 0, (size_t)n * 4);
-    fai_encode_row(dst, x, dtype, n);
+    fai_place p = {b, j, s->data + fai_offset_k(s->a, &seq, s->st, j, 0) * (int64_t)fa_sizeof(s->dtype), NULL};
+    if (s->descale->data) p.factor = s->factors + (fai_descale_at(s->a, s->descale, b, 0, j) - s->descale->data);
+    return p;
 }
 
-/* The factor that x needs. */
-static inline float fai_row_factor(const float *x, fa_dtype dtype, int32_t n) {
-    uint32_t max = 0; /* magnitudes are ordered like their bits */
-    for (int32_t d = 0; d < n; d++) {
-        const uint32_t mag = fai_bits_of(x[d]) & 0x7fffffffu;
-        max = mag > max && mag <= 0x7f800000u ? mag : max;
-    }
-    if (max == 0x7f800000u) max = 0x7f7fffffu;
-    return fai_float_of(max) / (dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
-}
-
-/* Row j of sequence b, head h becomes x, which is spoilt. */
-static inline void fai_put_row(const fai_cache_side *s, int32_t b, int64_t j, int32_t h, float *x) {
-    char *dst = fai_cache_row(s, b, j, h);
+/* The row at p, head h becomes x, which is spoilt. */
+static inline void fai_put_row(const fai_cache_side *s, const fai_place *p, int64_t h, float *x) {
     const fa_descale *d = s->descale;
-    if (!d->data) {
-        fai_encode_row(dst, x, s->dtype, s->dim);
+    char *row = p->row + h * s->step;
+    if (!p->factor) {
+        fai_encode_row(row, x, s->dtype, s->dim);
         return;
     }
-    float *factor = fai_cache_factor(s, b, j, h);
+    float *factor = p->factor + h * s->factor_step;
     if (d->block) {
-        const int64_t before = (d->paged ? j % s->a->page_size : j) % d->block; /* rows of its block */
+        const int64_t before = (d->paged ? p->j % s->a->page_size : p->j) % d->block; /* rows of its block */
         const float need = fai_row_factor(x, s->dtype, s->dim), old = *factor;
         if (!before || need > old) *factor = need;
-        for (int64_t i = j - before; i < j && need > old; i++) {
+        for (int64_t n = before; n > 0 && need > old; n--) {
             float y[256];
-            char *row = fai_cache_row(s, b, i, h);
-            fai_decode_row(y, row, s->dtype, s->dim);
-            for (int32_t e = 0; e < s->dim; e++) y[e] *= old;
-            fai_quantise_row(row, y, need, s->dtype, s->dim);
+            char *other = fai_get_place(s, p->b, p->j - n).row + h * s->step;
+            fai_decode_row(y, other, s->dtype, s->dim);
+            FAI_EACH16(e, s->dim) y[e] *= old;
+            fai_quantise_row(other, y, need, s->dtype, s->dim);
         }
     }
-    fai_quantise_row(dst, x, *factor, s->dtype, s->dim);
+    fai_quantise_row(row, x, *factor, s->dtype, s->dim);
 }
 
 /* ---- calls ---- */
@@ -2260,26 +2293,26 @@ static inline void fai_append_side(const fai_cache_call *c, const fai_cache_side
     const fai_strides st = fai_resolve(t->stride_b, t->stride_s, t->stride_h, a->seqlen_q, a->num_heads_k, s->dim);
     const size_t row = (size_t)s->dim * fa_sizeof(dtype);
     const int copy = !rotary && s->dtype == dtype, together = st.h == s->dim && s->st.h == s->dim;
+    fai_angles angles;
     for (int32_t b = 0; b < a->batch; b++) {
         const fa_sequence seq = fa_get_sequence(a, b);
         for (int32_t i = 0; i < seq.len_q; i++) {
-            const int64_t j = (int64_t)fai_cache_position(c, b) + i;
+            const fai_place place = fai_get_place(s, b, (int64_t)fai_cache_position(c, b) + i);
             const char *src = (const char *)t->data + fai_offset_q(&seq, st, i, 0) * (int64_t)fa_sizeof(dtype);
-            const int64_t step = st.h * (int64_t)fa_sizeof(dtype);
-            const int64_t at = rotary ? fai_rope_position(c, rotary, &seq, i) * (rotary->dim / 2) : 0;
             if (copy && together) {
-                memcpy(fai_cache_row(s, b, j, 0), src, row * (size_t)a->num_heads_k);
+                memcpy(place.row, src, row * (size_t)a->num_heads_k);
                 continue;
             }
-            for (int32_t h = 0; h < a->num_heads_k; h++, src += step) {
+            if (rotary) fai_get_angles(&angles, rotary, fai_rope_position(c, rotary, &seq, i));
+            for (int64_t h = 0; h < a->num_heads_k; h++, src += st.h * (int64_t)fa_sizeof(dtype)) {
                 float x[256];
                 if (copy) {
-                    memcpy(fai_cache_row(s, b, j, h), src, row);
+                    memcpy(place.row + h * s->step, src, row);
                     continue;
                 }
                 fai_decode_row(x, src, dtype, s->dim);
-                if (rotary) fai_rotate_row(x, rotary->cos + at, rotary->sin + at, rotary);
-                fai_put_row(s, b, j, h, x);
+                if (rotary) fai_rotate_row(x, &angles, rotary);
+                fai_put_row(s, &place, h, x);
             }
         }
     }
@@ -2329,18 +2362,17 @@ FAI_NOINLINE fa_status fa_append(const fa_append_args *args) {
 
 /* Row `from` of sequence b becomes row `to`, before it. */
 static inline void fai_move_row(const fai_cache_side *s, int32_t b, int64_t from, int64_t to) {
-    for (int32_t h = 0; h < s->a->num_heads_k; h++) {
-        char *src = fai_cache_row(s, b, from, h), *dst = fai_cache_row(s, b, to, h);
-        float *factor_from = s->descale->data ? fai_cache_factor(s, b, from, h) : NULL;
-        float *factor_to = s->descale->data ? fai_cache_factor(s, b, to, h) : NULL;
-        if (factor_from == factor_to || s->descale->block == 1) {
-            memcpy(dst, src, (size_t)s->dim * fa_sizeof(s->dtype));
-            if (factor_from != factor_to) *factor_to = *factor_from;
+    const fai_place source = fai_get_place(s, b, from), target = fai_get_place(s, b, to);
+    for (int64_t h = 0; h < s->a->num_heads_k; h++) {
+        const char *src = source.row + h * s->step;
+        if (source.factor == target.factor || s->descale->block == 1) {
+            memcpy(target.row + h * s->step, src, (size_t)s->dim * fa_sizeof(s->dtype));
+            if (source.factor != target.factor) target.factor[h * s->factor_step] = source.factor[h * s->factor_step];
         } else { /* no row that is still to be moved lies in the block of `to`: they come after `from` */
             float x[256];
             fai_decode_row(x, src, s->dtype, s->dim);
-            for (int32_t d = 0; d < s->dim; d++) x[d] *= *factor_from;
-            fai_put_row(s, b, to, h, x);
+            FAI_EACH16(d, s->dim) x[d] *= source.factor[h * s->factor_step];
+            fai_put_row(s, &target, h, x);
         }
     }
 }
@@ -2427,15 +2459,16 @@ FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
 
     const fai_strides st_q = fai_resolve(q.stride_b, q.stride_s, q.stride_h, args->seqlen_q, heads, dim);
     const fai_strides st_o = fai_resolve(o.stride_b, o.stride_s, o.stride_h, args->seqlen_q, heads, dim);
+    fai_angles angles;
     for (int32_t b = 0; b < args->batch; b++) {
         const fa_sequence seq = fa_get_sequence(&c.a, b);
         for (int32_t i = 0; i < seq.len_q; i++) {
-            const int64_t at = fai_rope_position(&c, rotary, &seq, i) * (rotary->dim / 2);
+            fai_get_angles(&angles, rotary, fai_rope_position(&c, rotary, &seq, i));
             for (int32_t h = 0; h < args->num_heads; h++) {
                 float x[256];
-                fai_decode_row(x, (const char *)args->q.data + fai_offset_q(&seq, st_q, i, h) * (int64_t)size, args->dtype,
-                               args->head_dim);
-                fai_rotate_row(x, rotary->cos + at, rotary->sin + at, rotary);
+                const char *src = (const char *)args->q.data + fai_offset_q(&seq, st_q, i, h) * (int64_t)size;
+                fai_decode_row(x, src, args->dtype, args->head_dim);
+                fai_rotate_row(x, &angles, rotary);
                 fai_encode_row((char *)o.data + fai_offset_q(&seq, st_o, i, h) * (int64_t)size, x, args->dtype,
                                args->head_dim);
             }
@@ -2444,6 +2477,7 @@ FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
     return fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0);
 }
 #undef FAI_CACHE_SPAN
+#undef FAI_EACH16
 
 #endif /* FA_FLASHATTN_H */
 
