@@ -535,8 +535,9 @@ FAI_HD static inline float fai_float_of(uint32_t bits) {
 /* Value of a code without sign, not Inf or NaN, in a format of `mant` mantissa bits:
  * 1.m * 2^(e-bias), or below the normal numbers m * 2^(1-bias-mant). */
 FAI_HD static inline uint32_t fai_widen(uint32_t code, int mant, int bias) {
+    uint32_t normal = (code << (23 - mant)) + ((uint32_t)(127 - bias) << 23);
     uint32_t below = fai_bits_of((float)(int32_t)code * fai_float_of((uint32_t)(128 - bias - mant) << 23)); /* exact */
-    return code >> mant ? (code << (23 - mant)) + ((uint32_t)(127 - bias) << 23) : below;
+    return below ^ ((below ^ normal) & (0u - (code >> mant != 0))); /* a choice without a branch: it is vectorised */
 }
 
 /* Code of the f32 with bits `mag` (no sign, no NaN), rounded.  Beyond the format's largest number
@@ -552,9 +553,8 @@ FAI_HD static inline uint32_t fai_narrow(uint32_t mag, int mant, int bias) {
 
 /* binary16: 5 exponent bits (bias 15), 10 mantissa bits; Inf from 65520 on */
 FAI_HD static inline float fa_f16_to_f32(uint16_t code) {
-    uint32_t sign = (code & 0x8000u) << 16, mag = code & 0x7fffu;
-    if (mag >= 0x7c00) return fai_float_of(sign | 0x7f800000u | mag << 13); /* Inf, NaN */
-    return fai_float_of(sign | fai_widen(mag, 10, 15));
+    uint32_t sign = (code & 0x8000u) << 16, mag = code & 0x7fffu, finite = fai_widen(mag, 10, 15);
+    return fai_float_of(sign | (finite + ((uint32_t)(mag >= 0x7c00) * 112u << 23))); /* Inf, NaN: exponent 255 */
 }
 FAI_HD static inline uint16_t fa_f32_to_f16(float x) {
     uint32_t bits = fai_bits_of(x), sign = bits >> 16 & 0x8000u, mag = bits & 0x7fffffffu, code;
@@ -573,30 +573,32 @@ FAI_HD static inline uint16_t fa_f32_to_bf16(float x) {
 
 /* The fp8 encoders are CUDA's satfinite conversions: what is too large, Inf included, becomes the
  * largest number.  max: its code. */
-FAI_HD static inline uint8_t fai_f32_to_fp8(float x, int mant, int bias, uint32_t max) {
+FAI_HD static inline uint32_t fai_f32_to_fp8(float x, int mant, int bias, uint32_t max) {
     uint32_t bits = fai_bits_of(x), sign = bits >> 24 & 0x80u, mag = bits & 0x7fffffffu, code;
-    if (mag > 0x7f800000u) return (uint8_t)(sign | 0x7fu);
+    if (mag > 0x7f800000u) return sign | 0x7fu;
     code = fai_narrow(mag, mant, bias);
-    return (uint8_t)(sign | (code < max ? code : max));
+    return sign | (code < max ? code : max);
 }
 /* e4m3: 4 exponent bits (bias 7), 3 mantissa bits, no Inf; up to 448 */
 FAI_HD static inline float fa_e4m3_to_f32(uint8_t code) {
-    uint32_t sign = (code & 0x80u) << 24, mag = code & 0x7fu;
-    return fai_float_of(sign | (mag == 0x7fu ? 0x7fc00000u : fai_widen(mag, 3, 7)));
+    uint32_t sign = (code & 0x80u) << 24, mag = code & 0x7fu, finite = fai_widen(mag, 3, 7);
+    return fai_float_of(sign | (finite + (mag == 0x7fu) * (0x7fc00000u - 0x43f00000u))); /* 480 would be NaN */
 }
-FAI_HD static inline uint8_t fa_f32_to_e4m3(float x) { return fai_f32_to_fp8(x, 3, 7, 0x7eu); }
+FAI_HD static inline uint8_t fa_f32_to_e4m3(float x) { return (uint8_t)fai_f32_to_fp8(x, 3, 7, 0x7eu); }
 
 /* e5m2: the upper half of a binary16; up to 57344 */
 FAI_HD static inline float fa_e5m2_to_f32(uint8_t x) { return fa_f16_to_f32((uint16_t)(x << 8)); }
-FAI_HD static inline uint8_t fa_f32_to_e5m2(float x) { return fai_f32_to_fp8(x, 2, 15, 0x7bu); }
+FAI_HD static inline uint8_t fa_f32_to_e5m2(float x) { return (uint8_t)fai_f32_to_fp8(x, 2, 15, 0x7bu); }
 
 /* int8: nearest integer, ties to even, -127 .. 127; NaN becomes 0 */
-FAI_HD static inline int8_t fa_f32_to_i8(float x) {
+FAI_HD static inline int32_t fai_f32_to_i8(float x) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: the addition rounds */
-    if (!(x > -127)) return x == x ? -127 : 0;
-    if (x > 127) return 127;
-    return (int8_t)((int32_t)(fai_bits_of(x + magic) & 0x7fffffu) - 0x400000);
+    int32_t code = (int32_t)(fai_bits_of(x + magic) & 0x7fffffu) - 0x400000;
+    code = x > 127 ? 127 : code;
+    code = x < -127 ? -127 : code;
+    return x == x ? code : 0;
 }
+FAI_HD static inline int8_t fa_f32_to_i8(float x) { return (int8_t)fai_f32_to_i8(x); }
 
 /* Element `index` of data, which holds elements of the given dtype. */
 FAI_HD static inline float fa_load(const void *data, int64_t index, fa_dtype dtype) {
@@ -2118,14 +2120,14 @@ static inline void fai_check_rope(fai_cache_call *c, const fa_rope *r) {
     for (int32_t chunk = 0; chunk < (n); chunk += 16) \
         for (int32_t d = chunk; d < chunk + 16; d++)
 
-/* x[0 .. n) = elements of dtype at src, and 0 to the next multiple of 16. */
+/* x[0 .. n) = elements of dtype at src, n <= 256, and 0 to the next multiple of 16. */
 static inline void fai_decode_row(float *x, const void *src, fa_dtype dtype, int32_t n) {
     uint16_t wide[256];
     uint8_t code[256];
     const size_t size = fa_sizeof(dtype);
     unsigned char *to = size == 4 ? (unsigned char *)x : size == 2 ? (unsigned char *)wide : code;
     memcpy(to, src, (size_t)n * size);
-    memset(to + (size_t)n * size, 0, (size_t)(-n & 15) * size);
+    memset(to + (size_t)n * size, 0, (size_t)(-n & 31) * size); /* 16 pairs */
     switch (dtype) {
     case FA_F32: break;
     case FA_F16:
@@ -2144,8 +2146,9 @@ static inline void fai_decode_row(float *x, const void *src, fa_dtype dtype, int
         FAI_EACH16(d, n) x[d] = (float)(int8_t)code[d];
     }
 }
-/* and back */
+/* and back; fp8 and int8 in words first, or the width of a byte would decide how many elements a vector has */
 static inline void fai_encode_row(void *dst, const float *x, fa_dtype dtype, int32_t n) {
+    uint32_t word[256];
     uint16_t wide[256];
     uint8_t code[256];
     const size_t size = fa_sizeof(dtype);
@@ -2159,13 +2162,16 @@ static inline void fai_encode_row(void *dst, const float *x, fa_dtype dtype, int
         FAI_EACH16(d, n) wide[d] = fa_f32_to_bf16(x[d]);
         break;
     case FA_E4M3:
-        FAI_EACH16(d, n) code[d] = fa_f32_to_e4m3(x[d]);
+        FAI_EACH16(d, n) word[d] = fai_f32_to_fp8(x[d], 3, 7, 0x7eu);
         break;
     case FA_E5M2:
-        FAI_EACH16(d, n) code[d] = fa_f32_to_e5m2(x[d]);
+        FAI_EACH16(d, n) word[d] = fai_f32_to_fp8(x[d], 2, 15, 0x7bu);
         break;
     default:
-        FAI_EACH16(d, n) code[d] = (uint8_t)fa_f32_to_i8(x[d]);
+        FAI_EACH16(d, n) word[d] = (uint32_t)fai_f32_to_i8(x[d]);
+    }
+    if (size == 1) {
+        FAI_EACH16(d, n) code[d] = (uint8_t)word[d];
     }
     memcpy(dst, from, (size_t)n * size);
 }
@@ -2186,8 +2192,7 @@ static inline void fai_rotate_row(float *x, const fai_angles *t, const fa_rope *
     float re[128], im[128];
     const int32_t half = r->dim / 2;
     if (r->interleaved) {
-        memset(re, 0, sizeof re), memset(im, 0, sizeof im);
-        for (int32_t i = 0; i < half; i++) re[i] = x[2 * i], im[i] = x[2 * i + 1];
+        FAI_EACH16(i, half) re[i] = x[2 * i], im[i] = x[2 * i + 1];
     } else {
         fai_decode_row(re, x, FA_F32, half), fai_decode_row(im, x + half, FA_F32, half);
     }
@@ -2213,11 +2218,13 @@ static inline void fai_quantise_row(void *dst, float *x, float factor, fa_dtype 
 /* The factor that x needs. */
 static inline float fai_row_factor(const float *x, fa_dtype dtype, int32_t n) {
     uint32_t most[16] = {0}, max = 0; /* magnitudes are ordered like their bits */
-    FAI_EACH16(d, n) {
-        const uint32_t mag = fai_bits_of(x[d]) & 0x7fffffffu, finite = mag == 0x7f800000u ? 0x7f7fffffu : mag;
-        most[d & 15] = finite > most[d & 15] && finite < 0x7f800000u ? finite : most[d & 15];
-    }
+    for (int32_t d = 0; d < n; d += 16)
+        for (int32_t l = 0; l < 16; l++) {
+            const uint32_t mag = fai_bits_of(x[d + l]) & 0x7fffffffu, old = most[l];
+            most[l] = old ^ ((old ^ mag) & (0u - ((mag > old) & (mag <= 0x7f800000u)))); /* a choice without a branch */
+        }
     for (int l = 0; l < 16; l++) max = most[l] > max ? most[l] : max;
+    if (max == 0x7f800000u) max = 0x7f7fffffu;
     return fai_float_of(max) / (dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
 }
 
