@@ -2293,10 +2293,11 @@ static inline void fai_put_row(const fai_cache_side *s, const fai_place *p, int6
 
 /* ---- calls ---- */
 
-/* New rows of K or V go into the cache.  t: where they are; rotary NULL: as they are. */
-static inline void fai_append_side(const fai_cache_call *c, const fai_cache_side *s, const fa_tensor *t, fa_dtype dtype,
-                                   const fa_rope *rotary) {
+/* New rows of K (V: v = 1) go into the cache.  t: where they are; rotary NULL: as they are. */
+static inline void fai_append_side(const fai_cache_call *c, const fa_cache *cache, int v, const fa_tensor *t,
+                                   fa_dtype dtype, const fa_rope *rotary) {
     const fa_args *a = &c->a;
+    const fai_cache_side side = fai_get_side(c, cache, v), *s = &side;
     const fai_strides st = fai_resolve(t->stride_b, t->stride_s, t->stride_h, a->seqlen_q, a->num_heads_k, s->dim);
     const size_t row = (size_t)s->dim * fa_sizeof(dtype);
     const int copy = !rotary && s->dtype == dtype, together = st.h == s->dim && s->st.h == s->dim;
@@ -2361,9 +2362,8 @@ FAI_NOINLINE fa_status fa_append(const fa_append_args *args) {
     }
     fai_check_written(p, FA_ERR_CACHE_OVERLAP);
     if (p->status != FA_OK) return p->status;
-    const fai_cache_side to_k = fai_get_side(&c, cache, 0), to_v = fai_get_side(&c, cache, 1);
-    if (k.data) fai_append_side(&c, &to_k, &k, args->dtype, fai_rotates(rotary) ? rotary : NULL);
-    if (v.data) fai_append_side(&c, &to_v, &v, args->dtype, NULL);
+    if (k.data) fai_append_side(&c, cache, 0, &k, args->dtype, fai_rotates(rotary) ? rotary : NULL);
+    if (v.data) fai_append_side(&c, cache, 1, &v, args->dtype, NULL);
     return fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0);
 }
 
@@ -2408,26 +2408,27 @@ FAI_NOINLINE fa_status fa_compact(const fa_compact_args *args) {
         const int32_t at = fai_cache_position(&c, b), n = fai_cache_count(&c, b);
         if (n < 0 || n > columns) fai_bad(p, FA_ERR_MAX_ACCEPTED, "num_accepted", b, n, 0, columns);
         if (at < 0 || at > cache->seqlen_k) fai_bad(p, FA_ERR_POSITIONS, "positions", b, at, 0, cache->seqlen_k);
-        int32_t least = 0;
+        int64_t least = 0;
         for (int64_t i = (int64_t)b * columns, end = i + n; i < end && p->status == FA_OK; i++) {
-            const int32_t row = args->accepted[i];
+            const int64_t row = args->accepted[i];
             if (row < least || row >= cache->seqlen_k - at)
-                fai_bad(p, FA_ERR_ACCEPTED, "accepted", i, row, least, cache->seqlen_k - at - 1);
+                fai_bad(p, FA_ERR_ACCEPTED, "accepted", i, (double)row, (double)least, cache->seqlen_k - at - 1);
             least = row + 1; /* rows rise, so none is before its new place */
         }
     }
     fai_check_cache_memory(&c, *cache);
     fai_check_written(p, FA_ERR_CACHE_OVERLAP);
-    for (int32_t b = 0; b < cache->batch && p->status == FA_OK; b++)
-        for (int32_t n = 0; n < fai_cache_count(&c, b); n++) {
-            const int64_t to = (int64_t)fai_cache_position(&c, b) + n;
-            const int64_t from = to - n + args->accepted[(int64_t)b * columns + n];
-            for (int v = 0; v < 2 && from != to; v++) {
-                const fai_cache_side side = fai_get_side(&c, cache, v);
-                if (side.data) fai_move_row(&side, b, from, to);
+    if (p->status != FA_OK) return p->status;
+    for (int v = 0; v < 2; v++) {
+        if (v ? !cache->v.data : !cache->k.data) continue;
+        const fai_cache_side side = fai_get_side(&c, cache, v);
+        for (int32_t b = 0; b < cache->batch; b++)
+            for (int32_t n = 0; n < fai_cache_count(&c, b); n++) {
+                const int64_t at = fai_cache_position(&c, b), from = args->accepted[(int64_t)b * columns + n];
+                if (from != n) fai_move_row(&side, b, at + from, at + n);
             }
-        }
-    return p->status == FA_OK ? fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0) : p->status;
+    }
+    return fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0);
 }
 
 /* o = q, rotated: row i of sequence b by the position rotary.positions[b] + i.  Queries of a decoding step, the last of

@@ -191,6 +191,7 @@ static inline void cr_refused_compactions(int *seen) {
     CR_COMPACT(cr.accepted[1] = 0, ACCEPTED, "accepted", 0, 1, 6, 1)
     CR_COMPACT(cr.accepted[2] = -1, ACCEPTED, "accepted", -1, 0, 2, 2)
     CR_COMPACT(cr.accepted[3] = 3, ACCEPTED, "accepted", 3, 2, 2, 3)
+    CR_COMPACT(cr.accepted[3] = INT32_MAX, ACCEPTED, "accepted", INT32_MAX, 2, 2, 3)
     CR_COMPACT(cr.positions[1] = 9, POSITIONS, "positions", 9, 0, 8, 1)
     CR_COMPACT(a.cache.k.data = cr.v + 8, CACHE_OVERLAP, "cache.v.data", NAN, 1, 0, -1)
     CR_COMPACT(a.cache.block_table = cr.table; a.cache.page_size = 2; a.cache.num_pages = 5; cr.table[0] = 4; cr.table[1] = 1;
