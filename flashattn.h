@@ -1830,7 +1830,7 @@ typedef struct fa_cache {
     fa_dtype dtype;
     fa_tensor_out k;            /* (batch, seqlen_k, num_heads_k, head_dim); paged: (num_pages, page_size, ..) */
     fa_tensor_out v;            /* the same with head_dim_v.  Either may be absent (data NULL) */
-    const int32_t *block_table; /* (batch, block_table_stride), as in fa_args: entries of rows not in use are not read */
+    const int32_t *block_table; /* (batch, block_table_stride), as in fa_args; pages without rows in use are not read */
     int64_t block_table_stride; /* 0 = ceil(seqlen_k / page_size) */
     int32_t page_size, num_pages;
     fa_descale_out k_descale, v_descale;
@@ -1846,8 +1846,8 @@ typedef struct fa_rope {
     int32_t dim;              /* even, 2 .. head_dim; 0 with cos and sin NULL: no rotation */
     int32_t interleaved;      /* 0: pair i is elements i and i + dim/2 (NeoX);  1: 2i and 2i + 1 (GPT-J) */
     int32_t per_row;          /* 1: positions has one for each row */
-    const int32_t *positions; /* (batch): of the first row of each sequence; per_row (token trees): (batch, seqlen), with
-                                 cu_seqlens (total); NULL: the row in the cache for K, 0 for the first query */
+    const int32_t *positions; /* (batch): of the first row of each sequence; per_row (token trees): (batch, seqlen),
+                                 with cu_seqlens (total); NULL: the row in the cache for K, 0 for the first query */
 } fa_rope;
 
 /* New rows for a cache.  Zero-initialise it. */
@@ -1947,7 +1947,9 @@ static inline void fai_cache_begin(fai_cache_call *c, const fa_cache *cache, fa_
 }
 
 /* Row of the cache that is row 0 of the call, and rows that the call has for sequence b: new or accepted. */
-static inline int32_t fai_cache_position(const fai_cache_call *c, int32_t b) { return c->positions ? c->positions[b] : 0; }
+static inline int32_t fai_cache_position(const fai_cache_call *c, int32_t b) {
+    return c->positions ? c->positions[b] : 0;
+}
 static inline int32_t fai_cache_count(const fai_cache_call *c, int32_t b) {
     if (!c->accepted) return fa_get_sequence(&c->a, b).len_q;
     return c->num_accepted ? c->num_accepted[b] : c->max_accepted;
@@ -2027,8 +2029,9 @@ static inline void fai_check_cache(fai_cache_call *c, const fa_cache *cache, int
     fai_problem *p = &c->p;
     const double most = INT32_MAX;
     double rows;
-    if ((!k && !v) || (k && !cache->k.data) || (v && !cache->v.data))
-        fai_bad(p, FA_ERR_CACHE_NULL, k && !cache->k.data ? "cache.k.data" : v ? "cache.v.data" : "k.data", -1, 0, 1, 0);
+    if (!k && !v) fai_bad(p, FA_ERR_CACHE_NULL, "k.data", -1, 0, 1, 0);
+    if (k && !cache->k.data) fai_bad(p, FA_ERR_CACHE_NULL, "cache.k.data", -1, 0, 1, 0);
+    if (v && !cache->v.data) fai_bad(p, FA_ERR_CACHE_NULL, "cache.v.data", -1, 0, 1, 0);
     fai_range(p, FA_ERR_CACHE_SIZE, "cache.batch", cache->batch, 1, most);
     fai_range(p, FA_ERR_CACHE_SIZE, "cache.num_heads_k", cache->num_heads_k, 1, most);
     fai_range(p, FA_ERR_CACHE_SIZE, "cache.seqlen_k", cache->seqlen_k, 1, FA_MAX_SEQLEN);
@@ -2070,7 +2073,8 @@ static inline void fai_check_cache_memory(fai_cache_call *c, fa_cache cache) {
 static inline void fai_check_written(fai_problem *p, fa_status bad) {
     for (int i = 0; i < p->count; i++)
         for (int n = 0; p->span[i].kind == FAI_OUTPUT && n < p->count; n++)
-            if (n != i && fai_overlap(&p->span[i], &p->span[n])) fai_bad(p, bad, p->span[n].field[0], -1, (double)NAN, 1, 0);
+            if (n != i && fai_overlap(&p->span[i], &p->span[n]))
+                fai_bad(p, bad, p->span[n].field[0], -1, (double)NAN, 1, 0);
 }
 
 /* Position of row i of sequence b in the tables. */
@@ -2097,8 +2101,9 @@ static inline void fai_check_rope(fai_cache_call *c, const fa_rope *r) {
                   r->per_row ? p->batch[0] * p->rows[0] : a->batch);
     for (int32_t b = 0; b < a->batch && p->status == FA_OK; b++) {
         const fa_sequence seq = fa_get_sequence(a, b);
-        /* without per_row the last row alone can be too far, and the first below 0 */
-        for (int64_t i = 0; i < seq.len_q && p->status == FA_OK; i += r->per_row || i + 1 == seq.len_q ? 1 : seq.len_q - 1) {
+        /* without per_row the first and the last row tell all */
+        const int64_t step = r->per_row || seq.len_q < 3 ? 1 : seq.len_q - 1;
+        for (int64_t i = 0; i < seq.len_q && p->status == FA_OK; i += step) {
             const int64_t at = fai_rope_position(c, r, &seq, i);
             if (at >= 0 && at < r->count) continue;
             if (!r->positions)
@@ -2354,8 +2359,9 @@ FAI_NOINLINE fa_status fa_append(const fa_append_args *args) {
     fai_check_cache_memory(&c, *cache);
     if (p->status == FA_OK) {
         const size_t size = fa_sizeof(args->dtype);
-        const fai_span span_k = FAI_CACHE_SPAN(k, K, FAI_INPUT, size, cache->head_dim, p->batch[0], p->rows[0], cache->num_heads_k);
-        const fai_span span_v = FAI_CACHE_SPAN(v, V, FAI_INPUT, size, cache->head_dim_v, p->batch[0], p->rows[0], cache->num_heads_k);
+        const int64_t n = p->batch[0], rows = p->rows[0], heads = cache->num_heads_k;
+        const fai_span span_k = FAI_CACHE_SPAN(k, K, FAI_INPUT, size, cache->head_dim, n, rows, heads);
+        const fai_span span_v = FAI_CACHE_SPAN(v, V, FAI_INPUT, size, cache->head_dim_v, n, rows, heads);
         fai_add_span(p, span_k);
         fai_add_span(p, span_v);
         if (k.data) fai_check_rope(&c, rotary);
@@ -2398,7 +2404,7 @@ FAI_NOINLINE fa_status fa_compact(const fa_compact_args *args) {
     fai_cache_begin(&c, cache, args->error);
     c.positions = args->positions, c.accepted = args->accepted, c.num_accepted = args->num_accepted;
     c.max_accepted = columns;
-    fai_check_cache(&c, cache, cache->k.data != NULL, cache->v.data != NULL);
+    fai_check_cache(&c, cache, cache->k.data || !cache->v.data, cache->v.data != NULL);
     fai_range(p, FA_ERR_MAX_ACCEPTED, "max_accepted", columns, 1, FA_MAX_SEQLEN);
     if (!args->accepted) fai_bad(p, FA_ERR_ACCEPTED, "accepted", -1, 0, 1, 0);
     fai_add_array(p, args->accepted, "accepted", FA_ERR_ACCEPTED, (int64_t)cache->batch * columns);

@@ -183,7 +183,7 @@ static inline void cr_refused_rows(int *seen) {
 
 static inline void cr_refused_compactions(int *seen) {
     const double rows = FA_MAX_SEQLEN;
-    CR_COMPACT(a.cache.k.data = a.cache.v.data = NULL, CACHE_NULL, "k.data", 0, 1, 0, -1)
+    CR_COMPACT(a.cache.k.data = a.cache.v.data = NULL, CACHE_NULL, "cache.k.data", 0, 1, 0, -1)
     CR_COMPACT(a.max_accepted = 0, MAX_ACCEPTED, "max_accepted", 0, 1, rows, -1)
     CR_COMPACT(cr.num[1] = 3, MAX_ACCEPTED, "num_accepted", 3, 0, 2, 1)
     CR_COMPACT(cr.num[0] = -1, MAX_ACCEPTED, "num_accepted", -1, 0, 2, 0)
