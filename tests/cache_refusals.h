@@ -48,6 +48,10 @@ static inline fa_append_args cr_append_blocks(void) { /* a factor for two rows; 
     a.cache.k_descale.stride_b = CR_H * CR_S / 2;
     return a;
 }
+static inline fa_descale_out cr_factors(int32_t block, int32_t paged) {
+    fa_descale_out d = {cr.factor, 6, 3, 1, block, paged};
+    return d;
+}
 static inline fa_append_args cr_append_rotary(void) {
     fa_append_args a = cr_append();
     a.rotary.cos = cr.cos_table, a.rotary.sin = cr.sin_table, a.rotary.count = 8, a.rotary.dim = 4;
@@ -132,6 +136,7 @@ static inline void cr_refused_caches(int *seen) {
     CR_APPEND(_paged, cr.table[6] = 2, CACHE_PAGE, "block_table", 2, 1, 0, 6)
     CR_APPEND(_paged, cr.table[1] = 4, CACHE_PAGE, "block_table", 4, 1, 0, 1)
     CR_APPEND(_paged, a.cache.num_pages = 1 << 20; cr.table[0] = cr.table[7] = 999999, CACHE_PAGE, "block_table", 999999, 1, 0, 7)
+    CR_APPEND(_paged, a.cache.num_pages = 1 << 20; cr.table[0] = cr.table[6] = 32767, CACHE_PAGE, "block_table", 32767, 1, 0, 6)
     CR_APPEND_OK(_paged, (void)0)
     CR_APPEND_OK(_paged, cr.table[2] = 2) /* of rows that are not in use */
 }
@@ -148,6 +153,11 @@ static inline void cr_refused_factors(int *seen) {
     CR_APPEND(_blocks, cr.factor[10] = INFINITY, DESCALE_K, "cache.k_descale.data", INFINITY, 0, big, 10)
     CR_APPEND(_blocks, a.cache.k_descale.stride_block = 0, CACHE_DESCALE, "cache.k_descale.stride_block", 0, 1, far, -1)
     CR_APPEND(_blocks, a.cache.k_descale.stride_h = 3, CACHE_DESCALE, "cache.k_descale.stride_h", 3, 4, far, -1)
+    /* rows 3 and 4 are in the block of row 5: their codes may change, and row 3 lies in a page of its own */
+    CR_APPEND(_paged, a.cache.dtype = FA_I8; a.cache.k_descale = cr_factors(3, 0), BLOCK_TABLE, "block_table", -1, 0, 4, 5)
+    /* a factor for each page; rows 1 and 2 of sequence 0 are in pages 4 and 2 */
+    CR_APPEND(_paged, a.cache.dtype = FA_E5M2; a.cache.k_descale = cr_factors(0, 1); a.seqused_new = cr.used; cr.used[0] = 2;
+              cr.factor[2 * 6] = NAN, DESCALE_K, "cache.k_descale.data", NAN, 0, big, 2 * 6)
     CR_APPEND_OK(_int8, (void)0)
     CR_APPEND_OK(_blocks, cr.factor[3] = NAN)
 }

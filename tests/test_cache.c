@@ -446,6 +446,8 @@ FA_TEST(blocks_grow) {
 FA_TEST(numbers_that_are_none) {
     static float x[2][4] = {{1, -INFINITY, 2, 0}, {1, NAN, 2, -3}}, factor[2];
     static uint8_t code[2][4];
+    const uint32_t nan = 0x7f800001u; /* the smallest one */
+    memcpy(&x[1][1], &nan, sizeof nan);
     for (int dtype = FA_E4M3; dtype <= FA_I8; dtype++) {
         fa_append_args a;
         memset(&a, 0, sizeof a);
