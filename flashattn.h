@@ -29,7 +29,7 @@
               _num_tasks and _run_task let any thread pool do the work). Bad arguments return a status; nothing is
               written unless it is FA_OK.
 
-    CONTENTS  search for:  >>config  >>types  >>convert  >>layout  >>check  >>reference  >>iomodel
+    CONTENTS  search for:  >>config  >>types  >>convert  >>layout  >>check  >>reference  >>iomodel  >>cache
                            >>template  >>vector  >>forward  >>launch  >>licence
 
     PARAMETERS, defined before an include that makes an instance, and undefined by it. Any number of instances.
@@ -63,6 +63,10 @@
         fa_status attn64_forward(const fa_args *args, void *workspace, size_t bytes);
         int64_t   attn64_forward_num_tasks(const fa_args *args);
         void      attn64_forward_run_task(const fa_args *args, int64_t task, void *workspace);
+
+    AND ONCE, for the KV cache that these calls read: fa_append() writes new rows of K and V into it (paged, quantised,
+              rotated), fa_compact() keeps the accepted rows of a draft, fa_rotary() rotates Q, fa_use_cache() points
+              fa_args at it. See >>cache.
 
     DATA      Tensors are (batch, seq, head, dim): data and strides in elements, dim contiguous, all strides zero =
               packed. For query i of head h and key j of head h / (num_heads / num_heads_k):
@@ -258,6 +262,7 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
 #define FA_FORWARD 1u  /* O and LSE */
 #define FA_BACKWARD 2u /* dQ, dK, dV, and gradients of bias and sink, from O, LSE and dO */
 #define FA_DECODE 4u   /* O and LSE of few queries against a long cache */
+#define FAI_APPEND 8u  /* not of an instance: what fa_append and fa_compact tell the checks */
 
 #ifndef FA_DEFAULT_PASSES /* of instances that do not say FA_PASSES */
 #define FA_DEFAULT_PASSES (FA_FORWARD | FA_BACKWARD)
@@ -349,7 +354,25 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(DSINK_SINK, "dsink needs a sink: set sink, or leave dsink NULL") \
     X(DSINK_ALIGN, "dsink must be aligned to 4 bytes: one float a head") \
     X(DSINK_OVERLAP, "dsink overlaps an input or another gradient: give it memory of its own") \
-    X(SPLIT_KEYS, "split_keys must be 0 (= the planner chooses) or >= 64: keys of a split")
+    X(SPLIT_KEYS, "split_keys must be 0 (= the planner chooses) or >= 64: keys of a split") \
+    X(CACHE_SIZE, "cache: batch and num_heads_k must be 1 .. 2^31-1, seqlen_k 1 .. 2^30, head_dim and head_dim_v 1 .. 256") \
+    X(CACHE_DTYPE, "cache.dtype must be FA_F32, FA_F16, FA_BF16, FA_E4M3, FA_E5M2 or FA_I8: of cache.k.data and cache.v.data") \
+    X(CACHE_NULL, "k.data and v.data may not both be NULL, and one that is given needs its cache.k.data or cache.v.data") \
+    X(CACHE_ALIGN, "cache.k.data and cache.v.data must be aligned to their element size") \
+    X(CACHE_STRIDE, "strides of cache.k and cache.v must be >= 0, give every element its own place, and fit in 63 bits; likewise batch * seqlen_k") \
+    X(CACHE_DESCALE, "factors that are written (k_descale or v_descale with block >= 1) need strides that give each (batch or page, head, block) its own place") \
+    X(CACHE_OVERLAP, "cache.k.data, cache.v.data or factors that are written overlap another tensor or array: give them memory, or columns of common records, of their own") \
+    X(CACHE_PAGE, "block_table has a page twice among those that are written: give each sequence a page of its own, a copy of the shared one") \
+    X(NEW_DTYPE, "dtype must be FA_F32, FA_F16 or FA_BF16: of k.data and v.data that are appended, of q.data that is rotated") \
+    X(SEQLEN_NEW, "seqlen_new must be 1 .. 2^30 (the most rows that a sequence gets when counts vary)") \
+    X(CU_SEQLENS_NEW, "cu_seqlens_new must be aligned to 4 bytes, start at >= 0 and rise by 0 .. seqlen_new each") \
+    X(SEQUSED_NEW, "seqused_new must be aligned to 4 bytes and be 0 .. the rows that k and v have for the sequence (seqlen_new)") \
+    X(POSITIONS, "positions must be aligned to 4 bytes, >= 0, and leave room for the new rows before seqlen_k") \
+    X(ROTARY, "head_dim must be 2 .. 256, rotary.dim even and 2 .. head_dim, rotary.interleaved and rotary.per_row 0 or 1") \
+    X(ROTARY_TABLE, "rotary.cos and rotary.sin must be given, aligned to 4 bytes, with rotary.count (1 .. 2^30) rows of head_dim/2 or fewer floats") \
+    X(ROTARY_POSITIONS, "rotary.positions must be aligned to 4 bytes, and every position of the batch be 0 .. rotary.count-1") \
+    X(MAX_ACCEPTED, "max_accepted must be 1 .. 2^30, and num_accepted aligned to 4 bytes and 0 .. max_accepted for each of the batch") \
+    X(ACCEPTED, "accepted must be given, aligned to 4 bytes, and rise in each sequence of the batch, within the rows before seqlen_k")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,
@@ -516,8 +539,9 @@ FAI_HD static inline float fai_float_of(uint32_t bits) {
 /* Value of a code without sign, not Inf or NaN, in a format of `mant` mantissa bits:
  * 1.m * 2^(e-bias), or below the normal numbers m * 2^(1-bias-mant). */
 FAI_HD static inline uint32_t fai_widen(uint32_t code, int mant, int bias) {
-    if (code >> mant) return (code << (23 - mant)) + ((uint32_t)(127 - bias) << 23);
-    return fai_bits_of((float)code * fai_float_of((uint32_t)(128 - bias - mant) << 23)); /* exact */
+    uint32_t normal = (code << (23 - mant)) + ((uint32_t)(127 - bias) << 23);
+    uint32_t below = fai_bits_of((float)(int32_t)code * fai_float_of((uint32_t)(128 - bias - mant) << 23)); /* exact */
+    return below ^ ((below ^ normal) & (0u - (code >> mant != 0))); /* a choice without a branch: it is vectorised */
 }
 
 /* Code of the f32 with bits `mag` (no sign, no NaN), rounded.  Beyond the format's largest number
@@ -533,9 +557,8 @@ FAI_HD static inline uint32_t fai_narrow(uint32_t mag, int mant, int bias) {
 
 /* binary16: 5 exponent bits (bias 15), 10 mantissa bits; Inf from 65520 on */
 FAI_HD static inline float fa_f16_to_f32(uint16_t code) {
-    uint32_t sign = (code & 0x8000u) << 16, mag = code & 0x7fffu;
-    if (mag >= 0x7c00) return fai_float_of(sign | 0x7f800000u | mag << 13); /* Inf, NaN */
-    return fai_float_of(sign | fai_widen(mag, 10, 15));
+    uint32_t sign = (code & 0x8000u) << 16, mag = code & 0x7fffu, finite = fai_widen(mag, 10, 15);
+    return fai_float_of(sign | (finite + ((uint32_t)(mag >= 0x7c00) * 112u << 23))); /* Inf, NaN: exponent 255 */
 }
 FAI_HD static inline uint16_t fa_f32_to_f16(float x) {
     uint32_t bits = fai_bits_of(x), sign = bits >> 16 & 0x8000u, mag = bits & 0x7fffffffu, code;
@@ -554,30 +577,32 @@ FAI_HD static inline uint16_t fa_f32_to_bf16(float x) {
 
 /* The fp8 encoders are CUDA's satfinite conversions: what is too large, Inf included, becomes the
  * largest number.  max: its code. */
-FAI_HD static inline uint8_t fai_f32_to_fp8(float x, int mant, int bias, uint32_t max) {
+FAI_HD static inline uint32_t fai_f32_to_fp8(float x, int mant, int bias, uint32_t max) {
     uint32_t bits = fai_bits_of(x), sign = bits >> 24 & 0x80u, mag = bits & 0x7fffffffu, code;
-    if (mag > 0x7f800000u) return (uint8_t)(sign | 0x7fu);
+    if (mag > 0x7f800000u) return sign | 0x7fu;
     code = fai_narrow(mag, mant, bias);
-    return (uint8_t)(sign | (code < max ? code : max));
+    return sign | (code < max ? code : max);
 }
 /* e4m3: 4 exponent bits (bias 7), 3 mantissa bits, no Inf; up to 448 */
 FAI_HD static inline float fa_e4m3_to_f32(uint8_t code) {
-    uint32_t sign = (code & 0x80u) << 24, mag = code & 0x7fu;
-    return fai_float_of(sign | (mag == 0x7fu ? 0x7fc00000u : fai_widen(mag, 3, 7)));
+    uint32_t sign = (code & 0x80u) << 24, mag = code & 0x7fu, finite = fai_widen(mag, 3, 7);
+    return fai_float_of(sign | (finite + (mag == 0x7fu) * (0x7fc00000u - 0x43f00000u))); /* 480 would be NaN */
 }
-FAI_HD static inline uint8_t fa_f32_to_e4m3(float x) { return fai_f32_to_fp8(x, 3, 7, 0x7eu); }
+FAI_HD static inline uint8_t fa_f32_to_e4m3(float x) { return (uint8_t)fai_f32_to_fp8(x, 3, 7, 0x7eu); }
 
 /* e5m2: the upper half of a binary16; up to 57344 */
 FAI_HD static inline float fa_e5m2_to_f32(uint8_t x) { return fa_f16_to_f32((uint16_t)(x << 8)); }
-FAI_HD static inline uint8_t fa_f32_to_e5m2(float x) { return fai_f32_to_fp8(x, 2, 15, 0x7bu); }
+FAI_HD static inline uint8_t fa_f32_to_e5m2(float x) { return (uint8_t)fai_f32_to_fp8(x, 2, 15, 0x7bu); }
 
 /* int8: nearest integer, ties to even, -127 .. 127; NaN becomes 0 */
-FAI_HD static inline int8_t fa_f32_to_i8(float x) {
+FAI_HD static inline int32_t fai_f32_to_i8(float x) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: the addition rounds */
-    if (!(x > -127)) return x == x ? -127 : 0;
-    if (x > 127) return 127;
-    return (int8_t)((int32_t)(fai_bits_of(x + magic) & 0x7fffffu) - 0x400000);
+    int32_t code = (int32_t)(fai_bits_of(x + magic) & 0x7fffffu) - 0x400000;
+    code = x > 127 ? 127 : code;
+    code = x < -127 ? -127 : code;
+    return x == x ? code : 0;
 }
+FAI_HD static inline int8_t fa_f32_to_i8(float x) { return (int8_t)fai_f32_to_i8(x); }
 
 /* Element `index` of data, which holds elements of the given dtype. */
 FAI_HD static inline float fa_load(const void *data, int64_t index, fa_dtype dtype) {
@@ -732,11 +757,13 @@ FAI_HD static inline fa_sequence fa_get_sequence(const fa_args *a, int32_t b) {
 FAI_HD static inline int64_t fai_offset_q(const fa_sequence *s, fai_strides st, int64_t i, int64_t h) {
     return s->b_q * st.b + (s->row_q + i) * st.s + h * st.h;
 }
+FAI_HD static inline int64_t fai_table_stride(const fa_args *a) {
+    return a->block_table_stride ? a->block_table_stride
+                                 : ((int64_t)a->seqlen_k + a->page_size - 1) / a->page_size;
+}
 /* Page that holds row j of sequence b. */
 FAI_HD static inline int32_t fai_page(const fa_args *a, int64_t b, int64_t j) {
-    int64_t stride = a->block_table_stride ? a->block_table_stride
-                                           : ((int64_t)a->seqlen_k + a->page_size - 1) / a->page_size;
-    return a->block_table[b * stride + j / a->page_size];
+    return a->block_table[b * fai_table_stride(a) + j / a->page_size];
 }
 FAI_HD static inline int64_t fai_offset_k(const fa_args *a, const fa_sequence *s, fai_strides st, int64_t j,
                                           int64_t hk) {
@@ -1123,10 +1150,11 @@ static inline void fai_check_lengths(fai_problem *p, int side) {
     const fa_args *a = p->args;
     const int32_t *cu = side ? a->cu_seqlens_k : a->cu_seqlens_q;
     const int32_t *used = side ? a->seqused_k : a->seqused_q;
-    const char *cu_field = side ? "cu_seqlens_k" : "cu_seqlens_q";
-    const char *used_field = side ? "seqused_k" : "seqused_q";
-    const fa_status bad_cu = side ? FA_ERR_CU_SEQLENS_K : FA_ERR_CU_SEQLENS_Q;
-    const fa_status bad_used = side ? FA_ERR_SEQUSED_K : FA_ERR_SEQUSED_Q;
+    const int fresh = p->pass == FAI_APPEND; /* the q side are new rows */
+    const char *cu_field = side ? "cu_seqlens_k" : fresh ? "cu_seqlens_new" : "cu_seqlens_q";
+    const char *used_field = side ? "seqused_k" : fresh ? "seqused_new" : "seqused_q";
+    const fa_status bad_cu = side ? FA_ERR_CU_SEQLENS_K : fresh ? FA_ERR_CU_SEQLENS_NEW : FA_ERR_CU_SEQLENS_Q;
+    const fa_status bad_used = side ? FA_ERR_SEQUSED_K : fresh ? FA_ERR_SEQUSED_NEW : FA_ERR_SEQUSED_Q;
     const int32_t seqlen = side ? a->seqlen_k : a->seqlen_q;
     fai_add_array(p, cu, cu_field, bad_cu, (int64_t)a->batch + 1);
     fai_add_array(p, used, used_field, bad_used, a->batch);
@@ -1143,8 +1171,8 @@ static inline void fai_check_lengths(fai_problem *p, int side) {
     if (cu) p->batch[side] = 1, p->rows[side] = cu[a->batch];
 }
 
-/* The block table, and page numbers for every key in use. */
-static inline void fai_check_pages(fai_problem *p) {
+/* The block table, but for the page numbers. */
+static inline void fai_check_table(fai_problem *p) {
     const fa_args *a = p->args;
     if (p->status != FA_OK) return;
     if (!a->block_table) {
@@ -1158,7 +1186,7 @@ static inline void fai_check_pages(fai_problem *p) {
     p->batch[1] = a->num_pages, p->rows[1] = a->page_size;
 
     const int64_t pages = ((int64_t)a->seqlen_k + a->page_size - 1) / a->page_size;
-    const int64_t stride = a->block_table_stride ? a->block_table_stride : pages;
+    const int64_t stride = fai_table_stride(a);
     fai_span s = {a->block_table,
                   {"block_table", "block_table_stride", NULL, NULL},
                   FA_ERR_BLOCK_TABLE,
@@ -1173,9 +1201,15 @@ static inline void fai_check_pages(fai_problem *p) {
         fai_bad(p, FA_ERR_BLOCK_TABLE_STRIDE, "block_table_stride", -1, (double)stride, (double)pages,
                 (double)INT64_MAX);
     fai_add_span(p, s);
-    for (int32_t b = 0; pages && b < a->batch && p->status == FA_OK; b++) {
+}
+
+/* The block table, and page numbers for every key in use. */
+static inline void fai_check_pages(fai_problem *p) {
+    const fa_args *a = p->args;
+    fai_check_table(p);
+    for (int32_t b = 0; a->block_table && a->seqlen_k && b < a->batch && p->status == FA_OK; b++) {
         const int32_t len_k = fa_get_sequence(a, b).len_k;
-        int64_t i = b * stride;
+        int64_t i = b * fai_table_stride(a);
         for (int64_t j = 0; j < len_k; j += a->page_size, i++)
             if (a->block_table[i] < 0 || a->block_table[i] >= a->num_pages)
                 fai_bad(p, FA_ERR_BLOCK_TABLE, "block_table", i, a->block_table[i], 0, a->num_pages - 1);
@@ -1280,9 +1314,9 @@ static inline void fai_check_tensors(fai_problem *p) {
 #undef FAI_TENSOR
 }
 
-/* The factors of one fp8 or int8 tensor, all that the problem uses. */
-static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int side, fa_status bad,
-                                     const char *const field[5]) {
+/* Where the factors of one fp8 or int8 tensor are. */
+static inline void fai_add_descale(fai_problem *p, const fa_descale *d, int side, fa_status bad,
+                                   const char *const field[5]) {
     const fa_args *a = p->args;
     const fa_dtype dtype = side ? p->info->kv_dtype : p->info->dtype;
     const int64_t heads = side ? fai_num_heads_k(a) : a->num_heads;
@@ -1303,6 +1337,22 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
     fai_range(p, bad, "paged", d->paged, 0, side && a->block_table ? 1 : 0);
     fai_range(p, bad, field[4], d->block, 0, INT32_MAX);
     fai_add_span(p, s);
+}
+
+/* A factor must be a finite number >= 0. */
+static inline void fai_check_factor(fai_problem *p, const fa_descale *d, const float *x, fa_status bad,
+                                    const char *field) {
+    if (!(*x >= 0 && *x <= 3.4028235e38f)) /* NaN and infinity fail */
+        fai_bad(p, bad, field, x - d->data, (double)*x, 0, 3.4028234663852886e38);
+}
+
+/* The factors of one fp8 or int8 tensor, all that the problem uses. */
+static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int side, fa_status bad,
+                                     const char *const field[5]) {
+    const fa_args *a = p->args;
+    const int64_t heads = side ? fai_num_heads_k(a) : a->num_heads;
+    fai_add_descale(p, d, side, bad, field);
+    if (!d->data || p->status != FA_OK) return;
     const int32_t batch = d->stride_b ? a->batch : fai_num_lengths(a); /* without repetitions */
     for (int32_t b = 0; b < batch && p->status == FA_OK; b++) {
         const fa_sequence seq = fa_get_sequence(a, b);
@@ -1310,9 +1360,7 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
         const int64_t step = d->block && d->stride_block ? d->block : d->paged ? a->page_size : len;
         for (int64_t h = 0; h < (d->stride_h ? heads : 1); h++)
             for (int64_t row = 0, next; row < len && p->status == FA_OK; row = next) {
-                const float *x = fai_descale_at(a, d, b, h, row);
-                if (!(*x >= 0 && *x <= 3.4028235e38f)) /* NaN and infinity fail */
-                    fai_bad(p, bad, field[0], x - d->data, (double)*x, 0, 3.4028234663852886e38);
+                fai_check_factor(p, d, fai_descale_at(a, d, b, h, row), bad, field[0]);
                 next = row + step;
                 if (d->paged && row / a->page_size != next / a->page_size) /* blocks begin anew with each page */
                     next = (row / a->page_size + 1) * a->page_size;
@@ -1822,6 +1870,704 @@ static inline fa_io fa_io_model(int64_t batch, int64_t heads, int64_t seqlen_q, 
     }
     return io;
 }
+
+/* ======================================================================================== */
+/* >>cache    rows into a KV cache, rotary embedding, keeping the accepted rows of a draft    */
+/* ======================================================================================== */
+
+/* The calls of this section work on the cache that attention reads through fa_args.  They run in the
+ * calling thread, memory-bound; calls on different sequences may run side by side.  Argument structs
+ * are zero-initialised like fa_args; nothing is written unless the status is FA_OK, but for *error.
+ *
+ * Quantised caches (fp8, int8): value = code * factor, codes are rounded to nearest even and saturate.
+ *   block 0    factors are the caller's, and read.
+ *   block 1    each row and head has a factor of its own, written with the row: absmax / 127 for int8,
+ *              / 448 for e4m3, / 57344 for e5m2.  A row of zeros has factor 0.
+ *   block n    n rows share a factor.  Their first row starts it afresh, as above.  A later row that
+ *              needs a larger one makes it grow, and the codes of the rows before it in the block are
+ *              rounded again to the new factor: each growth adds up to half a step to their error.
+ *              It never shrinks.  Rows behind the last one appended are void.
+ * Rows are taken one after the other: the same rows give the same bits in one call or in many.
+ * Infinite elements become the largest code, and count as FLT_MAX for the factor.  NaN does not count
+ * for the factor and becomes NaN in fp8, 0 in int8. */
+
+/* Factors of a cache: layout as in fa_descale.  Written if block >= 1, else read. */
+typedef struct fa_descale_out {
+    float *data;
+    int64_t stride_b, stride_h, stride_block;
+    int32_t block, paged;
+} fa_descale_out;
+
+/* A KV cache: what fa_args says about K and V, writable. */
+typedef struct fa_cache {
+    int32_t batch, num_heads_k;
+    int32_t seqlen_k;             /* rows that each sequence has room for */
+    int32_t head_dim, head_dim_v; /* 1 .. 256 */
+    fa_dtype dtype;
+    fa_tensor_out k;            /* (batch, seqlen_k, num_heads_k, head_dim); paged: (num_pages, page_size, ..) */
+    fa_tensor_out v;            /* the same with head_dim_v.  Either may be absent (data NULL) */
+    const int32_t *block_table; /* (batch, block_table_stride), as in fa_args; pages without rows in use are not read */
+    int64_t block_table_stride; /* 0 = ceil(seqlen_k / page_size) */
+    int32_t page_size, num_pages;
+    fa_descale_out k_descale, v_descale;
+} fa_cache;
+
+/* Rotary embedding [Su et al. 2021, RoFormer, arXiv 2104.09864] of the first `dim` elements of a row at
+ * position p:  (x, y) -> (x cos - y sin, y cos + x sin)  with cos[p][i], sin[p][i] for pair i.
+ * Products are exact in double, their sum is rounded to double, then to f32, then to the dtype: the same
+ * bits on every compiler that has IEEE doubles, with or without fused multiply-add. */
+typedef struct fa_rope {
+    const float *cos, *sin;   /* (count, dim/2): see fa_rotary_table */
+    int32_t count;            /* positions in the tables */
+    int32_t dim;              /* even, 2 .. head_dim; 0 with cos and sin NULL: no rotation */
+    int32_t interleaved;      /* 0: pair i is elements i and i + dim/2 (NeoX);  1: 2i and 2i + 1 (GPT-J) */
+    int32_t per_row;          /* 1: positions has one for each row */
+    const int32_t *positions; /* (batch): of the first row of each sequence; per_row (token trees): (batch, seqlen),
+                                 with cu_seqlens (total); NULL: the row in the cache for K, 0 for the first query */
+} fa_rope;
+
+/* New rows for a cache.  Zero-initialise it. */
+typedef struct fa_append_args {
+    uint32_t first_canary;
+    fa_cache cache;
+    fa_dtype dtype;                 /* of k and v: FA_F32, FA_F16 or FA_BF16 */
+    int32_t seqlen_new;             /* rows of a sequence, at most */
+    fa_tensor k;                    /* (batch, seqlen_new, num_heads_k, head_dim); data NULL: K is left alone */
+    fa_tensor v;                    /* (batch, seqlen_new, num_heads_k, head_dim_v); data NULL: V is left alone */
+    const int32_t *cu_seqlens_new;  /* (batch + 1): sequence b is rows cu[b] .. cu[b+1]-1 of k and v */
+    const int32_t *seqused_new;     /* (batch): only the first rows of each sequence count */
+    const int32_t *positions;       /* (batch): row of the cache where the first one goes; NULL = 0 */
+    fa_rope rotary;                 /* of K, before it is converted */
+    fa_error *error;                /* optional: filled in when the call fails */
+    uint32_t last_canary;
+} fa_append_args;
+
+/* Rows positions[b] + accepted[b][n] of sequence b become rows positions[b] + n.  Zero-initialise it. */
+typedef struct fa_compact_args {
+    uint32_t first_canary;
+    fa_cache cache;
+    int32_t max_accepted;        /* columns of accepted */
+    const int32_t *accepted;     /* (batch, max_accepted): rises in each sequence */
+    const int32_t *num_accepted; /* (batch): columns in use; NULL = max_accepted */
+    const int32_t *positions;    /* (batch): row of the cache where the draft begins; NULL = 0 */
+    fa_error *error;
+    uint32_t last_canary;
+} fa_compact_args;
+
+/* Rows to rotate, usually Q.  Zero-initialise it. */
+typedef struct fa_rotary_args {
+    uint32_t first_canary;
+    int32_t batch, num_heads, seqlen_q, head_dim; /* head_dim: 1 .. 256 */
+    fa_dtype dtype;                               /* of q and o: FA_F32, FA_F16 or FA_BF16 */
+    fa_tensor q;                                  /* (batch, seqlen_q, num_heads, head_dim) */
+    fa_tensor_out o;                              /* the same; may be q: same data and strides */
+    const int32_t *cu_seqlens_q, *seqused_q;      /* as in fa_args */
+    fa_rope rotary;
+    fa_error *error;
+    uint32_t last_canary;
+} fa_rotary_args;
+
+/* Lets attention read the cache: sets what args says about K and V, and batch.  seqused_k is the
+ * caller's: rows in use, the appended ones included. */
+static inline void fa_use_cache(fa_args *args, const fa_cache *cache) {
+    const fa_descale_out *dk = &cache->k_descale, *dv = &cache->v_descale;
+    const fa_tensor k = {cache->k.data, cache->k.stride_b, cache->k.stride_s, cache->k.stride_h};
+    const fa_tensor v = {cache->v.data, cache->v.stride_b, cache->v.stride_s, cache->v.stride_h};
+    const fa_descale k_descale = {dk->data, dk->stride_b, dk->stride_h, dk->stride_block, dk->block, dk->paged};
+    const fa_descale v_descale = {dv->data, dv->stride_b, dv->stride_h, dv->stride_block, dv->block, dv->paged};
+    args->batch = cache->batch, args->num_heads_k = cache->num_heads_k, args->seqlen_k = cache->seqlen_k;
+    args->k = k, args->v = v, args->k_descale = k_descale, args->v_descale = v_descale;
+    args->block_table = cache->block_table, args->block_table_stride = cache->block_table_stride;
+    args->page_size = cache->page_size, args->num_pages = cache->num_pages;
+}
+
+/* Fills cos and sin, both (count, dim/2):  angle of pair i at position p = p / scaling * base^(-2i/dim),
+ * in double.  scaling: linear position interpolation, 0 = 1.  As exact as pow, cos and sin of the C library. */
+static inline fa_status fa_rotary_table(float *cos_out, float *sin_out, int32_t count, int32_t dim, double base,
+                                        double scaling) {
+    if (dim < 2 || dim > 256 || dim % 2) return FA_ERR_ROTARY;
+    if (!cos_out || !sin_out || count < 1 || count > FA_MAX_SEQLEN || !(base > 0) || !(scaling >= 0))
+        return FA_ERR_ROTARY_TABLE;
+    for (int32_t i = 0; i < dim / 2; i++) {
+        const double speed = pow(base, -2.0 * i / dim) / (scaling > 0 ? scaling : 1);
+        for (int64_t p = 0; p < count; p++) {
+            cos_out[p * (dim / 2) + i] = (float)cos((double)p * speed);
+            sin_out[p * (dim / 2) + i] = (float)sin((double)p * speed);
+        }
+    }
+    return FA_OK;
+}
+
+/* ---- checks ---- */
+
+/* A call on a cache.  The checks and the layout functions see an attention problem: the cache as K and V,
+ * new rows as Q. */
+typedef struct fai_cache_call {
+    fai_problem p;
+    fa_info info;
+    fa_args a;
+    const int32_t *positions, *accepted, *num_accepted; /* accepted NULL: append */
+    int32_t max_accepted;
+} fai_cache_call;
+
+static inline void fai_cache_begin(fai_cache_call *c, const fa_cache *cache, fa_error *error) {
+    memset(c, 0, sizeof *c);
+    if (cache) {
+        fa_use_cache(&c->a, cache);
+        c->a.num_heads = cache->num_heads_k;
+        c->info.head_dim = cache->head_dim, c->info.head_dim_v = cache->head_dim_v;
+        c->info.kv_dtype = cache->dtype;
+    }
+    c->a.error = error, c->info.features = FA_ALL_FEATURES;
+    c->p.info = &c->info, c->p.args = &c->a, c->p.status = FA_OK, c->p.pass = FAI_APPEND;
+}
+
+/* Row of the cache that is row 0 of the call, and rows that the call has for sequence b: new or accepted. */
+static inline int32_t fai_cache_position(const fai_cache_call *c, int32_t b) {
+    return c->positions ? c->positions[b] : 0;
+}
+static inline int32_t fai_cache_count(const fai_cache_call *c, int32_t b) {
+    if (!c->accepted) return fa_get_sequence(&c->a, b).len_q;
+    return c->num_accepted ? c->num_accepted[b] : c->max_accepted;
+}
+
+/* Rows of sequence b that the call reads or writes; their number is 0 or begins at the position, if not
+ * before it, with a block of factors that may grow. */
+static inline fa_range fai_cache_range(const fai_cache_call *c, int32_t b) {
+    const fa_descale *d[2] = {&c->a.k_descale, &c->a.v_descale};
+    const int32_t n = fai_cache_count(c, b), at = fai_cache_position(c, b);
+    fa_range r = {at, at + n};
+    if (c->accepted && n) r.hi = at + c->accepted[(int64_t)b * c->max_accepted + n - 1] + 1;
+    for (int side = 0; side < 2 && n; side++)
+        if (d[side]->data && d[side]->block && !d[side]->paged && at - at % d[side]->block < r.lo)
+            r.lo = at - at % d[side]->block;
+    return r;
+}
+
+/* Page numbers of all rows in use, and that none of them is there twice: bits of a window of pages, for there is
+ * no memory to allocate. */
+static inline void fai_check_cache_pages(fai_cache_call *c) {
+    enum { WINDOW = 1 << 15 };
+    const fa_args *a = &c->a;
+    uint32_t seen[WINDOW / 32];
+    int64_t lowest = INT32_MAX, highest = -1, next = 0; /* 0: only the numbers */
+    fai_check_table(&c->p);
+    if (!a->block_table) return;
+    for (int64_t first = -1; c->p.status == FA_OK && first <= highest; first = next) {
+        if (first >= 0) memset(seen, 0, sizeof seen);
+        for (int32_t b = 0; b < a->batch && c->p.status == FA_OK; b++) {
+            const fa_range rows = fai_cache_range(c, b);
+            const int64_t table = b * fai_table_stride(a);
+            if (rows.lo >= rows.hi) continue;
+            for (int64_t t = table + rows.lo / a->page_size; t <= table + (rows.hi - 1) / a->page_size; t++) {
+                const int64_t page = a->block_table[t], bit = page - first;
+                if (first < 0) {
+                    if (page < 0 || page >= a->num_pages)
+                        fai_bad(&c->p, FA_ERR_BLOCK_TABLE, "block_table", t, (double)page, 0, a->num_pages - 1);
+                    if (page < lowest) lowest = page;
+                    if (page > highest) highest = page;
+                } else if (bit >= 0 && bit < WINDOW) {
+                    if (seen[bit / 32] >> bit % 32 & 1)
+                        fai_bad(&c->p, FA_ERR_CACHE_PAGE, "block_table", t, (double)page, 1, 0);
+                    seen[bit / 32] |= 1u << bit % 32;
+                }
+            }
+        }
+        next = first < 0 ? lowest : first + WINDOW;
+    }
+}
+
+/* Factors: where they are, and the values of those that the call reads. */
+static inline void fai_check_cache_descale(fai_cache_call *c, const fa_descale *d, fa_status bad,
+                                           const char *const field[5]) {
+    const fa_args *a = &c->a;
+    fai_add_descale(&c->p, d, 1, d->block ? FA_ERR_CACHE_DESCALE : bad, field);
+    if (!d->data || c->p.status != FA_OK) return;
+    if (d->block) {
+        fai_check_places(&c->p, &c->p.span[c->p.count - 1]);
+        c->p.span[c->p.count - 1].kind = FAI_OUTPUT;
+    }
+    const int32_t step = d->paged ? a->page_size : FA_MAX_SEQLEN;
+    for (int32_t b = 0; b < a->batch && c->p.status == FA_OK; b++) {
+        fa_range rows = {fai_cache_position(c, b), fai_cache_range(c, b).hi};
+        if (d->block) { /* only that of a block which goes on; compaction moves blocks which append wrote */
+            if ((d->paged ? rows.lo % a->page_size : rows.lo) % d->block == 0) continue;
+            if (rows.hi > rows.lo) rows.hi = rows.lo + 1;
+        }
+        for (int64_t j = rows.lo; j < rows.hi; j += step - (d->paged ? j % step : 0))
+            for (int64_t h = 0; h < (d->stride_h ? a->num_heads_k : 1); h++)
+                fai_check_factor(&c->p, d, fai_descale_at(a, d, b, h, j), bad, field[0]);
+    }
+}
+
+/* Sizes and memory of the cache.  k, v: is that side used? */
+static inline void fai_check_cache(fai_cache_call *c, const fa_cache *cache, int k, int v) {
+    fai_problem *p = &c->p;
+    const double most = INT32_MAX;
+    double rows;
+    if (!k && !v) fai_bad(p, FA_ERR_CACHE_NULL, "k.data", -1, 0, 1, 0);
+    if (k && !cache->k.data) fai_bad(p, FA_ERR_CACHE_NULL, "cache.k.data", -1, 0, 1, 0);
+    if (v && !cache->v.data) fai_bad(p, FA_ERR_CACHE_NULL, "cache.v.data", -1, 0, 1, 0);
+    fai_range(p, FA_ERR_CACHE_SIZE, "cache.batch", cache->batch, 1, most);
+    fai_range(p, FA_ERR_CACHE_SIZE, "cache.num_heads_k", cache->num_heads_k, 1, most);
+    fai_range(p, FA_ERR_CACHE_SIZE, "cache.seqlen_k", cache->seqlen_k, 1, FA_MAX_SEQLEN);
+    if (k) fai_range(p, FA_ERR_CACHE_SIZE, "cache.head_dim", cache->head_dim, 1, 256);
+    if (v) fai_range(p, FA_ERR_CACHE_SIZE, "cache.head_dim_v", cache->head_dim_v, 1, 256);
+    fai_range(p, FA_ERR_CACHE_DTYPE, "cache.dtype", cache->dtype, FA_F32, FA_I8);
+    rows = cache->seqlen_k > c->a.seqlen_q ? cache->seqlen_k : c->a.seqlen_q;
+    if (cache->block_table && cache->page_size > rows) rows = cache->page_size;
+    fai_range(p, FA_ERR_SIZE_OVERFLOW, "seqlen * num_heads * head_dim", rows * cache->num_heads_k * 256, 1, 0x1p62);
+    if (!k) c->a.k.data = NULL, c->a.k_descale.data = NULL;
+    if (!v) c->a.v.data = NULL, c->a.v_descale.data = NULL;
+}
+
+#define FAI_CACHE_SPAN(t, T, kind, size, dim, n, rows, heads) \
+    {t.data, {#t ".data", #t ".stride_b", #t ".stride_s", #t ".stride_h"}, FA_ERR_##T##_ALIGN, FA_ERR_##T##_STRIDE, \
+     kind, (int64_t)(size), dim, {n, rows, heads}, {t.stride_b, t.stride_s, t.stride_h}, 0}
+
+/* Tensors of the cache and their factors, once it is known which rows are in use. */
+static inline void fai_check_cache_memory(fai_cache_call *c, fa_cache cache) {
+    static const char *const names[2][5] = {
+        {"cache.k_descale.data", "cache.k_descale.stride_b", "cache.k_descale.stride_h", "cache.k_descale.stride_block",
+         "cache.k_descale.block"},
+        {"cache.v_descale.data", "cache.v_descale.stride_b", "cache.v_descale.stride_h", "cache.v_descale.stride_block",
+         "cache.v_descale.block"}};
+    const int64_t n = cache.block_table ? cache.num_pages : cache.batch;
+    const int64_t rows = cache.block_table ? cache.page_size : cache.seqlen_k;
+    const size_t size = fa_sizeof(cache.dtype);
+    if (c->p.status == FA_OK) fai_check_cache_pages(c);
+    cache.k.data = c->a.k.data ? cache.k.data : NULL, cache.v.data = c->a.v.data ? cache.v.data : NULL;
+    fai_span k = FAI_CACHE_SPAN(cache.k, CACHE, FAI_OUTPUT, size, cache.head_dim, n, rows, cache.num_heads_k);
+    fai_span v = FAI_CACHE_SPAN(cache.v, CACHE, FAI_OUTPUT, size, cache.head_dim_v, n, rows, cache.num_heads_k);
+    fai_add_span(&c->p, k);
+    fai_add_span(&c->p, v);
+    fai_check_cache_descale(c, &c->a.k_descale, FA_ERR_DESCALE_K, names[0]);
+    fai_check_cache_descale(c, &c->a.v_descale, FA_ERR_DESCALE_V, names[1]);
+}
+
+/* Whatever is written shares no byte with anything else. */
+static inline void fai_check_written(fai_problem *p, fa_status bad) {
+    for (int i = 0; i < p->count; i++)
+        for (int n = 0; p->span[i].kind == FAI_OUTPUT && n < p->count; n++)
+            if (n != i && fai_overlap(&p->span[i], &p->span[n]))
+                fai_bad(p, bad, p->span[n].field[0], -1, (double)NAN, 1, 0);
+}
+
+/* Position of row i of sequence b in the tables. */
+static inline int64_t fai_rope_position(const fai_cache_call *c, const fa_rope *r, const fa_sequence *seq, int64_t i) {
+    if (!r->positions) return fai_cache_position(c, seq->b) + i;
+    return r->per_row ? r->positions[fai_packed_q(&c->a, seq, i)] : r->positions[seq->b] + i;
+}
+
+static inline int fai_rotates(const fa_rope *r) { return r->cos || r->sin || r->dim; }
+
+static inline void fai_check_rope(fai_cache_call *c, const fa_rope *r) {
+    fai_problem *p = &c->p;
+    const fa_args *a = &c->a;
+    if (p->status != FA_OK || !fai_rotates(r)) return;
+    fai_range(p, FA_ERR_ROTARY, "rotary.dim", r->dim, 2, c->info.head_dim);
+    if (r->dim % 2) fai_bad(p, FA_ERR_ROTARY, "rotary.dim", -1, r->dim, 2, c->info.head_dim);
+    fai_range(p, FA_ERR_ROTARY, "rotary.interleaved", r->interleaved, 0, 1);
+    fai_range(p, FA_ERR_ROTARY, "rotary.per_row", r->per_row, 0, r->positions ? 1 : 0);
+    fai_range(p, FA_ERR_ROTARY_TABLE, "rotary.count", r->count, 1, FA_MAX_SEQLEN);
+    if (!r->cos || !r->sin) fai_bad(p, FA_ERR_ROTARY_TABLE, r->cos ? "rotary.sin" : "rotary.cos", -1, 0, 1, 0);
+    fai_add_array(p, r->cos, "rotary.cos", FA_ERR_ROTARY_TABLE, (int64_t)r->count * (r->dim / 2));
+    fai_add_array(p, r->sin, "rotary.sin", FA_ERR_ROTARY_TABLE, (int64_t)r->count * (r->dim / 2));
+    fai_add_array(p, r->positions, "rotary.positions", FA_ERR_ROTARY_POSITIONS,
+                  r->per_row ? p->batch[0] * p->rows[0] : a->batch);
+    for (int32_t b = 0; b < a->batch && p->status == FA_OK; b++) {
+        const fa_sequence seq = fa_get_sequence(a, b);
+        /* without per_row the first and the last row tell all */
+        const int64_t step = r->per_row || seq.len_q < 3 ? 1 : seq.len_q - 1;
+        for (int64_t i = 0; i < seq.len_q && p->status == FA_OK; i += step) {
+            const int64_t at = fai_rope_position(c, r, &seq, i);
+            if (at >= 0 && at < r->count) continue;
+            if (!r->positions)
+                fai_bad(p, FA_ERR_ROTARY_POSITIONS, "rotary.count", -1, r->count, (double)at + 1, FA_MAX_SEQLEN);
+            else if (r->per_row)
+                fai_bad(p, FA_ERR_ROTARY_POSITIONS, "rotary.positions", fai_packed_q(a, &seq, i), (double)at, 0,
+                        r->count - 1);
+            else
+                fai_bad(p, FA_ERR_ROTARY_POSITIONS, "rotary.positions", b, r->positions[b], 0, r->count - seq.len_q);
+        }
+    }
+}
+
+/* ---- rows ---- */
+
+/* Rows lie on the stack as 256 floats, of which those behind the last, to a multiple of 16, may be computed with: loops
+ * over a constant number of elements of arrays of their own are what compilers vectorise, at -O2 as well. */
+#define FAI_EACH16(d, n) \
+    for (int32_t chunk = 0; chunk < (n); chunk += 16) \
+        for (int32_t d = chunk; d < chunk + 16; d++)
+
+/* x[0 .. n) = elements of dtype at src, n <= 256, and 0 to the next multiple of 16. */
+static inline void fai_decode_row(float *x, const void *src, fa_dtype dtype, int32_t n) {
+    uint16_t wide[256];
+    uint8_t code[256];
+    const size_t size = fa_sizeof(dtype);
+    unsigned char *to = size == 4 ? (unsigned char *)x : size == 2 ? (unsigned char *)wide : code;
+    memcpy(to, src, (size_t)n * size);
+    memset(to + (size_t)n * size, 0, (size_t)(-n & 31) * size); /* 16 pairs */
+    switch (dtype) {
+    case FA_F32: break;
+    case FA_F16:
+        FAI_EACH16(d, n) x[d] = fa_f16_to_f32(wide[d]);
+        break;
+    case FA_BF16:
+        FAI_EACH16(d, n) x[d] = fa_bf16_to_f32(wide[d]);
+        break;
+    case FA_E4M3:
+        FAI_EACH16(d, n) x[d] = fa_e4m3_to_f32(code[d]);
+        break;
+    case FA_E5M2:
+        FAI_EACH16(d, n) x[d] = fa_e5m2_to_f32(code[d]);
+        break;
+    default:
+        FAI_EACH16(d, n) x[d] = (float)(int8_t)code[d];
+    }
+}
+/* and back; fp8 and int8 in words first, or the width of a byte would decide how many elements a vector has */
+static inline void fai_encode_row(void *dst, const float *x, fa_dtype dtype, int32_t n) {
+    uint32_t word[256];
+    uint16_t wide[256];
+    uint8_t code[256];
+    const size_t size = fa_sizeof(dtype);
+    const void *from = size == 4 ? (const void *)x : size == 2 ? (const void *)wide : code;
+    switch (dtype) {
+    case FA_F32: break;
+    case FA_F16:
+        FAI_EACH16(d, n) wide[d] = fa_f32_to_f16(x[d]);
+        break;
+    case FA_BF16:
+        FAI_EACH16(d, n) wide[d] = fa_f32_to_bf16(x[d]);
+        break;
+    case FA_E4M3:
+        FAI_EACH16(d, n) word[d] = fai_f32_to_fp8(x[d], 3, 7, 0x7eu);
+        break;
+    case FA_E5M2:
+        FAI_EACH16(d, n) word[d] = fai_f32_to_fp8(x[d], 2, 15, 0x7bu);
+        break;
+    default:
+        FAI_EACH16(d, n) word[d] = (uint32_t)fai_f32_to_i8(x[d]);
+    }
+    if (size == 1) {
+        FAI_EACH16(d, n) code[d] = (uint8_t)word[d];
+    }
+    memcpy(dst, from, (size_t)n * size);
+}
+
+/* cos and sin of one position */
+typedef struct fai_angles {
+    float c[128], s[128];
+} fai_angles;
+
+static inline void fai_get_angles(fai_angles *t, const fa_rope *r, int64_t position) {
+    const int32_t half = r->dim / 2;
+    fai_decode_row(t->c, r->cos + position * half, FA_F32, half);
+    fai_decode_row(t->s, r->sin + position * half, FA_F32, half);
+}
+
+/* One row of one head, in place. */
+static inline void fai_rotate_row(float *x, const fai_angles *t, const fa_rope *r) {
+    float re[128], im[128];
+    const int32_t half = r->dim / 2;
+    if (r->interleaved) {
+        FAI_EACH16(i, half) re[i] = x[2 * i], im[i] = x[2 * i + 1];
+    } else {
+        fai_decode_row(re, x, FA_F32, half), fai_decode_row(im, x + half, FA_F32, half);
+    }
+    FAI_EACH16(i, half) {
+        const double a = (double)re[i], b = (double)im[i], c = (double)t->c[i], s = (double)t->s[i];
+        re[i] = (float)(a * c - b * s), im[i] = (float)(b * c + a * s);
+    }
+    if (r->interleaved)
+        for (int32_t i = 0; i < half; i++) x[2 * i] = re[i], x[2 * i + 1] = im[i];
+    else memcpy(x, re, (size_t)half * 4), memcpy(x + half, im, (size_t)half * 4);
+}
+
+/* codes = x / factor; x is spoilt.  Factor 0 is that of zeros. */
+static inline void fai_quantise_row(void *dst, float *x, float factor, fa_dtype dtype, int32_t n) {
+    if (factor > 0) {
+        FAI_EACH16(d, n) x[d] /= factor;
+    } else {
+        memset(x, 0, 256 * sizeof *x);
+    }
+    fai_encode_row(dst, x, dtype, n);
+}
+
+/* The factor that x needs. */
+static inline float fai_row_factor(const float *x, fa_dtype dtype, int32_t n) {
+    uint32_t most[16] = {0}, max = 0; /* magnitudes are ordered like their bits */
+    for (int32_t d = 0; d < n; d += 16)
+        for (int32_t l = 0; l < 16; l++) {
+            const uint32_t mag = fai_bits_of(x[d + l]) & 0x7fffffffu, old = most[l];
+            most[l] = old ^ ((old ^ mag) & (0u - ((mag > old) & (mag <= 0x7f800000u)))); /* a choice without a branch */
+        }
+    for (int l = 0; l < 16; l++) max = most[l] > max ? most[l] : max;
+    if (max == 0x7f800000u) max = 0x7f7fffffu;
+    return fai_float_of(max) / (dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
+}
+
+/* K or V of a cache. */
+typedef struct fai_cache_side {
+    const fa_args *a;
+    const fa_descale *descale;
+    char *data;
+    float *factors;
+    int64_t step, factor_step; /* from head to head: bytes, factors */
+    fai_strides st;
+    fa_dtype dtype;
+    int32_t dim;
+} fai_cache_side;
+
+/* v: 0 for K, 1 for V */
+static inline fai_cache_side fai_get_side(const fai_cache_call *c, const fa_cache *cache, int v) {
+    fai_cache_side s;
+    s.a = &c->a, s.descale = v ? &c->a.v_descale : &c->a.k_descale;
+    s.data = (char *)(v ? cache->v.data : cache->k.data);
+    s.factors = v ? cache->v_descale.data : cache->k_descale.data;
+    s.dim = v ? cache->head_dim_v : cache->head_dim, s.dtype = cache->dtype;
+    s.st = fai_strides_kv(&c->a, v ? &c->a.v : &c->a.k, s.dim);
+    s.step = s.st.h * (int64_t)fa_sizeof(s.dtype), s.factor_step = s.descale->stride_h;
+    return s;
+}
+
+/* Row j of sequence b, and its factor (NULL: none), of head 0. */
+typedef struct fai_place {
+    int32_t b;
+    int64_t j;
+    char *row;
+    float *factor;
+} fai_place;
+
+static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
+    const fa_sequence seq = fa_get_sequence(s->a, b);
+    fai_place p = {b, j, s->data + fai_offset_k(s->a, &seq, s->st, j, 0) * (int64_t)fa_sizeof(s->dtype), NULL};
+    if (s->descale->data) p.factor = s->factors + (fai_descale_at(s->a, s->descale, b, 0, j) - s->descale->data);
+    return p;
+}
+
+/* The row at p, head h becomes x, which is spoilt. */
+static inline void fai_put_row(const fai_cache_side *s, const fai_place *p, int64_t h, float *x) {
+    const fa_descale *d = s->descale;
+    char *row = p->row + h * s->step;
+    if (!p->factor) {
+        fai_encode_row(row, x, s->dtype, s->dim);
+        return;
+    }
+    float *factor = p->factor + h * s->factor_step;
+    if (d->block) {
+        const int64_t before = (d->paged ? p->j % s->a->page_size : p->j) % d->block; /* rows of its block */
+        const float need = fai_row_factor(x, s->dtype, s->dim), old = *factor;
+        if (!before || need > old) *factor = need;
+        for (int64_t n = before; n > 0 && need > old; n--) {
+            float y[256];
+            char *other = fai_get_place(s, p->b, p->j - n).row + h * s->step;
+            fai_decode_row(y, other, s->dtype, s->dim);
+            FAI_EACH16(e, s->dim) y[e] *= old;
+            fai_quantise_row(other, y, need, s->dtype, s->dim);
+        }
+    }
+    fai_quantise_row(row, x, *factor, s->dtype, s->dim);
+}
+
+/* ---- calls ---- */
+
+/* New rows of K (V: v = 1) go into the cache.  t: where they are; rotary NULL: as they are. */
+static inline void fai_append_side(const fai_cache_call *c, const fa_cache *cache, int v, const fa_tensor *t,
+                                   fa_dtype dtype, const fa_rope *rotary) {
+    const fa_args *a = &c->a;
+    const fai_cache_side side = fai_get_side(c, cache, v), *s = &side;
+    const fai_strides st = fai_resolve(t->stride_b, t->stride_s, t->stride_h, a->seqlen_q, a->num_heads_k, s->dim);
+    const size_t row = (size_t)s->dim * fa_sizeof(dtype);
+    const int copy = !rotary && s->dtype == dtype, together = st.h == s->dim && s->st.h == s->dim;
+    fai_angles angles;
+    for (int32_t b = 0; b < a->batch; b++) {
+        const fa_sequence seq = fa_get_sequence(a, b);
+        for (int32_t i = 0; i < seq.len_q; i++) {
+            const fai_place place = fai_get_place(s, b, (int64_t)fai_cache_position(c, b) + i);
+            const char *src = (const char *)t->data + fai_offset_q(&seq, st, i, 0) * (int64_t)fa_sizeof(dtype);
+            if (copy && together) {
+                memcpy(place.row, src, row * (size_t)a->num_heads_k);
+                continue;
+            }
+            if (rotary) fai_get_angles(&angles, rotary, fai_rope_position(c, rotary, &seq, i));
+            for (int64_t h = 0; h < a->num_heads_k; h++, src += st.h * (int64_t)fa_sizeof(dtype)) {
+                float x[256];
+                if (copy) {
+                    memcpy(place.row + h * s->step, src, row);
+                    continue;
+                }
+                fai_decode_row(x, src, dtype, s->dim);
+                if (rotary) fai_rotate_row(x, &angles, rotary);
+                fai_put_row(s, &place, h, x);
+            }
+        }
+    }
+}
+
+/* Appends rows of K and V to a cache: row i of sequence b becomes row positions[b] + i of the cache, rotated and
+ * converted.  Other rows keep their bits, but see the quantised caches above.  Rows of different sequences
+ * must lie in different pages (FA_ERR_CACHE_PAGE); that nobody else reads a page which is written is the
+ * caller's business: copy shared pages before.  Values are not looked at before they are written: NaN and
+ * infinity are no errors.  Failures: FA_ERR_ of the field at fault; see FA_STATUS_LIST. */
+FAI_NOINLINE fa_status fa_append(const fa_append_args *args) {
+    fai_cache_call c;
+    fai_problem *p = &c.p;
+    if (!args) return FA_ERR_ARGS_NULL;
+    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED; /* error may be garbage */
+    const fa_cache *cache = &args->cache;
+    const fa_rope *rotary = &args->rotary;
+    const fa_tensor k = args->k, v = args->v;
+    fai_cache_begin(&c, cache, args->error);
+    c.positions = args->positions;
+    c.a.seqlen_q = args->seqlen_new, c.a.cu_seqlens_q = args->cu_seqlens_new, c.a.seqused_q = args->seqused_new;
+    fai_check_cache(&c, cache, k.data != NULL, v.data != NULL);
+    fai_range(p, FA_ERR_NEW_DTYPE, "dtype", args->dtype, FA_F32, FA_BF16);
+    fai_range(p, FA_ERR_SEQLEN_NEW, "seqlen_new", args->seqlen_new, 1, FA_MAX_SEQLEN);
+    if (p->status == FA_OK) fai_check_lengths(p, 0);
+    fai_add_array(p, args->positions, "positions", FA_ERR_POSITIONS, cache->batch);
+    for (int32_t b = 0; b < cache->batch && p->status == FA_OK; b++) {
+        const int32_t at = fai_cache_position(&c, b), room = cache->seqlen_k - fai_cache_count(&c, b);
+        if (at < 0 || at > room) fai_bad(p, FA_ERR_POSITIONS, "positions", b, at, 0, room);
+    }
+    fai_check_cache_memory(&c, *cache);
+    if (p->status == FA_OK) {
+        const size_t size = fa_sizeof(args->dtype);
+        const int64_t n = p->batch[0], rows = p->rows[0], heads = cache->num_heads_k;
+        const fai_span span_k = FAI_CACHE_SPAN(k, K, FAI_INPUT, size, cache->head_dim, n, rows, heads);
+        const fai_span span_v = FAI_CACHE_SPAN(v, V, FAI_INPUT, size, cache->head_dim_v, n, rows, heads);
+        fai_add_span(p, span_k);
+        fai_add_span(p, span_v);
+        if (k.data) fai_check_rope(&c, rotary);
+    }
+    fai_check_written(p, FA_ERR_CACHE_OVERLAP);
+    if (p->status != FA_OK) return p->status;
+    if (k.data) fai_append_side(&c, cache, 0, &k, args->dtype, fai_rotates(rotary) ? rotary : NULL);
+    if (v.data) fai_append_side(&c, cache, 1, &v, args->dtype, NULL);
+    return fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0);
+}
+
+/* Row `from` of sequence b becomes row `to`, before it. */
+static inline void fai_move_row(const fai_cache_side *s, int32_t b, int64_t from, int64_t to) {
+    const fai_place source = fai_get_place(s, b, from), target = fai_get_place(s, b, to);
+    for (int64_t h = 0; h < s->a->num_heads_k; h++) {
+        const char *src = source.row + h * s->step;
+        if (source.factor == target.factor || s->descale->block == 1) {
+            memcpy(target.row + h * s->step, src, (size_t)s->dim * fa_sizeof(s->dtype));
+            if (source.factor != target.factor) target.factor[h * s->factor_step] = source.factor[h * s->factor_step];
+        } else { /* no row that is still to be moved lies in the block of `to`: they come after `from` */
+            float x[256];
+            fai_decode_row(x, src, s->dtype, s->dim);
+            FAI_EACH16(d, s->dim) x[d] *= source.factor[h * s->factor_step];
+            fai_put_row(s, &target, h, x);
+        }
+    }
+}
+
+/* After a verification step, keeps the accepted rows of a draft: of K, V or both, whichever the cache has.  The new
+ * length of sequence b is positions[b] + num_accepted[b].  What was behind it is void.  Exact, unless rows go to
+ * another factor that is not their own (block > 1, or block 0 with a factor for each page): they are
+ * quantised again, as if appended.  A row that stays in place keeps its bits, until its block's factor grows. */
+FAI_NOINLINE fa_status fa_compact(const fa_compact_args *args) {
+    fai_cache_call c;
+    fai_problem *p = &c.p;
+    if (!args) return FA_ERR_ARGS_NULL;
+    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED;
+    const fa_cache *cache = &args->cache;
+    const int32_t columns = args->max_accepted;
+    fai_cache_begin(&c, cache, args->error);
+    c.positions = args->positions, c.accepted = args->accepted, c.num_accepted = args->num_accepted;
+    c.max_accepted = columns;
+    fai_check_cache(&c, cache, cache->k.data || !cache->v.data, cache->v.data != NULL);
+    fai_range(p, FA_ERR_MAX_ACCEPTED, "max_accepted", columns, 1, FA_MAX_SEQLEN);
+    if (!args->accepted) fai_bad(p, FA_ERR_ACCEPTED, "accepted", -1, 0, 1, 0);
+    fai_add_array(p, args->accepted, "accepted", FA_ERR_ACCEPTED, (int64_t)cache->batch * columns);
+    fai_add_array(p, args->num_accepted, "num_accepted", FA_ERR_MAX_ACCEPTED, cache->batch);
+    fai_add_array(p, args->positions, "positions", FA_ERR_POSITIONS, cache->batch);
+    for (int32_t b = 0; b < cache->batch && p->status == FA_OK; b++) {
+        const int32_t at = fai_cache_position(&c, b), n = fai_cache_count(&c, b);
+        if (n < 0 || n > columns) fai_bad(p, FA_ERR_MAX_ACCEPTED, "num_accepted", b, n, 0, columns);
+        if (at < 0 || at > cache->seqlen_k) fai_bad(p, FA_ERR_POSITIONS, "positions", b, at, 0, cache->seqlen_k);
+        int64_t least = 0;
+        for (int64_t i = (int64_t)b * columns, end = i + n; i < end && p->status == FA_OK; i++) {
+            const int64_t row = args->accepted[i];
+            if (row < least || row >= cache->seqlen_k - at)
+                fai_bad(p, FA_ERR_ACCEPTED, "accepted", i, (double)row, (double)least, cache->seqlen_k - at - 1);
+            least = row + 1; /* rows rise, so none is before its new place */
+        }
+    }
+    fai_check_cache_memory(&c, *cache);
+    fai_check_written(p, FA_ERR_CACHE_OVERLAP);
+    if (p->status != FA_OK) return p->status;
+    for (int v = 0; v < 2; v++) {
+        if (v ? !cache->v.data : !cache->k.data) continue;
+        const fai_cache_side side = fai_get_side(&c, cache, v);
+        for (int32_t b = 0; b < cache->batch; b++)
+            for (int32_t n = 0; n < fai_cache_count(&c, b); n++) {
+                const int64_t at = fai_cache_position(&c, b), from = args->accepted[(int64_t)b * columns + n];
+                if (from != n) fai_move_row(&side, b, at + from, at + n);
+            }
+    }
+    return fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0);
+}
+
+/* o = q, rotated: row i of sequence b by the position rotary.positions[b] + i.  Queries of a decoding step, the last of
+ * their sequence, have the positions of the rows that fa_append writes. */
+FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
+    fai_cache_call c;
+    fai_problem *p = &c.p;
+    if (!args) return FA_ERR_ARGS_NULL;
+    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED;
+    const fa_tensor_out o = args->o;
+    const fa_rope *rotary = &args->rotary;
+    const int64_t heads = args->num_heads, dim = args->head_dim;
+    const int in_place = args->q.data == o.data && args->q.stride_b == o.stride_b && args->q.stride_s == o.stride_s &&
+                         args->q.stride_h == o.stride_h;
+    fa_tensor q = args->q;
+    fai_cache_begin(&c, NULL, args->error);
+    c.a.batch = args->batch, c.a.num_heads = args->num_heads, c.a.seqlen_q = args->seqlen_q;
+    c.a.cu_seqlens_q = args->cu_seqlens_q, c.a.seqused_q = args->seqused_q;
+    c.info.head_dim = args->head_dim, p->pass = FA_FORWARD;
+    fai_range(p, FA_ERR_ROTARY, "head_dim", args->head_dim, 2, 256);
+    fai_range(p, FA_ERR_NEW_DTYPE, "dtype", args->dtype, FA_F32, FA_BF16);
+    if (!fai_rotates(rotary)) fai_bad(p, FA_ERR_ROTARY, "rotary.dim", -1, 0, 2, args->head_dim);
+    if (!q.data) fai_bad(p, FA_ERR_Q_NULL, "q.data", -1, 0, 1, 0);
+    if (!o.data) fai_bad(p, FA_ERR_O_NULL, "o.data", -1, 0, 1, 0);
+    fai_check_sizes(p);
+    if (p->status == FA_OK) fai_check_lengths(p, 0);
+    const size_t size = fa_sizeof(args->dtype);
+    const fai_span span_o = FAI_CACHE_SPAN(o, O, FAI_OUTPUT, size, dim, p->batch[0], p->rows[0], heads);
+    fai_add_span(p, span_o);
+    if (in_place) q.data = NULL;
+    const fai_span span_q = FAI_CACHE_SPAN(q, Q, FAI_INPUT, size, dim, p->batch[0], p->rows[0], heads);
+    fai_add_span(p, span_q);
+    fai_check_rope(&c, rotary);
+    fai_check_written(p, FA_ERR_O_OVERLAP);
+    if (p->status != FA_OK) return p->status;
+
+    const fai_strides st_q = fai_resolve(q.stride_b, q.stride_s, q.stride_h, args->seqlen_q, heads, dim);
+    const fai_strides st_o = fai_resolve(o.stride_b, o.stride_s, o.stride_h, args->seqlen_q, heads, dim);
+    fai_angles angles;
+    for (int32_t b = 0; b < args->batch; b++) {
+        const fa_sequence seq = fa_get_sequence(&c.a, b);
+        for (int32_t i = 0; i < seq.len_q; i++) {
+            fai_get_angles(&angles, rotary, fai_rope_position(&c, rotary, &seq, i));
+            for (int32_t h = 0; h < args->num_heads; h++) {
+                float x[256];
+                const char *src = (const char *)args->q.data + fai_offset_q(&seq, st_q, i, h) * (int64_t)size;
+                fai_decode_row(x, src, args->dtype, args->head_dim);
+                fai_rotate_row(x, &angles, rotary);
+                fai_encode_row((char *)o.data + fai_offset_q(&seq, st_o, i, h) * (int64_t)size, x, args->dtype,
+                               args->head_dim);
+            }
+        }
+    }
+    return fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0);
+}
+#undef FAI_CACHE_SPAN
+#undef FAI_EACH16
 
 #endif /* FA_FLASHATTN_H */
 

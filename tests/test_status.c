@@ -4,6 +4,8 @@
 
 #include "flashattn.h"
 
+#include "cache_refusals.h"
+
 #define FA_NAME st16
 #define FA_HEAD_DIM 16
 #define FA_FEATURES FA_ALL_FEATURES
@@ -460,6 +462,7 @@ FA_TEST(every_code_is_produced) {
     memset(seen, 0, sizeof seen);
     bad_sizes(), bad_scalars(), bad_pointers(), bad_strides(), bad_sizes_beyond_64_bits(), bad_overlaps();
     bad_lengths(), bad_pages(), bad_terms(), bad_descales(), bad_features(), bad_calls(), bad_selections();
+    cache_refusals(seen);
 #define PRODUCED(name, sentence) FA_EXPECT_MSG(seen[FA_ERR_##name], "FA_ERR_" #name);
 #define NEEDED(name, bit, field) FA_EXPECT_MSG(seen[FA_ERR_NEEDS_##name], "FA_ERR_NEEDS_" #name);
     FA_STATUS_LIST(PRODUCED)

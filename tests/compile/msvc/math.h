@@ -11,4 +11,4 @@ double frexp(double, int *), nearbyint(double), ceil(double), scalbn(double, int
 float sqrtf(float), expf(float), logf(float), tanhf(float), fabsf(float), floorf(float), ldexpf(float, int);
 float powf(float, float), fmaxf(float, float), fminf(float, float), rintf(float), exp2f(float), log2f(float);
 float nearbyintf(float), fmaf(float, float, float), copysignf(float, float);
-double fma(double, double, double);
+double fma(double, double, double), cos(double), sin(double);
