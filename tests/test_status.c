@@ -25,6 +25,7 @@ enum { LONGEST = FA_MAX_SEQLEN };
 /* All that the problems of this file may touch, so that one memcmp finds a stray write. */
 typedef struct memory {
     float q[1024], k[1024], v[1024], o[1024], lse[256], bias[1024], slopes[64], sink[64], factor[256];
+    float d_o[1024], dq[1024], dk[1024], dv[1024], dbias[1024], dsink[64];
     float records[B * SK * (RECORD + H)];
     int32_t cu_q[4], cu_k[4], used_q[4], used_k[4], table[32];
     uint32_t tree[32];
@@ -32,6 +33,7 @@ typedef struct memory {
 } memory;
 
 static memory mem, before;
+static double some_hook(double s, int b, int h, int i, int j) { return s + b + h + i + j; }
 static unsigned char workspace[1 << 20];
 static fa_error error;
 static int seen[FA_NUM_STATUS];
@@ -407,6 +409,77 @@ static void bad_calls(void) {
     FA_EXPECT(fa_check(NULL, &a) == FA_ERR_NO_INSTANCE && !strcmp(error.field, "info"));
 }
 
+/* A valid problem of the backward pass. */
+static fa_args valid_backward(void) {
+    fa_args a = valid();
+    a.bias.data = mem.bias, a.sink = mem.sink, a.d_o.data = mem.d_o;
+    a.dq.data = mem.dq, a.dk.data = mem.dk, a.dv.data = mem.dv, a.dbias.data = mem.dbias, a.dsink = mem.dsink;
+    return a;
+}
+static void expect_bad_backward(const fa_info *info, fa_args a, const char *what, fa_status want, const char *field,
+                                double got, double min, double max) {
+    memcpy(&before, &mem, sizeof mem);
+    const fa_status status = fa_check_pass(info, &a, FA_BACKWARD);
+    FA_EXPECT_MSG(status == want, "%s: %s, want: %s", what, fa_strerror(status), fa_strerror(want));
+    if (status == FA_OK) return;
+    seen[status] = 1;
+    expect_error(what, want, field, got, min, max, -1);
+    if (!info->backward) return;
+    FA_EXPECT_MSG(info->backward_workspace(&a) == 0, "%s", what);
+    FA_EXPECT_MSG(info->backward(&a, workspace, sizeof workspace) == want, "%s", what);
+    FA_EXPECT_MSG(!memcmp(&before, &mem, sizeof mem), "%s: memory was written", what);
+}
+#define BAD_BACKWARD(change, code, field, ...) \
+    { \
+        fa_args a = valid_backward(); \
+        change; \
+        expect_bad_backward(&st16_info, a, #change, FA_ERR_##code, field, __VA_ARGS__); \
+    }
+
+static void bad_gradients(void) {
+    const double most = (double)INT64_MAX;
+    fa_info hook = st16_info;
+    fa_args ok = valid_backward();
+    FA_EXPECT(fa_check_pass(&st16_info, &ok, FA_BACKWARD) == FA_OK);
+    ok.dbias.stride_b = ok.dbias.stride_q = FA_BROADCAST, ok.dbias.stride_h = SK; /* sums over batch and queries */
+    FA_EXPECT(fa_check_pass(&st16_info, &ok, FA_BACKWARD) == FA_OK);
+    ok = valid_backward(), ok.o.data = mem.d_o; /* inputs may share */
+    FA_EXPECT(fa_check_pass(&st16_info, &ok, FA_BACKWARD) == FA_OK);
+    ok = valid_backward(), ok.dq.data = ok.dk.data = ok.dv.data = NULL, ok.dsink = NULL, ok.dbias.data = NULL;
+    FA_EXPECT(fa_check_pass(&st16_info, &ok, FA_BACKWARD) == FA_OK);
+
+    expect_bad_backward(&st8_info, valid_backward(), "no such pass", FA_ERR_NO_PASS, "passes", (double)NAN, NO_RANGE);
+    hook.score_mod = some_hook, hook.backward = NULL;
+    expect_bad_backward(&hook, valid_backward(), "no derivative", FA_ERR_NO_SCORE_MOD_GRAD, "score_mod_grad", (double)NAN, NO_RANGE);
+    BAD_BACKWARD(a.lse.data = NULL, LSE_NULL, "lse.data", 0, NO_RANGE)
+    BAD_BACKWARD(a.d_o.data = NULL, DO_NULL, "d_o.data", 0, NO_RANGE)
+    BAD_BACKWARD(a.d_o.data = (char *)mem.d_o + 2, DO_ALIGN, "d_o.data", 2, 0, 0)
+    BAD_BACKWARD(a.d_o.stride_s = -3, DO_STRIDE, "d_o.stride_s", -3, -1, most)
+    BAD_BACKWARD(a.dq.data = (char *)mem.dq + 1, DQ_ALIGN, "dq.data", 1, 0, 0)
+    BAD_BACKWARD(a.dk.data = (char *)mem.dk + 2, DK_ALIGN, "dk.data", 2, 0, 0)
+    BAD_BACKWARD(a.dv.data = (char *)mem.dv + 3, DV_ALIGN, "dv.data", 3, 0, 0)
+    BAD_BACKWARD(a.dq.stride_h = FA_BROADCAST, DQ_STRIDE, "dq.stride_h", -1, 0, most)
+    BAD_BACKWARD(a.dk.stride_h = -7, DK_STRIDE, "dk.stride_h", -7, 0, most)
+    BAD_BACKWARD(a.dv.stride_b = -2, DV_STRIDE, "dv.stride_b", -2, 0, most)
+    BAD_BACKWARD(a.dq.data = mem.q, DQ_OVERLAP, "q.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.dq.data = mem.o, DQ_OVERLAP, "o.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.lse.data = mem.dq, DQ_OVERLAP, "lse.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.dk.data = mem.dq, DK_OVERLAP, "dq.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.dk.data = mem.k, DK_OVERLAP, "k.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.dv.data = mem.d_o, DV_OVERLAP, "d_o.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.dv.data = mem.dk + 5, DV_OVERLAP, "dk.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.bias.data = NULL, DBIAS_BIAS, "dbias.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.dbias.data = (float *)(void *)((char *)mem.dbias + 1), DBIAS_ALIGN, "dbias.data", 1, 0, 0)
+    BAD_BACKWARD(a.dbias.stride_q = -2, DBIAS_STRIDE, "dbias.stride_q", -2, -1, most)
+    BAD_BACKWARD(a.dbias.stride_q = 1, DBIAS_STRIDE, "dbias.stride_q", 1, SK, most)
+    BAD_BACKWARD(a.dbias.data = mem.bias, DBIAS_OVERLAP, "bias.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.dbias.data = mem.dv, DBIAS_OVERLAP, "dv.data", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.sink = NULL, DSINK_SINK, "dsink", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.dsink = (float *)(void *)((char *)mem.dsink + 2), DSINK_ALIGN, "dsink", 2, 0, 0)
+    BAD_BACKWARD(a.dsink = mem.sink, DSINK_OVERLAP, "sink", (double)NAN, NO_RANGE)
+    BAD_BACKWARD(a.dsink = mem.dbias, DSINK_OVERLAP, "dbias.data", (double)NAN, NO_RANGE)
+}
+
 /* fa_select over a list without 96, 64/128 f32, or anything with ALiBi. */
 static void bad_selections(void) {
     fa_info d64, d64_paged, d64_bf16, d128_64;
@@ -444,6 +517,7 @@ static void bad_selections(void) {
     FA_EXPECT(fa_select(list, 4, 64, 64, FA_F32, &a, &chosen) == FA_ERR_NOT_ZEROED && !chosen);
 }
 
+FA_TEST(gradients) { bad_gradients(); }
 FA_TEST(sizes) { bad_sizes(); }
 FA_TEST(scalars) { bad_scalars(); }
 FA_TEST(pointers) { bad_pointers(); }
@@ -462,7 +536,7 @@ FA_TEST(every_code_is_produced) {
     memset(seen, 0, sizeof seen);
     bad_sizes(), bad_scalars(), bad_pointers(), bad_strides(), bad_sizes_beyond_64_bits(), bad_overlaps();
     bad_lengths(), bad_pages(), bad_terms(), bad_descales(), bad_features(), bad_calls(), bad_selections();
-    cache_refusals(seen);
+    cache_refusals(seen), bad_gradients();
 #define PRODUCED(name, sentence) FA_EXPECT_MSG(seen[FA_ERR_##name], "FA_ERR_" #name);
 #define NEEDED(name, bit, field) FA_EXPECT_MSG(seen[FA_ERR_NEEDS_##name], "FA_ERR_NEEDS_" #name);
     FA_STATUS_LIST(PRODUCED)
@@ -475,7 +549,8 @@ FA_TEST(sentences) {
         "of v", "of o", "of lse", "o overlaps", "lse overlaps", "softmax_scale", "softcap", "causal", "window_left",
         "window_right", "cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "page_size", "num_pages", "block_table",
         "alibi_slopes", "bias", "dropout_p", "sink", "block_mask", "tree_mask", "q_descale", "k_descale", "v_descale",
-        "num_threads", "workspace", "head_dim"};
+        "num_threads", "workspace", "head_dim", "FA_PASSES", "FA_SCORE_MOD_GRAD", "d_o", "dq", "dk", "dv ", "of dv", "dv.data",
+        "dbias", "dsink", "split_keys"};
     for (int i = 1; i < FA_NUM_STATUS; i++) {
         const char *sentence = fa_strerror((fa_status)i);
         int named = 0;
