@@ -1266,6 +1266,23 @@ static inline void fai_check_tensors(fai_problem *p) {
 #undef FAI_TENSOR
 }
 
+/* 1 if n adjacent factors are finite and not negative, by their bits, two at a time: a cache of int8 has one for each row,
+ * and by ones they took a third of a decode call. */
+static inline int fai_good_factors(const float *x, int64_t n) {
+    const uint64_t sign = 0x8000000080000000u;
+    uint64_t w[4], bad = 0;
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        memcpy(w, x + i, sizeof w);
+        bad |= w[0] | ((w[0] & ~sign) + 0x0080000000800000u); /* exponent 255 carries into the sign */
+        bad |= w[1] | ((w[1] & ~sign) + 0x0080000000800000u);
+        bad |= w[2] | ((w[2] & ~sign) + 0x0080000000800000u);
+        bad |= w[3] | ((w[3] & ~sign) + 0x0080000000800000u);
+    }
+    for (; i < n; i++) bad |= (uint64_t)(fai_bits_of(x[i]) | ((fai_bits_of(x[i]) & 0x7fffffffu) + 0x00800000u));
+    return !(bad & sign);
+}
+
 /* The factors of one fp8 or int8 tensor, all that the problem uses. */
 static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int side, fa_status bad,
                                      const char *const field[5]) {
@@ -1297,6 +1314,11 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
         for (int64_t h = 0; h < (d->stride_h ? heads : 1); h++)
             for (int64_t row = 0, next; row < len && p->status == FA_OK; row = next) {
                 const float *x = fai_descale_at(a, d, b, h, row);
+                const int64_t room = d->paged ? a->page_size - row % a->page_size : len, run = room < len - row ? room : len - row;
+                if (d->block == 1 && d->stride_block == 1 && run > 1 && fai_good_factors(x, run)) {
+                    next = row + run;
+                    continue;
+                }
                 if (!(*x >= 0 && *x <= 3.4028235e38f)) /* NaN and infinity fail */
                     fai_bad(p, bad, field[0], x - d->data, (double)*x, 0, 3.4028234663852886e38);
                 next = row + step;
@@ -2723,23 +2745,25 @@ FAI_INLINE fai_vec fai_tanh(fai_vec x) {
 /* Keys of a tile: a multiple of MR, VL and CHUNK.  Pairs halve the bytes, so a tile holds twice the keys. */
 #define FAI_BN (FAI_MR == 6 ? (FA_BLOCK_N + 95) / 96 * 96 : FA_BLOCK_N * (1 + FAI_PAIRS))
 #define FAI_NP (FA_BLOCK_M / FAI_PW + 1) /* panels of a task, SPARE rows included */
-/* Keys of a chunk, for rows without a panel: 16 KB of K at head dim 128, f16.  16 keys cost 25 to 40 %, 128 gain nothing.
- * Divides BN, so that chunks lie alike in every tile. */
-#define FAI_CHUNK (FAI_MR == 6 ? 96 : 64)
+/* Keys of a chunk, for rows without a panel: K and V of it stay in L1 (f32, head dim 128: 32 KB; 64 keys are 20 % slower,
+ * and no faster in f16 and int8).  Divides BN, so that chunks lie alike in every tile. */
+#define FAI_CHUNK 32
 #define FAI_KV_SIZE ((int)(FA_KV_DTYPE == FA_F32 ? 4 : FA_KV_DTYPE <= FA_BF16 ? 2 : 1))
 #define FAI_EVEN_ODD (FA_KV_DTYPE == FA_BF16 && FAI_LITTLE_ENDIAN) /* what fai_load2 does */
 /* Rows that share each load of K and V; vectors of O in registers; keys side by side in the product with K. */
 #if FAI_VL == 16
 #define FAI_RMAX 8
 #define FAI_ACC 16
-#define FAI_ONCE 2
+#define FAI_ONCE(rows) ((rows) == 2 || (rows) == 4 ? 4 : 2)
 #else
 #define FAI_RMAX 4
 #define FAI_ACC 8
-#define FAI_ONCE 2
+#define FAI_ONCE(rows) 2
 #endif
-#define FAI_FEW FAI_VL        /* up to so many rows need no panel */
-#define FAI_LEFT (FAI_VL / 2) /* nor do so many that are left over by full ones */
+/* Up to FEW rows need no panel, nor do up to LEFT that full panels leave over.  f16, head dim 128, GFLOP/s of rows / a panel:
+ * 12 rows 92 / 62, 16 rows 97 / 83, 20 rows 97 / 75, 24 rows 98 / 90, 32 rows 98 / 120. */
+#define FAI_FEW (FAI_VL * 3 / 2)
+#define FAI_LEFT FAI_VL
 
 #ifndef FAI_HAVE_WORD
 #define FAI_HAVE_WORD
@@ -3504,7 +3528,9 @@ FAI_INLINE void FAI_(factors)(const FAI_(task) *t, const fa_descale *d, int32_t 
         for (int32_t n = 0; n < count; n++) x[n] = 1;
     } else if (d->block <= 1) {
         const float *from = fai_descale_at(t->args, d, t->seq.b, t->head_k, j);
-        for (int32_t n = 0; n < count; n++) x[n] = from[d->block ? n * d->stride_block : 0];
+        const int64_t stride = d->block ? d->stride_block : 0;
+        if (stride == 1) memcpy(x, from, sizeof *x * (size_t)count);
+        else for (int32_t n = 0; n < count; n++, from += stride) x[n] = *from;
     } else {
         for (int32_t n = 0; n < count; n++) x[n] = *fai_descale_at(t->args, d, t->seq.b, t->head_k, j + n);
     }
@@ -3520,7 +3546,7 @@ FAI_NOINLINE void FAI_(locate)(const FAI_(task) *t, FAI_(chunk) *c, int32_t j, i
         const int32_t room = a->block_table ? a->page_size - first : count, run = room < count - n ? room : count - n;
         const char *k = (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, j + n, t->head_k) * size;
         const char *v = (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, j + n, t->head_k) * size;
-        for (int32_t x = 0; x < run; x++) c->k[n + x] = k + x * t->sk.s * size, c->v[n + x] = v + x * t->sv.s * size;
+        for (int32_t x = 0; x < run; x++, k += t->sk.s * size, v += t->sv.s * size) c->k[n + x] = k, c->v[n + x] = v;
         if (FA_KV_DTYPE >= FA_E4M3) {
             FAI_(factors)(t, &a->k_descale, j + n, run, c->k_factor + n);
             FAI_(factors)(t, &a->v_descale, j + n, run, c->v_factor + n);
@@ -3557,11 +3583,11 @@ FAI_INLINE void FAI_(fetch)(const int bytes, int where, const char *row) {
 /* s[x][..]: raw scores of the chunk's keys for ROWS rows.  Brings its rows of V. */
 FAI_INLINE void FAI_(few_scores)(const int ROWS, const float *q, const FAI_(chunk) *c, float *s, int where) {
     enum { VL = FAI_VL, D = FA_HEAD_DIM };
-    const int KEYS = VL / ROWS, ONCE = KEYS < FAI_ONCE ? KEYS : FAI_ONCE; /* of a vector; side by side */
+    const int KEYS = VL / ROWS, ONCE = FAI_ONCE(ROWS) < KEYS ? FAI_ONCE(ROWS) : KEYS; /* of a vector; side by side */
     for (int j = 0; j < c->count; j += KEYS) {
         fai_vec x[VL], sum; /* (row, key) */
         for (int i = 0; i < KEYS; i += ONCE) {
-            fai_vec acc[FAI_RMAX][FAI_ONCE];
+            fai_vec acc[FAI_RMAX][4];
             FAI_EACH (y, 0, ONCE) {
                 FAI_(fetch)(FA_HEAD_DIM_V * FAI_KV_SIZE, where, c->v[j + i + y]);
                 FAI_EACH (r, 0, ROWS) acc[r][y] = fai_splat(0);
@@ -4112,13 +4138,17 @@ FAI_INLINE size_t FA_(decode_scratch)(const fa_args *args) { /* of all threads, 
     return (FA_(worker_bytes)() * (size_t)FA_(num_threads)(args) + 63) & ~(size_t)63;
 }
 
+FAI_INLINE size_t FA_(decode_bytes)(const fa_args *args, const fai_plan *plan) {
+    const int64_t parts = fai_mul(fai_parts_before(args, plan, args->batch), FAI_PART(FA_HEAD_DIM_V) * (int64_t)sizeof(float));
+    return (size_t)fai_add(fai_add(parts, (int64_t)FA_(decode_scratch)(args)), 64);
+}
+
 /* Bytes that the call needs, at any alignment: scratch of args->num_threads threads, and the partial results of the splits.
  * 0 if args are not valid. */
 static inline size_t FA_(decode_workspace)(const fa_args *args) {
     if (fa_check_pass(&FA_(info), args, FA_DECODE)) return 0;
     const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE);
-    const int64_t parts = fai_mul(fai_parts_before(args, &plan, args->batch), FAI_PART(FA_HEAD_DIM_V) * (int64_t)sizeof(float));
-    return (size_t)fai_add(fai_add(parts, (int64_t)FA_(decode_scratch)(args)), 64);
+    return FA_(decode_bytes)(args, &plan);
 }
 
 FAI_INLINE int64_t FA_(decode_count)(const fa_args *args, const fai_plan *plan, int stage) {
@@ -4183,7 +4213,7 @@ static inline fa_status FA_(decode)(const fa_args *args, void *workspace, size_t
     if (status != FA_OK) return status;
     const int32_t threads = FA_(num_threads)(args);
     const fai_plan plan = fai_make_plan(args, threads, FA_BLOCK_M, FAI_SPARE);
-    const size_t needed = FA_(decode_workspace)(args);
+    const size_t needed = FA_(decode_bytes)(args, &plan);
     if (!workspace) return fai_fail(args, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 0, 0);
     if (bytes < needed)
         return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)needed, INFINITY);
