@@ -1307,9 +1307,11 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
     fai_range(p, bad, field[4], d->block, 0, INT32_MAX);
     fai_add_span(p, s);
     const int32_t batch = d->stride_b ? a->batch : fai_num_lengths(a); /* without repetitions */
+    const int tokens = d->block == 1 && !d->paged && d->stride_h == 1 && d->stride_block == heads; /* (row, head) */
     for (int32_t b = 0; b < batch && p->status == FA_OK; b++) {
         const fa_sequence seq = fa_get_sequence(a, b);
         const int64_t len = side ? seq.len_k : seq.len_q;
+        if (tokens && fai_good_factors(d->data + b * d->stride_b, len * heads)) continue;
         const int64_t step = d->block && d->stride_block ? d->block : d->paged ? a->page_size : len;
         for (int64_t h = 0; h < (d->stride_h ? heads : 1); h++)
             for (int64_t row = 0, next; row < len && p->status == FA_OK; row = next) {
@@ -1427,8 +1429,9 @@ FAI_HD static inline fa_range fai_cut(fa_range r, fa_range by) {
 typedef struct fai_split {
     fa_range keys;
     int32_t number, count;
+    int32_t heads; /* key/value heads from the task's on */
     int32_t alone; /* rows are computed one by one, from keys.lo on: nothing else has a part in their rounding */
-    float *parts;  /* (row, split, FAI_PART); NULL if there is one split: it writes O */
+    float *parts;  /* (head, row, split, FAI_PART); NULL if there is one split: it writes O */
 } fai_split;
 
 /* How a decode call is cut into tasks (batch, key/value head, block of rows, split). */
@@ -1437,6 +1440,7 @@ typedef struct fai_plan {
     int32_t fixed;  /* splits end at multiples of unit; else those of a sequence are equal */
     int32_t most;   /* splits of the longest sequence */
     int32_t rows;   /* of a task */
+    int32_t heads;  /* key/value heads of a task: several where those of a token lie side by side, to read in order */
     int64_t blocks; /* of rows, of the longest sequence */
 } fai_plan;
 
@@ -1470,16 +1474,27 @@ static inline fa_range fai_split_keys(const fa_args *a, const fai_plan *p, const
     return r;
 }
 
+/* Few rows of as many heads as they may be together, if enough tasks are left. */
+static inline int32_t fai_heads_together(const fa_args *a, int32_t threads, int64_t rows, int head_dim) {
+    const fai_strides k = fai_strides_kv(a, &a->k, head_dim);
+    const int64_t heads_k = fai_num_heads_k(a), splits = a->seqlen_k / (4 * FAI_LEAST_KEYS) + 1;
+    int32_t heads = 64;
+    if (k.h >= k.s || rows > 16) return 1;
+    while (heads > 1 && (heads_k % heads || heads * rows > 64 || (threads > 1 && heads_k / heads * a->batch * splits < threads)))
+        heads--;
+    return heads;
+}
+
 /* args->split_keys, or splits that give each of `threads` threads the same number of keys.  block_m, spare: rows of a
  * forward task, and how many more it takes rather than leave them. */
-static inline fai_plan fai_make_plan(const fa_args *a, int32_t threads, int32_t block_m, int32_t spare) {
+static inline fai_plan fai_make_plan(const fa_args *a, int32_t threads, int32_t block_m, int32_t spare, int head_dim) {
     const int64_t group = a->num_heads / fai_num_heads_k(a), rows = a->seqlen_q * group;
     const int32_t sequences = fai_num_lengths(a);
-    fai_plan p = {FA_MAX_SEQLEN, a->split_keys > 0, 1, block_m, 1};
+    fai_plan p = {FA_MAX_SEQLEN, a->split_keys > 0, 1, block_m, fai_heads_together(a, threads, rows, head_dim), 1};
     int64_t tasks, keys = 0;
     if (p.fixed) p.unit = a->split_keys, p.rows = 64, spare = 0;
     p.blocks = rows <= p.rows + spare ? 1 : (rows - spare + p.rows - 1) / p.rows;
-    tasks = (int64_t)a->batch * fai_num_heads_k(a) * p.blocks;
+    tasks = (int64_t)a->batch * fai_num_heads_k(a) / p.heads * p.blocks;
     if (!p.fixed && threads > 1 && sequences == 1) { /* the fewest splits that keep all threads busy 31/32 of the time */
         const fa_sequence s = fa_get_sequence(a, 0);
         const fa_range r = fai_keys(a, &s);
@@ -1496,7 +1511,7 @@ static inline fai_plan fai_make_plan(const fa_args *a, int32_t threads, int32_t 
         for (int32_t b = 0; b < a->batch; b++) {
             const fa_sequence s = fa_get_sequence(a, b);
             const fa_range r = fai_keys(a, &s);
-            keys += (int64_t)(r.hi - r.lo) * fai_num_heads_k(a) * p.blocks;
+            keys += (int64_t)(r.hi - r.lo) * fai_num_heads_k(a) / p.heads * p.blocks;
         }
         keys = keys / threads / 8 + 1;
         if (keys < FA_MAX_SEQLEN) p.unit = keys > FAI_LEAST_KEYS ? (int32_t)keys : FAI_LEAST_KEYS;
@@ -2840,8 +2855,8 @@ typedef struct FAI_(few) {
     float m[FAI_ROWS], limit[FAI_ROWS], slope[FAI_ROWS]; /* as in a panel and its lanes */
     int32_t i[FAI_ROWS], h[FAI_ROWS];
     fa_range keys[FAI_ROWS]; /* that the row sees, those of the split */
-    int32_t rows;
-    float *q, *o, *s; /* [rows][D], [rows][DV], [rows][CHUNK]: scores, then P */
+    int32_t rows, heads; /* of each key/value head; heads from the task's on, one after the other in the arrays */
+    float *q, *o, *s;    /* [rows][D], [rows][DV], [rows][CHUNK]: scores, then P */
     FAI_(chunk) chunk[2];
 } FAI_(few);
 
@@ -3400,7 +3415,7 @@ FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, do
 
 /* Where the row's part of O goes, with m, l and `rounded` behind it, if there are other splits; else NULL. */
 FAI_INLINE float *FAI_(part)(const FAI_(task) *t, int32_t i, int32_t h) {
-    const int64_t row = (int64_t)i * t->group + h - t->head_k * t->group;
+    const int64_t row = ((int64_t)(h / t->group - t->head_k) * t->seq.len_q + i) * t->group + h % t->group;
     if (!t->split || !t->split->parts) return NULL;
     return t->split->parts + (row * t->split->count + t->split->number) * FAI_PART(FA_HEAD_DIM_V);
 }
@@ -3502,13 +3517,15 @@ FAI_INLINE void FAI_(even_odd)(float *to, const float *from, const int dim) {
     for (; c < dim; c++) to[c] = from[c];
 }
 
-FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0, int32_t rows) {
+FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0, int32_t rows, int32_t heads) {
     const fa_args *a = t->args;
-    f->rows = rows;
-    for (int r = 0; r < rows; r++) {
+    f->rows = rows, f->heads = heads;
+    for (int r = 0; r < rows * heads; r++) {
+        FAI_(task) head = *t;
         FAI_(lanes) lanes;
         float q[FA_HEAD_DIM], factor;
-        f->keys[r] = FAI_(set_lane)(t, &lanes, 0, row0 + r);
+        head.head_k += r / rows;
+        f->keys[r] = FAI_(set_lane)(&head, &lanes, 0, row0 + r % rows);
         f->i[r] = lanes.i[0], f->h[r] = lanes.h[0];
         f->slope[r] = (FA_FEATURES & FA_ALIBI) && (t->used & FA_ALIBI) ? lanes.slope[0] : 0;
         factor = t->scale * (FA_DTYPE >= FA_E4M3 ? fai_descale(a, &a->q_descale, t->seq.b, f->h[r], f->i[r]) : 1);
@@ -3519,37 +3536,37 @@ FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0
         FAI_(even_odd)(f->q + r * FA_HEAD_DIM, q, FA_HEAD_DIM);
         f->m[r] = 0, f->limit[r] = -1, f->l[r] = fai_splat(0);
     }
-    memset(f->o, 0, sizeof(float) * (size_t)(rows * FA_HEAD_DIM_V));
+    memset(f->o, 0, sizeof(float) * (size_t)(rows * heads * FA_HEAD_DIM_V));
 }
 
 /* x[0 .. count): factors of keys from j on, all of them in one page. */
-FAI_INLINE void FAI_(factors)(const FAI_(task) *t, const fa_descale *d, int32_t j, int32_t count, float *x) {
+FAI_INLINE void FAI_(factors)(const FAI_(task) *t, const fa_descale *d, int32_t head_k, int32_t j, int32_t count, float *x) {
     if (!d->data) {
         for (int32_t n = 0; n < count; n++) x[n] = 1;
     } else if (d->block <= 1) {
-        const float *from = fai_descale_at(t->args, d, t->seq.b, t->head_k, j);
+        const float *from = fai_descale_at(t->args, d, t->seq.b, head_k, j);
         const int64_t stride = d->block ? d->stride_block : 0;
         if (stride == 1) memcpy(x, from, sizeof *x * (size_t)count);
         else for (int32_t n = 0; n < count; n++, from += stride) x[n] = *from;
     } else {
-        for (int32_t n = 0; n < count; n++) x[n] = *fai_descale_at(t->args, d, t->seq.b, t->head_k, j + n);
+        for (int32_t n = 0; n < count; n++) x[n] = *fai_descale_at(t->args, d, t->seq.b, head_k, j + n);
     }
 }
 
-/* Where keys j .. j + count are. */
-FAI_NOINLINE void FAI_(locate)(const FAI_(task) *t, FAI_(chunk) *c, int32_t j, int32_t count) {
+/* Where keys j .. j + count of a head are. */
+FAI_NOINLINE void FAI_(locate)(const FAI_(task) *t, FAI_(chunk) *c, int32_t head_k, int32_t j, int32_t count) {
     const fa_args *a = t->args;
     const int64_t size = FAI_KV_SIZE;
     int32_t n = 0, first = a->block_table ? j % a->page_size : 0; /* in its page */
     c->begin = j, c->count = count;
     for (; n < count; first = 0) {
         const int32_t room = a->block_table ? a->page_size - first : count, run = room < count - n ? room : count - n;
-        const char *k = (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, j + n, t->head_k) * size;
-        const char *v = (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, j + n, t->head_k) * size;
+        const char *k = (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, j + n, head_k) * size;
+        const char *v = (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, j + n, head_k) * size;
         for (int32_t x = 0; x < run; x++, k += t->sk.s * size, v += t->sv.s * size) c->k[n + x] = k, c->v[n + x] = v;
         if (FA_KV_DTYPE >= FA_E4M3) {
-            FAI_(factors)(t, &a->k_descale, j + n, run, c->k_factor + n);
-            FAI_(factors)(t, &a->v_descale, j + n, run, c->v_factor + n);
+            FAI_(factors)(t, &a->k_descale, head_k, j + n, run, c->k_factor + n);
+            FAI_(factors)(t, &a->v_descale, head_k, j + n, run, c->v_factor + n);
         }
         n += run;
     }
@@ -3735,11 +3752,11 @@ FAI_INLINE int FAI_(together)(int left) {
     return left >= 8 && FAI_RMAX == 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
 }
 
-/* All rows pass over the K of a chunk, then over its V. */
-FAI_NOINLINE void FAI_(few_chunk)(const FAI_(task) *t, FAI_(few) *f, const FAI_(chunk) *c, const FAI_(chunk) *next) {
+/* The rows of a head, number `first` and so on, pass over the K of a chunk, then over its V. */
+FAI_NOINLINE void FAI_(few_chunk)(const FAI_(task) *t, FAI_(few) *f, int first, const FAI_(chunk) *c, const FAI_(chunk) *next) {
     enum { DV = FA_HEAD_DIM_V };
     const int32_t begin = c->begin, end = c->begin + c->count;
-    int first = 0, last = f->rows; /* rows that see some of it: both ends of keys[] rise */
+    int last = first + f->rows; /* those that see some of it: both ends of keys[] rise */
     while (first < last && f->keys[first].hi <= begin) first++;
     while (first < last && f->keys[last - 1].lo >= end) last--;
     for (int r = first, n; r < last; r += n) { /* S = Q K^T */
@@ -3774,15 +3791,17 @@ FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) *t, FAI_(few) *f, int32_t fro
     FAI_(chunk) *c = &f->chunk[0], *next = &f->chunk[1];
     const int32_t lo = f->keys[0].lo > from ? f->keys[0].lo : from;
     const int32_t hi = f->keys[f->rows - 1].hi < end ? f->keys[f->rows - 1].hi : end;
-    int32_t j = from + (lo - from) / FAI_CHUNK * FAI_CHUNK;
+    int32_t j = from + (lo - from) / FAI_CHUNK * FAI_CHUNK, head = 0;
     if (lo >= hi) return;
-    for (FAI_(locate)(t, c, j, hi - j < FAI_CHUNK ? hi - j : FAI_CHUNK); c->count; j += FAI_CHUNK) {
-        const int32_t left = hi - j - FAI_CHUNK;
+    FAI_(locate)(t, c, t->head_k, j, hi - j < FAI_CHUNK ? hi - j : FAI_CHUNK);
+    while (c->count) {
         FAI_(chunk) *const done = c;
+        const int32_t first = head * f->rows;
+        if (++head == f->heads) head = 0, j += FAI_CHUNK;
         next->count = 0;
-        if (left > 0) FAI_(locate)(t, next, j + FAI_CHUNK, left < FAI_CHUNK ? left : FAI_CHUNK);
+        if (j < hi) FAI_(locate)(t, next, t->head_k + head, j, hi - j < FAI_CHUNK ? hi - j : FAI_CHUNK);
         else memcpy(next->k, c->k, sizeof c->k); /* not fetched, but not garbage either */
-        FAI_(few_chunk)(t, f, c, next);
+        FAI_(few_chunk)(t, f, first, c, next);
         c = next, next = done;
     }
 }
@@ -3803,7 +3822,7 @@ FAI_NOINLINE void FAI_(close_o)(const FAI_(task) *t, int32_t i, int32_t h, const
 
 FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
     enum { VL = FAI_VL, DV = FA_HEAD_DIM_V };
-    for (int r = 0; r < f->rows; r++) {
+    for (int r = 0; r < f->rows * f->heads; r++) {
         float l = 0, o[DV], *part;
         int c = 0;
         for (int x = 0; x < VL; x++) l += f->l[r][x];
@@ -3863,7 +3882,7 @@ FAI_NOINLINE void FAI_(open_task)(FAI_(task) *t, const fa_args *a, int32_t b, in
  * the keys that count, and where the result goes then; NULL: all keys, and O. */
 FAI_NOINLINE void FAI_(block_of)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows,
                                  const fai_split *split, void *workspace) {
-    const int alone = split && split->alone, spare = alone ? 0 : FAI_SPARE;
+    const int alone = split && split->alone, spare = alone ? 0 : FAI_SPARE, heads = split ? split->heads : 1;
     FAI_(task) task, *t = &task;
     FAI_(panel) *panels;
     FAI_(few) *few;
@@ -3889,7 +3908,7 @@ FAI_NOINLINE void FAI_(block_of)(const fa_args *a, int32_t b, int32_t head_k, in
     few->q = (float *)(void *)at, few->o = few->q + FAI_ROWS * FA_HEAD_DIM, few->s = few->o + FAI_ROWS * FA_HEAD_DIM_V;
 
     few->rows = t->rows;
-    if (!alone && t->rows > FAI_FEW) {
+    if (!alone && heads == 1 && t->rows > FAI_FEW) {
         panel_count = t->rows / FAI_PW, few->rows = t->rows % FAI_PW;
         if (few->rows > FAI_LEFT) panel_count++, few->rows = 0;
     }
@@ -3898,7 +3917,7 @@ FAI_NOINLINE void FAI_(block_of)(const fa_args *a, int32_t b, int32_t head_k, in
         FAI_(open_panel)(t, &panels[n], t->row0 + n * FAI_PW, count < FAI_PW ? count : FAI_PW, t->qt + n * FAI_W * FAI_NV,
          t->ot + n * FA_HEAD_DIM_V * FAI_NV);
     }
-    if (few->rows) FAI_(open_few)(t, few, t->row0 + panel_count * FAI_PW, few->rows);
+    if (few->rows) FAI_(open_few)(t, few, t->row0 + panel_count * FAI_PW, few->rows, heads);
 
     any = fa_any_range(a, t->seq.len_q, t->seq.len_k, (int32_t)(t->row0 / t->group),
                        (int32_t)((t->row0 + t->rows - 1) / t->group + 1));
@@ -4147,23 +4166,25 @@ FAI_INLINE size_t FA_(decode_bytes)(const fa_args *args, const fai_plan *plan) {
  * 0 if args are not valid. */
 static inline size_t FA_(decode_workspace)(const fa_args *args) {
     if (fa_check_pass(&FA_(info), args, FA_DECODE)) return 0;
-    const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE);
+    const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE, FA_HEAD_DIM);
     return FA_(decode_bytes)(args, &plan);
 }
 
 FAI_INLINE int64_t FA_(decode_count)(const fa_args *args, const fai_plan *plan, int stage) {
     const int64_t blocks = plan->blocks * args->batch * fai_num_heads_k(args);
-    return stage == 0 ? blocks * plan->most : plan->most > 1 ? blocks : 0;
+    return stage == 0 ? blocks / plan->heads * plan->most : plan->most > 1 ? blocks : 0;
 }
 
 FAI_NOINLINE void FA_(decode_task)(const fa_args *args, const fai_plan *plan, int stage, int64_t task, int thread, void *workspace) {
-    const int64_t heads = fai_num_heads_k(args), splits = stage == 0 ? plan->most : 1, block = task / splits % plan->blocks;
-    const int32_t b = (int32_t)(task / splits / plan->blocks / heads), head_k = (int32_t)(task / splits / plan->blocks % heads);
+    const int32_t together = stage == 0 ? plan->heads : 1, splits = stage == 0 ? plan->most : 1;
+    const int64_t heads = fai_num_heads_k(args), groups = heads / together, block = task / splits % plan->blocks;
+    const int32_t b = (int32_t)(task / splits / plan->blocks / groups);
+    const int32_t head_k = (int32_t)(task / splits / plan->blocks % groups) * together;
     const fa_sequence seq = fa_get_sequence(args, b);
     const int64_t rows = seq.len_q * (args->num_heads / heads), row0 = block * plan->rows;
     char *base = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
     void *scratch = base + FA_(worker_bytes)() * (size_t)thread;
-    fai_split split = {{0, 0}, (int32_t)(task % splits), fai_count_splits(args, plan, &seq), plan->fixed, NULL};
+    fai_split split = {{0, 0}, (int32_t)(task % splits), fai_count_splits(args, plan, &seq), together, plan->fixed, NULL};
     if (row0 >= rows || (stage == 0 ? split.number >= split.count : split.count == 1)) return;
     split.keys = fai_split_keys(args, plan, &seq, split.number, split.count);
     if (split.count > 1)
@@ -4195,14 +4216,14 @@ FAI_NOINLINE void FA_(decode_task)(const fa_args *args, const fai_plan *plan, in
 /* Tasks of stage 0, the splits, and of stage 1, which merges them and begins when all of stage 0 are done; 0 if there is
  * nothing to merge.  args must have passed the check. */
 static inline int64_t FA_(decode_num_tasks)(const fa_args *args, int stage) {
-    const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE);
+    const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE, FA_HEAD_DIM);
     return FA_(decode_count)(args, &plan, stage);
 }
 
 /* Does one of them, in any order inside its stage.  workspace: all of it, the same for all tasks; thread: 0 .. num_threads - 1,
  * different for tasks that run at the same time. */
 static inline void FA_(decode_run_task)(const fa_args *args, int stage, int64_t task, int thread, void *workspace) {
-    const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE);
+    const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE, FA_HEAD_DIM);
     FA_(decode_task)(args, &plan, stage, task, thread, workspace);
 }
 
@@ -4212,7 +4233,7 @@ static inline fa_status FA_(decode)(const fa_args *args, void *workspace, size_t
     const fa_status status = fa_check_pass(&FA_(info), args, FA_DECODE);
     if (status != FA_OK) return status;
     const int32_t threads = FA_(num_threads)(args);
-    const fai_plan plan = fai_make_plan(args, threads, FA_BLOCK_M, FAI_SPARE);
+    const fai_plan plan = fai_make_plan(args, threads, FA_BLOCK_M, FAI_SPARE, FA_HEAD_DIM);
     const size_t needed = FA_(decode_bytes)(args, &plan);
     if (!workspace) return fai_fail(args, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 0, 0);
     if (bytes < needed)
