@@ -133,6 +133,7 @@
 #define FAI_INLINE static inline __attribute__((always_inline))
 #define FAI_NOINLINE static __attribute__((noinline, unused))
 #define FAI_UNLIKELY(cond) __builtin_expect(!!(cond), 0)
+#define FAI_LITTLE_ENDIAN (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__)
 /* Before a for.  FULL: unroll it whole, arrays stay in registers only then; clang must hear "full", as it applies a
  * count after it has given up on them.  SOME: by 4 (head dim 256: +4 % over no unrolling; 8 is no better). */
 #if defined(__CUDACC__)
@@ -265,7 +266,7 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
 #define FAI_APPEND 8u  /* not of an instance: what fa_append and fa_compact tell the checks */
 
 #ifndef FA_DEFAULT_PASSES /* of instances that do not say FA_PASSES */
-#define FA_DEFAULT_PASSES (FA_FORWARD | FA_BACKWARD)
+#define FA_DEFAULT_PASSES (FA_FORWARD | FA_BACKWARD | FA_DECODE)
 #endif
 
 #define FA_DEFAULT_FEATURES (FA_CAUSAL | FA_WINDOW | FA_VARLEN | FA_PAGED)
@@ -372,7 +373,14 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(ROTARY_TABLE, "rotary.cos and rotary.sin must be given, aligned to 4 bytes, with rotary.count (1 .. 2^30) rows of head_dim/2 or fewer floats") \
     X(ROTARY_POSITIONS, "rotary.positions must be aligned to 4 bytes, and every position of the batch be 0 .. rotary.count-1") \
     X(MAX_ACCEPTED, "max_accepted must be 1 .. 2^30, and num_accepted aligned to 4 bytes and 0 .. max_accepted for each of the batch") \
-    X(ACCEPTED, "accepted must be given, aligned to 4 bytes, and rise in each sequence of the batch, within the rows before seqlen_k")
+    X(ACCEPTED, "accepted must be given, aligned to 4 bytes, and rise in each sequence of the batch, within the rows before seqlen_k") \
+    X(NUM_PARTS, "num_parts must be 1 .. 2^31-1, and parts point at as many results") \
+    X(PART_NULL, "o.data or lse.data of a part is NULL: point them at its result") \
+    X(PART_DTYPE, "dtype of a part must be 0 (= FA_F32), FA_F32, FA_F16 or FA_BF16") \
+    X(PART_ALIGN, "o.data and lse.data of a part must be aligned to their element size") \
+    X(PART_STRIDE, "strides of a part must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
+    X(COMBINE_DIM, "head_dim_v of fa_combine must be 1 .. 65536") \
+    X(COMBINE_DTYPE, "o_dtype of fa_combine must be 0 (= FA_F32), FA_F32, FA_F16 or FA_BF16")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,
@@ -1314,6 +1322,23 @@ static inline void fai_check_tensors(fai_problem *p) {
 #undef FAI_TENSOR
 }
 
+/* 1 if n adjacent factors are finite and not negative, by their bits, two at a time: a cache of int8 has one for each row,
+ * and by ones they took a third of a decode call. */
+static inline int fai_good_factors(const float *x, int64_t n) {
+    const uint64_t sign = 0x8000000080000000u;
+    uint64_t w[4], bad = 0;
+    int64_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        memcpy(w, x + i, sizeof w);
+        bad |= w[0] | ((w[0] & ~sign) + 0x0080000000800000u); /* exponent 255 carries into the sign */
+        bad |= w[1] | ((w[1] & ~sign) + 0x0080000000800000u);
+        bad |= w[2] | ((w[2] & ~sign) + 0x0080000000800000u);
+        bad |= w[3] | ((w[3] & ~sign) + 0x0080000000800000u);
+    }
+    for (; i < n; i++) bad |= (uint64_t)(fai_bits_of(x[i]) | ((fai_bits_of(x[i]) & 0x7fffffffu) + 0x00800000u));
+    return !(bad & sign);
+}
+
 /* Where the factors of one fp8 or int8 tensor are. */
 static inline void fai_add_descale(fai_problem *p, const fa_descale *d, int side, fa_status bad,
                                    const char *const field[5]) {
@@ -1354,13 +1379,21 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
     fai_add_descale(p, d, side, bad, field);
     if (!d->data || p->status != FA_OK) return;
     const int32_t batch = d->stride_b ? a->batch : fai_num_lengths(a); /* without repetitions */
+    const int tokens = d->block == 1 && !d->paged && d->stride_h == 1 && d->stride_block == heads; /* (row, head) */
     for (int32_t b = 0; b < batch && p->status == FA_OK; b++) {
         const fa_sequence seq = fa_get_sequence(a, b);
         const int64_t len = side ? seq.len_k : seq.len_q;
+        if (tokens && fai_good_factors(d->data + b * d->stride_b, len * heads)) continue;
         const int64_t step = d->block && d->stride_block ? d->block : d->paged ? a->page_size : len;
         for (int64_t h = 0; h < (d->stride_h ? heads : 1); h++)
             for (int64_t row = 0, next; row < len && p->status == FA_OK; row = next) {
-                fai_check_factor(p, d, fai_descale_at(a, d, b, h, row), bad, field[0]);
+                const float *x = fai_descale_at(a, d, b, h, row);
+                const int64_t room = d->paged ? a->page_size - row % a->page_size : len, run = room < len - row ? room : len - row;
+                if (d->block == 1 && d->stride_block == 1 && run > 1 && fai_good_factors(x, run)) {
+                    next = row + run;
+                    continue;
+                }
+                fai_check_factor(p, d, x, bad, field[0]);
                 next = row + step;
                 if (d->paged && row / a->page_size != next / a->page_size) /* blocks begin anew with each page */
                     next = (row / a->page_size + 1) * a->page_size;
@@ -1501,6 +1534,277 @@ static inline int64_t *fai_plan_touched(const fai_grad_plan *p, const fa_args *a
 /* The n-th tile of a split: there and back, so that under a causal mask all splits have as much to do. */
 static inline int64_t fai_plan_tile(const fai_grad_plan *p, int32_t split, int64_t n) {
     return n * p->splits + (n % 2 ? p->splits - 1 - split : split);
+}
+
+/* ======================================================================================== */
+/* >>combine  splits of the keys: who gets which, and the sum of partial results              */
+/* ======================================================================================== */
+
+FAI_HD static inline fa_range fai_cut(fa_range r, fa_range by) {
+    if (r.lo < by.lo) r.lo = by.lo;
+    if (r.hi > by.hi) r.hi = by.hi;
+    if (r.lo > r.hi) r.lo = r.hi;
+    return r;
+}
+
+/* Floats of the partial result of a row: O, then m, l and l as rounded; whole cache lines. */
+#define FAI_PART(head_dim_v) ((head_dim_v) + 16)
+
+/* One of the splits of a key/value head of a sequence. */
+typedef struct fai_split {
+    fa_range keys;
+    int32_t number, count;
+    int32_t heads; /* key/value heads from the task's on */
+    int32_t alone; /* rows are computed one by one, from keys.lo on: nothing else has a part in their rounding */
+    float *parts;  /* (head, row, split, FAI_PART); NULL if there is one split: it writes O */
+} fai_split;
+
+/* How a decode call is cut into tasks (batch, key/value head, block of rows, split). */
+typedef struct fai_plan {
+    int32_t unit;   /* most keys of a split */
+    int32_t fixed;  /* splits end at multiples of unit; else those of a sequence are equal */
+    int32_t most;   /* splits of the longest sequence */
+    int32_t rows;   /* of a task */
+    int32_t heads;  /* key/value heads of a task: several where those of a token lie side by side, to read in order */
+    int64_t blocks; /* of rows, of the longest sequence */
+} fai_plan;
+
+/* Keys that some query of the sequence sees. */
+static inline fa_range fai_keys(const fa_args *a, const fa_sequence *s) {
+    const fa_range none = {0, 0};
+    return s->len_q ? fa_any_range(a, s->len_q, s->len_k, 0, s->len_q) : none;
+}
+
+/* Splits that are not fixed begin at multiples of this: of a chunk, and of a tile of 192 keys. */
+#define FAI_GRAIN 192
+/* Merging costs a row as much as 2 to 4 keys do, so with this many it is below 1 %. */
+#define FAI_LEAST_KEYS 512
+
+static inline int32_t fai_count_splits(const fa_args *a, const fai_plan *p, const fa_sequence *s) {
+    const fa_range r = fai_keys(a, s);
+    if (r.lo >= r.hi) return 1;
+    if (p->fixed) return (r.hi - 1) / p->unit - r.lo / p->unit + 1;
+    return (r.hi - r.lo / FAI_GRAIN * FAI_GRAIN - 1) / p->unit + 1;
+}
+
+static inline fa_range fai_split_keys(const fa_args *a, const fai_plan *p, const fa_sequence *s, int32_t number, int32_t count) {
+    fa_range r = fai_keys(a, s);
+    int64_t begin = r.lo / FAI_GRAIN * FAI_GRAIN, each = p->unit, lo, hi;
+    if (p->fixed)
+        begin = r.lo / p->unit * (int64_t)p->unit;
+    else
+        each = ((r.hi - begin + count - 1) / count + FAI_GRAIN - 1) / FAI_GRAIN * FAI_GRAIN;
+    lo = begin + number * each, hi = lo + each < r.hi ? lo + each : r.hi;
+    r.hi = (int32_t)hi, r.lo = (int32_t)(lo < hi ? lo : hi);
+    return r;
+}
+
+/* Few rows of as many heads as they may be together, if enough tasks are left. */
+static inline int32_t fai_heads_together(const fa_args *a, int32_t threads, int64_t rows, int head_dim) {
+    const fai_strides k = fai_strides_kv(a, &a->k, head_dim);
+    const int64_t heads_k = fai_num_heads_k(a), splits = a->seqlen_k / (4 * FAI_LEAST_KEYS) + 1;
+    int32_t heads = 64;
+    if (k.h >= k.s || rows > 16) return 1;
+    while (heads > 1 && (heads_k % heads || heads * rows > 64 || (threads > 1 && heads_k / heads * a->batch * splits < threads)))
+        heads--;
+    return heads;
+}
+
+/* args->split_keys, or splits that give each of `threads` threads the same number of keys.  block_m, spare: rows of a
+ * forward task, and how many more it takes rather than leave them. */
+static inline fai_plan fai_make_plan(const fa_args *a, int32_t threads, int32_t block_m, int32_t spare, int head_dim) {
+    const int64_t group = a->num_heads / fai_num_heads_k(a), rows = a->seqlen_q * group;
+    const int32_t sequences = fai_num_lengths(a);
+    fai_plan p = {FA_MAX_SEQLEN, a->split_keys > 0, 1, block_m, fai_heads_together(a, threads, rows, head_dim), 1};
+    int64_t tasks, keys = 0;
+    if (p.fixed) p.unit = a->split_keys, p.rows = 64, spare = 0;
+    p.blocks = rows <= p.rows + spare ? 1 : (rows - spare + p.rows - 1) / p.rows;
+    tasks = (int64_t)a->batch * fai_num_heads_k(a) / p.heads * p.blocks;
+    if (!p.fixed && threads > 1 && sequences == 1) { /* the fewest splits that keep all threads busy 31/32 of the time */
+        const fa_sequence s = fa_get_sequence(a, 0);
+        const fa_range r = fai_keys(a, &s);
+        const int64_t length = r.hi - r.lo / FAI_GRAIN * FAI_GRAIN;
+        int64_t best = 1, best_idle = INT64_MAX; /* in 2^-20 of the time */
+        for (int64_t n = 1; n == 1 || (n <= length / FAI_LEAST_KEYS && n * tasks <= 64 * (int64_t)threads); n++) {
+            const int64_t rounds = (n * tasks + threads - 1) / threads;
+            const int64_t idle = (int64_t)((1 - (double)(n * tasks) / ((double)rounds * threads)) * 1048576);
+            if (idle < best_idle) best = n, best_idle = idle;
+            if (best_idle <= 1048576 / 32) break;
+        }
+        if (best > 1) p.unit = (int32_t)((length + best - 1) / best);
+    } else if (!p.fixed && threads > 1) { /* 8 tasks a thread, were they equal */
+        for (int32_t b = 0; b < a->batch; b++) {
+            const fa_sequence s = fa_get_sequence(a, b);
+            const fa_range r = fai_keys(a, &s);
+            keys += (int64_t)(r.hi - r.lo) * fai_num_heads_k(a) / p.heads * p.blocks;
+        }
+        keys = keys / threads / 8 + 1;
+        if (keys < FA_MAX_SEQLEN) p.unit = keys > FAI_LEAST_KEYS ? (int32_t)keys : FAI_LEAST_KEYS;
+    }
+    for (int32_t b = 0; b < sequences; b++) {
+        const fa_sequence s = fa_get_sequence(a, b);
+        const int32_t count = fai_count_splits(a, &p, &s);
+        if (count > p.most) p.most = count;
+    }
+    return p;
+}
+
+/* Partial rows of the sequences before b; a sequence of one split has none. */
+static inline int64_t fai_parts_before(const fa_args *a, const fai_plan *p, int32_t b) {
+    const int32_t repeat = fai_num_lengths(a) == 1 ? b : 1, sequences = fai_num_lengths(a) == 1 ? b > 0 : b;
+    int64_t n = 0;
+    for (int32_t x = 0; p->most > 1 && x < sequences; x++) {
+        const fa_sequence s = fa_get_sequence(a, x);
+        const int32_t count = fai_count_splits(a, p, &s);
+        if (count > 1) n = fai_add(n, fai_mul(fai_mul((int64_t)s.len_q * a->num_heads, count), repeat));
+    }
+    return n;
+}
+
+/* One of the results that fa_combine adds up: of the same queries over other keys. */
+typedef struct fa_part {
+    fa_tensor o;    /* (batch, seqlen_q, num_heads, head_dim_v) */
+    fa_tensor lse;  /* f32; packed means (batch, num_heads, seqlen_q); -inf: the part saw no key, its o is not read */
+    fa_dtype dtype; /* of o: FA_F32 (also 0), FA_F16 or FA_BF16 */
+} fa_part;
+
+/* Zero-initialise it.  o and lse may be those of one of the parts, with the same strides and dtype: in place. */
+typedef struct fa_combine_args {
+    uint32_t first_canary;
+    int32_t batch, num_heads, seqlen_q, head_dim_v;
+    int32_t num_parts;
+    fa_dtype o_dtype; /* FA_F32 (also 0), FA_F16 or FA_BF16 */
+    const fa_part *parts;
+    fa_tensor_out o, lse; /* lse.data NULL: not written */
+    fa_error *error;      /* index: the part */
+    uint32_t last_canary;
+} fa_combine_args;
+
+static inline fai_span fai_combine_span(const fa_combine_args *a, const void *data, int64_t b, int64_t s, int64_t h, int lse,
+                                        fa_dtype dtype, fai_kind kind) {
+    const int part = kind == FAI_INPUT;
+    fai_span r = {data,
+                  {"o.data", "o.stride_b", "o.stride_s", "o.stride_h"},
+                  part ? FA_ERR_PART_ALIGN : FA_ERR_O_ALIGN,
+                  part ? FA_ERR_PART_STRIDE : FA_ERR_O_STRIDE,
+                  kind,
+                  (int64_t)fa_sizeof(dtype),
+                  a->head_dim_v,
+                  {a->batch, a->seqlen_q, a->num_heads},
+                  {b, s, h},
+                  0};
+    if (lse) { /* packed: seq is the fast axis */
+        r.field[0] = "lse.data", r.field[1] = "lse.stride_b", r.field[2] = "lse.stride_h", r.field[3] = "lse.stride_s";
+        r.size[1] = a->num_heads, r.size[2] = a->seqlen_q, r.stride[1] = h, r.stride[2] = s, r.row = 1;
+        if (!part) r.bad_align = FA_ERR_LSE_ALIGN, r.bad_stride = FA_ERR_LSE_STRIDE;
+    }
+    return r;
+}
+
+/* 1 if x and y are the same elements in the same places. */
+static inline int fai_same_span(const fai_span *x, const fai_span *y) {
+    int same = x->data == y->data && x->element == y->element && x->row == y->row;
+    for (int n = 0; n < 3; n++) same &= x->size[n] <= 1 || x->stride[n] == y->stride[n];
+    return same;
+}
+
+/* Is args a sum that fa_combine can do?  Reads the array of parts, none of their data. */
+FAI_NOINLINE fa_status fa_combine_check(const fa_combine_args *args) {
+    fai_problem p;
+    fa_args dummy;
+    if (!args) return FA_ERR_ARGS_NULL;
+    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED;
+    memset(&dummy, 0, sizeof dummy), memset(&p, 0, sizeof p);
+    dummy.error = args->error, p.args = &dummy, p.pass = FA_FORWARD;
+    fai_range(&p, FA_ERR_BATCH, "batch", args->batch, 1, INT32_MAX);
+    fai_range(&p, FA_ERR_NUM_HEADS, "num_heads", args->num_heads, 1, INT32_MAX);
+    fai_range(&p, FA_ERR_SEQLEN_Q, "seqlen_q", args->seqlen_q, 1, FA_MAX_SEQLEN);
+    fai_range(&p, FA_ERR_COMBINE_DIM, "head_dim_v", args->head_dim_v, 1, 65536);
+    fai_range(&p, FA_ERR_SIZE_OVERFLOW, "batch * num_heads * seqlen_q", (double)args->batch * args->num_heads * args->seqlen_q,
+              1, 0x1p62);
+    fai_range(&p, FA_ERR_COMBINE_DTYPE, "o_dtype", args->o_dtype, 0, FA_BF16);
+    fai_range(&p, FA_ERR_NUM_PARTS, "num_parts", args->num_parts, 1, INT32_MAX);
+    if (p.status == FA_OK && !args->parts) fai_bad(&p, FA_ERR_NUM_PARTS, "parts", -1, 0, 1, 0);
+    if (p.status == FA_OK && !args->o.data) fai_bad(&p, FA_ERR_O_NULL, "o.data", -1, 0, 1, 0);
+    if (p.status != FA_OK) return p.status;
+    const fa_dtype o_dtype = args->o_dtype ? args->o_dtype : FA_F32;
+    fai_add_span(&p, fai_combine_span(args, args->o.data, args->o.stride_b, args->o.stride_s, args->o.stride_h, 0, o_dtype, FAI_OUTPUT));
+    fai_add_span(&p, fai_combine_span(args, args->lse.data, args->lse.stride_b, args->lse.stride_s, args->lse.stride_h, 1, FA_F32, FAI_OUTPUT));
+    const int outputs = p.count;
+    if (p.status == FA_OK && outputs > 1 && fai_overlap(&p.span[0], &p.span[1])) fai_bad(&p, FA_ERR_LSE_OVERLAP, "o.data", -1, NAN, 1, 0);
+    for (int32_t n = 0; n < args->num_parts && p.status == FA_OK; n++) {
+        const fa_part *part = &args->parts[n];
+        const fa_dtype dtype = part->dtype ? part->dtype : FA_F32;
+        p.count = outputs;
+        if (!part->o.data || !part->lse.data)
+            fai_bad(&p, FA_ERR_PART_NULL, part->o.data ? "lse.data" : "o.data", n, 0, 1, 0);
+        if (!(dtype >= FA_F32 && dtype <= FA_BF16)) fai_bad(&p, FA_ERR_PART_DTYPE, "dtype", n, dtype, 0, FA_BF16);
+        fai_add_span(&p, fai_combine_span(args, part->o.data, part->o.stride_b, part->o.stride_s, part->o.stride_h, 0, dtype, FAI_INPUT));
+        fai_add_span(&p, fai_combine_span(args, part->lse.data, part->lse.stride_b, part->lse.stride_s, part->lse.stride_h, 1, FA_F32, FAI_INPUT));
+        if (p.status != FA_OK && args->error) args->error->index = n;
+        for (int i = 0; i < outputs && p.status == FA_OK; i++)
+            for (int x = outputs; x < p.count && p.status == FA_OK; x++)
+                if (fai_overlap(&p.span[i], &p.span[x]) && !fai_same_span(&p.span[i], &p.span[x]))
+                    fai_bad(&p, i ? FA_ERR_LSE_OVERLAP : FA_ERR_O_OVERLAP, p.span[x].field[0], n, NAN, 1, 0);
+    }
+    return p.status == FA_OK ? fai_fail(&dummy, FA_OK, "", -1, 0, 0, 0) : p.status;
+}
+
+/* x[0 .. n) += weight * data[at ..] */
+static inline void fai_combine_add(float *x, float weight, const void *data, int64_t at, fa_dtype dtype, int32_t n) {
+    switch (dtype) { /* fa_load of a constant dtype is a few instructions */
+    case FA_F16:
+        for (int32_t d = 0; d < n; d++) x[d] += weight * fa_load(data, at + d, FA_F16);
+        break;
+    case FA_BF16:
+        for (int32_t d = 0; d < n; d++) x[d] += weight * fa_load(data, at + d, FA_BF16);
+        break;
+    default:
+        for (int32_t d = 0; d < n; d++) x[d] += weight * fa_load(data, at + d, FA_F32);
+    }
+}
+
+/* The result over all keys from results over disjoint sets of them (ring attention, shared prefixes, splits of one's own):
+ *     lse = log(sum_n exp lse_n)      o = sum_n exp(lse_n - lse) o_n
+ * A part whose lse is -inf adds nothing, even if its o is NaN; if all are, o = 0 and lse = -inf.  A sink belongs in one of
+ * the parts alone.  Nothing is written unless the result is FA_OK.  Re-entrant. */
+FAI_NOINLINE fa_status fa_combine(const fa_combine_args *args) {
+    enum { PIECE = 256 }; /* dims at a time: in place, all parts are read before they are written */
+    const fa_status status = fa_combine_check(args);
+    const fa_combine_args *a = args;
+    if (status != FA_OK) return status;
+    const fa_dtype o_dtype = a->o_dtype ? a->o_dtype : FA_F32;
+    const fai_strides so = fai_resolve(a->o.stride_b, a->o.stride_s, a->o.stride_h, a->seqlen_q, a->num_heads, a->head_dim_v);
+    /* as (batch, head, seq): a row of lse is a head */
+    const fai_strides sl = fai_resolve(a->lse.stride_b, a->lse.stride_h, a->lse.stride_s, a->num_heads, a->seqlen_q, 1);
+    for (int64_t row = 0; row < (int64_t)a->batch * a->num_heads * a->seqlen_q; row++) {
+        const int64_t i = row % a->seqlen_q, h = row / a->seqlen_q % a->num_heads, b = row / a->seqlen_q / a->num_heads;
+        double max = -(double)INFINITY, sum = 0, lse;
+        for (int pass = 0; pass < 2; pass++)
+            for (int32_t n = 0; n < a->num_parts; n++) {
+                const fa_tensor *t = &a->parts[n].lse;
+                const fai_strides s = fai_resolve(t->stride_b, t->stride_h, t->stride_s, a->num_heads, a->seqlen_q, 1);
+                const double x = (double)((const float *)t->data)[b * s.b + h * s.s + i * s.h];
+                if (pass) sum += x > -(double)INFINITY || x != x ? exp(x - max) : 0;
+                else if (x > max) max = x;
+            }
+        lse = sum > 0 || sum != sum ? max + log(sum) : -(double)INFINITY;
+        for (int32_t d = 0; d < a->head_dim_v; d += PIECE) {
+            const int32_t dims = a->head_dim_v - d < PIECE ? a->head_dim_v - d : PIECE;
+            float o[PIECE] = {0};
+            for (int32_t n = 0; n < a->num_parts; n++) {
+                const fa_part *t = &a->parts[n];
+                const fai_strides sp = fai_resolve(t->lse.stride_b, t->lse.stride_h, t->lse.stride_s, a->num_heads, a->seqlen_q, 1);
+                const fai_strides s = fai_resolve(t->o.stride_b, t->o.stride_s, t->o.stride_h, a->seqlen_q, a->num_heads, a->head_dim_v);
+                const double x = (double)((const float *)t->lse.data)[b * sp.b + h * sp.s + i * sp.h];
+                if (x > -(double)INFINITY || x != x)
+                    fai_combine_add(o, (float)exp(x - lse), t->o.data, b * s.b + i * s.s + h * s.h + d, t->dtype, dims);
+            }
+            for (int32_t e = 0; e < dims; e++) fa_store(a->o.data, b * so.b + i * so.s + h * so.h + d + e, o_dtype, o[e]);
+        }
+        if (a->lse.data) ((float *)a->lse.data)[b * sl.b + h * sl.s + i * sl.h] = (float)lse;
+    }
+    return FA_OK;
 }
 
 /* ======================================================================================== */
@@ -2941,6 +3245,7 @@ static const fa_info FA_(info) = {FAI_STRING(FA_NAME),
 #define fai_zip FAI_V(zip)
 #define fai_transpose FAI_V(transpose)
 #define fai_load FAI_V(load)
+#define fai_load2 FAI_V(load2)
 #define fai_pair FAI_V(pair)
 #define fai_ceil FAI_V(ceil)
 #define fai_store FAI_V(store)
@@ -3181,6 +3486,17 @@ FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
     return r;
 }
 
+/* 2 VL consecutive elements as f32.  bf16: the even ones and the odd ones, which are one instruction each; else in order. */
+FAI_INLINE void fai_load2(const int dtype, const void *data, fai_vec *a, fai_vec *b) {
+    if (dtype == FA_BF16 && FAI_LITTLE_ENDIAN) {
+        fai_uvec u;
+        memcpy(&u, data, sizeof u);
+        *a = (fai_vec)(u << 16), *b = (fai_vec)(u & 0xffff0000u);
+    } else {
+        *a = fai_load(dtype, data, 0), *b = fai_load(dtype, data, FAI_VL);
+    }
+}
+
 /* bf16 pairs: lane l holds (lo[l], hi[l]) */
 FAI_INLINE fai_vec fai_pair(fai_vec lo, fai_vec hi) {
 #if FAI_ISA_CODE == FAI_AVX512_BF16
@@ -3271,6 +3587,25 @@ FAI_INLINE fai_vec fai_tanh(fai_vec x) {
 /* Keys of a tile: a multiple of MR, VL and CHUNK.  Pairs halve the bytes, so a tile holds twice the keys. */
 #define FAI_BN (FAI_MR == 6 ? (FA_BLOCK_N + 95) / 96 * 96 : FA_BLOCK_N * (1 + FAI_PAIRS))
 #define FAI_NP (FA_BLOCK_M / FAI_PW + 1) /* panels of a task, SPARE rows included */
+/* Keys of a chunk, for rows without a panel: K and V of it stay in L1 (f32, head dim 128: 32 KB; 64 keys are 20 % slower,
+ * and no faster in f16 and int8).  Divides BN, so that chunks lie alike in every tile. */
+#define FAI_CHUNK 32
+#define FAI_KV_SIZE ((int)(FA_KV_DTYPE == FA_F32 ? 4 : FA_KV_DTYPE <= FA_BF16 ? 2 : 1))
+#define FAI_EVEN_ODD (FA_KV_DTYPE == FA_BF16 && FAI_LITTLE_ENDIAN) /* what fai_load2 does */
+/* Rows that share each load of K and V; vectors of O in registers; keys side by side in the product with K. */
+#if FAI_VL == 16
+#define FAI_RMAX 8
+#define FAI_ACC 16
+#define FAI_ONCE(rows) ((rows) == 2 || (rows) == 4 ? 4 : 2)
+#else
+#define FAI_RMAX 4
+#define FAI_ACC 8
+#define FAI_ONCE(rows) 2
+#endif
+/* Up to FEW rows need no panel, nor do up to LEFT that full panels leave over.  f16, head dim 128, GFLOP/s of rows / a panel:
+ * 12 rows 92 / 62, 16 rows 97 / 83, 20 rows 97 / 75, 24 rows 98 / 90, 32 rows 98 / 120. */
+#define FAI_FEW (FAI_VL * 3 / 2)
+#define FAI_LEFT FAI_VL
 
 #ifndef FAI_HAVE_WORD
 #define FAI_HAVE_WORD
@@ -3282,8 +3617,8 @@ typedef float fai_word __attribute__((may_alias));
 #define FAI_SPARE 8 /* rows that a block takes beyond its share, so that they need not read K and V once more */
 #define FAI_LOG2E 1.4426950408889634f
 #define FAI_LN2 0.6931471805599453f
+#define FAI_ROWS 64 /* that a task computes at most without panels */
 #define FAI_LOWEST (-3.402823466e38f)
-#define FAI_PREFETCH(p) __builtin_prefetch(p)
 #define FAI_ONES ((fai_vec)fai_isplat(0x3f803f80)) /* a pair of bf16 1.0 in each lane */
 #endif
 
@@ -3298,6 +3633,8 @@ typedef struct FAI_(task) {
     int32_t plain;              /* no feature but a bias changes scores or P */
     int32_t k_direct, v_direct; /* f32 rows, packed: read in place */
     fai_strides sq, sk, sv, so, sl, sb;
+    const fai_split *split; /* decode: the part of the keys that is the task's; NULL: all */
+    int32_t where;          /* few rows fetch K and V ahead: 1 to L1, 2 to L2; 0 they are in cache */
     float scale;      /* |softmax_scale| * log2(e) */
     float drop_scale; /* 1 / (1 - p) */
     uint32_t drop_below;
@@ -3332,15 +3669,22 @@ typedef struct FAI_(panel) {
     fa_range any, all;    /* keys that some row sees, that all rows see */
 } FAI_(panel);
 
-/* Up to FAI_VL / 2 rows left over after the panels: keys in the lanes.  The arrays are indexed [row]. */
+/* Where the keys of a chunk are, and their factors.  Up to a multiple of VL the last one is repeated. */
+typedef struct FAI_(chunk) {
+    int32_t begin, count;
+    const char *k[FAI_CHUNK], *v[FAI_CHUNK];
+    float k_factor[FAI_CHUNK], v_factor[FAI_CHUNK]; /* fp8 and int8 only */
+} FAI_(chunk);
+
+/* Rows without a panel: keys in the lanes.  The arrays are indexed [row]. */
 typedef struct FAI_(few) {
-    fai_vec l[FAI_VL / 2], rounded[FAI_VL / 2];                   /* parts of the row sums, as in a panel */
-    float m[FAI_VL / 2], limit[FAI_VL / 2], q_factor[FAI_VL / 2]; /* as in a panel */
-    FAI_(lanes) lanes[FAI_VL / 2];                                /* all lanes of an element alike */
-    fa_range keys[FAI_VL / 2];
-    int32_t rows;
-    fai_word *q;  /* [rows][W] */
-    float *o, *s; /* [rows][DV], [rows][CHUNK]: scores, then P */
+    fai_vec l[FAI_ROWS];                                /* parts of the row sums */
+    float m[FAI_ROWS], limit[FAI_ROWS], slope[FAI_ROWS]; /* as in a panel and its lanes */
+    int32_t i[FAI_ROWS], h[FAI_ROWS];
+    fa_range keys[FAI_ROWS]; /* that the row sees, those of the split */
+    int32_t rows, heads; /* of each key/value head; heads from the task's on, one after the other in the arrays */
+    float *q, *o, *s;    /* [rows][D], [rows][DV], [rows][CHUNK]: scores, then P */
+    FAI_(chunk) chunk[2];
 } FAI_(few);
 
 /* ---- rows in: any dtype to words ------------------------------------------------------------ */
@@ -3903,9 +4247,34 @@ FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, do
     return (float)(l > 0 ? factor / (l + difference * factor) : l);
 }
 
+/* Where the row's part of O goes, with m, l and `rounded` behind it, if there are other splits; else NULL. */
+FAI_INLINE float *FAI_(part)(const FAI_(task) *t, int32_t i, int32_t h) {
+    const int64_t row = ((int64_t)(h / t->group - t->head_k) * t->seq.len_q + i) * t->group + h % t->group;
+    if (!t->split || !t->split->parts) return NULL;
+    return t->split->parts + (row * t->split->count + t->split->number) * FAI_PART(FA_HEAD_DIM_V);
+}
+
+FAI_NOINLINE void FAI_(finish_part)(const FAI_(task) *t, const FAI_(panel) *p, const fai_vec *ot) {
+    enum { DV = FA_HEAD_DIM_V };
+    for (int v = 0; v < FAI_NV && v * FAI_VL < p->rows; v++) {
+        const int rows = p->rows - v * FAI_VL < FAI_VL ? p->rows - v * FAI_VL : FAI_VL;
+        const FAI_(lanes) *lanes = &p->lanes[v];
+        for (int r = 0; r < rows; r++) {
+            float *part = FAI_(part)(t, lanes->i[r], lanes->h[r]);
+            for (int c = 0; c < DV; c++) part[c] = ot[c * FAI_NV + v][r];
+            part[DV] = p->m[v][r], part[DV + 1] = p->l[v][r];
+            part[DV + 2] = FAI_PAIRS ? p->rounded[v][r] : p->l[v][r];
+        }
+    }
+}
+
 /* O = O^T / l and LSE = m + log l of the panel. */
 FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const fai_vec *ot) {
     enum { DV = FA_HEAD_DIM_V };
+    if (t->split && t->split->parts) {
+        FAI_(finish_part)(t, p, ot);
+        return;
+    }
     for (int v = 0; v < FAI_NV && v * FAI_VL < p->rows; v++) {
         const int rows = p->rows - v * FAI_VL < FAI_VL ? p->rows - v * FAI_VL : FAI_VL;
         const FAI_(lanes) *lanes = &p->lanes[v];
@@ -3938,7 +4307,8 @@ FAI_NOINLINE void FAI_(finish)(const FAI_(task) *t, const FAI_(panel) *p, const 
 FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) *t, FAI_(lanes) *lanes, int lane, int64_t r) {
     const fa_args *a = t->args;
     const int32_t i = (int32_t)(r / t->group), h = t->head_k * t->group + (int32_t)(r % t->group);
-    const fa_range keys = fa_row_range(a, t->seq.len_q, t->seq.len_k, i);
+    fa_range keys = fa_row_range(a, t->seq.len_q, t->seq.len_k, i);
+    if (t->split) keys = fai_cut(keys, t->split->keys);
     lanes->i[lane] = i, lanes->h[lane] = h;
     lanes->lo[lane] = keys.lo, lanes->hi[lane] = keys.hi, lanes->pos[lane] = i + t->seq.len_k - t->seq.len_q;
     lanes->live[lane] = -1;
@@ -3959,6 +4329,7 @@ FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int64_t row0, 
     }
     p->any = fa_any_range(t->args, t->seq.len_q, t->seq.len_k, i0, i1);
     p->all = fa_all_range(t->args, t->seq.len_q, t->seq.len_k, i0, i1);
+    if (t->split) p->any = fai_cut(p->any, t->split->keys), p->all = fai_cut(p->all, t->split->keys);
     if ((FA_FEATURES & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && p->all.hi > t->seq.len_k - t->seq.len_q)
         p->all.hi = t->seq.len_k - t->seq.len_q;
     for (int v = 0; v < FAI_NV; v++) p->m[v] = p->l[v] = p->rounded[v] = fai_splat(0), p->limit[v] = fai_splat(-1);
@@ -3968,30 +4339,81 @@ FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int64_t row0, 
 
 /* ---- few rows: keys in the lanes --------------------------------------------------------------- */
 
-#ifndef FAI_CHUNK
-#define FAI_CHUNK 32 /* keys: 16 KB of K at head dim 128, f32; also how far ahead rows are prefetched */
-#endif
+/* A decode step, or what a block leaves over its panels.  Rows read K and V where they lie, in their dtype, whatever the
+ * strides; up to RMAX rows share each load.  What is computed for a row, in which order, does not depend on how many
+ * rows share it: sums over dims go through the same tree, keys join O one after the other. */
 
-/* A decode step, or what a block leaves over its panels: up to VL / 2 rows.  A panel would compute VL of them; here a
- * row costs its own products plus the sums across lanes.  Rows go in twos, so that each load of K and V serves both. */
-
-FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0, int32_t rows, fai_vec *qt,
-                                 fai_vec *ot) {
-    f->rows = rows, f->q = (fai_word *)qt, f->o = (float *)ot, f->s = (float *)t->pt;
-    for (int r = 0; r < rows; r++) {
-        for (int lane = 0; lane < FAI_VL; lane++)
-            f->keys[r] = FAI_(set_lane)(t, &f->lanes[r], lane, row0 + r);
-        FAI_(row_q)(t, f->q + r * FAI_W, f->lanes[r].i[0], f->lanes[r].h[0], &f->q_factor[r]);
-        f->m[r] = 0, f->limit[r] = -1, f->l[r] = f->rounded[r] = fai_splat(0);
-    }
-    memset(f->o, 0, sizeof(float) * (size_t)(rows * FA_HEAD_DIM_V));
+/* Rows go through the dims in pairs of vectors; bf16 has the even dims in the first and the odd ones in the second. */
+FAI_INLINE void FAI_(even_odd)(float *to, const float *from, const int dim) {
+    int c = 0;
+    for (; FAI_EVEN_ODD && c + 2 * FAI_VL <= dim; c += 2 * FAI_VL)
+        for (int x = 0; x < FAI_VL; x++) to[c + x] = from[c + 2 * x], to[c + FAI_VL + x] = from[c + 2 * x + 1];
+    for (; c < dim; c++) to[c] = from[c];
 }
 
-/* Lane l of the result: the sum of the lanes of x[l], n = 2^k <= VL vectors; with n < VL the sums are left in VL / n
- * parts, lane l holding a part of x[l % n]. */
-FAI_INLINE fai_vec FAI_(sum_lanes)(const int n, fai_vec *x) {
+FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0, int32_t rows, int32_t heads) {
+    const fa_args *a = t->args;
+    f->rows = rows, f->heads = heads;
+    for (int r = 0; r < rows * heads; r++) {
+        FAI_(task) head = *t;
+        FAI_(lanes) lanes;
+        float q[FA_HEAD_DIM], factor;
+        head.head_k += r / rows;
+        f->keys[r] = FAI_(set_lane)(&head, &lanes, 0, row0 + r % rows);
+        f->i[r] = lanes.i[0], f->h[r] = lanes.h[0];
+        f->slope[r] = (FA_FEATURES & FA_ALIBI) && (t->used & FA_ALIBI) ? lanes.slope[0] : 0;
+        factor = t->scale * (FA_DTYPE >= FA_E4M3 ? fai_descale(a, &a->q_descale, t->seq.b, f->h[r], f->i[r]) : 1);
+        if (a->softmax_scale < 0) factor = -factor;
+        for (int c = 0; c < FA_HEAD_DIM; c += FAI_VL)
+            *(fai_vec_u *)(q + c) =
+                fai_load(FA_DTYPE, a->q.data, fai_offset_q(&t->seq, t->sq, f->i[r], f->h[r]) + c) * factor;
+        FAI_(even_odd)(f->q + r * FA_HEAD_DIM, q, FA_HEAD_DIM);
+        f->m[r] = 0, f->limit[r] = -1, f->l[r] = fai_splat(0);
+    }
+    memset(f->o, 0, sizeof(float) * (size_t)(rows * heads * FA_HEAD_DIM_V));
+}
+
+/* x[0 .. count): factors of keys from j on, all of them in one page. */
+FAI_INLINE void FAI_(factors)(const FAI_(task) *t, const fa_descale *d, int32_t head_k, int32_t j, int32_t count, float *x) {
+    if (!d->data) {
+        for (int32_t n = 0; n < count; n++) x[n] = 1;
+    } else if (d->block <= 1) {
+        const float *from = fai_descale_at(t->args, d, t->seq.b, head_k, j);
+        const int64_t stride = d->block ? d->stride_block : 0;
+        if (stride == 1) memcpy(x, from, sizeof *x * (size_t)count);
+        else for (int32_t n = 0; n < count; n++, from += stride) x[n] = *from;
+    } else {
+        for (int32_t n = 0; n < count; n++) x[n] = *fai_descale_at(t->args, d, t->seq.b, head_k, j + n);
+    }
+}
+
+/* Where keys j .. j + count of a head are. */
+FAI_NOINLINE void FAI_(locate)(const FAI_(task) *t, FAI_(chunk) *c, int32_t head_k, int32_t j, int32_t count) {
+    const fa_args *a = t->args;
+    const int64_t size = FAI_KV_SIZE;
+    int32_t n = 0, first = a->block_table ? j % a->page_size : 0; /* in its page */
+    c->begin = j, c->count = count;
+    for (; n < count; first = 0) {
+        const int32_t room = a->block_table ? a->page_size - first : count, run = room < count - n ? room : count - n;
+        const char *k = (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, j + n, head_k) * size;
+        const char *v = (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, j + n, head_k) * size;
+        for (int32_t x = 0; x < run; x++, k += t->sk.s * size, v += t->sv.s * size) c->k[n + x] = k, c->v[n + x] = v;
+        if (FA_KV_DTYPE >= FA_E4M3) {
+            FAI_(factors)(t, &a->k_descale, head_k, j + n, run, c->k_factor + n);
+            FAI_(factors)(t, &a->v_descale, head_k, j + n, run, c->v_factor + n);
+        }
+        n += run;
+    }
+    for (; n % FAI_VL; n++) { /* scores are computed for whole vectors of keys */
+        c->k[n] = c->k[count - 1], c->v[n] = c->v[count - 1];
+        if (FA_KV_DTYPE >= FA_E4M3) c->k_factor[n] = c->v_factor[n] = 0;
+    }
+}
+
+/* Lane l of the result: the sum of the lanes of x[l], VL vectors. */
+FAI_INLINE fai_vec FAI_(sum_lanes)(fai_vec *x) {
     FAI_FULL
-    for (int half = n / 2; half >= 1; half /= 2)
+    for (int half = FAI_VL / 2; half >= 1; half /= 2)
         FAI_EACH (i, 0, half) {
             fai_vec lo, hi;
             fai_zip(x[i], x[i + half], &lo, &hi);
@@ -4000,76 +4422,142 @@ FAI_INLINE fai_vec FAI_(sum_lanes)(const int n, fai_vec *x) {
     return x[0];
 }
 
-/* s[x] = raw scores of VL keys from j on for rows q[0], q[1]; keys from `end` on repeat the last. */
-FAI_INLINE void FAI_(few_scores)(const int ROWS, const int AHEAD, const fai_word *q, const fai_word *k,
-                                 int32_t j, int32_t end, fai_vec s[2]) {
-    enum { N = FAI_VL > 4 ? FAI_VL / 2 : 4, GROUPS = FAI_VL / N, W = FAI_W };
-    fai_vec part[2][2];
-    FAI_EACH (g, 0, GROUPS) { /* keys g, g + GROUPS, ...: the last zip puts them in order */
-        fai_vec acc[2][N];
-        const fai_word *row[N];
-        FAI_EACH (i, 0, N) {
-            const int32_t key = j + i * GROUPS + g;
-            row[i] = k + (int64_t)((key < end ? key : end - 1) - j) * W;
-            FAI_EACH (x, 0, ROWS) acc[x][i] = fai_splat(0);
-        }
-        for (int w = 0; w < W; w += FAI_VL)
-            FAI_EACH (i, 0, N) {
-                const fai_vec kv = *(const fai_vec_u *)(row[i] + w);
-                if (AHEAD) FAI_PREFETCH(row[i] + w + FAI_CHUNK * W);
-                FAI_EACH (x, 0, ROWS)
-                    acc[x][i] = fai_mac(FAI_PAIRS, *(const fai_vec_u *)(q + x * W + w), kv, acc[x][i]);
+/* A row on its way: to L1 (1) or L2 (2). */
+FAI_INLINE void FAI_(fetch)(const int bytes, int where, const char *row) {
+    if (where == 1) {
+        FAI_EACH (c, 0, (bytes + 63) / 64) __builtin_prefetch(row + c * 64, 0, 3);
+    } else if (where) {
+        FAI_EACH (c, 0, (bytes + 63) / 64) __builtin_prefetch(row + c * 64, 0, 2);
+    }
+}
+
+/* s[x][..]: raw scores of the chunk's keys for ROWS rows.  Brings its rows of V. */
+FAI_INLINE void FAI_(few_scores)(const int ROWS, const float *q, const FAI_(chunk) *c, float *s, int where) {
+    enum { VL = FAI_VL, D = FA_HEAD_DIM };
+    const int KEYS = VL / ROWS, ONCE = FAI_ONCE(ROWS) < KEYS ? FAI_ONCE(ROWS) : KEYS; /* of a vector; side by side */
+    for (int j = 0; j < c->count; j += KEYS) {
+        fai_vec x[VL], sum; /* (row, key) */
+        for (int i = 0; i < KEYS; i += ONCE) {
+            fai_vec acc[FAI_RMAX][4];
+            FAI_EACH (y, 0, ONCE) {
+                FAI_(fetch)(FA_HEAD_DIM_V * FAI_KV_SIZE, where, c->v[j + i + y]);
+                FAI_EACH (r, 0, ROWS) acc[r][y] = fai_splat(0);
             }
-        FAI_EACH (x, 0, ROWS) part[x][g] = FAI_(sum_lanes)(N, acc[x]);
+            FAI_EACH (w, 0, D / (2 * VL)) {
+                FAI_EACH (y, 0, ONCE) {
+                    fai_vec a, b;
+                    fai_load2(FA_KV_DTYPE, c->k[j + i + y] + 2 * VL * FAI_KV_SIZE * w, &a, &b);
+                    FAI_EACH (r, 0, ROWS) {
+                        acc[r][y] = fai_fma(*(const fai_vec_u *)(q + r * D + 2 * VL * w), a, acc[r][y]);
+                        acc[r][y] = fai_fma(*(const fai_vec_u *)(q + r * D + 2 * VL * w + VL), b, acc[r][y]);
+                    }
+                }
+            }
+            if (D % (2 * VL)) {
+                FAI_EACH (y, 0, ONCE) {
+                    const fai_vec a = fai_load(FA_KV_DTYPE, c->k[j + i + y], D - VL);
+                    FAI_EACH (r, 0, ROWS) acc[r][y] = fai_fma(*(const fai_vec_u *)(q + r * D + D - VL), a, acc[r][y]);
+                }
+            }
+            FAI_EACH (y, 0, ONCE)
+                FAI_EACH (r, 0, ROWS) x[r * KEYS + i + y] = acc[r][y];
+        }
+        sum = FAI_(sum_lanes)(x);
+        FAI_EACH (r, 0, ROWS) memcpy(s + r * FAI_CHUNK + j, (const float *)&sum + r * KEYS, sizeof(float) * (size_t)KEYS);
     }
-    FAI_EACH (x, 0, ROWS) s[x] = GROUPS == 2 ? FAI_(sum_lanes)(2, part[x]) : part[x][0];
+}
+FAI_NOINLINE void FAI_(few_scores_of)(int rows, const float *q, const FAI_(chunk) *c, float *s, int where) {
+    if (rows == 1) FAI_(few_scores)(1, q, c, s, where);
+    else if (rows == 2) FAI_(few_scores)(2, q, c, s, where);
+    else if (rows == 4) FAI_(few_scores)(4, q, c, s, where);
+#if FAI_RMAX == 8
+    else FAI_(few_scores)(8, q, c, s, where);
+#endif
 }
 
-/* o[x][c ..] += P V for rows 0 .. ROWS and N vectors of dims */
-FAI_INLINE void FAI_(few_output)(const int ROWS, const int N, const int AHEAD, const fai_word *v,
-                                 const fai_word *p, int steps, float *o) {
-    enum { DV = FA_HEAD_DIM_V, STRIDE = FAI_CHUNK };
-    fai_vec acc[2][FAI_MR];
-    FAI_EACH (x, 0, ROWS)
-        FAI_EACH (i, 0, N) acc[x][i] = *(const fai_vec_u *)(o + x * DV + i * FAI_VL);
-    for (int s = 0; s < steps; s++) {
-        fai_vec w[2];
-        FAI_EACH (x, 0, ROWS) w[x] = fai_splat(p[x * STRIDE + s]);
-        FAI_EACH (i, 0, N) {
-            const fai_vec kv = *(const fai_vec_u *)(v + (int64_t)s * DV + i * FAI_VL);
-            if (AHEAD) FAI_PREFETCH(v + (int64_t)(s + FAI_CHUNK) * DV + i * FAI_VL);
-            FAI_EACH (x, 0, ROWS) acc[x][i] = fai_mac(FAI_PAIRS, w[x], kv, acc[x][i]);
+/* o[x][0 .. N vectors) += P V over keys from .. to of the chunk for ROWS rows.  v: of the vectors in a row of V.
+ * Brings the rows of the next chunk's K. */
+FAI_INLINE void FAI_(few_output)(const int ROWS, const int N, const FAI_(chunk) *c, int from, int to, int v, const float *p,
+                                 float *o, const char *const *ahead, int where) {
+    enum { VL = FAI_VL, DV = FA_HEAD_DIM_V };
+    fai_vec acc[FAI_RMAX][8];
+    FAI_EACH (r, 0, ROWS)
+        FAI_EACH (i, 0, N) acc[r][i] = *(const fai_vec_u *)(o + r * DV + i * VL);
+    for (int n = from; n < to; n++) {
+        const char *row = c->v[n] + v * VL * FAI_KV_SIZE;
+        fai_vec w[FAI_RMAX];
+        FAI_(fetch)(FA_HEAD_DIM * FAI_KV_SIZE, where, ahead[n]);
+        FAI_EACH (r, 0, ROWS) w[r] = fai_splat(p[r * FAI_CHUNK + n]);
+        FAI_EACH (i, 0, N / 2) {
+            fai_vec a, b;
+            fai_load2(FA_KV_DTYPE, row + 2 * VL * FAI_KV_SIZE * i, &a, &b);
+            FAI_EACH (r, 0, ROWS) {
+                acc[r][2 * i] = fai_fma(w[r], a, acc[r][2 * i]);
+                acc[r][2 * i + 1] = fai_fma(w[r], b, acc[r][2 * i + 1]);
+            }
+        }
+        if (N % 2) {
+            const fai_vec a = fai_load(FA_KV_DTYPE, row, (N - 1) * VL);
+            FAI_EACH (r, 0, ROWS) acc[r][N - 1] = fai_fma(w[r], a, acc[r][N - 1]);
         }
     }
-    FAI_EACH (x, 0, ROWS)
-        FAI_EACH (i, 0, N) *(fai_vec_u *)(o + x * DV + i * FAI_VL) = acc[x][i];
+    FAI_EACH (r, 0, ROWS)
+        FAI_EACH (i, 0, N) *(fai_vec_u *)(o + r * DV + i * VL) = acc[r][i];
+}
+FAI_INLINE void FAI_(few_outputs)(const int ROWS, const FAI_(chunk) *c, int from, int to, const float *p, float *o,
+                                  const char *const *ahead, int where) {
+    enum { VECTORS = FA_HEAD_DIM_V / FAI_VL };
+    const int N = FAI_ACC / ROWS < 8 ? FAI_ACC / ROWS : 8;
+    int v = 0;
+    for (; v + N <= VECTORS; v += N) {
+        FAI_(few_output)(ROWS, N, c, from, to, v, p, o + v * FAI_VL, ahead, where);
+        where = 0;
+    }
+    if (VECTORS % N) FAI_(few_output)(ROWS, VECTORS % N, c, from, to, v, p, o + v * FAI_VL, ahead, where);
+}
+FAI_NOINLINE void FAI_(few_output_of)(int rows, const FAI_(chunk) *c, int from, int to, const float *p, float *o,
+                                      const char *const *ahead, int where) {
+    if (rows == 1) FAI_(few_outputs)(1, c, from, to, p, o, ahead, where);
+    else if (rows == 2) FAI_(few_outputs)(2, c, from, to, p, o, ahead, where);
+    else if (rows == 4) FAI_(few_outputs)(4, c, from, to, p, o, ahead, where);
+#if FAI_RMAX == 8
+    else FAI_(few_outputs)(8, c, from, to, p, o, ahead, where);
+#endif
 }
 
-/* s[0 .. n VL): scores of row r for keys from j on, up to `end`, become P in place. */
-FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int32_t j, int32_t end,
-                                  float *s) {
+/* Scores of row r, keys `key`, n of which exist: what the features make of them. */
+FAI_NOINLINE fai_vec FAI_(few_change)(const FAI_(task) *t, const FAI_(few) *f, int r, fai_vec s, fai_ivec key, int32_t n) {
+    FAI_(lanes) lanes;
+    fai_vec bias = fai_splat(0);
+    lanes.lo = fai_isplat(f->keys[r].lo), lanes.hi = fai_isplat(f->keys[r].hi), lanes.live = fai_isplat(-1);
+    lanes.pos = fai_isplat(f->i[r] + t->seq.len_k - t->seq.len_q), lanes.slope = fai_splat(f->slope[r]);
+    for (int l = 0; l < FAI_VL; l++) lanes.i[l] = f->i[r], lanes.h[l] = f->h[r];
+    if ((FA_FEATURES & FA_BIAS) && (t->used & FA_BIAS)) bias = FAI_(bias)(t, f->i[r], f->h[r], key[0], n);
+    if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
+        for (int l = 0; l < n; l++) lanes.live[l] = -fa_block_visible(t->args, &t->seq, f->h[r], f->i[r], key[l]);
+    return FAI_(change)(t, &lanes, s, key, bias, NULL);
+}
+FAI_NOINLINE fai_vec FAI_(few_dropout)(const FAI_(task) *t, const FAI_(few) *f, int r, fai_vec p, fai_ivec key) {
+    FAI_(lanes) lanes;
+    for (int l = 0; l < FAI_VL; l++) lanes.i[l] = f->i[r], lanes.h[l] = f->h[r];
+    return FAI_(dropout_keys)(t, &lanes, p, key);
+}
+
+/* s[0 .. count): scores of row r for the keys of a chunk become P in place. */
+FAI_NOINLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, const FAI_(chunk) *c, float *s) {
     enum { F = FA_FEATURES, DV = FA_HEAD_DIM_V, N = FAI_CHUNK / FAI_VL };
-    FAI_(lanes) *lanes = &f->lanes[r];
-    const int n = (end - j + FAI_VL - 1) / FAI_VL;
+    const int n = (c->count + FAI_VL - 1) / FAI_VL;
     const int changed = !t->plain || (t->used & (FA_BIAS | FA_BLOCK_MASK | FA_TREE_MASK));
     fai_vec x[N], p[N], sum = fai_splat(0);
-    fai_ivec lane = fai_isplat(j);
+    fai_ivec lane = fai_isplat(c->begin);
     for (int l = 0; l < FAI_VL; l++) lane[l] += l;
     for (int i = 0; i < n; i++) {
-        const fai_ivec key = lane + i * FAI_VL;
-        const int32_t at = j + i * FAI_VL;
+        const int32_t at = c->begin + i * FAI_VL;
         x[i] = *(const fai_vec_u *)(s + i * FAI_VL);
-        if (FAI_PAIRS && FA_KV_DTYPE >= FA_E4M3) x[i] *= *(const fai_vec_u *)(t->k_factor + (at - t->tile));
-        if (FAI_PAIRS) x[i] *= f->q_factor[r];
+        if (FA_KV_DTYPE >= FA_E4M3) x[i] *= *(const fai_vec_u *)(c->k_factor + i * FAI_VL);
         if (changed || at < f->keys[r].lo || at + FAI_VL > f->keys[r].hi) {
-            const int32_t rest = end - at < FAI_VL ? end - at : FAI_VL;
-            fai_vec bias = fai_splat(0);
-            if ((F & FA_BIAS) && (t->used & FA_BIAS))
-                bias = FAI_(bias)(t, lanes->i[0], lanes->h[0], at, rest);
-            if ((F & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
-                for (int l = 0; l < rest; l++)
-                    lanes->live[l] = -fa_block_visible(t->args, &t->seq, lanes->h[0], lanes->i[0], at + l);
-            x[i] = FAI_(change)(t, lanes, x[i], key, bias, NULL);
+            const int32_t rest = c->count - i * FAI_VL;
+            x[i] = FAI_(few_change)(t, f, r, x[i], lane + i * FAI_VL, rest < FAI_VL ? rest : FAI_VL);
         }
         p[i] = fai_exp2(5, x[i] - f->m[r]), sum += p[i];
     }
@@ -4080,84 +4568,109 @@ FAI_INLINE void FAI_(few_softmax)(const FAI_(task) *t, FAI_(few) *f, int r, int3
             for (int l = 0; l < FAI_VL; l++) m = x[i][l] > m ? x[i][l] : m;
         if (m > FAI_LOWEST) {
             m = ceilf(m), factor = fresh ? 1 : exp2f(f->m[r] - m);
-            f->m[r] = m, f->limit[r] = FAI_LAZY, f->l[r] *= factor, f->rounded[r] *= factor, sum = fai_splat(0);
-            for (int c = 0; c < DV; c += FAI_VL) *(fai_vec_u *)(f->o + r * DV + c) *= factor;
+            f->m[r] = m, f->limit[r] = FAI_LAZY, f->l[r] *= factor, sum = fai_splat(0);
+            for (int d = 0; d < DV; d += FAI_VL) *(fai_vec_u *)(f->o + r * DV + d) *= factor;
             for (int i = 0; i < n; i++) p[i] = fai_exp2(5, x[i] - m), sum += p[i];
         }
     }
-    const int dropped = (F & FA_DROPOUT) && (t->used & FA_DROPOUT);
     f->l[r] += sum;
-    if (FAI_PAIRS && !dropped) sum = fai_splat(0);
     for (int i = 0; i < n; i++) {
-        if (dropped) p[i] = FAI_(dropout_keys)(t, lanes, p[i], lane + i * FAI_VL);
-        if (FAI_PAIRS) { /* pairs of neighbours, as V is staged */
-            fai_store(FA_BF16, s, i * FAI_VL, p[i]);
-            if (!dropped) sum += fai_load(FA_BF16, s, i * FAI_VL);
-        } else {
-            *(fai_vec_u *)(s + i * FAI_VL) = p[i];
-        }
-    }
-    if (FAI_PAIRS) f->rounded[r] += sum;
-}
-
-/* ROWS rows from r on, keys j .. stop of a chunk. */
-FAI_INLINE void FAI_(few_chunk)(const int ROWS, const FAI_(task) *t, FAI_(few) *f, int r, const fai_word *k,
-                                const fai_word *v, int32_t j, int32_t stop, int32_t tile_end) {
-    enum { DV = FA_HEAD_DIM_V, N = FAI_MR, LEFT = DV / FAI_VL % N };
-    const fai_word *rows = k + (int64_t)(j - t->tile) * FAI_W, *q = f->q + r * FAI_W;
-    const int steps = (stop - j + FAI_PAIRS) >> FAI_PAIRS;
-    float *s = f->s + r * FAI_CHUNK;
-    for (int32_t i = 0; i < stop - j; i += FAI_VL) {
-        fai_vec x[2];
-        if (t->k_direct && r == 0)
-            FAI_(few_scores)(ROWS, 1, q, rows + i * FAI_W, j + i, tile_end, x);
-        else
-            FAI_(few_scores)(ROWS, 0, q, rows + i * FAI_W, j + i, tile_end, x);
-        FAI_EACH (y, 0, ROWS) *(fai_vec_u *)(s + y * FAI_CHUNK + i) = x[y];
-    }
-    for (int y = 0; y < ROWS; y++) FAI_(few_softmax)(t, f, r + y, j, stop, s + y * FAI_CHUNK);
-    for (int c = 0; c < DV; c += N * FAI_VL) {
-        const fai_word *vc = v + (int64_t)((j - t->tile) >> FAI_PAIRS) * DV + c, *p = (const fai_word *)s;
-        float *o = f->o + r * DV + c;
-        if (c + N * FAI_VL > DV)
-            FAI_(few_output)(ROWS, LEFT, t->v_direct && r == 0, vc, p, steps, o);
-        else if (t->v_direct && r == 0)
-            FAI_(few_output)(ROWS, N, 1, vc, p, steps, o);
-        else
-            FAI_(few_output)(ROWS, N, 0, vc, p, steps, o);
+        if ((F & FA_DROPOUT) && (t->used & FA_DROPOUT)) p[i] = FAI_(few_dropout)(t, f, r, p[i], lane + i * FAI_VL);
+        if (FA_KV_DTYPE >= FA_E4M3) p[i] *= *(const fai_vec_u *)(c->v_factor + i * FAI_VL);
+        *(fai_vec_u *)(s + i * FAI_VL) = p[i];
     }
 }
 
-/* The rows visit a tile in chunks, which stay in L1 while all rows pass over them.  Chunks begin at multiples of their
- * size whatever the tile is, so that a row's bits do not depend on what else is in its task. */
-FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) *t, FAI_(few) *f, const fai_word *k, const fai_word *v,
-                                  int32_t end) {
-    const int last = f->rows - 1;
-    const int32_t lo = f->keys[0].lo > t->tile ? f->keys[0].lo : t->tile,
-                  hi = f->keys[last].hi < end ? f->keys[last].hi : end;
-    for (int32_t j = t->tile + (lo - t->tile) / FAI_CHUNK * FAI_CHUNK; lo < hi && j < hi; j += FAI_CHUNK) {
-        const int32_t stop = hi - j < FAI_CHUNK ? hi : j + FAI_CHUNK;
-        int r = 0;
-        for (; r < last; r += 2) FAI_(few_chunk)(2, t, f, r, k, v, j, stop, end);
-        if (r == last) FAI_(few_chunk)(1, t, f, r, k, v, j, stop, end);
+/* Rows that share each load of K and V: 8, 4, 2 or 1 of those left. */
+FAI_INLINE int FAI_(together)(int left) {
+    return left >= 8 && FAI_RMAX == 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+}
+
+/* The rows of a head, number `first` and so on, pass over the K of a chunk, then over its V. */
+FAI_NOINLINE void FAI_(few_chunk)(const FAI_(task) *t, FAI_(few) *f, int first, const FAI_(chunk) *c, const FAI_(chunk) *next) {
+    enum { DV = FA_HEAD_DIM_V };
+    const int32_t begin = c->begin, end = c->begin + c->count;
+    int last = first + f->rows; /* those that see some of it: both ends of keys[] rise */
+    while (first < last && f->keys[first].hi <= begin) first++;
+    while (first < last && f->keys[last - 1].lo >= end) last--;
+    for (int r = first, n; r < last; r += n) { /* S = Q K^T */
+        n = FAI_(together)(last - r);
+        FAI_(few_scores_of)(n, f->q + r * FA_HEAD_DIM, c, f->s + r * FAI_CHUNK, r == first ? t->where : 0);
     }
+    for (int r = first; r < last; r++) FAI_(few_softmax)(t, f, r, c, f->s + r * FAI_CHUNK);
+    for (int r = first, n; r < last; r += n) { /* O += P V, over the keys that a row sees: V may be NaN elsewhere */
+        const int where = r == first && next->count ? t->where : 0;
+        int32_t lo = begin, hi = end;
+        n = FAI_(together)(last - r);
+        for (int x = r; x < r + n; x++)
+            lo = f->keys[x].lo > lo ? f->keys[x].lo : lo, hi = f->keys[x].hi < hi ? f->keys[x].hi : hi;
+        if (lo > hi) lo = hi = lo < end ? lo : end;
+        for (int x = r; x < r + n && lo > begin; x++)
+            if (f->keys[x].lo < lo)
+                FAI_(few_output_of)(1, c, (f->keys[x].lo > begin ? f->keys[x].lo : begin) - begin,
+                                    (f->keys[x].hi < lo ? f->keys[x].hi : lo) - begin, f->s + x * FAI_CHUNK,
+                                    f->o + x * DV, c->k, 0);
+        FAI_(few_output_of)(n, c, lo - begin, hi - begin, f->s + r * FAI_CHUNK, f->o + r * DV, next->k, where);
+        for (int x = r; x < r + n && hi < end; x++)
+            if (f->keys[x].hi > hi)
+                FAI_(few_output_of)(1, c, (f->keys[x].lo > hi ? f->keys[x].lo : hi) - begin,
+                                    (f->keys[x].hi < end ? f->keys[x].hi : end) - begin, f->s + x * FAI_CHUNK,
+                                    f->o + x * DV, c->k, 0);
+    }
+}
+
+/* The rows visit keys from .. end in chunks, which stay in L1 while all rows pass over them.  `from` is a multiple of CHUNK
+ * keys from where the task begins, whatever the tile is, so that a row's bits do not depend on what else is in its task. */
+FAI_NOINLINE void FAI_(visit_few)(const FAI_(task) *t, FAI_(few) *f, int32_t from, int32_t end) {
+    FAI_(chunk) *c = &f->chunk[0], *next = &f->chunk[1];
+    const int32_t lo = f->keys[0].lo > from ? f->keys[0].lo : from;
+    const int32_t hi = f->keys[f->rows - 1].hi < end ? f->keys[f->rows - 1].hi : end;
+    int32_t j = from + (lo - from) / FAI_CHUNK * FAI_CHUNK, head = 0;
+    if (lo >= hi) return;
+    FAI_(locate)(t, c, t->head_k, j, hi - j < FAI_CHUNK ? hi - j : FAI_CHUNK);
+    while (c->count) {
+        FAI_(chunk) *const done = c;
+        const int32_t first = head * f->rows;
+        if (++head == f->heads) head = 0, j += FAI_CHUNK;
+        next->count = 0;
+        if (j < hi) FAI_(locate)(t, next, t->head_k + head, j, hi - j < FAI_CHUNK ? hi - j : FAI_CHUNK);
+        else memcpy(next->k, c->k, sizeof c->k); /* not fetched, but not garbage either */
+        FAI_(few_chunk)(t, f, first, c, next);
+        c = next, next = done;
+    }
+}
+
+/* Ends a row: LSE, and O from its sum. */
+FAI_NOINLINE void FAI_(close_o)(const FAI_(task) *t, int32_t i, int32_t h, const float *o, double m, double l,
+                                double rounded) {
+    const float inverse = FAI_(close_row)(t, i, h, m, l, rounded);
+    const int64_t offset = fai_offset_q(&t->seq, t->so, i, h);
+    fai_ivec bad = fai_isplat(0);
+    for (int c = 0; c < FA_HEAD_DIM_V; c += FAI_VL) {
+        const fai_vec x = *(const fai_vec_u *)(o + c) * inverse;
+        bad |= x - x != fai_splat(0);
+        fai_store(FA_O_DTYPE, t->args->o.data, offset + c, x);
+    }
+    if (FAI_UNLIKELY(inverse == inverse && fai_any(bad))) FAI_(exact_row)(t, i, h);
 }
 
 FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
-    enum { DV = FA_HEAD_DIM_V };
-    for (int r = 0; r < f->rows; r++) {
-        const int32_t i = f->lanes[r].i[0], h = f->lanes[r].h[0];
-        float l = 0, rounded = 0, inverse;
-        for (int x = 0; x < FAI_VL; x++) l += f->l[r][x], rounded += f->rounded[r][x];
-        inverse = FAI_(close_row)(t, i, h, (double)f->m[r], (double)l, (double)rounded);
-        const int64_t offset = fai_offset_q(&t->seq, t->so, i, h);
-        fai_ivec bad = fai_isplat(0);
-        for (int c = 0; c < DV; c += FAI_VL) {
-            const fai_vec x = *(const fai_vec_u *)(f->o + r * DV + c) * inverse;
-            bad |= x - x != fai_splat(0);
-            fai_store(FA_O_DTYPE, t->args->o.data, offset + c, x);
+    enum { VL = FAI_VL, DV = FA_HEAD_DIM_V };
+    for (int r = 0; r < f->rows * f->heads; r++) {
+        float l = 0, o[DV], *part;
+        int c = 0;
+        for (int x = 0; x < VL; x++) l += f->l[r][x];
+        for (; FAI_EVEN_ODD && c + 2 * VL <= DV; c += 2 * VL) {
+            fai_vec lo, hi;
+            fai_zip(*(const fai_vec_u *)(f->o + r * DV + c), *(const fai_vec_u *)(f->o + r * DV + c + VL), &lo, &hi);
+            *(fai_vec_u *)(o + c) = lo, *(fai_vec_u *)(o + c + VL) = hi;
         }
-        if (FAI_UNLIKELY(inverse == inverse && fai_any(bad))) FAI_(exact_row)(t, i, h);
+        memcpy(o + c, f->o + r * DV + c, sizeof(float) * (size_t)(DV - c));
+        part = FAI_(part)(t, f->i[r], f->h[r]);
+        if (part)
+            memcpy(part, o, sizeof o), part[DV] = f->m[r], part[DV + 1] = part[DV + 2] = l;
+        else
+            FAI_(close_o)(t, f->i[r], f->h[r], o, (double)f->m[r], (double)l, (double)l);
     }
 }
 
@@ -4171,15 +4684,18 @@ FAI_NOINLINE void FAI_(finish_few)(const FAI_(task) *t, const FAI_(few) *f) {
 #define FAI_BYTES_KS ((size_t)4 * FAI_BN * FAI_W)
 #define FAI_BYTES_VS ((size_t)4 * (FAI_BN >> FAI_PAIRS) * FA_HEAD_DIM_V)
 #define FAI_BYTES_FACTOR ((size_t)4 * FAI_BN)
+#define FAI_BYTES_FEW ((size_t)4 * FAI_ROWS * (FA_HEAD_DIM + FA_HEAD_DIM_V + FAI_CHUNK))
 
 FAI_NOINLINE size_t FAI_(worker_bytes)(void) {
     return FAI_BYTES_QT + FAI_BYTES_OT + FAI_BYTES_PT + FAI_BYTES_BT + FAI_BYTES_KS + FAI_BYTES_VS +
-           FAI_BYTES_FACTOR + sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
+           FAI_BYTES_FACTOR + FAI_BYTES_FEW + sizeof(FAI_(panel)) * FAI_NP + sizeof(FAI_(few)) + 64;
 }
 
-/* What the call alone decides. */
-FAI_NOINLINE void FAI_(common)(FAI_(task) *t) {
-    const fa_args *a = t->args;
+/* What does not depend on the rows. */
+FAI_NOINLINE void FAI_(open_task)(FAI_(task) *t, const fa_args *a, int32_t b, int32_t head_k) {
+    memset(t, 0, sizeof *t);
+    t->args = a, t->seq = fa_get_sequence(a, b), t->head_k = head_k;
+    t->group = a->num_heads / fai_num_heads_k(a);
     t->used = fa_features_used(a) & (FA_FEATURES);
     t->plain = !(t->used & (FA_SOFTCAP | FA_ALIBI | FA_DROPOUT));
 #if defined(FA_SCORE_MOD) || defined(FA_MASK_MOD)
@@ -4192,27 +4708,28 @@ FAI_NOINLINE void FAI_(common)(FAI_(task) *t) {
                             : a->softmax_scale > 0 ? a->softmax_scale
                                                    : 1 / sqrtf((float)FA_HEAD_DIM));
     t->drop_below = fa_dropout_threshold(a->dropout_p), t->drop_scale = fa_dropout_scale(a->dropout_p);
+    t->k_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sk.s == FA_HEAD_DIM;
+    t->v_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sv.s == FA_HEAD_DIM_V;
 }
 
-/* Rows row0 .. row0 + rows of key/value head head_k of sequence b; to the end if no more than SPARE would be left. */
-FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows,
-                              void *workspace) {
+/* Rows row0 .. row0 + rows of key/value head head_k of sequence b; to the end if no more than SPARE would be left.  split:
+ * the keys that count, and where the result goes then; NULL: all keys, and O. */
+FAI_NOINLINE void FAI_(block_of)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows,
+                                 const fai_split *split, void *workspace) {
+    const int alone = split && split->alone, spare = alone ? 0 : FAI_SPARE, heads = split ? split->heads : 1;
     FAI_(task) task, *t = &task;
     FAI_(panel) *panels;
     FAI_(few) *few;
     char *at = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
-    int panel_count, step;
+    int panel_count = 0;
+    int32_t origin = split ? split->keys.lo : 0;
     int64_t left;
     fa_range any;
-    memset(t, 0, sizeof *t);
-    t->args = a, t->seq = fa_get_sequence(a, b), t->head_k = head_k;
-    t->group = a->num_heads / fai_num_heads_k(a);
+    FAI_(open_task)(t, a, b, head_k);
+    t->split = split;
     left = (int64_t)t->seq.len_q * t->group - row0;
-    if (left <= (row0 > 0 ? FAI_SPARE : 0)) return; /* nothing here, or the block before has it */
-    t->row0 = row0, t->rows = left <= rows + FAI_SPARE ? (int32_t)left : rows;
-    FAI_(common)(t);
-    t->k_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sk.s == FA_HEAD_DIM;
-    t->v_direct = !FAI_PAIRS && FA_KV_DTYPE == FA_F32 && !a->block_table && t->sv.s == FA_HEAD_DIM_V;
+    if (left <= (row0 > 0 ? spare : 0)) return; /* nothing here, or the block before has it */
+    t->row0 = row0, t->rows = left <= rows + spare ? (int32_t)left : rows;
     t->qt = (fai_vec *)(void *)at, at += FAI_BYTES_QT;
     t->ot = (fai_vec *)(void *)at, at += FAI_BYTES_OT;
     t->pt = (fai_vec *)(void *)at, at += FAI_BYTES_PT;
@@ -4221,26 +4738,32 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
     t->vs = (fai_word *)(void *)at, at += FAI_BYTES_VS;
     t->k_factor = (float *)(void *)at, at += FAI_BYTES_FACTOR;
     panels = (FAI_(panel) *)(void *)at, at += sizeof *panels * FAI_NP;
-    few = (FAI_(few) *)(void *)at;
+    few = (FAI_(few) *)(void *)at, at += sizeof *few;
+    few->q = (float *)(void *)at, few->o = few->q + FAI_ROWS * FA_HEAD_DIM, few->s = few->o + FAI_ROWS * FA_HEAD_DIM_V;
 
-    panel_count = t->rows / FAI_PW, few->rows = t->rows % FAI_PW;
-    if (few->rows > FAI_VL / 2) panel_count++, few->rows = 0;
+    few->rows = t->rows;
+    if (!alone && heads == 1 && t->rows > FAI_FEW) {
+        panel_count = t->rows / FAI_PW, few->rows = t->rows % FAI_PW;
+        if (few->rows > FAI_LEFT) panel_count++, few->rows = 0;
+    }
     for (int n = 0; n < panel_count; n++) {
         const int32_t count = t->rows - n * FAI_PW;
         FAI_(open_panel)(t, &panels[n], t->row0 + n * FAI_PW, count < FAI_PW ? count : FAI_PW, t->qt + n * FAI_W * FAI_NV,
          t->ot + n * FA_HEAD_DIM_V * FAI_NV);
     }
-    if (few->rows)
-        FAI_(open_few)(t, few, t->row0 + panel_count * FAI_PW, few->rows, t->qt + panel_count * FAI_W * FAI_NV,
-         t->ot + panel_count * FA_HEAD_DIM_V * FAI_NV);
+    if (few->rows) FAI_(open_few)(t, few, t->row0 + panel_count * FAI_PW, few->rows, heads);
 
     any = fa_any_range(a, t->seq.len_q, t->seq.len_k, (int32_t)(t->row0 / t->group),
                        (int32_t)((t->row0 + t->rows - 1) / t->group + 1));
+    if (split) any = fai_cut(any, split->keys);
     t->fetch = any.lo, t->fetch_end = any.hi,
     t->fetch_step = panel_count ? (FAI_MR + panel_count - 1) / panel_count : 0;
-    step = panel_count ? FAI_BN : FAI_CHUNK; /* few rows alone: what is staged need not leave L1 */
-    for (t->tile = any.lo / step * step; t->tile < any.hi; t->tile += step) {
-        const int32_t end = any.hi - t->tile < step ? any.hi : t->tile + step;
+    if (!panel_count) { /* rows that lie apart share a few sets of L1 */
+        t->where = t->sk.s > FA_HEAD_DIM ? 2 : 1;
+        FAI_(visit_few)(t, few, origin, any.hi);
+    }
+    for (t->tile = origin + (any.lo - origin) / FAI_BN * FAI_BN; panel_count && t->tile < any.hi; t->tile += FAI_BN) {
+        const int32_t end = any.hi - t->tile < FAI_BN ? any.hi : t->tile + FAI_BN;
         const fai_word *k = t->ks, *v = t->vs;
         if (t->k_direct) {
             k = (const fai_word *)a->k.data + fai_offset_k(a, &t->seq, t->sk, t->tile, head_k);
@@ -4255,12 +4778,39 @@ FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64
         if (t->fetch_step) t->fetch = end, t->fetch_end = any.hi - end < FAI_BN ? any.hi : end + FAI_BN;
         for (int n = 0; n < panel_count; n++)
             FAI_(visit)(t, &panels[n], t->qt + n * FAI_W * FAI_NV, t->ot + n * FA_HEAD_DIM_V * FAI_NV, k, v, end);
-        if (few->rows) FAI_(visit_few)(t, few, k, v, end);
+        if (few->rows) FAI_(visit_few)(t, few, t->tile, end);
     }
     for (int n = 0; n < panel_count; n++) FAI_(finish)(t, &panels[n], t->ot + n * FA_HEAD_DIM_V * FAI_NV);
     if (few->rows) FAI_(finish_few)(t, few);
 }
+FAI_NOINLINE void FAI_(block)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int32_t rows, void *workspace) {
+    FAI_(block_of)(a, b, head_k, row0, rows, NULL, workspace);
+}
 
+/* O and LSE of rows row0 .. end from what the splits made of them, in the order of the keys.  References are integers, so
+ * every factor is a power of two. */
+FAI_NOINLINE void FAI_(merge)(const fa_args *a, int32_t b, int32_t head_k, int64_t row0, int64_t end, const fai_split *split) {
+    enum { DV = FA_HEAD_DIM_V, PART = FAI_PART(FA_HEAD_DIM_V) };
+    FAI_(task) t;
+    FAI_(open_task)(&t, a, b, head_k);
+    for (int64_t row = row0; row < end; row++) {
+        const float *parts = split->parts + row * split->count * PART; /* (split, PART) */
+        float o[DV] = {0}, m = FAI_LOWEST;
+        double l = 0, rounded = 0;
+        for (int32_t n = 0; n < split->count; n++)
+            if (parts[n * (int64_t)PART + DV + 1] > 0 && parts[n * (int64_t)PART + DV] > m) m = parts[n * (int64_t)PART + DV];
+        for (int32_t n = 0; n < split->count; n++) {
+            const float *part = parts + n * (int64_t)PART, factor = exp2f(part[DV] - m);
+            if (part[DV + 1] == 0) continue; /* its keys are all masked */
+            l += (double)(part[DV + 1] * factor), rounded += (double)(part[DV + 2] * factor);
+            for (int c = 0; c < DV; c += FAI_VL)
+                *(fai_vec_u *)(o + c) = fai_fma(*(const fai_vec_u *)(part + c), fai_splat(factor), *(const fai_vec_u *)(o + c));
+        }
+        FAI_(close_o)(&t, (int32_t)(row / t.group), head_k * t.group + (int32_t)(row % t.group), o, (double)m, l, rounded);
+    }
+}
+
+#undef FAI_BYTES_FEW
 /* ======================================================================================== */
 /* >>backward  dQ, dK, dV from Q, K, V, dO, LSE and D = rowsum(dO o O)                        */
 /* ======================================================================================== */
@@ -4798,9 +5348,8 @@ FAI_NOINLINE void FAI_(grad_task)(const fa_args *a, const fai_grad_plan *plan, i
                                   int32_t h1, int32_t split, void *scratch) {
     FAI_(grad) grad, *g = &grad;
     char *at = (char *)(((uintptr_t)scratch + 63) & ~(uintptr_t)63);
-    memset(&g->t, 0, sizeof g->t);
-    g->plan = plan, g->t.args = a, g->t.group = plan->group;
-    FAI_(common)(&g->t);
+    FAI_(open_task)(&g->t, a, b0, h0);
+    g->plan = plan;
     g->t.scale = a->softmax_scale < 0 ? -g->t.scale : g->t.scale; /* rows of q are not scaled, so the sign is here */
     g->changed = !g->t.plain || (g->t.used & (FA_BIAS | FA_BLOCK_MASK | FA_TREE_MASK));
     g->biased = a->dbias.data != NULL;
@@ -4909,6 +5458,14 @@ FAI_NOINLINE void FAI_(grad_finish)(const fa_args *a, const fai_grad_plan *plan,
 #undef FAI_BYTES_PT
 #undef FAI_BYTES_OT
 #undef FAI_BYTES_QT
+#undef FAI_LEFT
+#undef FAI_FEW
+#undef FAI_ONCE
+#undef FAI_ACC
+#undef FAI_RMAX
+#undef FAI_EVEN_ODD
+#undef FAI_KV_SIZE
+#undef FAI_CHUNK
 #undef FAI_NP
 #undef FAI_BN
 #undef FAI_W
@@ -4916,6 +5473,7 @@ FAI_NOINLINE void FAI_(grad_finish)(const fa_args *a, const fai_grad_plan *plan,
 #undef fai_store
 #undef fai_ceil
 #undef fai_pair
+#undef fai_load2
 #undef fai_load
 #undef fai_transpose
 #undef fai_zip
@@ -5067,6 +5625,106 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
     return FA_OK;
 }
 #endif /* FA_FORWARD */
+
+#if (FA_PASSES) & FA_DECODE
+FAI_INLINE size_t FA_(decode_scratch)(const fa_args *args) { /* of all threads, to a cache line */
+    return (FA_(worker_bytes)() * (size_t)FA_(num_threads)(args) + 63) & ~(size_t)63;
+}
+
+FAI_INLINE size_t FA_(decode_bytes)(const fa_args *args, const fai_plan *plan) {
+    const int64_t parts = fai_mul(fai_parts_before(args, plan, args->batch), FAI_PART(FA_HEAD_DIM_V) * (int64_t)sizeof(float));
+    return (size_t)fai_add(fai_add(parts, (int64_t)FA_(decode_scratch)(args)), 64);
+}
+
+/* Bytes that the call needs, at any alignment: scratch of args->num_threads threads, and the partial results of the splits.
+ * 0 if args are not valid. */
+static inline size_t FA_(decode_workspace)(const fa_args *args) {
+    if (fa_check_pass(&FA_(info), args, FA_DECODE)) return 0;
+    const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE, FA_HEAD_DIM);
+    return FA_(decode_bytes)(args, &plan);
+}
+
+FAI_INLINE int64_t FA_(decode_count)(const fa_args *args, const fai_plan *plan, int stage) {
+    const int64_t blocks = plan->blocks * args->batch * fai_num_heads_k(args);
+    return stage == 0 ? blocks / plan->heads * plan->most : plan->most > 1 ? blocks : 0;
+}
+
+FAI_NOINLINE void FA_(decode_task)(const fa_args *args, const fai_plan *plan, int stage, int64_t task, int thread, void *workspace) {
+    const int32_t together = stage == 0 ? plan->heads : 1, splits = stage == 0 ? plan->most : 1;
+    const int64_t heads = fai_num_heads_k(args), groups = heads / together, block = task / splits % plan->blocks;
+    const int32_t b = (int32_t)(task / splits / plan->blocks / groups);
+    const int32_t head_k = (int32_t)(task / splits / plan->blocks % groups) * together;
+    const fa_sequence seq = fa_get_sequence(args, b);
+    const int64_t rows = seq.len_q * (args->num_heads / heads), row0 = block * plan->rows;
+    char *base = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
+    void *scratch = base + FA_(worker_bytes)() * (size_t)thread;
+    fai_split split = {{0, 0}, (int32_t)(task % splits), fai_count_splits(args, plan, &seq), together, plan->fixed, NULL};
+    if (row0 >= rows || (stage == 0 ? split.number >= split.count : split.count == 1)) return;
+    split.keys = fai_split_keys(args, plan, &seq, split.number, split.count);
+    if (split.count > 1)
+        split.parts = (float *)(void *)(base + FA_(decode_scratch)(args)) +
+                      (fai_parts_before(args, plan, b) + head_k * rows * split.count) * FAI_PART(FA_HEAD_DIM_V);
+    const int64_t end = row0 + plan->rows < rows && block + 1 < plan->blocks ? row0 + plan->rows : rows;
+#if defined(FAI_DISPATCH)
+#define FAI_RUN(isa) \
+    if (stage == 0) FAI_IN(block_of, isa)(args, b, head_k, row0, plan->rows, &split, scratch); \
+    else FAI_IN(merge, isa)(args, b, head_k, row0, end, &split); \
+    return;
+    switch (FA_(isa)()) {
+#if FAI_PAIRS_WANTED && FA_BF16_DOT
+    case FAI_AVX512_BF16: FAI_RUN(avx512_bf16)
+#endif
+    case FAI_AVX512: FAI_RUN(avx512)
+    case FAI_AVX2: FAI_RUN(avx2)
+    default: FAI_RUN(portable)
+    }
+#undef FAI_RUN
+#else
+    if (stage == 0)
+        FAI_(block_of)(args, b, head_k, row0, plan->rows, &split, scratch);
+    else
+        FAI_(merge)(args, b, head_k, row0, end, &split);
+#endif
+}
+
+/* Tasks of stage 0, the splits, and of stage 1, which merges them and begins when all of stage 0 are done; 0 if there is
+ * nothing to merge.  args must have passed the check. */
+static inline int64_t FA_(decode_num_tasks)(const fa_args *args, int stage) {
+    const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE, FA_HEAD_DIM);
+    return FA_(decode_count)(args, &plan, stage);
+}
+
+/* Does one of them, in any order inside its stage.  workspace: all of it, the same for all tasks; thread: 0 .. num_threads - 1,
+ * different for tasks that run at the same time. */
+static inline void FA_(decode_run_task)(const fa_args *args, int stage, int64_t task, int thread, void *workspace) {
+    const fai_plan plan = fai_make_plan(args, FA_(num_threads)(args), FA_BLOCK_M, FAI_SPARE, FA_HEAD_DIM);
+    FA_(decode_task)(args, &plan, stage, task, thread, workspace);
+}
+
+/* The same as forward, for few queries and a long cache: the keys of a head are split among threads.  Nothing is written
+ * unless the result is FA_OK.  Re-entrant. */
+static inline fa_status FA_(decode)(const fa_args *args, void *workspace, size_t bytes) {
+    const fa_status status = fa_check_pass(&FA_(info), args, FA_DECODE);
+    if (status != FA_OK) return status;
+    const int32_t threads = FA_(num_threads)(args);
+    const fai_plan plan = fai_make_plan(args, threads, FA_BLOCK_M, FAI_SPARE, FA_HEAD_DIM);
+    const size_t needed = FA_(decode_bytes)(args, &plan);
+    if (!workspace) return fai_fail(args, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 0, 0);
+    if (bytes < needed)
+        return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)needed, INFINITY);
+    for (int stage = 0; stage < 2; stage++) {
+        const int64_t tasks = FA_(decode_count)(args, &plan, stage);
+#if defined(_OPENMP)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+        for (int64_t task = 0; task < tasks; task++)
+            FA_(decode_task)(args, &plan, stage, task, omp_get_thread_num(), workspace);
+#else
+        for (int64_t task = 0; task < tasks; task++) FA_(decode_task)(args, &plan, stage, task, 0, workspace);
+#endif
+    }
+    return FA_OK;
+}
+#endif /* FA_DECODE */
 
 /* ---- backward ---- */
 

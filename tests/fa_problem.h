@@ -28,7 +28,7 @@
     X(INT, sk, 1) /* seqlen_k */ \
     X(INT, d, 64) /* head dims, dv 0 = d; with an instance: its own, as are the dtypes */ \
     X(INT, dv, 0) \
-    X(DTYPE, dtype, 1) /* f32 f16 bf16 e4m3 e5m2; kv 0 = dtype, out 0 = as instances have it */ \
+    X(DTYPE, dtype, 1) /* f32 f16 bf16 e4m3 e5m2, kv also i8; kv 0 = dtype, out 0 = as instances have it */ \
     X(DTYPE, kv, 0) \
     X(DTYPE, out, 0) \
     X(INT, causal, 0) \
@@ -45,11 +45,13 @@
     X(INT, bm, 0)        /* block mask of bm x bm, half of it empty */ \
     X(INT, tree, 0)      /* 1 = random tree, 2 = chain */ \
     X(LAYOUT, layout, 0) /* see below */ \
-    X(INT, descale, 0)   /* fp8: 1 = a tensor, 2 = (batch, head), 3 = blocks of 64 rows, too */ \
+    X(INT, descale, 0)   /* fp8, int8: 1 = a tensor (int8 always), 2 = (batch, head), 3 = blocks of 64 rows, too, 4 = \
+                            rows, of k and v in pages if they are */ \
     X(REAL, scale, 0) \
     X(INT, nan, 0) /* 1 = the last key is NaN: rows that see it must be NaN, others must not */ \
     X(INT, lse, 1) /* 0 = not wanted */ \
     X(INT, threads, 1) \
+    X(INT, split, 0) /* split_keys */ \
     X(INT, seed, 1)
 
 /* bshd: packed.  bhsd: heads outside rows.  padded: odd strides, data off by one element.  qkv: columns
@@ -74,7 +76,7 @@ typedef struct fap_spec {
 
 /* Code of a dtype or layout name, -1 if there is none of that name. */
 static inline int fap_dtype_of(const char *word) {
-    for (int t = FA_F32; t <= FA_E5M2; t++)
+    for (int t = FA_F32; t <= FA_I8; t++)
         if (!strcmp(word, fa_dtype_name(t))) return t;
     return -1;
 }
@@ -373,15 +375,24 @@ static inline void fap_place_all(fap_problem *p) {
             }
 }
 
-/* Factors around 1 for an fp8 tensor of `heads` heads and seqlen rows. */
-static inline fa_descale fap_descales(fap_problem *p, uint64_t *rng, fa_dtype dtype, int heads, int seqlen) {
+/* Factors around 1 for an fp8 tensor of `heads` heads and seqlen rows, around 1/32 for int8.  len: rows in use. */
+static inline fa_descale fap_descales(fap_problem *p, uint64_t *rng, fa_dtype dtype, int heads, int seqlen, int paged) {
     fa_descale r = {NULL, 0, 0, 0, 0, 0};
-    int kind = dtype >= FA_E4M3 ? p->spec.descale : 0, n = kind == 3 ? (seqlen + 63) / 64 + 1 : 1;
-    float *x = (float *)(void *)fap_alloc(p, (int64_t)p->spec.b * heads * n * 4);
-    for (int i = 0; i < p->spec.b * heads * n; i++) x[i] = (float)(0.5 + 1.5 * fat_uniform(rng));
+    int kind = dtype < FA_E4M3 ? 0 : dtype == FA_I8 && !p->spec.descale ? 1 : p->spec.descale, page = p->spec.page;
+    int n = kind == 3 ? (seqlen + 63) / 64 + 1 : kind == 4 ? seqlen : 1, count = p->spec.b * heads * n;
+    int64_t room = kind == 4 && paged ? (int64_t)p->args.num_pages * heads * page : count;
+    float *x = (float *)(void *)fap_alloc(p, room * 4);
+    for (int i = 0; i < count; i++) {
+        float factor = (float)((0.5 + 1.5 * fat_uniform(rng)) / (dtype == FA_I8 ? 32 : 1));
+        int b = i / n / heads, h = i / n % heads, j = i % n, pages = paged ? (p->spec.sk + page - 1) / page : 0;
+        int64_t at = kind == 4 && paged ? ((int64_t)p->pages[b * pages + j / page] * heads + h) * page + j % page : i;
+        if (kind != 4 || !paged || j < p->len_k[b]) x[at] = factor; /* else it stays NaN */
+    }
     if (kind) r.data = x;
     if (kind >= 2) r.stride_b = (int64_t)heads * n, r.stride_h = n;
     if (kind == 3) r.stride_block = 1, r.block = 64;
+    if (kind == 4) r.stride_block = 1, r.block = 1;
+    if (kind == 4 && paged) r.paged = 1, r.stride_b = (int64_t)heads * page, r.stride_h = page;
     return r;
 }
 
@@ -422,9 +433,9 @@ static inline void fap_terms(fap_problem *p, uint64_t *rng) {
         a->tree_mask.data = x;
         if (loose) a->tree_mask.stride_q = stride, a->tree_mask.stride_b = (int64_t)s->sq * stride;
     }
-    a->q_descale = fap_descales(p, rng, s->dtype, s->hq, s->sq);
-    a->k_descale = fap_descales(p, rng, s->kv, s->hk, s->sk);
-    a->v_descale = fap_descales(p, rng, s->kv, s->hk, s->sk);
+    a->q_descale = fap_descales(p, rng, s->dtype, s->hq, s->sq, 0);
+    a->k_descale = fap_descales(p, rng, s->kv, s->hk, s->sk, s->page > 0);
+    a->v_descale = fap_descales(p, rng, s->kv, s->hk, s->sk, s->page > 0);
 }
 
 /* 1 if query i of sequence b sees key j, j in fa_row_range or not. */
@@ -456,6 +467,7 @@ static inline void fap_bias(fap_problem *p, uint64_t *rng) {
 /* Normal numbers times factor in the row at t->data[at]; no numbers if it stays NaN. */
 static inline void fap_fill_row(const fap_place *t, int64_t at, int n, double factor, uint64_t *rng,
                                 int keep_nan) {
+    if (t->dtype == FA_I8) factor *= 32; /* the descale factors are around 1/32 */
     for (int d = 0; d < n; d++) {
         double x = factor * fat_normal(rng);
         if (!keep_nan) fa_store(t->data, at + d, t->dtype, (float)x);
@@ -499,7 +511,7 @@ static inline fa_info fap_info(const fap_spec *s) {
     info.name = "reference";
     info.head_dim = s->d, info.head_dim_v = s->dv;
     info.dtype = s->dtype, info.kv_dtype = s->kv, info.o_dtype = s->out;
-    info.block_m = 128, info.block_n = 64, info.features = FA_ALL_FEATURES, info.passes = FA_FORWARD;
+    info.block_m = 128, info.block_n = 64, info.features = FA_ALL_FEATURES, info.passes = FA_FORWARD | FA_DECODE;
     return info;
 }
 
@@ -526,6 +538,7 @@ static inline int fap_build(fap_problem *p, const char *line, const fa_info *inf
     p->args.softcap = (float)s->softcap, p->args.softmax_scale = (float)s->scale;
     p->args.dropout_p = (float)s->drop, p->args.dropout_offset = 5;
     p->args.dropout_seed = (uint64_t)s->seed * 0x123456789abcdefu, p->args.num_threads = s->threads;
+    p->args.split_keys = s->split;
     fap_lengths(p, &rng_terms);
     if (s->page) {
         uint64_t rng_page = rng + 2000000;
@@ -819,15 +832,15 @@ static inline int fap_judge(fap_problem *p, const char *what) {
     return 0;
 }
 
-/* Builds the problem, runs the instance, judges. */
-static inline int fap_check_forward(const fa_info *info, const char *line) {
+/* Builds the problem, runs a pass of the instance, judges. */
+static inline int fap_check_pass(const fa_info *info, const char *line, uint32_t pass) {
     fap_problem p;
     fa_status status;
     size_t bytes;
     int ok = 0;
     if (!fap_build(&p, line, info)) return 0;
-    bytes = info->forward_workspace(&p.args);
-    status = info->forward(&p.args, bytes ? fap_alloc(&p, (int64_t)bytes) : NULL, bytes);
+    bytes = pass == FA_DECODE ? info->decode_workspace(&p.args) : info->forward_workspace(&p.args);
+    status = (pass == FA_DECODE ? info->decode : info->forward)(&p.args, bytes ? fap_alloc(&p, (int64_t)bytes) : NULL, bytes);
     if (status)
         printf("# %s: %s\n#     %s\n", info->name, fa_strerror(status), line);
     else
@@ -835,5 +848,8 @@ static inline int fap_check_forward(const fa_info *info, const char *line) {
     fap_free(&p);
     return ok;
 }
+
+static inline int fap_check_forward(const fa_info *info, const char *line) { return fap_check_pass(info, line, FA_FORWARD); }
+static inline int fap_check_decode(const fa_info *info, const char *line) { return fap_check_pass(info, line, FA_DECODE); }
 
 #endif

@@ -55,7 +55,13 @@
 #define FA_DTYPE FA_E4M3
 #include "small_tiles.h"
 
-#define CORE &f32_64_info, &f32_32_info, &f16_64_info, &bf16_64_info, &e4m3_96_info
+#define FA_NAME bf16_i8_64
+#define FA_HEAD_DIM 64
+#define FA_DTYPE FA_BF16
+#define FA_KV_DTYPE FA_I8
+#include "small_tiles.h"
+
+#define CORE &f32_64_info, &f32_32_info, &f16_64_info, &bf16_64_info, &e4m3_96_info, &bf16_i8_64_info
 static const fa_info *const core[] = {CORE};
 
 /* ---- dims -------------------------------------------------------------------------------- */
@@ -242,9 +248,20 @@ static const fa_info *const dims[] = {CORE};
 #define FA_FEATURES FA_ALL_FEATURES
 #include "flashattn.h"
 
+#define FA_NAME f32_i8_32
+#define FA_HEAD_DIM 32
+#define FA_KV_DTYPE FA_I8
+#include "small_tiles.h"
+
+#define FA_NAME f16_i8_48
+#define FA_HEAD_DIM 48
+#define FA_DTYPE FA_F16
+#define FA_KV_DTYPE FA_I8
+#include "small_tiles.h"
+
 static const fa_info *const dtypes[] = {CORE, &e5m2_32_info, &f32_f16_32_info, &f32_bf16_32_info,
                                         &f32_e4m3_32_info, &bf16_e4m3_64_info, &f16_e5m2_32_info,
-                                        &e4m3_f16_32_info};
+                                        &e4m3_f16_32_info, &f32_i8_32_info, &f16_i8_48_info};
 #elif defined(INSTANCES_DTYPES)
 static const fa_info *const dtypes[] = {CORE};
 #endif

@@ -177,6 +177,8 @@ static void bad_sizes(void) {
     BAD(, a.seqlen_k = -3, SEQLEN_K, "seqlen_k", -3, 0, LONGEST, -1)
     BAD(, a.seqlen_k = INT32_MAX, SEQLEN_K, "seqlen_k", MOST, 0, LONGEST, -1)
     BAD(, a.num_threads = -1, NUM_THREADS, "num_threads", -1, 0, 65536, -1)
+    BAD(, a.split_keys = 63, SPLIT_KEYS, "split_keys", 63, 64, MOST, -1)
+    BAD(, a.split_keys = -1, SPLIT_KEYS, "split_keys", -1, 64, MOST, -1)
     BAD(, a.num_threads = 65537, NUM_THREADS, "num_threads", 65537, 0, 65536, -1)
 }
 
@@ -480,6 +482,66 @@ static void bad_gradients(void) {
     BAD_BACKWARD(a.dsink = mem.dbias, DSINK_OVERLAP, "dbias.data", (double)NAN, NO_RANGE)
 }
 
+/* Two parts of 2 x 4 x 3 rows of 16 in f32, in mem.q and mem.k. */
+static fa_part parts[2];
+static fa_combine_args valid_combine(void) {
+    fa_combine_args a;
+    memset(&a, 0, sizeof a), memset(parts, 0, sizeof parts);
+    a.batch = B, a.num_heads = H, a.seqlen_q = SQ, a.head_dim_v = D, a.num_parts = 2, a.parts = parts, a.error = &error;
+    a.o.data = mem.o, a.lse.data = mem.lse;
+    parts[0].o.data = mem.q, parts[1].o.data = mem.k, parts[0].lse.data = mem.sink - 64, parts[1].lse.data = mem.slopes;
+    return a;
+}
+static void expect_combine(fa_combine_args a, const char *what, fa_status want, const char *field, int64_t index) {
+    memcpy(&before, &mem, sizeof mem);
+    const fa_status status = fa_combine_check(&a);
+    FA_EXPECT_MSG(status == want, "%s: %s, want: %s", what, fa_strerror(status), fa_strerror(want));
+    seen[status] = 1;
+    FA_EXPECT_MSG(error.status == want && !strcmp(error.field, field) && error.index == index, "%s: %s[%d]", what, error.field,
+                  (int)error.index);
+    FA_EXPECT(fa_combine(&a) == want && (want == FA_OK || !memcmp(&before, &mem, sizeof mem)));
+}
+#define COMBINE(change, want, field, index) \
+    { \
+        fa_combine_args a = valid_combine(); \
+        change; \
+        expect_combine(a, #change, want, field, index); \
+    }
+static void bad_combines(void) {
+    fa_combine_args wrong = valid_combine();
+    wrong.last_canary = 1;
+    FA_EXPECT(fa_combine(NULL) == FA_ERR_ARGS_NULL && fa_combine(&wrong) == FA_ERR_NOT_ZEROED);
+    COMBINE((void)0, FA_OK, "", -1)
+    COMBINE(a.batch = 0, FA_ERR_BATCH, "batch", -1)
+    COMBINE(a.num_heads = -1, FA_ERR_NUM_HEADS, "num_heads", -1)
+    COMBINE(a.seqlen_q = 0, FA_ERR_SEQLEN_Q, "seqlen_q", -1)
+    COMBINE(a.head_dim_v = 0, FA_ERR_COMBINE_DIM, "head_dim_v", -1)
+    COMBINE(a.head_dim_v = 65537, FA_ERR_COMBINE_DIM, "head_dim_v", -1)
+    COMBINE(a.batch = a.num_heads = INT32_MAX; a.seqlen_q = LONGEST, FA_ERR_SIZE_OVERFLOW, "batch * num_heads * seqlen_q", -1)
+    COMBINE(a.o_dtype = FA_E4M3, FA_ERR_COMBINE_DTYPE, "o_dtype", -1)
+    COMBINE(a.o_dtype = -1, FA_ERR_COMBINE_DTYPE, "o_dtype", -1)
+    COMBINE(a.num_parts = 0, FA_ERR_NUM_PARTS, "num_parts", -1)
+    COMBINE(a.parts = NULL, FA_ERR_NUM_PARTS, "parts", -1)
+    COMBINE(a.o.data = NULL, FA_ERR_O_NULL, "o.data", -1)
+    COMBINE(a.o.data = (char *)mem.o + 1, FA_ERR_O_ALIGN, "o.data", -1)
+    COMBINE(a.o.stride_h = 1, FA_ERR_O_STRIDE, "o.stride_h", -1)
+    COMBINE(a.lse.data = (char *)mem.lse + 2, FA_ERR_LSE_ALIGN, "lse.data", -1)
+    COMBINE(a.lse.stride_s = -1, FA_ERR_LSE_STRIDE, "lse.stride_s", -1)
+    COMBINE(a.lse.data = mem.o, FA_ERR_LSE_OVERLAP, "o.data", -1)
+    COMBINE(parts[1].o.data = NULL, FA_ERR_PART_NULL, "o.data", 1)
+    COMBINE(parts[0].lse.data = NULL, FA_ERR_PART_NULL, "lse.data", 0)
+    COMBINE(parts[1].dtype = FA_I8, FA_ERR_PART_DTYPE, "dtype", 1)
+    COMBINE(parts[1].o.data = (char *)mem.k + 2, FA_ERR_PART_ALIGN, "o.data", 1)
+    COMBINE(parts[0].lse.data = (char *)mem.sink + 1, FA_ERR_PART_ALIGN, "lse.data", 0)
+    COMBINE(parts[1].o.stride_s = -2, FA_ERR_PART_STRIDE, "o.stride_s", 1)
+    COMBINE(parts[1].lse.stride_h = INT64_MAX, FA_ERR_PART_STRIDE, "lse.stride_h", 1)
+    COMBINE(parts[1].o.data = mem.o + 1, FA_ERR_O_OVERLAP, "o.data", 1)
+    COMBINE(parts[1].o.data = mem.o; parts[1].dtype = FA_F16, FA_ERR_O_OVERLAP, "o.data", 1)
+    COMBINE(parts[0].lse.data = mem.lse + 1, FA_ERR_LSE_OVERLAP, "lse.data", 0)
+    COMBINE(parts[1].o.data = mem.lse, FA_ERR_LSE_OVERLAP, "o.data", 1)
+    COMBINE(parts[1].o.data = mem.o; parts[1].lse.data = mem.lse, FA_OK, "", -1) /* in place */
+}
+
 /* fa_select over a list without 96, 64/128 f32, or anything with ALiBi. */
 static void bad_selections(void) {
     fa_info d64, d64_paged, d64_bf16, d128_64;
@@ -531,11 +593,12 @@ FA_TEST(descales) { bad_descales(); }
 FA_TEST(features) { bad_features(); }
 FA_TEST(calls) { bad_calls(); }
 FA_TEST(select) { bad_selections(); }
+FA_TEST(combine) { bad_combines(); }
 
 FA_TEST(every_code_is_produced) {
     memset(seen, 0, sizeof seen);
     bad_sizes(), bad_scalars(), bad_pointers(), bad_strides(), bad_sizes_beyond_64_bits(), bad_overlaps();
-    bad_lengths(), bad_pages(), bad_terms(), bad_descales(), bad_features(), bad_calls(), bad_selections();
+    bad_lengths(), bad_pages(), bad_terms(), bad_descales(), bad_features(), bad_calls(), bad_selections(), bad_combines();
     cache_refusals(seen), bad_gradients();
 #define PRODUCED(name, sentence) FA_EXPECT_MSG(seen[FA_ERR_##name], "FA_ERR_" #name);
 #define NEEDED(name, bit, field) FA_EXPECT_MSG(seen[FA_ERR_NEEDS_##name], "FA_ERR_NEEDS_" #name);
@@ -550,7 +613,7 @@ FA_TEST(sentences) {
         "window_right", "cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "page_size", "num_pages", "block_table",
         "alibi_slopes", "bias", "dropout_p", "sink", "block_mask", "tree_mask", "q_descale", "k_descale", "v_descale",
         "num_threads", "workspace", "head_dim", "FA_PASSES", "FA_SCORE_MOD_GRAD", "d_o", "dq", "dk", "dv ", "of dv", "dv.data",
-        "dbias", "dsink", "split_keys"};
+        "dbias", "dsink", "split_keys", "num_parts", "of a part", "o_dtype"};
     for (int i = 1; i < FA_NUM_STATUS; i++) {
         const char *sentence = fa_strerror((fa_status)i);
         int named = 0;
