@@ -34,7 +34,7 @@ typedef struct bench_cell {
     int hq, hk;    /* query and key/value heads; batch is 1 */
     int sq, sk;    /* query rows, keys */
     int causal;
-    char feature[16]; /* plain features bias gqa rows unaligned head-major token-major one-head */
+    char feature[16]; /* plain features bias gqa rows unaligned head-major token-major one-head backward backward-one */
 } bench_cell;
 
 #define BENCH_CELL_FORMAT "%s %d %d %d %d %d %d %d %s"
@@ -57,8 +57,14 @@ static inline double bench_pairs(const bench_cell *c) {
     return c->hq * pairs;
 }
 
-/* Useful operations: a multiplication and an addition per score and dimension, for Q K^T and for P V. */
-static inline double bench_flops(const bench_cell *c) { return 2.0 * bench_pairs(c) * (c->d + c->dv); }
+/* 1: a line of the backward pass, O and LSE being there. */
+static inline int bench_is_backward(const bench_cell *c) { return !strncmp(c->feature, "backward", 8); }
+
+/* Useful operations: a multiplication and an addition per score and dimension, for Q K^T and for P V; backward for Q K^T,
+ * dO V^T, P^T dO, dS^T Q and dS K. */
+static inline double bench_flops(const bench_cell *c) {
+    return 2.0 * bench_pairs(c) * (bench_is_backward(c) ? 3.0 * c->d + 2.0 * c->dv : c->d + c->dv);
+}
 
 /* Element (head h, row i, dim c) is data[h*head + i*row + c].  Head-major, but for the token-major line. */
 typedef struct bench_layout {
@@ -152,6 +158,38 @@ static inline double bench_error(const bench_cell *c, const float *q, const floa
         }
     }
     free(p), free(want);
+    return worst;
+}
+
+/* Max error, relative to 1 + absolute value, of sampled rows of dq, dk and dv against double, one head, d = dv; o and lse are
+ * taken as they are.  x: q k v o d_o lse dq dk dv. */
+static inline double bench_gradient_error(const bench_cell *c, float *const x[9]) {
+    enum { SAMPLES = 12 };
+    const int d = c->d, n = c->sq;
+    const double scale = 1 / sqrt(d);
+    double *want = (double *)bench_alloc(2 * (size_t)d * sizeof *want), worst = 0;
+    for (int sample = 0; sample < 2 * SAMPLES; sample++) { /* rows of dq, then rows of dk and dv */
+        const int keys = sample >= SAMPLES, r = (int)((int64_t)(sample % SAMPLES) * (n - 1) / (SAMPLES - 1));
+        memset(want, 0, 2 * (size_t)d * sizeof *want);
+        for (int e = keys && c->causal ? r : 0; e < (!keys && c->causal ? r + 1 : n); e++) {
+            const size_t i = (size_t)(keys ? e : r) * (size_t)d, j = (size_t)(keys ? r : e) * (size_t)d;
+            double s = 0, dp = 0, sum = 0, ds;
+            for (int t = 0; t < d; t++) {
+                s += (double)x[0][i + t] * (double)x[1][j + t];
+                dp += (double)x[4][i + t] * (double)x[2][j + t], sum += (double)x[4][i + t] * (double)x[3][i + t];
+            }
+            s = exp(s * scale - (double)x[5][keys ? e : r]), ds = s * (dp - sum) * scale;
+            for (int t = 0; t < d; t++) {
+                want[t] += ds * (double)x[keys ? 0 : 1][(keys ? i : j) + t];
+                want[d + t] += s * (double)x[4][i + t];
+            }
+        }
+        for (int t = 0; t < (keys ? 2 * d : d); t++) {
+            const float got = x[keys ? 7 + t / d : 6][(size_t)r * (size_t)d + (size_t)(t % d)];
+            worst = fmax(worst, bench_is_finite(got) ? fabs((double)got - want[t]) / (1 + fabs(want[t])) : BENCH_WRONG);
+        }
+    }
+    free(want);
     return worst;
 }
 

@@ -185,7 +185,9 @@ static FILE *csv;
 static struct {
     fa_args args;
     const fa_info *info;
-    void *memory[5], *workspace; /* q k v o bias as allocated */
+    void *memory[9], *workspace; /* q k v o bias d_o dq dk dv as allocated */
+    float *lse;
+    int backward;
     size_t bytes;
 } ours;
 
@@ -221,8 +223,41 @@ static void *quantise(float *x, size_t count, fa_dtype dtype, size_t shift, void
     return p;
 }
 
+/* What an honest kernel may be off by: rounding of O, and of P where it is stored in the input's type. */
+static double tolerance(const bench_cell *c) {
+    return strcmp(c->dtype, "f32") == 0 ? 2e-5 : strcmp(c->dtype, "f16") == 0 ? 4e-3 : 3e-2;
+}
+
 static void ours_run(int calls) {
-    for (int i = 0; i < calls; i++) ours.info->forward(&ours.args, ours.workspace, ours.bytes);
+    for (int i = 0; i < calls; i++)
+        if (ours.backward)
+            ours.info->backward(&ours.args, ours.workspace, ours.bytes);
+        else
+            ours.info->forward(&ours.args, ours.workspace, ours.bytes);
+}
+
+/* The backward pass of ours.args, whose forward pass has run: memory, one call, and its error.  x: q k v o as floats. */
+static double ours_prepare_backward(const bench_cell *c, float *q, float *k, float *v, float *o) {
+    const fa_dtype dtype = ours.info->dtype;
+    const size_t n = (size_t)c->hq * (size_t)c->sq * (size_t)c->d;
+    float *x[9] = {q, k, v, o, bench_random(n, 6), ours.lse, bench_alloc(n * 4), bench_alloc(n * 4), bench_alloc(n * 4)};
+    fa_args *a = &ours.args;
+    void *to[4];
+    double worst = -1;
+    for (int i = 0; i < 4; i++) to[i] = quantise(x[i ? 5 + i : 4], n, dtype, 0, &ours.memory[5 + i]);
+    a->d_o = a->q, a->d_o.data = to[0];
+    a->dq.data = to[1], a->dk.data = to[2], a->dv.data = to[3];
+    a->dq.stride_s = a->dk.stride_s = a->dv.stride_s = a->q.stride_s;
+    a->dq.stride_h = a->dk.stride_h = a->dv.stride_h = a->q.stride_h;
+    free(ours.workspace);
+    ours.bytes = ours.info->backward_workspace(a), ours.workspace = bench_alloc(ours.bytes);
+    if (ours.info->backward(a, ours.workspace, ours.bytes) == FA_OK) {
+        for (int t = 0; t < 3; t++)
+            for (size_t i = 0; i < n; i++) x[6 + t][i] = fa_load(to[1 + t], (int64_t)i, dtype);
+        worst = bench_gradient_error(c, x); /* of the first head */
+    }
+    free(x[4]), free(x[6]), free(x[7]), free(x[8]);
+    return worst;
 }
 
 /* Builds the problem, runs it and checks it; the error, or -1 with a note. */
@@ -237,8 +272,9 @@ static double ours_prepare(const bench_cell *c, char *note, size_t note_size) {
     bench_layout lq = bench_layout_of(c, c->hq, c->sq, c->d), lo = bench_layout_of(c, c->hq, c->sq, c->dv);
     bench_layout lk = bench_layout_of(c, c->hk, c->sk, c->d), lv = bench_layout_of(c, c->hk, c->sk, c->dv);
     fa_error error = {0};
-    for (int i = 0; i < 5; i++) free(ours.memory[i]), ours.memory[i] = NULL;
-    free(ours.workspace), ours.workspace = NULL;
+    for (int i = 0; i < 9; i++) free(ours.memory[i]), ours.memory[i] = NULL;
+    free(ours.workspace), ours.workspace = NULL, free(ours.lse), ours.lse = NULL;
+    ours.backward = bench_is_backward(c);
     ours.info = instance_of(c);
     if (!ours.info) return snprintf(note, note_size, "no instance"), -1;
 
@@ -262,6 +298,7 @@ static double ours_prepare(const bench_cell *c, char *note, size_t note_size) {
         a.bias.data = quantise(bias, nb, bias_dtype, 0, &ours.memory[4]), a.bias.dtype = bias_dtype;
         a.bias.stride_q = c->sk, a.bias.stride_b = a.bias.stride_h = FA_BROADCAST;
     }
+    if (ours.backward) a.lse.data = ours.lse = bench_alloc((size_t)c->hq * (size_t)c->sq * sizeof *ours.lse);
     ours.args = a, ours.bytes = ours.info->forward_workspace(&a), ours.workspace = bench_alloc(ours.bytes);
     fa_status status = ours.info->forward(&ours.args, ours.workspace, ours.bytes);
     double worst = -1;
@@ -270,6 +307,7 @@ static double ours_prepare(const bench_cell *c, char *note, size_t note_size) {
     else {
         for (size_t i = 0; i < no; i++) o[i] = fa_load(a.o.data, (int64_t)i, ours.info->o_dtype);
         worst = bench_error(c, q, k, v, bias, o);
+        if (ours.backward && worst <= tolerance(c)) worst = ours_prepare_backward(c, q, k, v, o);
     }
     ours.args.error = NULL;
     free(q), free(k), free(v), free(o), free(bias);
@@ -343,11 +381,6 @@ static int program_run(program *p, double *wall, double *cpu) {
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
-}
-
-/* What an honest kernel may be off by: rounding of O, and of P where it is stored in the input's type. */
-static double tolerance(const bench_cell *c) {
-    return strcmp(c->dtype, "f32") == 0 ? 2e-5 : strcmp(c->dtype, "f16") == 0 ? 4e-3 : 3e-2;
 }
 
 /* Repetitions that nothing disturbed, compared with the best one.  Several threads may wait for each other without
@@ -544,6 +577,13 @@ static void list_cells(void) {
             add(dtype, 128, 128, 1, 1, 2048, 2048, 0, "one-head");
             add(dtype, 128, 128, 1, 1, 2048, 2048, 1, "one-head");
         }
+        for (int i = 0; i < 3 && t < 3; i++)
+            for (int n = 0; n < 3; n++)
+                for (int causal = 0; causal < 2; causal++) {
+                    if ((quick || T > 1 || t == 2) && (dims[i] == 256 || sizes[n] != 2048)) continue;
+                    add(dtype, dims[i], dims[i], T, T, sizes[n], sizes[n], causal, "backward");
+                    if (T > 1) add(dtype, dims[i], dims[i], 1, 1, sizes[n], sizes[n], causal, "backward-one");
+                }
         for (int i = 0; i < 4 && !quick && T == 1; i++)
             for (int causal = 0; causal < 2; causal++)
                 add(dtype, other_dims[i], other_dims[i], 1, 1, 2048, 2048, causal, "plain");

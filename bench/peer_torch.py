@@ -39,6 +39,8 @@ def prepare(dtype, d, dv, hq, hk, sq, sk, causal, feature):
         return None, "no fp8 attention on CPU"
     if feature in ("features", "unaligned"):
         return None, "not of interest here"
+    if feature.startswith("backward"):
+        return prepare_backward(DTYPES[dtype], d, hq, sq, bool(causal))
     if causal and sq != sk:
         return None, "causal is aligned top-left"
     t = DTYPES[dtype]
@@ -55,6 +57,30 @@ def prepare(dtype, d, dv, hq, hk, sq, sk, causal, feature):
         return F.scaled_dot_product_attention(q, k, v, **options)
 
     return call, max_error(call(), q, k, v, bias, causal)
+
+
+def prepare_backward(dtype, d, heads, rows, causal):
+    """The backward pass alone, and its error against autograd in double (up to 2048 rows, else 0)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x = [torch.randn((1, heads, rows, d)).to(dtype).requires_grad_() for _ in range(3)]
+        o = F.scaled_dot_product_attention(*x, is_causal=causal)
+        d_o = torch.randn(o.shape).to(dtype)
+
+        def call():
+            with torch.inference_mode(False):
+                return torch.autograd.grad(o, x, d_o, retain_graph=True)
+
+        error = 0.0
+        if rows <= 2048:
+            exact = [t[:, :1].detach().double().requires_grad_() for t in x]
+            s = exact[0] @ exact[1].transpose(2, 3) / d**0.5
+            if causal:
+                s = s.masked_fill(torch.ones(rows, rows, dtype=torch.bool).triu(1), float("-inf"))
+            want = torch.autograd.grad(torch.softmax(s, -1) @ exact[2], exact, d_o[:, :1].double())
+            for got, w in zip(call(), want):
+                e = ((got[:, :1].double() - w).abs() / (1 + w.abs())).max().item()
+                error = max(error, e if e == e else 1e30)
+    return call, error
 
 
 def main():
