@@ -2,7 +2,7 @@
         cc -O2 -march=native -I.. 05_kv_cache.c -lm && ./a.out
 
     fa_append rotates the new keys, quantises them and puts them where the block table says; attention reads the cache in
-    place, and multiplies the factors in. */
+    place, and multiplies the factors in.  A prompt of 199 rows goes through forward, the next token through decode. */
 
 #define FA_NAME attn128
 #define FA_HEAD_DIM 128
@@ -50,25 +50,31 @@ int main(void) {
     add.cache.block_table = block_table, add.cache.page_size = PAGE, add.cache.num_pages = PAGES;
     const fa_descale_out factors = {k_factor[0][0], PAGE * HEADS_K, 1, HEADS_K, 1, 1}; /* block 1: a row has its own */
     add.cache.k_descale = add.cache.v_descale = factors, add.cache.v_descale.data = v_factor[0][0];
-    add.dtype = FA_F32, add.seqlen_new = SEQ, add.k.data = k, add.v.data = v, add.rotary = rotary;
-    if (status == FA_OK) status = fa_append(&add); /* positions NULL: the cache was empty */
-    if (status == FA_OK) status = rotate(q, q, HEADS, &rotary);
+    add.dtype = FA_F32, add.rotary = rotary;
+    if (status == FA_OK) status = rotate(q, q, HEADS, &rotary); /* fa_append does it for K */
 
-    const int32_t length = SEQ;
+    const int32_t steps[] = {0, SEQ - 1, SEQ};
     fa_args args = {0};
     fa_use_cache(&args, &add.cache);
-    args.num_heads = HEADS, args.seqlen_q = SEQ, args.seqused_k = &length, args.causal = 1;
-    args.q.data = q, args.o.data = o, args.num_threads = 1;
-    const size_t bytes = attn128_forward_workspace(&args);
-    void *workspace = malloc(bytes);
-    if (status == FA_OK) status = attn128_forward(&args, workspace, bytes);
-    free(workspace);
+    args.num_heads = HEADS, args.causal = 1;
+    for (int n = 0; n < 2 && status == FA_OK; n++) { /* rows steps[n] .. steps[n + 1] */
+        add.positions = &steps[n], add.seqlen_new = steps[n + 1] - steps[n];
+        add.k.data = k + steps[n] * HEADS_K * D, add.v.data = v + steps[n] * HEADS_K * D;
+        status = fa_append(&add);
+        args.seqlen_q = add.seqlen_new, args.seqused_k = &steps[n + 1];
+        args.q.data = q + steps[n] * HEADS * D, args.o.data = o + steps[n] * HEADS * D;
+        const size_t bytes = n ? attn128_decode_workspace(&args) : attn128_forward_workspace(&args);
+        void *workspace = malloc(bytes);
+        if (status == FA_OK) status = (n ? attn128_decode : attn128_forward)(&args, workspace, bytes);
+        free(workspace);
+    }
 
     fa_info plain = attn128_info; /* the same in fp64, on what was not quantised */
     fa_cache unquantised = {0};
     unquantised.batch = 1, unquantised.num_heads_k = HEADS_K, unquantised.seqlen_k = SEQ;
     unquantised.k.data = k_rotated, unquantised.v.data = v, plain.kv_dtype = FA_F32;
     fa_use_cache(&args, &unquantised);
+    args.seqlen_q = SEQ, args.seqused_k = NULL, args.q.data = q, args.o.data = o;
     if (status == FA_OK) status = rotate(k, k_rotated, HEADS_K, &rotary);
     if (status == FA_OK) status = fa_reference_forward(&plain, &args, exact, NULL, scratch);
     double worst = 0;
