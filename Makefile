@@ -27,7 +27,7 @@ OPENMP := $(OPENMP)
 
 # Every program is one .c file, built in several ways: build/VARIANT/program. All instances of the tests are in the
 # native build; the others take the core of them (tests/instances.h), or compiling would need an hour.
-VARIANTS      := native base avx2 dot dispatch clang cxx asan arm
+VARIANTS      := native base avx2 dot dispatch clang cxx asan tsan arm
 FLAGS          = -std=c11 $(CFLAGS)
 CC.native      = $(CC) $(FLAGS) $(NATIVE) $(OPENMP)
 CC.base        = $(CC) $(FLAGS) -DFA_TEST_CORE
@@ -37,6 +37,7 @@ CC.dispatch    = $(CC) $(FLAGS) -DFA_TEST_CORE -DFA_DISPATCH $(OPENMP)
 CC.clang       = $(CLANG) $(FLAGS) -DFA_TEST_CORE $(NATIVE) $(call ok,$(CLANG),-fopenmp)
 CC.cxx         = $(CXX) -x c++ -std=c++17 $(CFLAGS) -DFA_TEST_CORE -Wno-missing-field-initializers $(NATIVE) $(OPENMP)
 CC.asan        = $(CC) $(FLAGS) -DFA_TEST_CORE $(NATIVE) -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+CC.tsan        = $(CC) $(FLAGS) -DFA_TEST_CORE $(NATIVE) -O1 -g -fsanitize=thread
 # gcc 12 for arm64 crashes when it vectorises a loop over fmax() in the tests
 CC.arm         = $(ARM_CC) $(FLAGS) -DFA_TEST_CORE -fno-tree-vectorize -static
 

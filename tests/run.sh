@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/run.sh [suite ...] - runs the suites (default: all) and sums up. Logs: build/log/.
 #
-#   native base avx2 dot dispatch clang cxx asan arm   tests/test_*.c, built in these ways (Makefile, VARIANTS)
+#   native base avx2 dot dispatch clang cxx asan tsan arm   tests/test_*.c, built in these ways (Makefile, VARIANTS)
 #   compile fail nvcc    what must compile, what must not, what nvcc makes of it
 #   examples bench       that they build and run
 #
@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL # `make -n test` and the like stop here
 export CC="${CC:-cc}" CXX="${CXX:-c++}" CLANG="${CLANG:-clang}" NVCC="${NVCC:-nvcc}"
 export ARM_CC="${ARM_CC:-aarch64-linux-gnu-gcc}" QEMU="${QEMU:-qemu-aarch64}"
-suites=${*:-native base avx2 dot dispatch clang cxx asan arm compile fail nvcc examples bench}
+suites=${*:-native base avx2 dot dispatch clang cxx asan tsan arm compile fail nvcc examples bench}
 log=build/log
 rm -rf "$log"
 mkdir -p "$log"
@@ -30,6 +30,8 @@ lacks() {
     cxx) have "$CXX" || echo 'apt-get install g++' ;;
     asan) echo 'int main(void) { return 0; }' | "$CC" -fsanitize=address,undefined -xc - -o build/probe 2>"$log/asan" ||
         echo 'the sanitizer runtimes of the compiler: apt-get install libclang-rt-dev for clang' ;;
+    tsan) echo 'int main(void) { return 0; }' | "$CC" -fsanitize=thread -xc - -o build/probe 2>"$log/tsan" && $fixed build/probe ||
+        echo 'the thread sanitizer of the compiler, and memory where it wants it' ;;
     arm) have "$ARM_CC" "$QEMU" || echo 'apt-get install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross' ;;
     nvcc) have "$NVCC" "$CXX" || echo 'install the CUDA toolkit, 12 or later, or set NVCC' ;;
     esac
@@ -43,6 +45,7 @@ programs() {
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
     dispatch) set -- dispatch tests/test_forward.c tests/test_features.c tests/no_alloc.c ;; # four kernels each: slow
     asan) set -- asan tests/test_*.c tests/fuzz_*.c ;;
+    tsan) set -- tsan tests/test_forward.c tests/test_backward.c tests/test_decode.c ;; # where tasks run side by side
     arm) set -- arm tests/test_convert.c tests/test_f*.c tests/test_numerics.c ;; # slow under qemu: what has NEON in it
     *) set -- "$1" tests/test_*.c ;;
     esac
@@ -57,6 +60,7 @@ run() {
     compile | nvcc) $limit sh "tests/compile/$1.sh" ;;
     fail) $limit sh tests/fail/fail.sh ;;
     arm/*) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" ;;
+    tsan/*) $fixed $limit "build/$1" --filter tasks_from_threads ;;
     dispatch/* | clang/* | cxx/* | asan/*) FA_TEST_SCALE=quick $limit "build/$1" ;; # the kernel of native/, again
     native/recall) $limit "build/$1" --positions 2048 flashattn.h README.md && echo '1 passed, 0 failed, 0 skipped' ;;
     native/[0-9]*) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;;
@@ -67,6 +71,7 @@ run() {
     esac
 }
 
+fixed=$(setarch -R true 2>/dev/null && echo setarch -R) # no random addresses: the thread sanitizer has places of its own
 limit=$(have timeout && echo "timeout ${TEST_TIMEOUT:-900}")
 passed=0 failed=0 skipped=0 number=0 began=$(now) runnable=''
 

@@ -297,7 +297,7 @@ static void *work(void *data) {
         f32_32_backward_run_task(w->args, w->stage, task, w->thread, w->workspace);
     return NULL;
 }
-FA_TEST(own_threads) {
+FA_TEST(tasks_from_threads) {
     enum { WORKERS = 5 };
     fag_problem g;
     FA_REQUIRE(fag_build(&g, "b=2 hq=4 hk=2 sq=150 sk=1100 causal=1 sink=1", &f32_32_info, ALL));
