@@ -2615,16 +2615,30 @@ FAI_INLINE fai_vec fai_load(const int dtype, const void *data, int64_t index) {
         return (fai_vec)vcvt_f32_f16(h);
 #endif
     }
+#if FAI_ISA_CODE >= FAI_AVX2
+    /* fp8 by way of binary16, 2 to 3 times as fast as below: e5m2 is its upper half; e4m3 has 4 exponent bits where it has
+     * 5, which makes it 2^8 smaller, subnormals included, and only its NaN has to be put right. */
+    if (dtype == FA_E4M3 || dtype == FA_E5M2) {
+        const uint8_t *code = (const uint8_t *)data + index;
+#if FAI_ISA_CODE >= FAI_AVX512
+        __m256i h = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(const void *)code)), nan;
+        if (dtype == FA_E5M2) return (fai_vec)_mm512_cvtph_ps(_mm256_slli_epi16(h, 8));
+        h = _mm256_and_si256(_mm256_slli_epi16(h, 7), _mm256_set1_epi16((short)0xbf80));
+        nan = _mm256_cmpeq_epi16(_mm256_and_si256(h, _mm256_set1_epi16(0x7fff)), _mm256_set1_epi16(0x3f80));
+        return (fai_vec)_mm512_cvtph_ps(_mm256_or_si256(h, _mm256_and_si256(nan, _mm256_set1_epi16(0x7c00)))) * 256.0f;
+#else
+        __m128i h = _mm_cvtepi8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)code)), nan;
+        if (dtype == FA_E5M2) return (fai_vec)_mm256_cvtph_ps(_mm_slli_epi16(h, 8));
+        h = _mm_and_si128(_mm_slli_epi16(h, 7), _mm_set1_epi16((short)0xbf80));
+        nan = _mm_cmpeq_epi16(_mm_and_si128(h, _mm_set1_epi16(0x7fff)), _mm_set1_epi16(0x3f80));
+        return (fai_vec)_mm256_cvtph_ps(_mm_or_si128(h, _mm_and_si128(nan, _mm_set1_epi16(0x7c00)))) * 256.0f;
+#endif
+    }
+#endif
     if (dtype == FA_E4M3 || dtype == FA_E5M2) {
         const uint8_t *code = (const uint8_t *)data + index;
         fai_ivec c = {0}, magnitude, e5m2 = fai_isplat(dtype == FA_E5M2 ? -1 : 0);
-#if FAI_ISA_CODE >= FAI_AVX512
-        c = (fai_ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)code));
-#elif FAI_ISA_CODE == FAI_AVX2
-        c = (fai_ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)code));
-#else
         FAI_EACH (l, 0, FAI_VL) c[l] = code[l];
-#endif
         /* Exponent and mantissa move into place and the bias is made up (e4m3: 127 - 7 = 120, e5m2: 127 - 15 = 112).
          * Exponent 0 is a subnormal: set the exponent of the smallest normal number and subtract that number. */
         magnitude = c & 0x7f;
@@ -3925,7 +3939,7 @@ FAI_NOINLINE void FAI_(block_of)(const fa_args *a, int32_t b, int32_t head_k, in
     t->fetch = any.lo, t->fetch_end = any.hi,
     t->fetch_step = panel_count ? (FAI_MR + panel_count - 1) / panel_count : 0;
     if (!panel_count) { /* rows that lie apart share a few sets of L1 */
-        t->where = t->sk.s > FA_HEAD_DIM ? 2 : 1;
+        t->where = FAI_KV_SIZE == 1 && t->sk.s == FA_HEAD_DIM ? 1 : 2;
         FAI_(visit_few)(t, few, origin, any.hi);
     }
     for (t->tile = origin + (any.lo - origin) / FAI_BN * FAI_BN; panel_count && t->tile < any.hi; t->tile += FAI_BN) {
