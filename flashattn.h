@@ -29,7 +29,7 @@
               _num_tasks and _run_task let any thread pool do the work). Bad arguments return a status; nothing is
               written unless it is FA_OK.
 
-    CONTENTS  search for:  >>config  >>types  >>convert  >>layout  >>check  >>reference  >>iomodel
+    CONTENTS  search for:  >>config  >>types  >>convert  >>layout  >>check  >>combine  >>reference  >>iomodel
                            >>template  >>vector  >>forward  >>launch  >>licence
 
     PARAMETERS, defined before an include that makes an instance, and undefined by it. Any number of instances.
@@ -63,6 +63,13 @@
         fa_status attn64_forward(const fa_args *args, void *workspace, size_t bytes);
         int64_t   attn64_forward_num_tasks(const fa_args *args);
         void      attn64_forward_run_task(const fa_args *args, int64_t task, void *workspace);
+        size_t    attn64_decode_workspace(const fa_args *args);
+        fa_status attn64_decode(const fa_args *args, void *workspace, size_t bytes);
+        int64_t   attn64_decode_num_tasks(const fa_args *args, int stage);
+        void      attn64_decode_run_task(const fa_args *args, int stage, int64_t task, int thread, void *workspace);
+
+              decode is forward for few queries (1 .. 64) and a long cache: O and LSE the same, keys split among threads.
+              fa_combine adds up results over disjoint keys: of other machines, of a prefix that sequences share.
 
     DATA      Tensors are (batch, seq, head, dim): data and strides in elements, dim contiguous, all strides zero =
               packed. For query i of head h and key j of head h / (num_heads / num_heads_k):
@@ -72,7 +79,8 @@
               Causal and window count from the end: query i stands at key i + seqlen_k - seqlen_q.
               Products accumulate in f32. exp is exact to 2e-7. Where vdpbf16ps serves, P is rounded to bf16 like the
               inputs; elsewhere everything between load and store is f32.
-              Everything is re-entrant. The same call gives the same bits for any number of threads.
+              Everything is re-entrant. The same call gives the same bits for any number of threads; decode splits the
+              keys as num_threads asks for, and only split_keys fixes that: then a row's bits depend on nothing else.
 
     NOTATION  batch b, query i < seqlen_q, key j < seqlen_k, query head h, key/value head hk, d head_dim, dv head_dim_v
               group = num_heads / num_heads_k; m, l: reference and sum of a softmax row; S, P: scores, probabilities
@@ -1307,11 +1315,16 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
     fai_range(p, bad, field[4], d->block, 0, INT32_MAX);
     fai_add_span(p, s);
     const int32_t batch = d->stride_b ? a->batch : fai_num_lengths(a); /* without repetitions */
-    const int tokens = d->block == 1 && !d->paged && d->stride_h == 1 && d->stride_block == heads; /* (row, head) */
+    const int tokens = d->block == 1 && d->stride_h == 1 && d->stride_block == heads; /* (row, head) */
     for (int32_t b = 0; b < batch && p->status == FA_OK; b++) {
         const fa_sequence seq = fa_get_sequence(a, b);
         const int64_t len = side ? seq.len_k : seq.len_q;
-        if (tokens && fai_good_factors(d->data + b * d->stride_b, len * heads)) continue;
+        int64_t good = 0; /* rows */
+        for (int64_t n; tokens && good < len; good += n) {
+            n = d->paged && a->page_size < len - good ? a->page_size : len - good;
+            if (!fai_good_factors(fai_descale_at(a, d, b, 0, good), n * heads)) break;
+        }
+        if (tokens && good == len) continue;
         const int64_t step = d->block && d->stride_block ? d->block : d->paged ? a->page_size : len;
         for (int64_t h = 0; h < (d->stride_h ? heads : 1); h++)
             for (int64_t row = 0, next; row < len && p->status == FA_OK; row = next) {
@@ -2856,7 +2869,7 @@ typedef struct FAI_(panel) {
     fa_range any, all;    /* keys that some row sees, that all rows see */
 } FAI_(panel);
 
-/* Where the keys of a chunk are, and their factors.  Up to a multiple of VL the last one is repeated. */
+/* Where the keys of a chunk are, and their factors.  From count on the last one is repeated. */
 typedef struct FAI_(chunk) {
     int32_t begin, count;
     const char *k[FAI_CHUNK], *v[FAI_CHUNK];
@@ -3577,14 +3590,19 @@ FAI_NOINLINE void FAI_(locate)(const FAI_(task) *t, FAI_(chunk) *c, int32_t head
         const int32_t room = a->block_table ? a->page_size - first : count, run = room < count - n ? room : count - n;
         const char *k = (const char *)a->k.data + fai_offset_k(a, &t->seq, t->sk, j + n, head_k) * size;
         const char *v = (const char *)a->v.data + fai_offset_k(a, &t->seq, t->sv, j + n, head_k) * size;
-        for (int32_t x = 0; x < run; x++, k += t->sk.s * size, v += t->sv.s * size) c->k[n + x] = k, c->v[n + x] = v;
+        if (run == FAI_CHUNK) { /* compilers use vectors */
+            for (int32_t x = 0; x < FAI_CHUNK; x++) c->k[x] = k + x * t->sk.s * size;
+            for (int32_t x = 0; x < FAI_CHUNK; x++) c->v[x] = v + x * t->sv.s * size;
+        } else {
+            for (int32_t x = 0; x < run; x++) c->k[n + x] = k + x * t->sk.s * size, c->v[n + x] = v + x * t->sv.s * size;
+        }
         if (FA_KV_DTYPE >= FA_E4M3) {
             FAI_(factors)(t, &a->k_descale, head_k, j + n, run, c->k_factor + n);
             FAI_(factors)(t, &a->v_descale, head_k, j + n, run, c->v_factor + n);
         }
         n += run;
     }
-    for (; n % FAI_VL; n++) { /* scores are computed for whole vectors of keys */
+    for (; n < FAI_CHUNK; n++) { /* scores are computed for whole vectors of keys, and a longer chunk may fetch this one */
         c->k[n] = c->k[count - 1], c->v[n] = c->v[count - 1];
         if (FA_KV_DTYPE >= FA_E4M3) c->k_factor[n] = c->v_factor[n] = 0;
     }

@@ -226,7 +226,8 @@ static struct {
     const fa_info *info;
     void *memory[8], *workspace; /* q k v o bias, factors of k and v, block table as allocated */
     int decode;
-    double kv_bytes;
+    size_t read_bytes; /* of the smaller of K and V */
+    double kv_bytes;   /* with the factors */
     size_t bytes;
 } ours;
 
@@ -326,6 +327,7 @@ static double ours_prepare(const bench_cell *c, char *note, size_t note_size) {
         a.bias.stride_q = c->sk, a.bias.stride_b = a.bias.stride_h = FA_BROADCAST;
     }
     ours.args = a, ours.decode = bench_is_decode(c);
+    ours.read_bytes = (nk < nv ? nk : nv) * fa_sizeof(ours.info->kv_dtype);
     ours.kv_bytes = (double)((nk + nv) * fa_sizeof(ours.info->kv_dtype)) + (i8 ? 8.0 * c->hk * c->sk : 0);
     ours.bytes = (ours.decode ? ours.info->decode_workspace : ours.info->forward_workspace)(&a);
     ours.workspace = bench_alloc(ours.bytes);
@@ -480,7 +482,7 @@ static int enter(program *p, const bench_cell *c) {
 
 static void repeat(program *p, int is_bf16) {
     double wall, cpu, before = peak_now(is_bf16, num_threads), read = 0;
-    const size_t half = (size_t)(ours.kv_bytes / 2) / 4096 * 4096; /* K, and as much of V */
+    const size_t half = ours.read_bytes; /* of K and of V */
     int r = p->count;
     if (ours.decode) read = read_rate((const char *)ours.memory[1], half, num_threads);
     if (!program_run(p, &wall, &cpu)) {
