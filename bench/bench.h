@@ -29,12 +29,13 @@
 /* ---- one cell: a problem to time ---- */
 
 typedef struct bench_cell {
-    char dtype[8]; /* f32 f16 bf16 e4m3 */
+    char dtype[8]; /* f32 f16 bf16 e4m3, i8: bf16 queries, int8 keys and values */
     int d, dv;     /* head dims of Q, K and of V, O */
     int hq, hk;    /* query and key/value heads; batch is 1 */
     int sq, sk;    /* query rows, keys */
     int causal;
-    char feature[16]; /* plain features bias gqa rows unaligned head-major token-major one-head backward backward-one */
+    char feature[16]; /* plain features bias gqa rows unaligned head-major token-major one-head decode[-token|-paged]
+                         backward[-one] */
 } bench_cell;
 
 #define BENCH_CELL_FORMAT "%s %d %d %d %d %d %d %d %s"
@@ -45,6 +46,8 @@ typedef struct bench_cell {
 static inline int bench_is(const bench_cell *c, const char *feature) {
     return strcmp(c->feature, feature) == 0;
 }
+
+static inline int bench_is_decode(const bench_cell *c) { return strncmp(c->feature, "decode", 6) == 0; }
 
 /* Scores that are not masked; causal is aligned bottom-right. */
 static inline double bench_pairs(const bench_cell *c) {
@@ -74,7 +77,7 @@ typedef struct bench_layout {
 static inline bench_layout bench_layout_of(const bench_cell *c, int heads, int rows, int dim) {
     bench_layout head_major = {(size_t)dim, (size_t)rows * (size_t)dim};
     bench_layout token_major = {(size_t)heads * (size_t)dim, (size_t)dim};
-    return bench_is(c, "token-major") ? token_major : head_major;
+    return bench_is(c, "token-major") || bench_is(c, "decode-token") || bench_is(c, "decode-paged") ? token_major : head_major;
 }
 
 /* ---- clocks and memory ---- */

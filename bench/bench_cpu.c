@@ -15,6 +15,9 @@
  *   nine times, unless the run is behind schedule; the note of a line says when too few were undisturbed.
  *   What is reported is the median of nine, with quartiles.
  *
+ *   Decode lines (few queries, a long cache) take turns with a plain read of the same K and V by as many threads: their
+ *   notes say GB/s, that of the read, and the share.  Cells are larger than the caches where memory allows it.
+ *
  * UNITS
  *   GF/s = 2 (d + d_v) x visible scores / time; with a causal mask only the unmasked part counts.  Peak is f32 FMA;
  *   for bf16 the larger of that and vdpbf16ps, which has twice the FMA rate on some CPUs and half of it on others.
@@ -26,6 +29,12 @@
  */
 #include "bench.h"
 
+#include "../flashattn.h"
+
+#define FA_NAME i8_d128
+#define FA_HEAD_DIM 128
+#define FA_DTYPE FA_BF16
+#define FA_KV_DTYPE FA_I8
 #include "../flashattn.h"
 
 #include <errno.h>
@@ -155,6 +164,33 @@ static double peak_now(int is_bf16, int threads) {
     return is_bf16 ? fmax(fma, peak_rate(peak_bf16_loop, threads)) : fma;
 }
 
+/* GB/s of reading memory in order, prefetching 4 KB ahead: each thread its part. */
+static double read_rate(const char *data, size_t bytes, int threads) {
+    uint64_t all = 0;
+    double start = threads == 1 ? bench_cpu_time() : bench_wall(), end;
+#ifdef _OPENMP
+#pragma omp parallel num_threads(threads) reduction(^ : all)
+#endif
+    {
+#ifdef _OPENMP
+        const size_t n = (size_t)omp_get_num_threads(), i = (size_t)omp_get_thread_num();
+#else
+        const size_t n = 1, i = 0;
+#endif
+        typedef uint64_t line __attribute__((vector_size(64), may_alias));
+        line a = {0}, b = {0}, c = {0}, d = {0};
+        for (const char *p = data + bytes / 256 * i / n * 256, *stop = data + bytes / 256 * (i + 1) / n * 256; p < stop; p += 256) {
+            for (int x = 0; x < 256; x += 64) __builtin_prefetch(p + 4096 + x);
+            a ^= *(const line *)(const void *)p, b ^= *(const line *)(const void *)(p + 64);
+            c ^= *(const line *)(const void *)(p + 128), d ^= *(const line *)(const void *)(p + 192);
+        }
+        a ^= b ^ c ^ d, all ^= a[0] ^ a[1] ^ a[2] ^ a[3] ^ a[4] ^ a[5] ^ a[6] ^ a[7];
+    }
+    end = threads == 1 ? bench_cpu_time() : bench_wall();
+    peak_sink = (float)(all & 1);
+    return (double)bytes / (end - start) * 1e-9;
+}
+
 /* ---- programs: ours in this process, each peer in its own ---- */
 
 typedef struct program {
@@ -166,7 +202,9 @@ typedef struct program {
     char note[200];
     int calls, count;                                         /* calls a repetition; repetitions so far */
     double seconds[ATTEMPTS], busy[ATTEMPTS], peak[ATTEMPTS]; /* a call; CPU/wall/threads; GF/s around it */
+    double share[ATTEMPTS], read;                             /* decode: of a plain read, whose last GB/s are `read` */
     double median, q1, q3, median_peak, gflops, error;        /* ms, GF/s; gflops 0: not measured */
+    double read_share;                                        /* decode: median of share */
 } program;
 
 typedef struct result {
@@ -174,6 +212,7 @@ typedef struct result {
     double gflops, peak, ms, best_peer; /* ours; best_peer in GF/s, 0 = none */
     const char *best_name;
     int noisy; /* too few undisturbed repetitions */
+    double read_share; /* decode: of a plain read */
 } result;
 
 static program programs[MAX_PROGRAMS];
@@ -185,9 +224,11 @@ static FILE *csv;
 static struct {
     fa_args args;
     const fa_info *info;
-    void *memory[9], *workspace; /* q k v o bias d_o dq dk dv as allocated */
+    void *memory[9], *workspace; /* as allocated: q k v o bias, then factors of k and v and the block table, or d_o dq dk dv */
     float *lse;
-    int backward;
+    int decode, backward;
+    size_t read_bytes; /* of the smaller of K and V */
+    double kv_bytes;   /* with the factors */
     size_t bytes;
 } ours;
 
@@ -199,6 +240,7 @@ static fa_dtype dtype_of(const char *name) {
 
 static const fa_info *instance_of(const bench_cell *c) {
     const fa_dtype dtype = dtype_of(c->dtype);
+    if (strcmp(c->dtype, "i8") == 0) return &i8_d128_info;
     const fa_info *const *list = dtype == FA_F32    ? bench_kernels_f32
                                  : dtype == FA_F16  ? bench_kernels_f16
                                  : dtype == FA_BF16 ? bench_kernels_bf16
@@ -230,10 +272,9 @@ static double tolerance(const bench_cell *c) {
 
 static void ours_run(int calls) {
     for (int i = 0; i < calls; i++)
-        if (ours.backward)
-            ours.info->backward(&ours.args, ours.workspace, ours.bytes);
-        else
-            ours.info->forward(&ours.args, ours.workspace, ours.bytes);
+        (ours.backward ? ours.info->backward
+         : ours.decode ? ours.info->decode
+                       : ours.info->forward)(&ours.args, ours.workspace, ours.bytes);
 }
 
 /* The backward pass of ours.args, whose forward pass has run: memory, one call, and its error.  x: q k v o as floats. */
@@ -283,6 +324,9 @@ static double ours_prepare(const bench_cell *c, char *note, size_t note_size) {
     float *bias = nb ? bench_random(nb, 5) : NULL;
     fa_dtype bias_dtype =
         ours.info->dtype == FA_BF16 || ours.info->dtype == FA_F16 ? ours.info->dtype : FA_F32;
+    const int i8 = ours.info->kv_dtype == FA_I8;
+    for (size_t i = 0; i8 && i < nk; i++) k[i] *= 32; /* codes of a useful size; factors of 1/32, one a row */
+    for (size_t i = 0; i8 && i < nv; i++) v[i] *= 32;
     fa_args a = {0};
     a.batch = 1, a.num_heads = c->hq, a.num_heads_k = c->hk, a.seqlen_q = c->sq, a.seqlen_k = c->sk;
     a.causal = c->causal, a.num_threads = num_threads, a.error = &error;
@@ -294,13 +338,34 @@ static double ours_prepare(const bench_cell *c, char *note, size_t note_size) {
                       (int64_t)lv.head};
     a.o = (fa_tensor_out){quantise(o, no, ours.info->o_dtype, shift, &ours.memory[3]), 0, (int64_t)lo.row,
                           (int64_t)lo.head};
+    for (int t = 0; i8 && t < 2; t++) {
+        const size_t rows = (size_t)c->hk * (size_t)c->sk;
+        float *factor = (float *)(ours.memory[5 + t] = bench_alloc(rows * sizeof(float)));
+        for (size_t i = 0; i < rows; i++) factor[i] = 1.0f / 32;
+        fa_descale d = {factor, 0, (int64_t)lk.head / c->d, (int64_t)lk.row / c->d, 1, 0}; /* laid out as the rows are */
+        *(t ? &a.v_descale : &a.k_descale) = d;
+    }
+    for (size_t i = 0; i8 && i < nk; i++) k[i] /= 32;
+    for (size_t i = 0; i8 && i < nv; i++) v[i] /= 32;
+    if (bench_is(c, "decode-paged")) { /* pages in their order; the kernel does not know */
+        int32_t *table = (int32_t *)(ours.memory[7] = bench_alloc((size_t)c->sk / 16 * sizeof *table));
+        for (int i = 0; i < c->sk / 16; i++) table[i] = i;
+        a.block_table = table, a.page_size = 16, a.num_pages = c->sk / 16;
+        a.k.stride_b = 16 * a.k.stride_s, a.v.stride_b = 16 * a.v.stride_s;
+        a.k_descale.paged = a.v_descale.paged = i8;
+        a.k_descale.stride_b = a.v_descale.stride_b = 16 * a.k_descale.stride_block;
+    }
     if (nb) {
         a.bias.data = quantise(bias, nb, bias_dtype, 0, &ours.memory[4]), a.bias.dtype = bias_dtype;
         a.bias.stride_q = c->sk, a.bias.stride_b = a.bias.stride_h = FA_BROADCAST;
     }
     if (ours.backward) a.lse.data = ours.lse = bench_alloc((size_t)c->hq * (size_t)c->sq * sizeof *ours.lse);
-    ours.args = a, ours.bytes = ours.info->forward_workspace(&a), ours.workspace = bench_alloc(ours.bytes);
-    fa_status status = ours.info->forward(&ours.args, ours.workspace, ours.bytes);
+    ours.args = a, ours.decode = bench_is_decode(c);
+    ours.read_bytes = (nk < nv ? nk : nv) * fa_sizeof(ours.info->kv_dtype);
+    ours.kv_bytes = (double)((nk + nv) * fa_sizeof(ours.info->kv_dtype)) + (i8 ? 8.0 * c->hk * c->sk : 0);
+    ours.bytes = (ours.decode ? ours.info->decode_workspace : ours.info->forward_workspace)(&a);
+    ours.workspace = bench_alloc(ours.bytes);
+    fa_status status = (ours.decode ? ours.info->decode : ours.info->forward)(&ours.args, ours.workspace, ours.bytes);
     double worst = -1;
     if (status != FA_OK)
         snprintf(note, note_size, "%s", fa_strerror(status));
@@ -407,7 +472,14 @@ static void summarise(program *p, int wanted, double flops) {
     qsort(peaks, (size_t)n, sizeof *peaks, by_value);
     p->median = 1e3 * seconds[n / 2], p->q1 = 1e3 * seconds[n / 4], p->q3 = 1e3 * seconds[n - 1 - n / 4];
     p->median_peak = peaks[n / 2], p->gflops = flops / seconds[n / 2] * 1e-9;
-    if (clean < wanted)
+    if (ours.decode) {
+        double share[ATTEMPTS];
+        memcpy(share, p->share, sizeof share);
+        qsort(share, (size_t)p->count, sizeof *share, by_value);
+        p->read_share = share[p->count / 2];
+        snprintf(p->note, sizeof p->note, "%.1f GB/s; read %.1f GB/s; share of read %.2f%s", ours.kv_bytes / seconds[n / 2] * 1e-9,
+                 ours.kv_bytes / seconds[n / 2] * 1e-9 / p->read_share, p->read_share, clean < wanted ? "; noisy" : "");
+    } else if (clean < wanted)
         snprintf(p->note, sizeof p->note, "noisy: %d of %d undisturbed", clean, wanted);
     else if (n < WANTED)
         snprintf(p->note, sizeof p->note, "%d repetitions", n);
@@ -439,8 +511,10 @@ static int enter(program *p, const bench_cell *c) {
 }
 
 static void repeat(program *p, int is_bf16) {
-    double wall, cpu, before = peak_now(is_bf16, num_threads);
+    double wall, cpu, before = peak_now(is_bf16, num_threads), read = 0;
+    const size_t half = ours.read_bytes; /* of K and of V */
     int r = p->count;
+    if (ours.decode) read = read_rate((const char *)ours.memory[1], half, num_threads);
     if (!program_run(p, &wall, &cpu)) {
         p->off = 1, p->count = 0;
         snprintf(p->note, sizeof p->note, "died");
@@ -448,6 +522,10 @@ static void repeat(program *p, int is_bf16) {
     }
     p->seconds[r] = (num_threads == 1 ? cpu : wall) / p->calls;
     p->busy[r] = cpu / wall / num_threads;
+    if (ours.decode) {
+        read = (read + read_rate((const char *)ours.memory[2], half, num_threads)) / 2;
+        p->read = read, p->share[r] = ours.kv_bytes / p->seconds[r] * 1e-9 / read;
+    }
     p->peak[r] = (before + peak_now(is_bf16, num_threads)) / 2, p->count++;
 }
 
@@ -483,7 +561,7 @@ static result measure(const bench_cell *c, int retry) {
     }
     for (int i = 0; i < num_programs; i++) write_row(&programs[i], c, out.best_peer);
     out.gflops = programs[0].gflops, out.peak = programs[0].median_peak, out.ms = programs[0].median;
-    out.noisy = strncmp(programs[0].note, "noisy", 5) == 0;
+    out.noisy = strstr(programs[0].note, "noisy") != NULL, out.read_share = bench_is_decode(c) ? programs[0].read_share : 0;
     return out;
 }
 
@@ -559,7 +637,22 @@ static void add(const char *dtype, int d, int dv, int hq, int hk, int sq, int sk
     if (num_cells < MAX_CELLS && strstr(text, filter)) cells[num_cells++] = c;
 }
 
-static const char *const DTYPES[] = {"f32", "bf16", "f16", "e4m3"};
+static const char *const DTYPES[] = {"f32", "bf16", "f16", "e4m3", "i8"};
+
+/* One query, and a few, against a cache. */
+static void list_decode(void) {
+    static const char *const dtypes[] = {"f32", "bf16", "f16", "i8"};
+    for (int t = quick ? 2 : 0; t < 4; t++) {
+        const int keys = t == 0 ? 16384 : 32768;
+        add(dtypes[t], 128, 128, 8, 8, 1, keys, 0, "decode");
+        add(dtypes[t], 128, 128, 32, 8, 1, keys, 0, "decode");
+        if (quick) continue;
+        add(dtypes[t], 128, 128, 8, 8, 1, keys, 0, "decode-token");
+        add(dtypes[t], 128, 128, 32, 8, 1, keys, 0, "decode-token");
+        add(dtypes[t], 128, 128, 8, 8, 1, keys, 0, "decode-paged");
+    }
+    for (int rows = 2; rows <= 32 && !quick; rows *= 2) add("f16", 128, 128, 32, 8, rows, 8192, 0, "decode");
+}
 
 static void list_cells(void) {
     const int dims[] = {64, 128, 256}, other_dims[] = {80, 96, 112, 192}, sizes[] = {512, 2048, 8192};
@@ -599,6 +692,7 @@ static void list_cells(void) {
         add(dtype, 128, 128, 8, 8, 1024, 1024, 1, "token-major");
         add(dtype, 128, 128, 32, 8, 1024, 1024, 1, "gqa");
     }
+    list_decode();
 }
 
 /* Seconds that a cell takes, roughly: the scale is corrected while it runs. */
@@ -662,6 +756,7 @@ static void print_lines(const result *results, const char *dtype) {
                  c->sq, c->sk, c->causal ? "causal" : "full");
         printf("  %-50s", text);
         print_value(r);
+        if (r->read_share > 0) printf(" %3.0f%% of a plain read", 100 * r->read_share);
         if (bench_is(c, "rows") && c->sq == 64) row64 = r->ms / 64;
         if (bench_is(c, "rows") && r->ms > 0 && row64 > 0)
             printf(" %6.2f us a row, %.2f of 64 rows'", 1e3 * r->ms / c->sq, r->ms / c->sq / row64);
@@ -758,7 +853,7 @@ int main(int argc, char **argv) {
         done += cost(&cells[i]);
     }
     fprintf(stderr, "\r%-72s\r", "");
-    for (int t = 0; t < 4; t++) print_grid(results, DTYPES[t]), print_lines(results, DTYPES[t]);
+    for (int t = 0; t < 5; t++) print_grid(results, DTYPES[t]), print_lines(results, DTYPES[t]);
     printf("\n%d cells in %.0f s%s%s\n", num_cells, bench_wall() - start, csv_path ? ", all figures in " : "",
            csv_path ? csv_path : "");
     for (int i = 1; i < num_programs; i++)

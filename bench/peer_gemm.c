@@ -150,7 +150,8 @@ static double prepare(const bench_cell *c, const char **reason) {
     q = k = v = o = scores = NULL;
     cell = *c;
     if (strcmp(c->dtype, "f32") != 0) return *reason = "f32 only", -1;
-    if (bench_is_backward(c) || bench_is(c, "bias") || bench_is(c, "features") || bench_is(c, "unaligned"))
+    if (bench_is(c, "bias") || bench_is(c, "features") || bench_is(c, "unaligned") || bench_is_decode(c) ||
+        bench_is_backward(c))
         return *reason = "not of interest here", -1;
     q = bench_random((size_t)c->hq * (size_t)c->sq * (size_t)c->d, 1);
     k = bench_random((size_t)c->hk * (size_t)c->sk * (size_t)c->d, 2);

@@ -36,15 +36,15 @@ def max_error(o, q, k, v, bias, causal):
 def prepare(dtype, d, dv, hq, hk, sq, sk, causal, feature):
     """The call to time and its error, or the reason to skip it."""
     if dtype not in DTYPES:
-        return None, "no fp8 attention on CPU"
-    if feature in ("features", "unaligned"):
+        return None, "no fp8 or int8 attention on CPU"
+    if feature in ("features", "unaligned", "decode-paged"):
         return None, "not of interest here"
     if feature.startswith("backward"):
         return prepare_backward(DTYPES[dtype], d, hq, sq, bool(causal))
     if causal and sq != sk:
         return None, "causal is aligned top-left"
     t = DTYPES[dtype]
-    token_major = feature == "token-major"
+    token_major = feature in ("token-major", "decode-token")
     q = random_heads(hq, sq, d, t, token_major)
     k = random_heads(hk, sk, d, t, token_major)
     v = random_heads(hk, sk, dv, t, token_major)
