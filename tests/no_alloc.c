@@ -67,7 +67,9 @@ void *mmap(void *address, size_t bytes, int protection, int flags, int file, lon
 /* ---- the problem -------------------------------------------------------------------------- */
 
 static unsigned char q[SEQ * HEADS * 256 * 4], k[sizeof q], v[sizeof q], o[sizeof q]; /* large enough for f32 */
-static float lse[HEADS * SEQ], slopes[HEADS] = {0.5f, 0.25f};
+static unsigned char d_o[sizeof q], dq[sizeof q], dk[sizeof q], dv[sizeof q], cache[2][sizeof q];
+static float lse[HEADS * SEQ], slopes[HEADS] = {0.5f, 0.25f}, sink[HEADS], dsink[HEADS], factors[2][HEADS * SEQ];
+static float bias[HEADS * SEQ * SEQ], dbias[HEADS * SEQ * SEQ], cos_table[SEQ * 64], sin_table[SEQ * 64];
 static _Alignas(64) unsigned char workspace[16 << 20];
 
 static fa_args problem(void) {
@@ -77,6 +79,32 @@ static fa_args problem(void) {
     args.q.data = q, args.k.data = k, args.v.data = v, args.o.data = o, args.lse.data = lse;
     args.causal = 1;
     return args;
+}
+
+/* Appends, compacts, rotates; merges two results. */
+static fa_status call_cache(void) {
+    const int32_t accepted[] = {1, 3, 4};
+    const fa_descale_out own = {factors[0], 0, 1, HEADS, 1, 0};
+    const fa_rope rotary = {cos_table, sin_table, SEQ, 128, 0, 0, NULL};
+    fa_append_args append = {0};
+    fa_compact_args compact = {0};
+    fa_rotary_args rotate = {0};
+    fa_combine_args combine = {0};
+    fa_part parts[2] = {{{q, 0, 0, 0}, {sink, 0, 0, 0}, FA_F32}, {{k, 0, 0, 0}, {slopes, 0, 0, 0}, FA_F32}};
+    fa_status status = fa_rotary_table(cos_table, sin_table, SEQ, 128, 10000, 0);
+    append.cache.batch = 1, append.cache.num_heads_k = HEADS, append.cache.seqlen_k = SEQ, append.cache.dtype = FA_I8;
+    append.cache.head_dim = append.cache.head_dim_v = 128, append.cache.k.data = cache[0], append.cache.v.data = cache[1];
+    append.cache.k_descale = append.cache.v_descale = own, append.cache.v_descale.data = factors[1];
+    append.seqlen_new = SEQ, append.dtype = FA_F32, append.k.data = k, append.v.data = v, append.rotary = rotary;
+    compact.cache = append.cache, compact.max_accepted = 3, compact.accepted = accepted;
+    rotate.batch = 1, rotate.num_heads = HEADS, rotate.seqlen_q = SEQ, rotate.head_dim = 128, rotate.dtype = FA_F32;
+    rotate.q.data = q, rotate.o.data = o, rotate.rotary = rotary;
+    combine.batch = combine.seqlen_q = 1, combine.num_heads = HEADS, combine.head_dim_v = 128, combine.num_parts = 2;
+    combine.parts = parts, combine.o.data = o;
+    if (status == FA_OK) status = fa_append(&append);
+    if (status == FA_OK) status = fa_compact(&compact);
+    if (status == FA_OK) status = fa_rotary(&rotate);
+    return status == FA_OK ? fa_combine(&combine) : status;
 }
 
 /* Every generated function of both instances; returns how many calls went wrong. */
@@ -96,6 +124,15 @@ static int call_everything(void) {
     wrong += attn256_forward(&b, workspace, need_b) != FA_OK;
     for (int64_t t = attn128_forward_num_tasks(&a); t-- > 0;) attn128_forward_run_task(&a, t, workspace);
     for (int64_t t = attn256_forward_num_tasks(&b); t-- > 0;) attn256_forward_run_task(&b, t, workspace);
+    a.bias.data = bias, a.dbias.data = dbias, a.sink = sink, a.dsink = dsink;
+    a.d_o.data = d_o, a.dq.data = dq, a.dk.data = dk, a.dv.data = dv;
+    const size_t need = attn128_backward_workspace(&a), need_decode = attn128_decode_workspace(&a);
+    if (need > sizeof workspace || need_decode > sizeof workspace) return 100;
+    wrong += attn128_backward(&a, workspace, need) != FA_OK;
+    wrong += attn128_decode(&a, workspace, need_decode) != FA_OK;
+    b.seqlen_q = 5, b.split_keys = 64;
+    wrong += attn256_decode(&b, workspace, attn256_decode_workspace(&b)) != FA_OK;
+    wrong += call_cache() != FA_OK;
     a.num_heads_k = 7; /* and the way out of an error */
     wrong += attn128_forward(&a, workspace, need_a) != FA_ERR_NUM_HEADS_K;
     return wrong;

@@ -17,7 +17,7 @@ __global__ void visible_keys(fa_args args, int32_t *count, float *first) {
     count[b * args.seqlen_q + i] = n;
     first[b * args.seqlen_q + i] = static_cast<const float *>(args.q.data)[fai_offset_q(&s, q, i, 0)] *
                                    static_cast<const float *>(args.k.data)[fai_offset_k(&args, &s, k, r.lo, 0)] *
-                                   fai_descale(&args.q_descale, b, 0, i);
+                                   fai_descale(&args, &args.q_descale, b, 0, i);
 }
 
 int main() {

@@ -55,6 +55,15 @@
 #undef FA_NAME
 #undef FA_HEAD_DIM
 #define FA_FEATURES FA_CAUSAL
+#elif CASE == 22 /* FA_PASSES .*FA_FORWARD.*FA_BACKWARD.*FA_DECODE */
+#define FA_PASSES 0
+#elif CASE == 23 /* FA_PASSES .*FA_FORWARD.*FA_BACKWARD.*FA_DECODE */
+#define FA_PASSES (FA_FORWARD | 16u)
+#elif CASE == 24 /* fp8 and int8 have no backward .*FA_PASSES */
+#define FA_PASSES (FA_FORWARD | FA_BACKWARD)
+#define FA_KV_DTYPE FA_I8
+#elif CASE == 25 /* FA_DTYPE .*FA_F32.*FA_F16.*FA_BF16.*FA_E4M3.*FA_E5M2 */
+#define FA_DTYPE FA_I8 /* K and V only */
 #endif
 
 #include "flashattn.h"
