@@ -4423,7 +4423,7 @@ FAI_INLINE void FAI_(factors)(const FAI_(task) *t, const fa_descale *d, int32_t 
         const float *from = fai_descale_at(t->args, d, t->seq.b, head_k, j);
         const int64_t stride = d->block ? d->stride_block : 0;
         if (stride == 1) memcpy(x, from, sizeof *x * (size_t)count);
-        else for (int32_t n = 0; n < count; n++, from += stride) x[n] = *from;
+        else for (int32_t n = 0; n < count; n++) x[n] = from[n * stride];
     } else {
         for (int32_t n = 0; n < count; n++) x[n] = *fai_descale_at(t->args, d, t->seq.b, head_k, j + n);
     }

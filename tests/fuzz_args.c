@@ -5,7 +5,7 @@
  *
  * An accepted problem is checked by brute force if it lies in the arena: every row that a kernel reads or writes is
  * inside what the argument struct declares, no two elements of o and lse share a byte, and none is an input's.  Then
- * the instance runs, with all bytes of the arena that it has no business with poisoned (AddressSanitizer), and must
+ * the instance runs, forward, decode and backward, with all bytes of the arena that it has no business with poisoned (AddressSanitizer), and must
  * write all elements of o and lse and nothing else.  Not so under libFuzzer: its instrumentation of the kernels takes
  * clang many minutes. */
 #include <stdio.h>
@@ -59,7 +59,7 @@ static int32_t lengths[4][MAX_BATCH + 1], table[TABLE];
 static float factors[3][FACTORS];
 static unsigned char *workspace;
 static size_t workspace_bytes;
-static long runs, accepted, computed;
+static long runs, accepted, computed, differentiated;
 static uint64_t run_seed = 1;
 
 static void fail(const fa_args *a, const char *what) {
@@ -359,12 +359,13 @@ static void poison(int on) {
 #endif
 }
 
-/* Runs the instance; only output bytes may change, and all of them must. */
-static void compute(const fa_info *info, fa_args *a) {
+/* Runs a pass that writes o and lse; only output bytes may change, and all of them must. */
+static void compute(const fa_info *info, fa_args *a, size_t (*workspace_of)(const fa_args *),
+                    fa_status (*run)(const fa_args *, void *, size_t)) {
     size_t need;
     fa_status status;
     a->num_threads = 1;
-    need = info->forward_workspace(a);
+    need = workspace_of(a);
     if (need == 0) fail(a, "no workspace for an accepted problem");
     if (need > workspace_bytes) {
         free(workspace);
@@ -375,9 +376,9 @@ static void compute(const fa_info *info, fa_args *a) {
         if (mark[n] == OUTPUT) arena[n] = 0xa5;
     memcpy(saved, arena, ARENA);
     poison(1);
-    status = info->forward(a, workspace + (workspace_bytes - need), need);
+    status = run(a, workspace + (workspace_bytes - need), need);
     poison(0);
-    if (status != FA_OK) fail(a, "the forward refuses what the check accepts");
+    if (status != FA_OK) fail(a, "the call refuses what the check accepts");
     for (int n = 0; n < ARENA; n++)
         if (mark[n] != OUTPUT && arena[n] != saved[n]) fail(a, "a byte that is no output was written");
     for (int n = 0; n + 1 < ARENA; n += 2) /* half an f32 or all of a bf16; no result has both halves so by chance */
@@ -385,6 +386,36 @@ static void compute(const fa_info *info, fa_args *a) {
             (info->o_dtype != FA_F32 || (n % 4 == 0 && arena[n + 2] == 0xa5 && arena[n + 3] == 0xa5)))
             fail(a, "an output element was not written");
     computed++;
+}
+
+/* The backward pass after it, into gradients that are packed and end where their memory ends. */
+static void compute_backward(const fa_info *info, fa_args *a) {
+    const size_t rows_q = (size_t)(a->cu_seqlens_q ? a->cu_seqlens_q[a->batch] : a->batch * a->seqlen_q) * (size_t)a->num_heads;
+    const size_t rows_k = (size_t)(a->cu_seqlens_k ? a->cu_seqlens_k[a->batch] : a->batch * a->seqlen_k) * (size_t)fai_num_heads_k(a);
+    const size_t d = (size_t)info->head_dim, dv = (size_t)info->head_dim_v;
+    const size_t sizes[6] = {rows_q * dv, rows_q * d, rows_k * d, rows_k * dv, (size_t)a->num_heads,
+                             (size_t)a->batch * (size_t)a->num_heads * (size_t)a->seqlen_q * (size_t)a->seqlen_k};
+    float *memory[6];
+    size_t need;
+    if (!a->lse.data || sizes[5] > 1 << 20) return;
+    for (int n = 0; n < 6; n++) {
+        memory[n] = (float *)malloc(sizes[n] * 4 + 1);
+        for (size_t i = 0; i < sizes[n]; i++) memory[n][i] = (float)(i % 13) - 6;
+    }
+    a->d_o.data = memory[0], a->dq.data = memory[1], a->dk.data = memory[2], a->dv.data = memory[3];
+    if (a->sink) a->dsink = memory[4];
+    if (a->bias.data) a->dbias.data = memory[5];
+    need = info->backward_workspace(a);
+    if (need == 0) fail(a, "no workspace for an accepted problem, backward");
+    unsigned char *work = (unsigned char *)malloc(need);
+    memcpy(saved, arena, ARENA);
+    poison(1);
+    if (info->backward(a, work, need) != FA_OK) fail(a, "the backward pass refuses what the check accepts");
+    poison(0);
+    if (memcmp(saved, arena, ARENA)) fail(a, "the backward pass changed its inputs");
+    for (int n = 0; n < 6; n++) free(memory[n]);
+    free(work);
+    differentiated++;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -415,7 +446,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             const fa_sequence s = fa_get_sequence(&a, b);
             touch_sequence(info, &a, &s, (unsigned char)what);
         }
-    if (touch_masks(&a) && info->forward) compute(info, &a);
+    if (!touch_masks(&a)) return 0;
+    if (info->forward) compute(info, &a, info->forward_workspace, info->forward);
+    if (info->decode) {
+        a.split_keys = data[0] % 3 ? 0 : 64;
+        compute(info, &a, info->decode_workspace, info->decode);
+    }
+    if (info->backward) compute_backward(info, &a);
     return 0;
 }
 
@@ -455,7 +492,7 @@ int main(int argc, char **argv) {
         for (size_t n = 0; n < sizeof input / sizeof *input; n++) input[n] = next(&state);
         LLVMFuzzerTestOneInput((const uint8_t *)input, sizeof input);
     }
-    printf("# %ld runs, %ld accepted, %ld computed, %.0f runs/s\n", runs, accepted, computed,
+    printf("# %ld runs, %ld accepted, %ld computed, %ld gradients, %.0f runs/s\n", runs, accepted, computed, differentiated,
            (double)runs / (now() - began + 1e-9));
     free(workspace);
     puts("1 passed, 0 failed, 0 skipped");
