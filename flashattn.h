@@ -3268,6 +3268,7 @@ static const fa_info FA_(info) = {FAI_STRING(FA_NAME),
 #define fai_fma FAI_V(fma)
 #define fai_mac FAI_V(mac)
 #define fai_exp2 FAI_V(exp2)
+#define fai_exp2_cut FAI_V(exp2_cut)
 #define fai_tanh FAI_V(tanh)
 #define fai_mulhilo FAI_V(mulhilo)
 #define fai_zip FAI_V(zip)
@@ -3384,6 +3385,12 @@ FAI_INLINE fai_vec fai_exp2(const int degree, fai_vec x) {
     p = (fai_vec)((fai_ivec)p & (x >= fai_splat(-126.0f)));
     return fai_select(x == x, p, x);
 #endif
+}
+
+/* The same, but 0 below 2^-100.  Where scores spread widely (ALiBi) many P are near the smallest float, and products with
+ * subnormal operands or results take 100 cycles and more: backward 84 -> 137 GFLOP/s. */
+FAI_INLINE fai_vec fai_exp2_cut(const int degree, fai_vec x) {
+    return (fai_vec)((fai_ivec)fai_exp2(degree, x) & ~(x < fai_splat(-100))); /* NaN stays */
 }
 
 /* High and low words of x * m. */
@@ -4107,7 +4114,8 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
     FAI_EACH (v, 0, NV) sum[v] = fai_splat(0);
     FAI_EACH (v, J0, J1) {
         FAI_EACH (i, 0, MR) {
-            x[i * NV + v] = fai_exp2(FAI_PAIRS ? 4 : 5, acc[i][v]);
+            x[i * NV + v] = MODE == FAI_CHANGED ? fai_exp2_cut(FAI_PAIRS ? 4 : 5, acc[i][v])
+                                                : fai_exp2(FAI_PAIRS ? 4 : 5, acc[i][v]);
             sum[v] += x[i * NV + v];
         }
         over |= sum[v] > p->limit[v];
@@ -4891,7 +4899,7 @@ typedef struct FAI_(grad) {
     int32_t keys;              /* of the tile */
     int64_t row0;              /* of the tile of rows */
     int32_t rows;
-    int32_t changed, biased;   /* scores change by more than a range of keys; dbias is wanted */
+    int32_t changed, biased;   /* more than a range of keys and the block mask changes scores; dbias is wanted */
     fai_vec *kt, *vt;          /* (key panel, word, NV): K^T and V^T */
     fai_vec *dkt, *dvt;        /* (key panel, dim, NV) */
     fai_word *kp;              /* (dim panel, TK / S, PW): K */
@@ -5107,9 +5115,12 @@ FAI_NOINLINE void FAI_(grad_modify)(const FAI_(grad) *g, int32_t r, int32_t j0, 
             fai_vec bias = fai_splat(0), both[2];
             if ((FA_FEATURES & FA_BIAS) && (t->used & FA_BIAS))
                 bias = FAI_(bias)(t, lanes.i[0], lanes.h[0], j, rest < FAI_VL ? rest : FAI_VL);
-            if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
+            if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK)) {
+                const int32_t bk = t->args->block_mask.block_k;
                 for (int l = 0; l < FAI_VL && l < rest; l++)
-                    lanes.live[l] = -fa_block_visible(t->args, &t->seq, lanes.h[0], lanes.i[0], j + l);
+                    lanes.live[l] = l && (j + l) % bk ? lanes.live[l - 1]
+                                                      : -fa_block_visible(t->args, &t->seq, head, query, j + l);
+            }
             s[i * FAI_NV + v] = FAI_(change)(t, &lanes, s[i * FAI_NV + v], lane + v * FAI_VL, bias, both);
             slope[i * FAI_NV + v] = both[0], slope[(FAI_MR + i) * FAI_NV + v] = both[1];
         }
@@ -5161,7 +5172,7 @@ FAI_INLINE void FAI_(grad_scores)(const int J1, const int MODE, const FAI_(grad)
             const fai_vec lse = fai_splat(g->lse[r + i]);
             if (MODE == FAI_CHANGED) {
                 const fai_vec s = p[i * NV + v]; /* 2^(-inf - lse) may be NaN */
-                p[i * NV + v] = fai_select(s == fai_splat(-INFINITY), fai_splat(0), fai_exp2(FAI_PAIRS ? 4 : 5, s - lse));
+                p[i * NV + v] = fai_select(s == fai_splat(-INFINITY), fai_splat(0), fai_exp2_cut(FAI_PAIRS ? 4 : 5, s - lse));
             } else {
                 p[i * NV + v] = fai_exp2(FAI_PAIRS ? 4 : 5, fai_fma(acc[i][v], fai_splat(g->t.scale), -lse));
             }
@@ -5324,6 +5335,34 @@ FAI_NOINLINE int FAI_(grad_dead)(const FAI_(grad) *g, int64_t row0, int32_t rows
     return 1;
 }
 
+/* Rows r .. r + MR and a panel of keys from j0 on in the block mask: 0 = all hidden, 1 = some seen, 3 = all of them. */
+FAI_NOINLINE int FAI_(grad_live)(const FAI_(grad) *g, int32_t r, int32_t j0) {
+    const FAI_(task) *t = &g->t;
+    const fa_args *a = t->args;
+    const int32_t last = (r + FAI_MR < g->rows ? r + FAI_MR : g->rows) - 1, bk = a->block_mask.block_k;
+    const int32_t end = j0 + FAI_PW < t->seq.len_k ? j0 + FAI_PW : t->seq.len_k, bq = a->block_mask.block_q;
+    const int64_t i0 = (g->row0 + r) / t->group, i1 = (g->row0 + last) / t->group;
+    const int same = t->group == 1 && i0 / bq == i1 / bq; /* one row stands for all */
+    int any = 0, all = 1;
+    for (int32_t n = r; n <= (same ? r : last); n++) {
+        const int64_t row = g->row0 + n;
+        const int32_t i = (int32_t)(row / t->group), h = t->head_k * t->group + (int32_t)(row % t->group);
+        for (int32_t j = j0 / bk * bk; j < end; j += bk) {
+            const int seen = fa_block_visible(a, &t->seq, h, i, j);
+            any |= seen, all &= seen;
+        }
+    }
+    return any ? any + 2 * all : 0;
+}
+
+/* P = dS = 0 there. */
+FAI_NOINLINE void FAI_(grad_hidden)(const FAI_(grad) *g, int32_t r, int32_t key) {
+    enum { S = 1 + FAI_PAIRS };
+    memset(g->p + r / S * FAI_NV, 0, sizeof(fai_vec) * FAI_MR / S * FAI_NV);
+    memset(g->ds2 + r / S * FAI_NV, 0, sizeof(fai_vec) * FAI_MR / S * FAI_NV);
+    for (int i = 0; i < FAI_MR; i++) memset(g->ds + (r + i) * FAI_LDS + key / S, 0, sizeof(fai_word) * FAI_PW / S);
+}
+
 /* A tile of rows meets the tile of keys. */
 FAI_NOINLINE void FAI_(grad_meet)(FAI_(grad) *g, int64_t row0, int32_t rows, int fresh) {
     enum { MR = FAI_MR, PW = FAI_PW };
@@ -5341,7 +5380,10 @@ FAI_NOINLINE void FAI_(grad_meet)(FAI_(grad) *g, int64_t row0, int32_t rows, int
             if (hi <= j0 || g->lo[r] >= j0 + PW) continue;
             if (first == end) first = cut = r;
             last = r + MR;
-            if (g->changed) {
+            const int live = (FA_FEATURES & FA_BLOCK_MASK) && (g->t.used & FA_BLOCK_MASK) ? FAI_(grad_live)(g, r, j0) : 3;
+            if (live == 0) {
+                FAI_(grad_hidden)(g, r, key);
+            } else if (g->changed || live != 3) {
                 FAI_(grad_changed)(g, r, j0);
             } else if (hi <= j0 + FAI_VL) {
                 FAI_(grad_masked)(g, r, j0, 1);
@@ -5398,7 +5440,7 @@ FAI_NOINLINE void FAI_(grad_task)(const fa_args *a, const fai_grad_plan *plan, i
     FAI_(open_task)(&g->t, a, b0, h0);
     g->plan = plan;
     g->t.scale = a->softmax_scale < 0 ? -g->t.scale : g->t.scale; /* rows of q are not scaled, so the sign is here */
-    g->changed = !g->t.plain || (g->t.used & (FA_BIAS | FA_BLOCK_MASK | FA_TREE_MASK));
+    g->changed = !g->t.plain || (g->t.used & (FA_BIAS | FA_TREE_MASK));
     g->biased = a->dbias.data != NULL;
     g->sdo = fai_resolve(a->d_o.stride_b, a->d_o.stride_s, a->d_o.stride_h, a->seqlen_q, a->num_heads, FA_HEAD_DIM_V);
     g->sdk = fai_strides_dkv(a, &a->dk, FA_HEAD_DIM), g->sdv = fai_strides_dkv(a, &a->dv, FA_HEAD_DIM_V);
@@ -5526,6 +5568,7 @@ FAI_NOINLINE void FAI_(grad_finish)(const fa_args *a, const fai_grad_plan *plan,
 #undef fai_zip
 #undef fai_mulhilo
 #undef fai_tanh
+#undef fai_exp2_cut
 #undef fai_exp2
 #undef fai_mac
 #undef fai_fma

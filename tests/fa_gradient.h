@@ -283,7 +283,8 @@ static inline void fag_compare_element(fag_worst *w, const fag_problem *g, int w
     const double got = (double)fa_load(g->out[which].place.data, got_at, dtype), want = g->ref[which][ref_at];
     const double naive = (double)fap_round((float)g->naive[which][ref_at], dtype);
     const double e = fap_difference(got, want), n = fap_difference(naive, want), noise = g->noise[which][ref_at];
-    const double round = fabs((double)fap_round((float)want, dtype) - want) + fap_epsilon(dtype) * fabs(want) + fap_tiny(dtype);
+    const double round = fabs((double)fap_round((float)want, dtype) - want) + fap_epsilon(dtype) * fabs(want) + fap_tiny(dtype) +
+                         1e-28; /* P below 2^-100 counts as 0 */
     if (isnan(want) ? !isnan(got) : isnan(got) || (isfinite(want) && isinf(got))) w->bad = 1;
     if (isnan(want) || isnan(got)) return;
     w->e = fmax(w->e, e), w->sum_e += e * e, w->count++;
