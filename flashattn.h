@@ -2692,6 +2692,20 @@ FAI_INLINE void fai_load2(const int dtype, const void *data, fai_vec *a, fai_vec
         fai_uvec u;
         memcpy(&u, data, sizeof u);
         *a = (fai_vec)(u << 16), *b = (fai_vec)(u & 0xffff0000u);
+#if FAI_ISA_CODE >= FAI_AVX512
+    } else if (dtype == FA_E4M3 || dtype == FA_E5M2) { /* as in fai_load, twice as wide */
+        const float scale = dtype == FA_E4M3 ? 256 : 1;
+        __m512i h = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)data));
+        if (dtype == FA_E5M2) {
+            h = _mm512_slli_epi16(h, 8);
+        } else {
+            h = _mm512_and_si512(_mm512_slli_epi16(h, 7), _mm512_set1_epi16((short)0xbf80));
+            h = _mm512_mask_mov_epi16(h, _mm512_cmpeq_epi16_mask(_mm512_and_si512(h, _mm512_set1_epi16(0x7fff)), _mm512_set1_epi16(0x3f80)),
+                                      _mm512_set1_epi16(0x7e00));
+        }
+        *a = (fai_vec)_mm512_cvtph_ps(_mm512_castsi512_si256(h)) * scale;
+        *b = (fai_vec)_mm512_cvtph_ps(_mm512_extracti64x4_epi64(h, 1)) * scale;
+#endif
     } else {
         *a = fai_load(dtype, data, 0), *b = fai_load(dtype, data, FAI_VL);
     }

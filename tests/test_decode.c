@@ -99,7 +99,7 @@ static int64_t count_splits(const fa_args *args) { /* of all heads */
 
 FA_TEST(the_planner) {
     fap_problem p;
-    FA_REQUIRE(build_case(&p, &f32_32_info, "b=2 hq=8 hk=4 sk=4096"));
+    FA_REQUIRE(build_case(&p, &f32_32_info, "b=2 hq=8 hk=4 sk=4096 layout=bhsd"));
     for (int threads = 1; threads <= 64; threads++) {
         p.args.num_threads = threads;
         const int64_t n = count_splits(&p.args), rounds = (n + threads - 1) / threads;
@@ -111,6 +111,14 @@ FA_TEST(the_planner) {
     FA_EXPECT(count_splits(&p.args) == 8 * 41 && f32_32_decode_num_tasks(&p.args, 1) == 8);
     p.args.window_left = 250; /* keys 3846 .. 4095: splits 38 .. 40 */
     FA_EXPECT(count_splits(&p.args) == 8 * 3);
+    fap_free(&p);
+    FA_REQUIRE(build_case(&p, &f32_32_info, "b=2 hq=8 hk=4 sk=4096")); /* heads side by side are read together */
+    FA_EXPECT(count_splits(&p.args) == 2);
+    for (int threads = 1; threads <= 16; threads++) {
+        p.args.num_threads = threads;
+        const int64_t n = count_splits(&p.args), rounds = (n + threads - 1) / threads;
+        FA_EXPECT_MSG((double)n / (double)(rounds * threads) > 0.85, "%d threads: %d tasks", threads, (int)n);
+    }
     fap_free(&p);
     for (int threads = 1; threads <= 9; threads++)
         FA_EXPECT(decode_case(&f32_32_info, "b=3 hq=4 hk=2 sq=2 sk=5000 varlen=1 used=1 causal=1 threads=%d", threads));
@@ -191,7 +199,8 @@ FA_TEST(rows_alone_and_in_company) {
     static const char *const lines[] = {"b=3 hq=10 hk=2 sq=7 sk=400 causal=1 used=2 split=100 threads=3",
                                         "b=2 hq=6 hk=1 sq=9 sk=517 causal=1 wl=150 split=64 layout=padded threads=2",
                                         "b=2 hq=3 hk=1 sq=31 sk=300 causal=1 page=16 split=133 descale=4",
-                                        "b=2 hq=4 hk=2 sq=3 sk=200 split=1000 sink=1"};
+                                        "b=2 hq=4 hk=2 sq=3 sk=200 split=1000 sink=1",
+                                        "b=2 hq=8 hk=4 sq=2 sk=300 causal=1 page=16 split=100 descale=4"};
     for (int t = 0; t < COUNT(dtypes); t++)
         for (int n = 0; n < COUNT(lines); n++) {
             const fa_info *info = dtypes[t];
