@@ -8,6 +8,8 @@
 #define INSTANCES_HOOKS
 #include "instances.h"
 
+static const fa_info *const most[] = {CORE, &bf16_i8_64_info};
+
 static int decode_case(const fa_info *info, const char *format, ...) {
     char line[512];
     va_list list;
@@ -72,9 +74,9 @@ FA_TEST(groups) {
 FA_TEST(trees) {
     static const int rows[] = {2, 3, 7, 8, 9, 16, 31, 32, 33, 63, 64};
     for (int r = 0; r < COUNT(rows); r++)
-        for (int t = 0; t < COUNT(core); t++)
+        for (int t = 0; t < COUNT(most); t++)
             if (due())
-                FA_EXPECT(decode_case(core[t], "b=2 hq=4 hk=2 sq=%d sk=%d tree=%d used=2 page=%d split=%d threads=2", rows[r],
+                FA_EXPECT(decode_case(most[t], "b=2 hq=4 hk=2 sq=%d sk=%d tree=%d used=2 page=%d split=%d threads=2", rows[r],
                                       130 + rows[r], 1 + r % 2, r % 3 ? 16 : 0, t % 2 ? 64 : 0));
 }
 
@@ -83,13 +85,13 @@ FA_TEST(trees) {
 /* 1, 2, 3, 17 and 133 splits; the planner's own for 1 .. 9 threads. */
 FA_TEST(splits) {
     static const int counts[] = {1, 2, 3, 17, 133};
-    for (int t = 0; t < COUNT(core); t++)
+    for (int t = 0; t < COUNT(most); t++)
         for (int n = 0; n < COUNT(counts); n++)
             for (int more = -1; more <= 1; more++)
                 if (due()) {
                     const int length = 64 * counts[n] + more - (more > 0);
-                    FA_EXPECT(decode_case(core[t], "b=2 hq=6 hk=2 sq=%d sk=%d split=%d causal=1 threads=2", 1 + n, length, 64));
-                    FA_EXPECT(decode_case(core[t], "b=2 hq=2 hk=2 sq=3 sk=%d split=%d sink=1 wl=%d", length, 65 + 30 * n, length / 2));
+                    FA_EXPECT(decode_case(most[t], "b=2 hq=6 hk=2 sq=%d sk=%d split=%d causal=1 threads=2", 1 + n, length, 64));
+                    FA_EXPECT(decode_case(most[t], "b=2 hq=2 hk=2 sq=3 sk=%d split=%d sink=1 wl=%d", length, 65 + 30 * n, length / 2));
                 }
 }
 
@@ -126,10 +128,10 @@ FA_TEST(the_planner) {
 
 /* Sequences without queries or keys among others. */
 FA_TEST(empty_sequences) {
-    for (int t = 0; t < COUNT(core); t++)
+    for (int t = 0; t < COUNT(most); t++)
         for (int seed = 0; seed < 12; seed++)
             if (due())
-                FA_EXPECT(decode_case(core[t], "b=6 hq=2 sq=3 sk=150 %s causal=%d split=%d threads=2 seed=%d",
+                FA_EXPECT(decode_case(most[t], "b=6 hq=2 sq=3 sk=150 %s causal=%d split=%d threads=2 seed=%d",
                                       seed % 2 ? "varlen=1" : "used=1 page=16", seed % 3 == 0, seed % 4 ? 64 : 0, seed));
 }
 
@@ -140,12 +142,12 @@ static const char *const features[] = {"", "causal=1", "wl=70", "wr=3 wl=90", "s
                                        "scale=-0.3", "nan=1", "lse=0", "layout=qkv", "layout=bcast"};
 
 FA_TEST(features_one_by_one) {
-    for (int t = 0; t < COUNT(core); t++)
+    for (int t = 0; t < COUNT(most); t++)
         for (int n = 0; n < COUNT(features); n++)
             for (int rows = 1; rows <= 41; rows += rows < 5 ? 4 : 36)
                 for (int split = 0; split <= 64; split += 64)
-                    if (due() && !(!strcmp(features[n], "nan=1") && core[t]->kv_dtype == FA_I8)) /* bytes have no NaN */
-                        FA_EXPECT(decode_case(core[t], "b=2 hq=4 hk=2 sq=%d sk=213 %s split=%d seed=%d", rows, features[n], split, n));
+                    if (due() && !(!strcmp(features[n], "nan=1") && most[t]->kv_dtype == FA_I8)) /* bytes have no NaN */
+                        FA_EXPECT(decode_case(most[t], "b=2 hq=4 hk=2 sq=%d sk=213 %s split=%d seed=%d", rows, features[n], split, n));
 }
 
 FA_TEST(hooks_in_decode) {
@@ -171,16 +173,16 @@ FA_TEST(random_mixtures) {
 /* split_keys: for any number of threads. */
 FA_TEST(any_number_of_threads) {
     static const int threads[] = {1, 2, 3, 7, 33};
-    for (int t = 0; t < COUNT(core); t++) {
+    for (int t = 0; t < COUNT(most); t++) {
         fap_problem p, q;
-        FA_REQUIRE(build_case(&p, core[t], "b=3 hq=6 hk=2 sq=5 sk=700 causal=1 used=2 split=100 threads=1"));
-        FA_REQUIRE(build_case(&q, core[t], "b=3 hq=6 hk=2 sq=5 sk=700 causal=1 used=2 split=100 threads=1"));
-        FA_EXPECT(run_decode(&p, core[t]) && fap_judge(&p, "threads"));
+        FA_REQUIRE(build_case(&p, most[t], "b=3 hq=6 hk=2 sq=5 sk=700 causal=1 used=2 split=100 threads=1"));
+        FA_REQUIRE(build_case(&q, most[t], "b=3 hq=6 hk=2 sq=5 sk=700 causal=1 used=2 split=100 threads=1"));
+        FA_EXPECT(run_decode(&p, most[t]) && fap_judge(&p, "threads"));
         for (int n = 0; n < COUNT(threads); n++) {
             q.args.num_threads = threads[n];
             fap_reset(&q);
-            FA_EXPECT(run_decode(&q, core[t]));
-            FA_EXPECT_MSG(count_differences(&p, &q) == 0, "%s: %d threads", core[t]->name, threads[n]);
+            FA_EXPECT(run_decode(&q, most[t]));
+            FA_EXPECT_MSG(count_differences(&p, &q) == 0, "%s: %d threads", most[t]->name, threads[n]);
         }
         fap_free(&p), fap_free(&q);
     }
@@ -255,16 +257,16 @@ static const char *const several = "b=3 hq=6 hk=2 sq=4 sk=900 causal=1 varlen=1 
 
 FA_TEST(repeats) {
     static const int threads[] = {1, 2, 7};
-    for (int t = 0; t < COUNT(core); t++)
+    for (int t = 0; t < COUNT(most); t++)
         for (int n = 0; n < COUNT(threads); n++) {
             fap_problem p, q;
-            FA_REQUIRE(build_case(&p, core[t], "%s threads=%d", several, threads[n]));
-            FA_REQUIRE(build_case(&q, core[t], "%s threads=%d", several, threads[n]));
+            FA_REQUIRE(build_case(&p, most[t], "%s threads=%d", several, threads[n]));
+            FA_REQUIRE(build_case(&q, most[t], "%s threads=%d", several, threads[n]));
             p.args.split_keys = q.args.split_keys = n % 2 ? 90 : 0;
-            FA_EXPECT(run_decode(&p, core[t]) && fap_judge(&p, "repeats"));
+            FA_EXPECT(run_decode(&p, most[t]) && fap_judge(&p, "repeats"));
             for (int i = 0; i < (quick() ? 10 : 250); i++) {
                 fap_reset(&q);
-                FA_EXPECT(run_decode(&q, core[t]));
+                FA_EXPECT(run_decode(&q, most[t]));
                 FA_REQUIRE(count_differences(&p, &q) == 0);
             }
             fap_free(&p), fap_free(&q);
@@ -343,24 +345,24 @@ FA_TEST(tasks_from_threads) {
 
 FA_TEST(workspaces) {
     enum { GUARD = 128 };
-    for (int t = 0; t < COUNT(core); t++)
+    for (int t = 0; t < COUNT(most); t++)
         for (int offset = 0; offset < 80; offset += 13) {
             fap_problem p;
             fa_error error = {FA_OK, "", 0, 0, 0, 0};
             unsigned char *memory;
             size_t bytes;
             int dirty = 0;
-            FA_REQUIRE(build_case(&p, core[t], "b=2 hq=5 hk=1 sq=%d sk=333 causal=1 split=%d threads=3", 1 + offset, offset % 2 ? 64 : 0));
+            FA_REQUIRE(build_case(&p, most[t], "b=2 hq=5 hk=1 sq=%d sk=333 causal=1 split=%d threads=3", 1 + offset, offset % 2 ? 64 : 0));
             p.args.error = &error;
-            bytes = core[t]->decode_workspace(&p.args), memory = (unsigned char *)malloc(bytes + 3 * GUARD);
+            bytes = most[t]->decode_workspace(&p.args), memory = (unsigned char *)malloc(bytes + 3 * GUARD);
             FA_REQUIRE(memory != NULL);
             memset(memory, 0xff, bytes + 3 * GUARD);
-            FA_EXPECT(core[t]->decode(&p.args, NULL, bytes) == FA_ERR_WORKSPACE_NULL);
-            FA_EXPECT(core[t]->decode(&p.args, memory, bytes - 1) == FA_ERR_WORKSPACE_SIZE && error.min == (double)bytes);
-            FA_EXPECT(core[t]->decode(&p.args, memory + GUARD + offset, bytes) == FA_OK && fap_judge(&p, "workspace"));
+            FA_EXPECT(most[t]->decode(&p.args, NULL, bytes) == FA_ERR_WORKSPACE_NULL);
+            FA_EXPECT(most[t]->decode(&p.args, memory, bytes - 1) == FA_ERR_WORKSPACE_SIZE && error.min == (double)bytes);
+            FA_EXPECT(most[t]->decode(&p.args, memory + GUARD + offset, bytes) == FA_OK && fap_judge(&p, "workspace"));
             for (int n = 0; n < GUARD + offset; n++) dirty += memory[n] != 0xff;
             for (int n = GUARD + offset; n < 3 * GUARD; n++) dirty += memory[bytes + (size_t)n] != 0xff;
-            FA_EXPECT_MSG(dirty == 0, "%s: %d bytes outside the workspace", core[t]->name, dirty);
+            FA_EXPECT_MSG(dirty == 0, "%s: %d bytes outside the workspace", most[t]->name, dirty);
             free(memory), fap_free(&p);
         }
 }
