@@ -179,7 +179,8 @@ static double read_rate(const char *data, size_t bytes, int threads) {
 #endif
         typedef uint64_t line __attribute__((vector_size(64), may_alias));
         line a = {0}, b = {0}, c = {0}, d = {0};
-        for (const char *p = data + bytes / 256 * i / n * 256, *stop = data + bytes / 256 * (i + 1) / n * 256; p < stop; p += 256) {
+        for (const char *p = data + bytes / 256 * i / n * 256, *stop = data + bytes / 256 * (i + 1) / n * 256;
+             p < stop; p += 256) {
             for (int x = 0; x < 256; x += 64) __builtin_prefetch(p + 4096 + x);
             a ^= *(const line *)(const void *)p, b ^= *(const line *)(const void *)(p + 64);
             c ^= *(const line *)(const void *)(p + 128), d ^= *(const line *)(const void *)(p + 192);
@@ -202,7 +203,7 @@ typedef struct program {
     char note[200];
     int calls, count;                                         /* calls a repetition; repetitions so far */
     double seconds[ATTEMPTS], busy[ATTEMPTS], peak[ATTEMPTS]; /* a call; CPU/wall/threads; GF/s around it */
-    double share[ATTEMPTS], read;                             /* decode: of a plain read, whose last GB/s are `read` */
+    double share[ATTEMPTS], read; /* decode: of a plain read, whose last GB/s are `read` */
     double median, q1, q3, median_peak, gflops, error;        /* ms, GF/s; gflops 0: not measured */
     double read_share;                                        /* decode: median of share */
 } program;
@@ -342,7 +343,8 @@ static double ours_prepare(const bench_cell *c, char *note, size_t note_size) {
         const size_t rows = (size_t)c->hk * (size_t)c->sk;
         float *factor = (float *)(ours.memory[5 + t] = bench_alloc(rows * sizeof(float)));
         for (size_t i = 0; i < rows; i++) factor[i] = 1.0f / 32;
-        fa_descale d = {factor, 0, (int64_t)lk.head / c->d, (int64_t)lk.row / c->d, 1, 0}; /* laid out as the rows are */
+        fa_descale d = {factor, 0, (int64_t)lk.head / c->d, (int64_t)lk.row / c->d,
+                        1,      0}; /* laid out as the rows are */
         *(t ? &a.v_descale : &a.k_descale) = d;
     }
     for (size_t i = 0; i8 && i < nk; i++) k[i] /= 32;
@@ -365,7 +367,8 @@ static double ours_prepare(const bench_cell *c, char *note, size_t note_size) {
     ours.kv_bytes = (double)((nk + nv) * fa_sizeof(ours.info->kv_dtype)) + (i8 ? 8.0 * c->hk * c->sk : 0);
     ours.bytes = (ours.decode ? ours.info->decode_workspace : ours.info->forward_workspace)(&a);
     ours.workspace = bench_alloc(ours.bytes);
-    fa_status status = (ours.decode ? ours.info->decode : ours.info->forward)(&ours.args, ours.workspace, ours.bytes);
+    fa_status status =
+        (ours.decode ? ours.info->decode : ours.info->forward)(&ours.args, ours.workspace, ours.bytes);
     double worst = -1;
     if (status != FA_OK)
         snprintf(note, note_size, "%s", fa_strerror(status));
@@ -477,8 +480,9 @@ static void summarise(program *p, int wanted, double flops) {
         memcpy(share, p->share, sizeof share);
         qsort(share, (size_t)p->count, sizeof *share, by_value);
         p->read_share = share[p->count / 2];
-        snprintf(p->note, sizeof p->note, "%.1f GB/s; read %.1f GB/s; share of read %.2f%s", ours.kv_bytes / seconds[n / 2] * 1e-9,
-                 ours.kv_bytes / seconds[n / 2] * 1e-9 / p->read_share, p->read_share, clean < wanted ? "; noisy" : "");
+        snprintf(p->note, sizeof p->note, "%.1f GB/s; read %.1f GB/s; share of read %.2f%s",
+                 ours.kv_bytes / seconds[n / 2] * 1e-9, ours.kv_bytes / seconds[n / 2] * 1e-9 / p->read_share,
+                 p->read_share, clean < wanted ? "; noisy" : "");
     } else if (clean < wanted)
         snprintf(p->note, sizeof p->note, "noisy: %d of %d undisturbed", clean, wanted);
     else if (n < WANTED)
@@ -561,7 +565,8 @@ static result measure(const bench_cell *c, int retry) {
     }
     for (int i = 0; i < num_programs; i++) write_row(&programs[i], c, out.best_peer);
     out.gflops = programs[0].gflops, out.peak = programs[0].median_peak, out.ms = programs[0].median;
-    out.noisy = strstr(programs[0].note, "noisy") != NULL, out.read_share = bench_is_decode(c) ? programs[0].read_share : 0;
+    out.noisy = strstr(programs[0].note, "noisy") != NULL,
+    out.read_share = bench_is_decode(c) ? programs[0].read_share : 0;
     return out;
 }
 
@@ -643,7 +648,7 @@ static const char *const DTYPES[] = {"f32", "bf16", "f16", "e4m3", "i8"};
 static void list_decode(void) {
     static const char *const dtypes[] = {"f32", "bf16", "f16", "i8"};
     for (int t = quick ? 2 : 0; t < 4; t++) {
-        const int keys = t == 0 ? 16384 : 32768;
+        const int keys = t == 0 ? 16384 : t == 3 ? 65536 : 32768; /* 134 MB of K and V */
         add(dtypes[t], 128, 128, 8, 8, 1, keys, 0, "decode");
         add(dtypes[t], 128, 128, 32, 8, 1, keys, 0, "decode");
         if (quick) continue;

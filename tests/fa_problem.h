@@ -45,7 +45,8 @@
     X(INT, bm, 0)        /* block mask of bm x bm, half of it empty */ \
     X(INT, tree, 0)      /* 1 = random tree, 2 = chain */ \
     X(LAYOUT, layout, 0) /* see below */ \
-    X(INT, descale, 0)   /* fp8, int8: 1 = a tensor (int8 always), 2 = (batch, head), 3 = blocks of 64 rows, too, 4 = \
+    X(INT, descale, \
+      0) /* fp8, int8: 1 = a tensor (int8 always), 2 = (batch, head), 3 = blocks of 64 rows, too, 4 = \
                             rows, of k and v in pages if they are */ \
     X(REAL, scale, 0) \
     X(INT, nan, 0) /* 1 = the last key is NaN: rows that see it must be NaN, others must not */ \
@@ -376,16 +377,22 @@ static inline void fap_place_all(fap_problem *p) {
 }
 
 /* Factors around 1 for an fp8 tensor of `heads` heads and seqlen rows, around 1/32 for int8.  len: rows in use. */
-static inline fa_descale fap_descales(fap_problem *p, uint64_t *rng, fa_dtype dtype, int heads, int seqlen, int paged) {
+static inline fa_descale fap_descales(fap_problem *p, uint64_t *rng, fa_dtype dtype, int heads, int seqlen,
+                                      int paged) {
     fa_descale r = {NULL, 0, 0, 0, 0, 0};
-    int kind = dtype < FA_E4M3 ? 0 : dtype == FA_I8 && !p->spec.descale ? 1 : p->spec.descale, page = p->spec.page;
+    int kind = dtype < FA_E4M3                      ? 0
+               : dtype == FA_I8 && !p->spec.descale ? 1
+                                                    : p->spec.descale,
+        page = p->spec.page;
     int n = kind == 3 ? (seqlen + 63) / 64 + 1 : kind == 4 ? seqlen : 1, count = p->spec.b * heads * n;
     int64_t room = kind == 4 && paged ? (int64_t)p->args.num_pages * heads * page : count;
     float *x = (float *)(void *)fap_alloc(p, room * 4);
     for (int i = 0; i < count; i++) {
         float factor = (float)((0.5 + 1.5 * fat_uniform(rng)) / (dtype == FA_I8 ? 32 : 1));
-        int b = i / n / heads, h = i / n % heads, j = i % n, pages = paged ? (p->spec.sk + page - 1) / page : 0;
-        int64_t at = kind == 4 && paged ? ((int64_t)p->pages[b * pages + j / page] * heads + h) * page + j % page : i;
+        int b = i / n / heads, h = i / n % heads, j = i % n,
+            pages = paged ? (p->spec.sk + page - 1) / page : 0;
+        int64_t at =
+            kind == 4 && paged ? ((int64_t)p->pages[b * pages + j / page] * heads + h) * page + j % page : i;
         if (kind != 4 || !paged || j < p->len_k[b]) x[at] = factor; /* else it stays NaN */
     }
     if (kind) r.data = x;
@@ -511,7 +518,8 @@ static inline fa_info fap_info(const fap_spec *s) {
     info.name = "reference";
     info.head_dim = s->d, info.head_dim_v = s->dv;
     info.dtype = s->dtype, info.kv_dtype = s->kv, info.o_dtype = s->out;
-    info.block_m = 128, info.block_n = 64, info.features = FA_ALL_FEATURES, info.passes = FA_FORWARD | FA_DECODE;
+    info.block_m = 128, info.block_n = 64, info.features = FA_ALL_FEATURES,
+    info.passes = FA_FORWARD | FA_DECODE;
     return info;
 }
 
@@ -840,7 +848,8 @@ static inline int fap_check_pass(const fa_info *info, const char *line, uint32_t
     int ok = 0;
     if (!fap_build(&p, line, info)) return 0;
     bytes = pass == FA_DECODE ? info->decode_workspace(&p.args) : info->forward_workspace(&p.args);
-    status = (pass == FA_DECODE ? info->decode : info->forward)(&p.args, bytes ? fap_alloc(&p, (int64_t)bytes) : NULL, bytes);
+    status = (pass == FA_DECODE ? info->decode : info->forward)(
+        &p.args, bytes ? fap_alloc(&p, (int64_t)bytes) : NULL, bytes);
     if (status)
         printf("# %s: %s\n#     %s\n", info->name, fa_strerror(status), line);
     else
@@ -849,7 +858,11 @@ static inline int fap_check_pass(const fa_info *info, const char *line, uint32_t
     return ok;
 }
 
-static inline int fap_check_forward(const fa_info *info, const char *line) { return fap_check_pass(info, line, FA_FORWARD); }
-static inline int fap_check_decode(const fa_info *info, const char *line) { return fap_check_pass(info, line, FA_DECODE); }
+static inline int fap_check_forward(const fa_info *info, const char *line) {
+    return fap_check_pass(info, line, FA_FORWARD);
+}
+static inline int fap_check_decode(const fa_info *info, const char *line) {
+    return fap_check_pass(info, line, FA_DECODE);
+}
 
 #endif

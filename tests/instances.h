@@ -55,13 +55,7 @@
 #define FA_DTYPE FA_E4M3
 #include "small_tiles.h"
 
-#define FA_NAME bf16_i8_64
-#define FA_HEAD_DIM 64
-#define FA_DTYPE FA_BF16
-#define FA_KV_DTYPE FA_I8
-#include "small_tiles.h"
-
-#define CORE &f32_64_info, &f32_32_info, &f16_64_info, &bf16_64_info, &e4m3_96_info, &bf16_i8_64_info
+#define CORE &f32_64_info, &f32_32_info, &f16_64_info, &bf16_64_info, &e4m3_96_info
 static const fa_info *const core[] = {CORE};
 
 /* ---- dims -------------------------------------------------------------------------------- */
@@ -205,6 +199,14 @@ static const fa_info *const dims[] = {CORE};
 
 /* ---- dtypes ------------------------------------------------------------------------------ */
 
+#if defined(INSTANCES_DTYPES)
+#define FA_NAME bf16_i8_64
+#define FA_HEAD_DIM 64
+#define FA_DTYPE FA_BF16
+#define FA_KV_DTYPE FA_I8
+#include "small_tiles.h"
+#endif
+
 #if defined(INSTANCES_DTYPES) && !defined(FA_TEST_CORE)
 #define FA_NAME e5m2_32
 #define FA_HEAD_DIM 32
@@ -261,9 +263,9 @@ static const fa_info *const dims[] = {CORE};
 
 static const fa_info *const dtypes[] = {CORE, &e5m2_32_info, &f32_f16_32_info, &f32_bf16_32_info,
                                         &f32_e4m3_32_info, &bf16_e4m3_64_info, &f16_e5m2_32_info,
-                                        &e4m3_f16_32_info, &f32_i8_32_info, &f16_i8_48_info};
+                                        &e4m3_f16_32_info, &f32_i8_32_info, &f16_i8_48_info, &bf16_i8_64_info};
 #elif defined(INSTANCES_DTYPES)
-static const fa_info *const dtypes[] = {CORE};
+static const fa_info *const dtypes[] = {CORE, &bf16_i8_64_info};
 #endif
 
 /* ---- hooks ------------------------------------------------------------------------------- */

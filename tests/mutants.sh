@@ -55,11 +55,15 @@ test_features bias-of-first-lane-s-head   s/lanes->h\[l\] \* t->sb.h/lanes->h[0]
 test_features score-mod-in-log2-units     s/FA_(score_mod_f)(s\[l\] \* FAI_LN2,/FA_(score_mod_f)(s[l],/
 test_forward  group-index                 s/h = t->head_k \* t->group + (int32_t)(r % t->group);/h = t->head_k + (int32_t)(r % t->group);/
 test_forward  few-edges-not-masked        s/ || at + FAI_VL > f->keys\[r\].hi) {/) {/
-test_forward  few-last-dims-lost          s/LEFT = DV \/ FAI_VL % N/LEFT = DV \/ FAI_VL % N - 1/
+test_forward  few-last-dims-lost          s/    if (VECTORS % N) FAI_/    if (VECTORS % N > N) FAI_/
 test_forward  workspace-not-aligned       s/(uintptr_t)workspace + 63) & ~(uintptr_t)63/(uintptr_t)workspace + 3) \& ~(uintptr_t)3/
 test_forward  workspace-64-bytes-short    s/sizeof(FAI_(few)) + 64;/sizeof(FAI_(few));/
 test_features key-past-the-end            s/(lanes->hi > j);/(lanes->hi >= j);/
-test_numerics few-o-not-rescaled          s/\*(fai_vec_u \*)(f->o + r \* DV + c) \*= factor;/(void)c;/
+test_numerics few-o-not-rescaled          s/\*(fai_vec_u \*)(f->o + r \* DV + d) \*= factor;/(void)d;/
+test_decode   split-loses-a-key           s/hi = lo + each < r.hi ? lo + each : r.hi;/hi = lo + each < r.hi ? lo + each - 1 : r.hi;/
+test_decode   merge-without-weights       s/factor = exp2f(part\[DV\] - m);/factor = exp2f((part[DV] - m) * 0);/
+test_decode   empty-split-counts          s/if (part\[DV + 1\] == 0) continue;//
+test_decode   factors-of-first-head       s/fai_descale_at(t->args, d, t->seq.b, head_k, j);/fai_descale_at(t->args, d, t->seq.b, t->head_k, j);/
 test_forward  wrong-softmax-scale         s/: 1 \/ sqrtf((float)FA_HEAD_DIM));/: 1 \/ sqrtf((float)FA_HEAD_DIM + 1));/
 test_features block-mask-not-whole        s|whole = (j + MR - 1) / t->args->block_mask.block_k == p->column|whole = 1|
 END

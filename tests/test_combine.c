@@ -14,7 +14,8 @@ enum { B = 2, H = 3, S = 5, MOST_PARTS = 7, MOST_DIM = 300, ROOM = B * H * S * (
 
 typedef struct sum { /* parts at random, and what they add up to */
     int dim, parts;
-    float o[MOST_PARTS][ROOM], lse[MOST_PARTS][B * H * S]; /* as rounded to the dtype; (row, dim), row = (b, s, h) */
+    float o[MOST_PARTS][ROOM],
+        lse[MOST_PARTS][B * H * S]; /* as rounded to the dtype; (row, dim), row = (b, s, h) */
     double want[ROOM], want_lse[B * H * S];
 } sum;
 static sum x;
@@ -35,7 +36,8 @@ static void make(int dim, int parts, fa_dtype dtype, int gone, uint64_t *rng) {
             const int away = gone && (r == 0 || fat_below(rng, 3) == 0);
             x.lse[n][r] = away ? -INFINITY : (float)(20 * fat_normal(rng));
             max = fmax(max, (double)x.lse[n][r]);
-            for (int d = 0; d < dim; d++) x.o[n][r * dim + d] = away ? NAN : rounded((float)fat_normal(rng), dtype);
+            for (int d = 0; d < dim; d++)
+                x.o[n][r * dim + d] = away ? NAN : rounded((float)fat_normal(rng), dtype);
         }
         for (int n = 0; n < parts; n++)
             if (x.lse[n][r] > -INFINITY) total += exp((double)x.lse[n][r] - max);
@@ -70,25 +72,35 @@ static void check(fa_dtype dtype, fa_dtype out, int loose, int in_place) {
         for (int r = 0; r < B * S * H; r++) {
             const int h = r % H, s = r / H % S, b = r / H / S;
             for (int d = 0; d < x.dim; d++)
-                fa_store(memory[n][0], b * o.stride_b + s * o.stride_s + h * o.stride_h + d, dtype, x.o[n][r * x.dim + d]);
-            fa_store(memory[n][1], b * lse.stride_b + s * lse.stride_s + h * lse.stride_h, FA_F32, x.lse[n][r]);
+                fa_store(memory[n][0], b * o.stride_b + s * o.stride_s + h * o.stride_h + d, dtype,
+                         x.o[n][r * x.dim + d]);
+            fa_store(memory[n][1], b * lse.stride_b + s * lse.stride_s + h * lse.stride_h, FA_F32,
+                     x.lse[n][r]);
         }
         parts[n].o = o, parts[n].lse = lse, parts[n].dtype = dtype == FA_F32 ? 0 : dtype;
-        if (!loose) memset(&parts[n].o.stride_b, 0, 3 * sizeof(int64_t)), memset(&parts[n].lse.stride_b, 0, 3 * sizeof(int64_t));
+        if (!loose)
+            memset(&parts[n].o.stride_b, 0, 3 * sizeof(int64_t)),
+                memset(&parts[n].lse.stride_b, 0, 3 * sizeof(int64_t));
     }
-    a.batch = B, a.num_heads = H, a.seqlen_q = S, a.head_dim_v = x.dim, a.num_parts = x.parts, a.parts = parts;
+    a.batch = B, a.num_heads = H, a.seqlen_q = S, a.head_dim_v = x.dim, a.num_parts = x.parts,
+    a.parts = parts;
     a.o.data = memory[last][0], a.lse.data = memory[last][1], a.o_dtype = out;
     if (loose) a.o.stride_b = to.stride_b, a.o.stride_s = to.stride_s, a.o.stride_h = to.stride_h;
-    if (loose) a.lse.stride_b = to_lse.stride_b, a.lse.stride_s = to_lse.stride_s, a.lse.stride_h = to_lse.stride_h;
+    if (loose)
+        a.lse.stride_b = to_lse.stride_b, a.lse.stride_s = to_lse.stride_s, a.lse.stride_h = to_lse.stride_h;
     FA_REQUIRE(fa_combine(&a) == FA_OK);
     for (int r = 0; r < B * S * H; r++) {
         const int h = r % H, s = r / H % S, b = r / H / S;
         const double eps = out == FA_F32 ? 1e-6 : out == FA_F16 ? 1e-3 : 8e-3;
         for (int d = 0; d < x.dim; d++) {
-            const double got = (double)fa_load(memory[last][0], b * to.stride_b + s * to.stride_s + h * to.stride_h + d, out);
-            FA_EXPECT_NEAR(got, x.want[r * x.dim + d], eps * (fabs(x.want[r * x.dim + d]) + 1e-3 + (out == FA_F32)));
+            const double got = (double)fa_load(memory[last][0],
+                                               b * to.stride_b + s * to.stride_s + h * to.stride_h + d, out);
+            FA_EXPECT_NEAR(got, x.want[r * x.dim + d],
+                           eps * (fabs(x.want[r * x.dim + d]) + 1e-3 + (out == FA_F32)));
         }
-        FA_EXPECT_NEAR((double)fa_load(memory[last][1], b * to_lse.stride_b + s * to_lse.stride_s + h * to_lse.stride_h, FA_F32),
+        FA_EXPECT_NEAR((double)fa_load(memory[last][1],
+                                       b * to_lse.stride_b + s * to_lse.stride_s + h * to_lse.stride_h,
+                                       FA_F32),
                        x.want_lse[r], 2e-7 * fabs(x.want_lse[r]) + 1e-6);
     }
 }
@@ -114,7 +126,8 @@ FA_TEST(copies_and_nan) {
     float o[2][2 * 16], lse[2][2] = {{1, 2}, {3, NAN}}, out[2 * 16], out_lse[2];
     for (int n = 0; n < 2 * 32; n++) o[n / 32][n % 32] = (float)fat_normal(&rng);
     memset(&a, 0, sizeof a), memset(parts, 0, sizeof parts);
-    a.batch = a.num_heads = 1, a.seqlen_q = 2, a.head_dim_v = 16, a.num_parts = 1, a.parts = parts, a.o.data = out, a.lse.data = out_lse;
+    a.batch = a.num_heads = 1, a.seqlen_q = 2, a.head_dim_v = 16, a.num_parts = 1, a.parts = parts,
+    a.o.data = out, a.lse.data = out_lse;
     for (int n = 0; n < 2; n++) parts[n].o.data = o[n], parts[n].lse.data = lse[n];
     FA_REQUIRE(fa_combine(&a) == FA_OK);
     FA_EXPECT(!memcmp(o[0], out, sizeof out) && !memcmp(lse[0], out_lse, sizeof out_lse));
