@@ -210,7 +210,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, kj, d) * scale), &slope, &slope_bias);
         float ds = e * (dp[j] - delta);
         x = (double)e * ((e32 * (4 + times * fabs((double)s[j]) + qn * kn * fabs(slope) + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
-                         8 * e32 * don * vn + d_o_o * (fap_epsilon(p->spec.out) * (low ? 1 : 0) + 4 * e32));
+                         8 * e32 * don * vn + d_o_o * ((p->spec.out == FA_F32 ? 0 : fap_epsilon(p->spec.out)) + 4 * e32));
         if (low) ds = fap_round(ds, p->spec.dtype);
         if (p->spec.bias) {
             fag_add(&g->naive[FAG_DBIAS][fag_at_bias(g, seq->b, h, i, j)], ds * (float)slope_bias);
