@@ -156,7 +156,8 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
     const float scale = a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)d);
     const double eps = low ? fap_epsilon(p->spec.dtype) : 0, e32 = 0x1p-24;
     float q[256], o[256], d_o[256], max = a->sink ? a->sink[h] : -INFINITY, sum, delta = 0, big = 0;
-    const double times = p->info.score_mod ? 3 : 1; /* the kernel changes to natural units and back */
+    /* hooks: the kernel changes to natural units and back; softcap: tanh is off by 2.6 ulp, once in each pass */
+    const double times = p->info.score_mod || a->softcap > 0 ? 4 : 1;
     double big_s = 0, d_o_o = 0;
     const fa_range r = fa_row_range(a, seq->len_q, seq->len_k, i);
     const int64_t row_q = (fap_row(p, seq->b, i) * p->spec.hq + h) * d;
