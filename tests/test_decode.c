@@ -421,4 +421,24 @@ FA_TEST(holes_in_the_block_table) {
     fap_free(&p);
 }
 
+/* A factor that is none is found wherever it is, in every layout. */
+FA_TEST(bad_factors) {
+    static const char *const lines[] = {"b=2 hq=3 sk=100 descale=4", "b=2 hq=3 sk=100 descale=4 page=16"};
+    static const float bad[] = {-1, NAN, INFINITY, -INFINITY};
+    for (int n = 0; n < COUNT(lines); n++)
+        for (int j = 0; j < 100; j++) {
+            fap_problem p;
+            fa_error error = {FA_OK, "", 0, 0, 0, 0};
+            FA_REQUIRE(build_case(&p, &bf16_i8_64_info, "%s", lines[n]));
+            float *x = (float *)(uintptr_t)fai_descale_at(&p.args, &p.args.v_descale, 1, j % 3, j);
+            p.args.error = &error;
+            *x = -0.0f; /* is 0 */
+            FA_EXPECT(bf16_i8_64_decode_workspace(&p.args) > 0);
+            *x = bad[j % 4];
+            FA_EXPECT(bf16_i8_64_decode_workspace(&p.args) == 0 && error.status == FA_ERR_DESCALE_V);
+            FA_EXPECT(error.index == x - p.args.v_descale.data);
+            fap_free(&p);
+        }
+}
+
 FA_TEST_MAIN
