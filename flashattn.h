@@ -5230,7 +5230,7 @@ FAI_INLINE void FAI_(grad_scores)(const int J1, const int MODE, const FAI_(grad)
             if (dropped) acc[i][v] *= z[i * NV + v];
             acc[i][v] = (acc[i][v] - g->sum[r + i]) * p[i * NV + v];
         }
-    if (MODE == FAI_CHANGED && (F & FA_BIAS) && g->biased) {
+    if ((F & FA_BIAS) && MODE == FAI_CHANGED && g->biased) {
         fai_vec d_bias[MR * NV];
         FAI_EACH (i, 0, MR)
             FAI_EACH (v, 0, NV)
@@ -5644,8 +5644,19 @@ FAI_NOINLINE void FAI_(grad_finish)(const fa_args *a, const fai_grad_plan *plan,
 
 #if defined(FA_NAME) && !defined(FAI_BODY)
 
-#if defined(FAI_DISPATCH)
-/* Runs x in the best body that this processor has. */
+/* FAI_BEST(x) is function x of the best body that this processor has. */
+#if !defined(FAI_DISPATCH)
+#define FAI_BEST(x) FAI_(x)
+#else
+#if FAI_PAIRS_WANTED && FA_BF16_DOT
+#define FAI_BEST_PAIRS(x, otherwise) FA_(isa)() == FAI_AVX512_BF16 ? FAI_IN(x, avx512_bf16) : (otherwise)
+#else
+#define FAI_BEST_PAIRS(x, otherwise) (otherwise)
+#endif
+#define FAI_BEST(x) \
+    (FAI_BEST_PAIRS(x, FA_(isa)() == FAI_AVX512 ? FAI_IN(x, avx512) \
+                       : FA_(isa)() == FAI_AVX2 ? FAI_IN(x, avx2) \
+                                                : FAI_IN(x, portable)))
 FAI_NOINLINE int FA_(isa)(void) {
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
@@ -5663,21 +5674,6 @@ static inline fa_status FA_(check)(const fa_args *args) {
     return fa_check_pass(&FA_(info), args, (FA_PASSES) & FA_FORWARD ? FA_FORWARD : FA_PASSES);
 }
 
-FAI_INLINE size_t FA_(worker_bytes)(void) {
-#if defined(FAI_DISPATCH)
-    switch (FA_(isa)()) {
-#if FAI_PAIRS_WANTED && FA_BF16_DOT
-    case FAI_AVX512_BF16: return FAI_IN(worker_bytes, avx512_bf16)();
-#endif
-    case FAI_AVX512: return FAI_IN(worker_bytes, avx512)();
-    case FAI_AVX2: return FAI_IN(worker_bytes, avx2)();
-    default: return FAI_IN(worker_bytes, portable)();
-    }
-#else
-    return FAI_(worker_bytes)();
-#endif
-}
-
 FAI_INLINE int32_t FA_(num_threads)(const fa_args *args) {
     if (args->num_threads > 0) return args->num_threads;
 #if defined(_OPENMP)
@@ -5690,7 +5686,7 @@ FAI_INLINE int32_t FA_(num_threads)(const fa_args *args) {
 #if (FA_PASSES) & FA_FORWARD
 /* Bytes that the call needs for args->num_threads threads, at any alignment; 0 if args are not valid. */
 static inline size_t FA_(forward_workspace)(const fa_args *args) {
-    return fa_check(&FA_(info), args) ? 0 : FA_(worker_bytes)() * (size_t)FA_(num_threads)(args);
+    return fa_check(&FA_(info), args) ? 0 : FAI_BEST(worker_bytes)() * (size_t)FA_(num_threads)(args);
 }
 
 /* Rows of a task: FA_BLOCK_M, or less if that leaves some of the threads without work.  A row's bits do not depend on it. */
@@ -5720,25 +5716,14 @@ static inline void FA_(forward_run_task)(const fa_args *args, int64_t task, void
     const int32_t b = (int32_t)(task / blocks / heads), head_k = (int32_t)(task / blocks % heads);
     const int32_t rows = FA_(task_rows)(args);
     const int64_t row0 = (blocks - 1 - task % blocks) * rows; /* the longest first under a causal mask */
-#if defined(FAI_DISPATCH)
-    switch (FA_(isa)()) {
-#if FAI_PAIRS_WANTED && FA_BF16_DOT
-    case FAI_AVX512_BF16: FAI_IN(block, avx512_bf16)(args, b, head_k, row0, rows, workspace); return;
-#endif
-    case FAI_AVX512: FAI_IN(block, avx512)(args, b, head_k, row0, rows, workspace); return;
-    case FAI_AVX2: FAI_IN(block, avx2)(args, b, head_k, row0, rows, workspace); return;
-    default: FAI_IN(block, portable)(args, b, head_k, row0, rows, workspace);
-    }
-#else
-    FAI_(block)(args, b, head_k, row0, rows, workspace);
-#endif
+    FAI_BEST(block)(args, b, head_k, row0, rows, workspace);
 }
 
 /* O and LSE.  Nothing is written unless the result is FA_OK.  Re-entrant. */
 static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_t bytes) {
     const fa_status status = fa_check(&FA_(info), args);
     if (status != FA_OK) return status;
-    const size_t each = FA_(worker_bytes)();
+    const size_t each = FAI_BEST(worker_bytes)();
     const int32_t threads = FA_(num_threads)(args);
     const int64_t tasks = FA_(forward_num_tasks)(args);
     if (!workspace) return fai_fail(args, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 0, 0);
@@ -5758,7 +5743,7 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
 
 #if (FA_PASSES) & FA_DECODE
 FAI_INLINE size_t FA_(decode_scratch)(const fa_args *args) { /* of all threads, to a cache line */
-    return (FA_(worker_bytes)() * (size_t)FA_(num_threads)(args) + 63) & ~(size_t)63;
+    return (FAI_BEST(worker_bytes)() * (size_t)FA_(num_threads)(args) + 63) & ~(size_t)63;
 }
 
 FAI_INLINE size_t FA_(decode_bytes)(const fa_args *args, const fai_plan *plan) {
@@ -5787,7 +5772,7 @@ FAI_NOINLINE void FA_(decode_task)(const fa_args *args, const fai_plan *plan, in
     const fa_sequence seq = fa_get_sequence(args, b);
     const int64_t rows = seq.len_q * (args->num_heads / heads), row0 = block * plan->rows;
     char *base = (char *)(((uintptr_t)workspace + 63) & ~(uintptr_t)63);
-    void *scratch = base + FA_(worker_bytes)() * (size_t)thread;
+    void *scratch = base + FAI_BEST(worker_bytes)() * (size_t)thread;
     fai_split split = {{0, 0}, (int32_t)(task % splits), fai_count_splits(args, plan, &seq), together, plan->fixed, NULL};
     if (row0 >= rows || (stage == 0 ? split.number >= split.count : split.count == 1)) return;
     split.keys = fai_split_keys(args, plan, &seq, split.number, split.count);
@@ -5795,26 +5780,10 @@ FAI_NOINLINE void FA_(decode_task)(const fa_args *args, const fai_plan *plan, in
         split.parts = (float *)(void *)(base + FA_(decode_scratch)(args)) +
                       (fai_parts_before(args, plan, b) + head_k * rows * split.count) * FAI_PART(FA_HEAD_DIM_V);
     const int64_t end = row0 + plan->rows < rows && block + 1 < plan->blocks ? row0 + plan->rows : rows;
-#if defined(FAI_DISPATCH)
-#define FAI_RUN(isa) \
-    if (stage == 0) FAI_IN(block_of, isa)(args, b, head_k, row0, plan->rows, &split, scratch); \
-    else FAI_IN(merge, isa)(args, b, head_k, row0, end, &split); \
-    return;
-    switch (FA_(isa)()) {
-#if FAI_PAIRS_WANTED && FA_BF16_DOT
-    case FAI_AVX512_BF16: FAI_RUN(avx512_bf16)
-#endif
-    case FAI_AVX512: FAI_RUN(avx512)
-    case FAI_AVX2: FAI_RUN(avx2)
-    default: FAI_RUN(portable)
-    }
-#undef FAI_RUN
-#else
     if (stage == 0)
-        FAI_(block_of)(args, b, head_k, row0, plan->rows, &split, scratch);
+        FAI_BEST(block_of)(args, b, head_k, row0, plan->rows, &split, scratch);
     else
-        FAI_(merge)(args, b, head_k, row0, end, &split);
-#endif
+        FAI_BEST(merge)(args, b, head_k, row0, end, &split);
 }
 
 /* Tasks of stage 0, the splits, and of stage 1, which merges them and begins when all of stage 0 are done; 0 if there is
@@ -5859,19 +5828,6 @@ static inline fa_status FA_(decode)(const fa_args *args, void *workspace, size_t
 /* ---- backward ---- */
 
 #if (FA_PASSES) & FA_BACKWARD
-/* The body that runs x. */
-#if !defined(FAI_DISPATCH)
-#define FAI_BEST(x) FAI_(x)
-#elif FAI_PAIRS_WANTED && FA_BF16_DOT
-#define FAI_BEST(x) \
-    (FA_(isa)() == FAI_AVX512_BF16 ? FAI_IN(x, avx512_bf16) \
-     : FA_(isa)() == FAI_AVX512    ? FAI_IN(x, avx512) \
-     : FA_(isa)() == FAI_AVX2      ? FAI_IN(x, avx2) \
-                                   : FAI_IN(x, portable))
-#else
-#define FAI_BEST(x) \
-    (FA_(isa)() == FAI_AVX512 ? FAI_IN(x, avx512) : FA_(isa)() == FAI_AVX2 ? FAI_IN(x, avx2) : FAI_IN(x, portable))
-#endif
 #define FAI_GRAD_QUERIES 64 /* of a task of the stages 0 and 2 */
 
 /* Bytes that the call needs for args->num_threads threads, at any alignment; 0 if args are not valid. */
@@ -5956,9 +5912,10 @@ static inline fa_status FA_(backward)(const fa_args *args, void *workspace, size
     return FA_OK;
 }
 #undef FAI_GRAD_QUERIES
-#undef FAI_BEST
 #endif /* FA_BACKWARD */
 
+#undef FAI_BEST
+#undef FAI_BEST_PAIRS
 #if defined(FAI_DISPATCH)
 #undef FAI_DISPATCH
 #else
