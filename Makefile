@@ -71,7 +71,7 @@ test-fast: ## the test programs in one build, and the tests that must not compil
 fuzz: build/asan/fuzz_args ## random arguments under the sanitizers for FUZZ_SECONDS (600)
 	$< --seconds $(or $(FUZZ_SECONDS),600)
 
-mutants: ## break the header in one line at a time: does a test notice? (10 minutes)
+mutants: ## break the header in one line at a time: does a test notice? (half an hour)
 	@sh tests/mutants.sh
 
 run: build/native/recall ## a text predictor made of attention alone, on this repository's own text

@@ -1,6 +1,6 @@
 #!/bin/sh
 # tests/mutants.sh [pattern] - can the tests fail?  Breaks flashattn.h in one line, many times over, and expects a
-# suite to notice each time.  Prints a table; the exit status is 0 if every mutant was killed.  Takes about ten minutes.
+# suite to notice each time.  Prints a table; the exit status is 0 if every mutant was killed.  Takes about half an hour.
 #
 # A mutant is a line of the list: the suite that should kill it (the others are tried after it), a name, a sed command.
 # A command that no longer changes anything is an error: the kernel was rewritten, and the mutant has to follow.
@@ -42,14 +42,14 @@ test_forward  tail-of-k-not-staged        s|t->tile + (end - t->tile) / FAI_MR \
 test_forward  last-key-of-v-not-staged    s/for (int32_t j = t->tile; j < end; j++) {/for (int32_t j = t->tile; j < end - 1; j++) {/
 test_forward  last-key-of-tile-dropped    s/stop = j < tile_end ? j : tile_end, row/stop = j < tile_end ? j : tile_end - 1, row/
 test_forward  paged-read-as-rows          s/FA_KV_DTYPE == FA_F32 && !a->block_table && t->sk.s/FA_KV_DTYPE == FA_F32 \&\& t->sk.s/
-test_features q-descale-of-row-0          s/fai_descale(&a->q_descale, t->seq.b, h, i)/fai_descale(\&a->q_descale, t->seq.b, h, 0)/
-test_features k-descale-of-head-0         s/fai_descale(&a->k_descale, t->seq.b, t->head_k, j)/fai_descale(\&a->k_descale, t->seq.b, 0, j)/
+test_features q-descale-of-row-0          s/fai_descale(a, &a->q_descale, t->seq.b, h, i)/fai_descale(a, \&a->q_descale, t->seq.b, h, 0)/
+test_features k-descale-of-head-0         s/fai_descale(a, &a->k_descale, t->seq.b, t->head_k, j)/fai_descale(a, \&a->k_descale, t->seq.b, 0, j)/
 test_features philox-of-kernel-9          s/for (int round = 0; round < 10; round++, k0/for (int round = 0; round < 9; round++, k0/
 test_features dropout-scale-missing       s/pt\[r \* FAI_NV + v\] \* t->drop_scale/pt[r * FAI_NV + v]/
 test_features few-dropout-wrong-word      s/c\[(j\[l\] & 7) >> 1\]\[l\]/c[(j[l] \& 3) >> 1][l]/
 test_features block-mask-stale-column     s/if (column != p->column) {/if (column > p->column + 1 || p->column < 0) {/
 test_features sink-not-in-lse             s/l = l > 0 ? l \* factor + exp2(sink - top) : l + 1, m = top;/l = l > 0 ? l * factor : l + 1, m = top;/
-test_features softcap-missing             s/s = fai_tanh(s \/ cap) \* cap;/s = s \/ cap * cap;/
+test_features softcap-missing             s/const fai_vec x = fai_tanh(s \/ cap);/const fai_vec x = s \/ cap;/
 test_features alibi-not-bottom-right      s/lanes->pos\[lane\] = i + t->seq.len_k - t->seq.len_q;/lanes->pos[lane] = i;/
 test_features bias-of-first-lane-s-head   s/lanes->h\[l\] \* t->sb.h/lanes->h[0] * t->sb.h/
 test_features score-mod-in-log2-units     s/FA_(score_mod_f)(s\[l\] \* FAI_LN2,/FA_(score_mod_f)(s[l],/
@@ -66,6 +66,25 @@ test_decode   empty-split-counts          s/if (part\[DV + 1\] == 0) continue;//
 test_decode   factors-of-first-head       s/fai_descale_at(t->args, d, t->seq.b, head_k, j);/fai_descale_at(t->args, d, t->seq.b, t->head_k, j);/
 test_forward  wrong-softmax-scale         s/: 1 \/ sqrtf((float)FA_HEAD_DIM));/: 1 \/ sqrtf((float)FA_HEAD_DIM + 1));/
 test_features block-mask-not-whole        s|whole = (j + MR - 1) / t->args->block_mask.block_k == p->column|whole = 1|
+test_backward grad-dq-not-scaled          s/fai_store(FA_DTYPE, a->dq.data, to + c \* FAI_VL, x\[c\] \* scale)/fai_store(FA_DTYPE, a->dq.data, to + c * FAI_VL, x[c])/
+test_backward grad-d-not-subtracted       s/(acc\[i\]\[v\] - g->sum\[r + i\])/(acc[i][v])/
+test_backward grad-first-key-lost         s/(j >= g->lo\[r + i\])/(j > g->lo[r + i])/
+test_backward grad-key-past-the-end       s/(j < g->hi\[r + i\])/(j <= g->hi[r + i])/
+test_backward grad-gap-not-cleared        s/for (; end < row; end++) memset/for (; end < 0; end++) memset/
+test_backward grad-rows-not-touched       s/touched\[0\] = begin < 0 ? 0 : begin, /touched[0] = 0, /
+test_backward grad-adds-to-nothing        s/FAI_(grad_meet)(g, row, rows, row >= end)/FAI_(grad_meet)(g, row, rows, 0)/
+test_backward grad-softcap-slope          s/slope\[0\] = 1.0f - x \* x/slope[0] = fai_splat(1)/
+test_backward grad-dropout-not-in-dp      s/^            if (dropped) acc\[i\]\[v\] \*= z\[i \* NV + v\];//
+test_backward grad-nan-of-q-spreads       s/x = fai_select(finite, x, fai_splat(0)), bad |= ~finite;/bad |= ~finite;/
+test_backward grad-nan-of-k-spreads       s/x\[n\] = fai_select(x\[n\] - x\[n\] == fai_splat(0), x\[n\], fai_splat(0));//
+test_backward grad-sink-sign              s/if (d != 0) sum -= exp2/if (d != 0) sum += exp2/
+test_backward grad-narrow-too-wide        s/} else if (hi <= j0 + FAI_VL) {/} else if (hi <= j0 + FAI_VL + 1) {/
+test_backward grad-bias-of-first-keys     s/g->sdb.s + j0;/g->sdb.s;/
+test_backward grad-group-of-one           s/h = h0 + (int32_t)((row0 + first) % g->t.group);/h = h0;/
+test_backward grad-last-split-lost        s/for (int32_t n = 0; n < plan->splits; n++) {/for (int32_t n = 0; n < plan->splits - (plan->splits > 1); n++) {/
+test_backward grad-half-hidden-is-seen    s/return any ? any + 2 \* all : 0;/return any ? 3 : 0;/
+test_cache    rope-sine-sign              s/re\[i\] = (float)(a \* c - b \* s)/re[i] = (float)(a * c + b * s)/
+test_cache    factor-stays-behind         s/target.factor\[h \* s->factor_step\] = source.factor\[h \* s->factor_step\];/(void)0;/
 END
 }
 
@@ -90,7 +109,7 @@ killer() {
 
 cp flashattn.h "$dir/original.h"
 cp flashattn.h "$dir/flashattn.h"
-by=$(killer test_features test_numerics test_forward test_layout test_convert)
+by=$(killer test_features test_numerics test_forward test_backward test_decode test_cache test_layout test_convert)
 [ -z "$by" ] || { echo "mutants.sh: $by fails without any mutant; see $log" >&2 && exit 1; }
 
 list | awk -v only="$1" '$2 ~ only' >"$dir/list"
