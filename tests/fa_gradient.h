@@ -142,8 +142,8 @@ static inline int fag_backward(fag_problem *g, const fa_info *info) {
 
 /* What query i of head h contributes, done plainly: S in f32, P and dS rounded to the dtype of Q, sums in f32.
  *
- * noise: with e_j = eps_f32 (4 + |s_j| + slope |q| |k_j| + |lse|) the relative error of P_ij, eps that of the dtype and E = eps_o
- * sum |dO| |O| the error of D by the rounding of O, dS_ij may be off by
+ * noise: with e_j = eps_f32 (4 + |s_j| + 2 slope |q| |k_j| + |lse|) the relative error of P_ij (S is computed in both
+ * passes), eps that of the dtype and E = eps_o sum |dO| |O| the error of D by the rounding of O, dS_ij may be off by
  *     x_ij = P_ij ((e_j + eps) (|dP_ij| + |D_i|) + 8 eps_f32 |dO_i| |v_j| + E)
  * and an element of dQ by the root of the sum of (x_ij k_jc)^2, the signs being random. */
 static inline double fag_square(double x) { return x * x; }
@@ -190,7 +190,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         double steep = 1, ignored;
         if (p->info.score_mod)
             fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, k + (int64_t)j * d, d) * scale), &steep, &ignored);
-        const double x = (double)w * (eps + e32 * (4 + times * (double)fabsf(s[j]) + (double)fabsf(max) + qn * kn * fabs(steep))) + e32 * e32;
+        const double x = (double)w * (eps + e32 * (4 + times * (double)fabsf(s[j]) + (double)fabsf(max) + 2 * qn * kn * fabs(steep))) + e32 * e32;
         const int64_t row_v = (fag_row_k(g, seq->b, j) * p->spec.hk + hk) * dv;
         for (int c = 0; c < dv && z != 0; c++) {
             fag_add(&g->naive[FAG_DV][row_v + c], w * d_o[c]);
@@ -210,7 +210,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         const double kn = (double)sqrtf(fap_dot(kj, kj, d)), vn = (double)sqrtf(fap_dot(v + (int64_t)j * dv, v + (int64_t)j * dv, dv));
         fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, kj, d) * scale), &slope, &slope_bias);
         float ds = e * (dp[j] - delta);
-        x = (double)e * ((e32 * (4 + times * fabs((double)s[j]) + qn * kn * fabs(slope) + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
+        x = (double)e * ((e32 * (4 + times * fabs((double)s[j]) + 2 * qn * kn * fabs(slope) + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
                          8 * e32 * don * vn + d_o_o * ((p->spec.out == FA_F32 ? 0 : fap_epsilon(p->spec.out)) + 4 * e32));
         if (low) ds = fap_round(ds, p->spec.dtype);
         if (p->spec.bias) {

@@ -43,10 +43,10 @@ programs() {
     compile | fail | nvcc | bench) echo "$1" && return ;;
     examples) set -- native examples/*.c ;;
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
-    dispatch) set -- dispatch tests/test_forward.c tests/test_features.c tests/no_alloc.c ;; # four kernels each: slow
+    dispatch) set -- dispatch tests/test_forward.c tests/test_backward.c tests/test_decode.c tests/no_alloc.c ;; # slow: four bodies
     asan) set -- asan tests/test_*.c tests/fuzz_*.c ;;
     tsan) set -- tsan tests/test_forward.c tests/test_backward.c tests/test_decode.c ;; # where tasks run side by side
-    arm) set -- arm tests/test_convert.c tests/test_f*.c tests/test_numerics.c ;; # slow under qemu: what has NEON in it
+    arm) set -- arm tests/test_convert.c tests/test_f*.c tests/test_numerics.c tests/test_backward.c tests/test_decode.c ;; # slow under qemu: what has NEON in it
     *) set -- "$1" tests/test_*.c ;;
     esac
     variant=$1
@@ -61,7 +61,7 @@ run() {
     fail) $limit sh tests/fail/fail.sh ;;
     arm/*) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" ;;
     tsan/*) $fixed $limit "build/$1" --filter tasks_from_threads ;;
-    dispatch/* | clang/* | cxx/* | asan/*) FA_TEST_SCALE=quick $limit "build/$1" ;; # the kernel of native/, again
+    base/* | dot/* | dispatch/* | clang/* | cxx/* | asan/*) FA_TEST_SCALE=quick $limit "build/$1" ;; # the kernel of native/, again
     native/recall) $limit "build/$1" --positions 2048 flashattn.h README.md && echo '1 passed, 0 failed, 0 skipped' ;;
     native/[0-9]*) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;;
     bench) $limit sh bench/run_cpu.sh --quick --threads 1 --filter 'd64 2048x2048 causal plain' &&
