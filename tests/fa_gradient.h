@@ -158,6 +158,8 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
     float q[256], o[256], d_o[256], max = a->sink ? a->sink[h] : -INFINITY, sum, delta = 0, big = 0;
     /* hooks: the kernel changes to natural units and back; softcap: tanh is off by 2.6 ulp, once in each pass */
     const double times = p->info.score_mod || a->softcap > 0 ? 4 : 1;
+    /* ALiBi: what a hook adds may cancel it */
+    const double steps = a->alibi_slopes ? (double)a->alibi_slopes[seq->b * a->alibi_stride_b + h] : 0;
     double big_s = 0, d_o_o = 0;
     const fa_range r = fa_row_range(a, seq->len_q, seq->len_k, i);
     const int64_t row_q = (fap_row(p, seq->b, i) * p->spec.hq + h) * d;
@@ -190,7 +192,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         double steep = 1, ignored;
         if (p->info.score_mod)
             fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, k + (int64_t)j * d, d) * scale), &steep, &ignored);
-        const double x = (double)w * (eps + e32 * (4 + times * (double)fabsf(s[j]) + (double)fabsf(max) + 2 * qn * kn * fabs(steep))) + e32 * e32;
+        const double x = (double)w * (eps + e32 * (4 + times * (fabs((double)s[j]) + steps * abs(i + seq->len_k - seq->len_q - j)) + (double)fabsf(max) + 2 * qn * kn * fabs(steep))) + e32 * e32;
         const int64_t row_v = (fag_row_k(g, seq->b, j) * p->spec.hk + hk) * dv;
         for (int c = 0; c < dv && z != 0; c++) {
             fag_add(&g->naive[FAG_DV][row_v + c], w * d_o[c]);
@@ -210,7 +212,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         const double kn = (double)sqrtf(fap_dot(kj, kj, d)), vn = (double)sqrtf(fap_dot(v + (int64_t)j * dv, v + (int64_t)j * dv, dv));
         fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, kj, d) * scale), &slope, &slope_bias);
         float ds = e * (dp[j] - delta);
-        x = (double)e * ((e32 * (4 + times * fabs((double)s[j]) + 2 * qn * kn * fabs(slope) + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
+        x = (double)e * ((e32 * (4 + times * (fabs((double)s[j]) + steps * abs(i + seq->len_k - seq->len_q - j)) + 2 * qn * kn * fabs(slope) + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
                          8 * e32 * don * vn + d_o_o * ((p->spec.out == FA_F32 ? 0 : fap_epsilon(p->spec.out)) + 4 * e32));
         if (low) ds = fap_round(ds, p->spec.dtype);
         if (p->spec.bias) {
