@@ -14,8 +14,11 @@ export CC="${CC:-cc}" CXX="${CXX:-c++}" CLANG="${CLANG:-clang}" NVCC="${NVCC:-nv
 export ARM_CC="${ARM_CC:-aarch64-linux-gnu-gcc}" QEMU="${QEMU:-qemu-aarch64}"
 suites=${*:-native base avx2 dot dispatch clang cxx asan tsan arm compile fail nvcc examples bench}
 log=build/log
-rm -rf "$log"
-mkdir -p "$log"
+jobs=$(nproc 2>/dev/null || echo 2)
+if [ "$1" != --step ]; then
+    rm -rf "$log"
+    mkdir -p "$log"
+fi
 
 have() { for tool; do command -v "$tool" >/dev/null 2>&1 || return 1; done; }
 now() { date +%s.%N; }
@@ -73,7 +76,31 @@ run() {
 
 fixed=$(setarch -R true 2>/dev/null && echo setarch -R) # no random addresses: the thread sanitizer has places of its own
 limit=$(have timeout && echo "timeout ${TEST_TIMEOUT:-900}")
-passed=0 failed=0 skipped=0 number=0 began=$(now) runnable=''
+# Step $3, the $1-th of $2: builds and runs it, prints a line, and appends "passed failed skipped" to $log/counts.
+step() {
+    start=$(now) step=$3 file=$log/$(echo "$3" | tr / -) title=$(printf '[%3d/%d] %-26s' "$1" "$2" "$3")
+    : >"$file"
+    case $step in */*) "${MAKE:-make}" -s "build/$step" >"$file" 2>&1 ;; esac && run "$step" >>"$file" 2>&1
+    status=$?
+    # shellcheck disable=SC2046  # three numbers
+    set -- $(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$file")
+    [ $# = 3 ] || set -- 0 1 0
+    [ $status = 0 ] || [ "$2" != 0 ] || set -- "$1" 1 "$3"
+    echo "$1 $2 $3" >>"$log/counts"
+    if [ "$2" = 0 ]; then
+        echo "$title ok ($(since "$start"))  $1 passed$([ "$3" = 0 ] || echo ", $3 skipped")"
+    else
+        echo "$title FAILED ($(since "$start"))  $2 of $(($1 + $2)), exit status $status, $file:
+$(grep -E '^(#|not ok)|[Ee]rror' "$file" | head -n 20 | sed 's/^/    /')"
+    fi
+    sed -n "s|^ok [0-9]* - \(.*\) # SKIP \(.*\)|  skipped: $step \1 (\2)|p" "$file" >>"$log/skipped"
+}
+
+if [ "$1" = --step ]; then
+    step "$2" "$3" "$4"
+    exit 0
+fi
+skipped=0 number=0 began=$(now) runnable=''
 
 for suite in $suites; do
     hint=$(lacks "$suite")
@@ -95,34 +122,22 @@ for suite in $runnable; do
         printf '          building %-17s ' "$suite"
         targets=$(echo "$steps" | sed 's|^|build/|')
         # shellcheck disable=SC2086  # one word a target
-        "${MAKE:-make}" -k -j"$(nproc 2>/dev/null || echo 2)" $targets >"$log/build-$suite" 2>&1 && printf ok || printf FAILED
+        "${MAKE:-make}" -k -j"$jobs" $targets >"$log/build-$suite" 2>&1 && printf ok || printf FAILED
         echo " ($(since "$start"))"
         ;;
     esac
 
     for step in $steps; do
-        number=$((number + 1)) start=$(now) file=$log/$(echo "$step" | tr / -)
-        printf '[%3d/%d] %-26s ' "$number" "$count" "$step"
-        : >"$file"
-        case $step in */*) "${MAKE:-make}" -s "build/$step" >"$file" 2>&1 ;; esac && run "$step" >>"$file" 2>&1
-        status=$?
-        # shellcheck disable=SC2046  # three numbers
-        set -- $(sed -n '$s/^\([0-9]*\) passed, \([0-9]*\) failed, \([0-9]*\) skipped$/\1 \2 \3/p' "$file")
-        [ $# = 3 ] || set -- 0 1 0
-        [ $status = 0 ] || [ "$2" != 0 ] || set -- "$1" 1 "$3"
-        passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
-        if [ "$2" = 0 ]; then
-            echo "ok ($(since "$start"))  $1 passed$([ "$3" = 0 ] || echo ", $3 skipped")"
-        else
-            echo "FAILED ($(since "$start"))  $2 of $(($1 + $2)), exit status $status, $file:"
-            grep -E '^(#|not ok)|[Ee]rror' "$file" | head -n 20 | sed 's/^/    /'
-        fi
-        sed -n "s|^ok [0-9]* - \(.*\) # SKIP \(.*\)|  skipped: $step \1 (\2)|p" "$file" >>"$log/skipped"
-    done
+        number=$((number + 1))
+        echo "$number $count $step"
+    done | xargs -P "$jobs" -L 1 sh tests/run.sh --step
+    number=$((number + $(echo "$steps" | wc -l)))
 done
 
 echo
 [ ! -f "$log/skipped" ] || cat "$log/skipped"
 echo "$(since "$began"), logs in $log"
-echo "$passed passed, $failed failed, $skipped skipped"
-[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
+# shellcheck disable=SC2046  # three numbers
+set -- $(awk -v skipped="$skipped" '{ p += $1; f += $2; skipped += $3 } END { print p + 0, f + 0, skipped }' "$log/counts")
+echo "$1 passed, $2 failed, $3 skipped"
+[ "$2" = 0 ] && [ "$1" -gt 0 ]
