@@ -4448,6 +4448,7 @@ FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0
         FAI_(task) head = *t;
         FAI_(lanes) lanes;
         float q[FA_HEAD_DIM], factor;
+        memset(&lanes, 0, sizeof lanes); /* one element of a vector is set by reading the rest */
         head.head_k += r / rows;
         f->keys[r] = FAI_(set_lane)(&head, &lanes, 0, row0 + r % rows);
         f->i[r] = lanes.i[0], f->h[r] = lanes.h[0];
