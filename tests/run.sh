@@ -62,6 +62,7 @@ run() {
     case $1 in
     compile | nvcc) $limit sh "tests/compile/$1.sh" ;;
     fail) $limit sh tests/fail/fail.sh ;;
+    arm/test_backward) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" --filter edges ;; # all of it takes ten minutes
     arm/*) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" ;;
     tsan/*) $fixed $limit "build/$1" --filter tasks_from_threads ;;
     base/* | dot/* | dispatch/* | clang/* | cxx/* | asan/*) FA_TEST_SCALE=quick $limit "build/$1" ;; # the kernel of native/, again
