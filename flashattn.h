@@ -4529,7 +4529,7 @@ FAI_INLINE void FAI_(fetch)(const int bytes, int where, const char *row) {
 
 /* s[x][..]: raw scores of the chunk's keys for ROWS rows.  Brings its rows of V. */
 FAI_INLINE void FAI_(few_scores)(const int ROWS, const float *q, const FAI_(chunk) *c, float *s, int where) {
-    enum { VL = FAI_VL, D = FA_HEAD_DIM };
+    enum { VL = FAI_VL, HD = FA_HEAD_DIM };
     const int KEYS = VL / ROWS, ONCE = FAI_ONCE(ROWS) < KEYS ? FAI_ONCE(ROWS) : KEYS; /* of a vector; side by side */
     for (int j = 0; j < c->count; j += KEYS) {
         fai_vec x[VL], sum; /* (row, key) */
@@ -4539,20 +4539,20 @@ FAI_INLINE void FAI_(few_scores)(const int ROWS, const float *q, const FAI_(chun
                 FAI_(fetch)(FA_HEAD_DIM_V * FAI_KV_SIZE, where, c->v[j + i + y]);
                 FAI_EACH (r, 0, ROWS) acc[r][y] = fai_splat(0);
             }
-            FAI_EACH (w, 0, D / (2 * VL)) {
+            FAI_EACH (w, 0, HD / (2 * VL)) {
                 FAI_EACH (y, 0, ONCE) {
                     fai_vec a, b;
                     fai_load2(FA_KV_DTYPE, c->k[j + i + y] + 2 * VL * FAI_KV_SIZE * w, &a, &b);
                     FAI_EACH (r, 0, ROWS) {
-                        acc[r][y] = fai_fma(*(const fai_vec_u *)(q + r * D + 2 * VL * w), a, acc[r][y]);
-                        acc[r][y] = fai_fma(*(const fai_vec_u *)(q + r * D + 2 * VL * w + VL), b, acc[r][y]);
+                        acc[r][y] = fai_fma(*(const fai_vec_u *)(q + r * HD + 2 * VL * w), a, acc[r][y]);
+                        acc[r][y] = fai_fma(*(const fai_vec_u *)(q + r * HD + 2 * VL * w + VL), b, acc[r][y]);
                     }
                 }
             }
-            if (D % (2 * VL)) {
+            if (HD % (2 * VL)) {
                 FAI_EACH (y, 0, ONCE) {
-                    const fai_vec a = fai_load(FA_KV_DTYPE, c->k[j + i + y], D - VL);
-                    FAI_EACH (r, 0, ROWS) acc[r][y] = fai_fma(*(const fai_vec_u *)(q + r * D + D - VL), a, acc[r][y]);
+                    const fai_vec a = fai_load(FA_KV_DTYPE, c->k[j + i + y], HD - VL);
+                    FAI_EACH (r, 0, ROWS) acc[r][y] = fai_fma(*(const fai_vec_u *)(q + r * HD + HD - VL), a, acc[r][y]);
                 }
             }
             FAI_EACH (y, 0, ONCE)
@@ -5000,9 +5000,9 @@ FAI_INLINE void FAI_(to_panel)(fai_vec *to, const fai_word *from, const int ld, 
 /* K in panels of PW dims, from the rows of one panel of keys.  What is not finite becomes 0: there P is NaN in the rows
  * that see the key, and the others must not meet it. */
 FAI_INLINE void FAI_(k_panels)(FAI_(grad) *g, int32_t key0, const fai_word *rows) {
-    enum { D = FA_HEAD_DIM, S = 1 + FAI_PAIRS };
+    enum { HD = FA_HEAD_DIM, S = 1 + FAI_PAIRS };
     for (int i = 0; i < FAI_PW; i += S)
-        for (int c = 0; c < D; c += FAI_VL) {
+        for (int c = 0; c < HD; c += FAI_VL) {
             fai_vec x[2];
             FAI_EACH (n, 0, S) {
                 x[n] = fai_load(FAI_PAIRS ? FA_BF16 : FA_F32, rows + (i + n) * FAI_LDQ, c);
@@ -5344,19 +5344,19 @@ FAI_INLINE void FAI_(grad_rows)(const int J1, const fai_word *ds, const fai_word
 
 /* dQ of the tile of rows. */
 FAI_NOINLINE void FAI_(grad_tile_rows)(const FAI_(grad) *g, int fresh) {
-    enum { S = 1 + FAI_PAIRS, D = FA_HEAD_DIM, LEFT = D % FAI_PW / FAI_VL };
+    enum { S = 1 + FAI_PAIRS, HD = FA_HEAD_DIM, LEFT = HD % FAI_PW / FAI_VL };
     const int32_t tile = g->t.tile;
-    for (int c = 0; c < D; c += FAI_PW)
+    for (int c = 0; c < HD; c += FAI_PW)
         for (int32_t r = 0; r < g->rows; r += FAI_MR) {
             const int32_t lo = g->lo[r] > tile ? g->lo[r] - tile : 0, last = g->hi[r + FAI_MR - 1] - tile;
             const int32_t hi = last < g->keys ? last : g->keys, s0 = lo / S, steps = hi > lo ? (hi + S - 1) / S - s0 : 0;
             const fai_word *ds = g->ds + r * FAI_LDS + s0, *kp = g->kp + ((int64_t)c / FAI_PW * (FAI_TK / S) + s0) * FAI_PW;
-            float *dq = g->dq + (int64_t)(g->row0 + r) * D + c;
+            float *dq = g->dq + (int64_t)(g->row0 + r) * HD + c;
             if (steps == 0 && !fresh) continue;
             if (!fresh) /* the next rows, out of L2 or further away */
                 for (int i = 0; i < FAI_MR; i++)
-                    for (int n = 0; n < FAI_PW && c + n < D; n += 16) __builtin_prefetch(dq + (FAI_MR + i) * D + n, 1, 3);
-            if (c + FAI_PW <= D)
+                    for (int n = 0; n < FAI_PW && c + n < HD; n += 16) __builtin_prefetch(dq + (FAI_MR + i) * HD + n, 1, 3);
+            if (c + FAI_PW <= HD)
                 FAI_(grad_rows)(FAI_NV, ds, kp, steps, dq, fresh);
             else
                 FAI_(grad_rows)(LEFT ? LEFT : 1, ds, kp, steps, dq, fresh);
@@ -5541,23 +5541,23 @@ FAI_NOINLINE void FAI_(grad_prepare)(const fa_args *a, const fai_grad_plan *plan
 
 /* Stage 2: dQ of queries i0 .. i1 of sequence b: the splits' parts, added in their order. */
 FAI_NOINLINE void FAI_(grad_finish)(const fa_args *a, const fai_grad_plan *plan, int32_t b, int32_t i0, int32_t i1) {
-    enum { D = FA_HEAD_DIM };
+    enum { HD = FA_HEAD_DIM };
     const fa_sequence s = fa_get_sequence(a, b);
-    const fai_strides st = fai_resolve(a->dq.stride_b, a->dq.stride_s, a->dq.stride_h, a->seqlen_q, a->num_heads, D);
-    const float scale = a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)D);
+    const fai_strides st = fai_resolve(a->dq.stride_b, a->dq.stride_s, a->dq.stride_h, a->seqlen_q, a->num_heads, HD);
+    const float scale = a->softmax_scale != 0 ? a->softmax_scale : 1 / sqrtf((float)HD);
     for (int32_t h = 0; h < a->num_heads; h++) {
         const int32_t head_k = h / plan->group;
         for (int32_t i = i0; i < i1 && i < s.len_q; i++) {
             const int64_t to = fai_offset_q(&s, st, i, h), r = (int64_t)i * plan->group + h % plan->group;
-            fai_vec x[D / FAI_VL];
-            FAI_EACH (c, 0, D / FAI_VL) x[c] = fai_splat(0);
+            fai_vec x[HD / FAI_VL];
+            FAI_EACH (c, 0, HD / FAI_VL) x[c] = fai_splat(0);
             for (int32_t n = 0; n < plan->splits; n++) {
                 const int64_t *touched = fai_plan_touched(plan, a, n, head_k, b);
-                const float *part = plan->dq + (((int64_t)n * plan->heads_k + head_k) * plan->rows + fai_plan_row(plan, a, b) + r) * D;
+                const float *part = plan->dq + (((int64_t)n * plan->heads_k + head_k) * plan->rows + fai_plan_row(plan, a, b) + r) * HD;
                 if (r < touched[0] || r >= touched[1]) continue;
-                FAI_EACH (c, 0, D / FAI_VL) x[c] += *(const fai_vec_u *)(part + c * FAI_VL);
+                FAI_EACH (c, 0, HD / FAI_VL) x[c] += *(const fai_vec_u *)(part + c * FAI_VL);
             }
-            FAI_EACH (c, 0, D / FAI_VL) fai_store(FA_DTYPE, a->dq.data, to + c * FAI_VL, x[c] * scale);
+            FAI_EACH (c, 0, HD / FAI_VL) fai_store(FA_DTYPE, a->dq.data, to + c * FAI_VL, x[c] * scale);
         }
     }
 }
