@@ -5092,15 +5092,15 @@ FAI_NOINLINE void FAI_(open_rows)(FAI_(grad) *g, int32_t first) {
 
 /* MR rows of Q and dO from row r on to L2, before their tile comes. */
 FAI_INLINE void FAI_(fetch_queries)(const FAI_(grad) *g, int64_t r) {
-    enum { SIZE = FA_DTYPE == FA_F32 ? 4 : 2, SIZE_O = FA_O_DTYPE == FA_F32 ? 4 : 2 };
+    const int size = (int)fa_sizeof(FA_DTYPE), size_o = (int)fa_sizeof(FA_O_DTYPE);
     const fa_args *a = g->t.args;
     const int32_t h0 = g->t.head_k * g->t.group, h1 = h0 + g->t.group;
     int64_t i = r / g->t.group, h = h0 + r % g->t.group;
     for (int n = 0; n < FAI_MR && i < g->t.seq.len_q; n++) {
-        const char *q = (const char *)a->q.data + fai_offset_q(&g->t.seq, g->t.sq, i, h) * SIZE;
-        const char *d_o = (const char *)a->d_o.data + fai_offset_q(&g->t.seq, g->sdo, i, h) * SIZE_O;
-        for (int c = 0; c < FA_HEAD_DIM * SIZE; c += 64) __builtin_prefetch(q + c, 0, 2);
-        for (int c = 0; c < FA_HEAD_DIM_V * SIZE_O; c += 64) __builtin_prefetch(d_o + c, 0, 2);
+        const char *q = (const char *)a->q.data + fai_offset_q(&g->t.seq, g->t.sq, i, h) * size;
+        const char *d_o = (const char *)a->d_o.data + fai_offset_q(&g->t.seq, g->sdo, i, h) * size_o;
+        for (int c = 0; c < FA_HEAD_DIM * size; c += 64) __builtin_prefetch(q + c, 0, 2);
+        for (int c = 0; c < FA_HEAD_DIM_V * size_o; c += 64) __builtin_prefetch(d_o + c, 0, 2);
         if (++h == h1) h = h0, i++;
     }
 }
