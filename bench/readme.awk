@@ -88,7 +88,7 @@ function print_table(table, first, columns, line, rule, p, r, fields) {
     print "Forward, 2048 queries and keys, GFLOP/s; only visible scores count. In brackets: share of the FMA rate that was"
     print "measured at the same moment.\n"
     print_table("forward", "| threads | type | head dim | mask |")
-    print "Backward, the same, from Q, K, V, O, LSE and dO; ten operations a score and dimension, none for computing S twice.\n"
+    print "Backward, the same, from Q, K, V, O, LSE and dO; ten operations a score and dimension: five products, S being\ncomputed again.\n"
     print_table("backward", "| threads | type | head dim | mask |")
     print "Decode: one query against a cache, head dim 128, GB/s of keys and values (and factors of int8). In brackets: share of"
     print "a plain read of the same memory at the same moment.\n"
