@@ -4970,18 +4970,15 @@ FAI_NOINLINE size_t FAI_(grad_bytes)(void) {
            2 * FAI_BYTES_P + FAI_BYTES_DS + 128;
 }
 
-/* dst[0 .. words) = a row of q or dO, 0 where it is not finite.  Returns 1 if it was finite. */
-FAI_INLINE int FAI_(row_finite)(fai_word *dst, const void *src, int64_t offset, const int dtype, const int dim,
+/* dst[0 .. words) = a row of q or dO, 0 where it is not finite: its lse is NaN then (grad_prepare). */
+FAI_INLINE void FAI_(row_finite)(fai_word *dst, const void *src, int64_t offset, const int dtype, const int dim,
                                 const int words) {
-    fai_ivec bad = fai_isplat(0);
     for (int c = 0; c < dim; c += FAI_VL) {
-        fai_vec x = fai_load(dtype, src, offset + c);
+        const fai_vec x = fai_load(dtype, src, offset + c);
         const fai_ivec finite = x - x == fai_splat(0);
-        x = fai_select(finite, x, fai_splat(0)), bad |= ~finite;
-        fai_store(FAI_PAIRS ? FA_BF16 : FA_F32, dst, c, x);
+        fai_store(FAI_PAIRS ? FA_BF16 : FA_F32, dst, c, fai_select(finite, x, fai_splat(0)));
     }
     for (int w = dim / (1 + FAI_PAIRS); w < words; w++) dst[w] = 0;
-    return !fai_any(bad);
 }
 
 /* ---- key tiles ------------------------------------------------------------------------------- */
