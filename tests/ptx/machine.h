@@ -310,14 +310,19 @@ struct Warp {
     /* tensor.c */
     struct WgmmaQueue *wgmma;
     int registers;       /* per thread, as set by setmaxnreg */
+    /* scheduler.c */
+    const Ins *barrier_ins;    /* the bar.sync or bar.red it waits in */
+    u32 cluster_arrived;       /* lanes between barrier.cluster.arrive and .wait */
+    u64 cluster_generation;    /* of the cluster barrier when they arrived */
+    int rotate;                /* which group goes first, when one of them spins */
     u64 executed;
 };
 
 typedef struct {
-    int arrived, expected;  /* threads; expected 0: idle */
+    int arrived, expected;  /* threads; expected 0: idle, -1: all that live */
     u64 waiting;            /* warps */
     int op;                 /* 0 sync/arrive, else the .red operation */
-    u32 reduced;            /* .red so far */
+    int reduced;            /* .red so far: number of threads with a true predicate */
     const Ins *first;       /* of this generation */
     Knowledge know;
 } Barrier;
@@ -346,9 +351,9 @@ struct Cluster {
     int actors;             /* in use */
     struct ActorName *actor_name; /* [actors], checks.c */
     struct AsyncQueue *async; /* bulk and tensor copies in flight, async.c */
-    u32 barrier_arrived;    /* warps at barrier.cluster */
+    u32 barrier_arrived;    /* threads at barrier.cluster */
     u64 barrier_generation;
-    Knowledge barrier_know;
+    Knowledge barrier_know, barrier_done; /* of this generation so far; of the last one that completed */
 };
 
 struct Grid {
@@ -362,8 +367,9 @@ struct Grid {
     u64 executed;           /* warp instructions */
     u64 rng;
     Cluster **resident;
-    int nresident;
-    bool failed;
+    int nresident, capacity;  /* clusters */
+    u64 clusters, admitted, retired;
+    u64 retired_at;           /* `executed` when a cluster was last admitted or retired */
 };
 
 /* Runs a grid to its end. Returns false if a finding stopped it (or was made at all). */
@@ -571,6 +577,9 @@ void ptx_count_matrix(const Ins *in, const u32 *address, int nrows);
 void ptx_count_global(const Ins *in, const u64 *address, u32 m, u32 bytes, bool store);
 void ptx_report_launch(Grid *g, double seconds); /* at the end of each launch, as FA_PTX_REPORT asks */
 void ptx_report_exit(void);
+/* For tests of kernels: a field of Counters of the last launch, by its name ("load_bytes"). C++ declares it itself:
+ * extern "C" uint64_t ptx_counter(const char *name); */
+u64 ptx_counter(const char *name);
 
 /* ---- launch (runtime.c calls, scheduler.c runs) --------------------------------------------------------------------------- */
 
