@@ -50,6 +50,22 @@ build/$(1)/%: %.c Makefile
 endef
 $(foreach v,$(VARIANTS),$(eval $(call rule,$(v))))
 
+# The PTX machine (tests/ptx/README.md): a CUDA runtime that runs kernels on the CPU. GNU C for its lane loops; no
+# contraction, so that fma.rn and mul.rn + add.rn stay what they are on a GPU.
+PTX_OBJECTS := $(patsubst tests/ptx/%.c,build/ptx/%.o,$(filter-out tests/ptx/sass.c,$(wildcard tests/ptx/*.c)))
+CUDA_HOME   ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+build/ptx/%.o: tests/ptx/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -O3 -g $(NATIVE) -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fPIC -fvisibility=hidden \
+	    -Wall -Wextra -Wundef -Wshadow -Werror -isystem $(CUDA_HOME)/include -MMD -MP -MF $@.d -c -o $@ $<
+build/libfa_ptx.a: $(PTX_OBJECTS)
+	@rm -f $@
+	ar rcs $@ $(PTX_OBJECTS)
+# a CUDA program for the machine: PTX only, uncompressed, with source lines
+NVCC_PTX = $(NVCC) -O3 -lineinfo -cudart none -no-compress -gencode arch=compute_$(1),code=compute_$(1)
+build/ptx/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
+	$(call NVCC_PTX,$(or $(ARCH),90a)) -I. -Itests -Itests/ptx -o $@ $< build/libfa_ptx.a -lm -lpthread
+
 %/no_alloc: OPENMP = # its thread teams allocate; the library does not
 EXAMPLES := $(patsubst examples/%.c,build/native/%,$(wildcard examples/*.c))
 SOURCES   = $(shell git ls-files -co --exclude-standard '*.[ch]' '*.md' 2>/dev/null || \

@@ -17,6 +17,7 @@
 #define PTX_MACHINE_H
 
 #include <stdbool.h>
+#include <setjmp.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -171,6 +172,7 @@ struct Kernel {
     int nparams, nshared, nlocal;
     u32 param_bytes, shared_bytes /* static */, local_bytes /* per thread */;
     bool uses_dynamic_shared;
+    bool uses_wgmma;     /* set by the decoder of wgmma */
     u32 dynamic_offset;  /* where the extern .shared array begins: shared_bytes rounded up to 1024 */
     u32 rows, preds;     /* size of the register files */
     Constant *constant;
@@ -370,6 +372,7 @@ struct Grid {
     int nresident, capacity;  /* clusters */
     u64 clusters, admitted, retired;
     u64 retired_at;           /* `executed` when a cluster was last admitted or retired */
+    bool failed;
 };
 
 /* Runs a grid to its end. Returns false if a finding stopped it (or was made at all). */
@@ -406,6 +409,9 @@ void ptx_async_describe_wait(const Warp *w, const Ins *in, u32 m, char *text, si
  * behind it, as ptxas would rename; false if it cannot. Everything else that touches such rows is a finding. */
 bool ptx_wgmma_defer_move(Warp *w, const Ins *in, u32 m);
 const Ins *ptx_wgmma_owner(const Warp *w, u32 row);
+/* After each instruction with destinations in a kernel that uses wgmma: remembers who wrote a register last, for the
+ * rule that a wgmma.fence must come between that and a wgmma that uses it. */
+void ptx_wgmma_note_write(Warp *w, const Ins *in);
 
 /* ---- lanes and registers ------------------------------------------------------------------------------------------ */
 
@@ -487,6 +493,7 @@ _Noreturn void ptx_fatal(Warp *w, const Ins *in, u32 lanes, const Party *other, 
 /* What the machine does not know: "unsupported opcode ... at file.cu:line"; ends the launch as ptx_fatal. */
 _Noreturn void ptx_refuse(const Kernel *k, int place, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void ptx_place_text(const Kernel *k, int place, char *text, size_t bytes); /* "k.cu:12 (inlined at k.cu:80)" */
+extern jmp_buf ptx_launch_exit; /* where ptx_fatal and ptx_refuse leave to: set by ptx_run, and by ptx_launch while it decodes */
 u64 ptx_findings(void);        /* of the process; the runtime ends a process that has some with exit status 86 */
 /* For tests of the machine itself: findings are kept, not printed and not counted until expect(false). */
 void ptx_expect_findings(bool expect);
