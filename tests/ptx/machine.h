@@ -299,8 +299,9 @@ struct Warp {
     int at_barrier;      /* waits at CTA barrier (id + 1), -1: at the cluster barrier, 0: not */
     /* checks.c */
     Knowledge know;
-    Knowledge part;      /* what only the lanes of part_lanes know, until the warp synchronises */
-    u32 part_lanes;
+    struct Part *part;   /* what only some lanes know, until the warp synchronises: a list, lanes disjoint */
+    u32 part_lanes;      /* all lanes of the list */
+    u32 now, synced;     /* the warp's own time: it moves on after each release; time of the last warp-wide sync */
     Knowledge released;  /* at the last fence: what a later relaxed store or atomic hands on */
     Knowledge acquired;  /* from relaxed loads and atomics: becomes known at the next fence */
     bool has_acquired;
@@ -558,6 +559,7 @@ void ptx_shared_in_flight(Cta *c, u32 offset, u32 bytes, const Access *a);
 /* Mbarrier words: initialised by mbarrier.init and no longer plain data. */
 void ptx_shadow_start_cta(Cta *c);
 void ptx_shadow_free_cta(Cta *c);
+void ptx_shadow_free_allocation(const Allocation *a); /* by ptx_remove_allocation: frees its shadow, remembers the range */
 /* Registers: reports reads of rows that hold nothing (called by the dispatcher, and by INS_ANY_INPUT handlers). */
 void ptx_check_inputs(Warp *w, const Ins *in, u32 m);
 
