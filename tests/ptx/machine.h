@@ -70,9 +70,12 @@ extern Device ptx_device;
 typedef struct {
     int file, line;  /* file: index into Module.file */
     int inlined_at;  /* index into Kernel.place, -1 if not inlined */
+    int column;
 } Place;
 
 typedef enum { KIND_NONE, KIND_R32, KIND_R64, KIND_PRED, KIND_SINK /* _ */, KIND_IMM, KIND_LABEL } Kind;
+
+typedef enum { NO_VARIABLE, VARIABLE_FIXED, VARIABLE_DYNAMIC } Variable;
 
 /* An operand. Handlers see only KIND_R32, KIND_R64, KIND_PRED and KIND_SINK: immediates, symbols and special
  * registers are rows of the register file that are filled when a warp starts. 8-, 16- and 32-bit registers are
@@ -85,7 +88,14 @@ typedef struct {
     u16 group;       /* index of the comma-separated operand it was written in: {a,b} is one, [x, {c0, c1}] is one */
     s32 row;         /* register row, predicate index */
     s64 value;       /* KIND_IMM: the bits; else the constant added in [reg + value] */
-    const char *name; /* KIND_LABEL, and the name of a symbol */
+    const char *name; /* as written, if it is a name: register, variable, label, function */
+    /* KIND_LABEL that names a variable (ptx_use... turns it into its address): the variable's Space, and whether the
+     * address, which is in value, counts from 0 or from Kernel.dynamic_offset. The .param variables of a call lie in local memory:
+     * ld.param and st.param whose operand has space == SPACE_LOCAL are ld.local and st.local, and so are the
+     * arguments that `call` names: their address is an offset in local memory. Of a kernel's parameters and .local
+     * variables the address is the offset, of .shared ones the shared address, of .global and .const the host's. */
+    u8 space;
+    u8 variable; /* Variable */
 } Operand;
 
 typedef enum {
@@ -126,7 +136,8 @@ struct Ins {
     /* meaning belongs to the file that decodes the instruction */
     u8 type, type2, space, vector, width, mode;
     u16 n, k;
-    s32 target;         /* branch target */
+    s32 target;         /* branch target: a decoder sets -2, and the parser fills in the pc of the statement's first
+                         * label when the kernel is complete; code[] ends with a `ret`, so that every target is in it */
     u32 aux[4];
     s32 place;          /* index into Kernel.place, -1 unknown */
     s32 line;           /* line of the PTX text */
@@ -159,7 +170,7 @@ typedef enum {
 typedef struct {
     u32 row;
     Special what;
-} SpecialRow;
+} SpecialRow; /* 32 bits a lane; SR_GRIDID 64 */
 
 struct Kernel {
     Module *module;
@@ -180,10 +191,12 @@ struct Kernel {
     SpecialRow *special;
     int nspecials;
     int max_threads[3];  /* .maxntid, 0: none */
+    bool exact_threads;  /* .reqntid: max_threads is the only block size that may be launched */
     int min_blocks;      /* .minnctapersm */
     int max_registers;   /* .maxnreg */
     int cluster[3];      /* .reqnctapercluster, 0: none */
     bool explicit_cluster;
+    int max_cluster;     /* .maxclusterrank, 0: none */
     u64 launches;
 };
 
@@ -198,6 +211,7 @@ struct Module {
     int nglobals;
     struct Entry { char *name; const char *text; int line; Kernel *kernel; /* NULL until first launched */ } *entry;
     int nentries;
+    struct Names *names; /* parser.c */
 };
 
 /* fatbin.c: indexes the PTX with the highest architecture that runs on ptx_device; NULL and a message in why
@@ -205,7 +219,7 @@ struct Module {
 Module *ptx_module_from_fatbin(const void *fatbin, char *why, size_t why_bytes);
 /* parser.c: the same from text; globals are allocated and entries indexed, kernels are decoded when first asked
  * for. Ends in ptx_refuse() for what the machine does not know. */
-Module *ptx_module_from_text(const char *text, size_t bytes);
+Module *ptx_module_from_text(const char *text, size_t bytes); /* adds the globals to the allocations, too */
 Kernel *ptx_kernel(Module *m, const char *name); /* NULL: no such entry */
 
 /* ---- decoding ----------------------------------------------------------------------------------------------------
@@ -244,9 +258,9 @@ int ptx_type_bits(Type type);
  * its address) and appends it to in->op; false if the operand's kind does not fit. bits: 32 (also 8 and 16) or 64. */
 bool ptx_use32(Text *t, Ins *in, int i);
 bool ptx_use64(Text *t, Ins *in, int i);
-bool ptx_use_bits(Text *t, Ins *in, int i, int bits);
-bool ptx_use_pred(Text *t, Ins *in, int i);
-bool ptx_use_sink(Text *t, Ins *in, int i);  /* register of 32 or 64 bits, or _ */
+bool ptx_use_bits(Text *t, Ins *in, int i, int bits); /* 8, 16: immediates are cut to that, upper bits zero */
+bool ptx_use_pred(Text *t, Ins *in, int i);  /* a predicate register (immediates: ptx_immediate) */
+bool ptx_use_sink(Text *t, Ins *in, int i);  /* register of 32 or 64 bits, predicate, or _ */
 bool ptx_use_address(Text *t, Ins *in, int i, bool is64); /* [reg + c], [symbol + c], [immediate] */
 /* The value of an immediate operand (not appended); false if it is none. */
 bool ptx_immediate(Text *t, int i, s64 *value);
@@ -492,6 +506,7 @@ void ptx_finding(Warp *w, const Ins *in, u32 lanes, const Party *other, const ch
 _Noreturn void ptx_fatal(Warp *w, const Ins *in, u32 lanes, const Party *other, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
 /* What the machine does not know: "unsupported opcode ... at file.cu:line"; ends the launch as ptx_fatal. */
+/* k is NULL outside kernels, place -1 where it is unknown. */
 _Noreturn void ptx_refuse(const Kernel *k, int place, const char *format, ...) __attribute__((format(printf, 3, 4)));
 void ptx_place_text(const Kernel *k, int place, char *text, size_t bytes); /* "k.cu:12 (inlined at k.cu:80)" */
 extern jmp_buf ptx_launch_exit; /* where ptx_fatal and ptx_refuse leave to: set by ptx_run, and by ptx_launch while it decodes */

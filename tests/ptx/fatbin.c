@@ -1,0 +1,145 @@
+/* fatbin.c - finds the PTX that runs on the presented device in what nvcc embeds in a program.
+ *
+ * The layout is not documented; this is what nvcc 13.0 writes (all little endian, every size in bytes):
+ *
+ *     wrapper   u32 magic, u32 version, pointer to the fat binary, pointer
+ *     header    u32 magic, u16 version, u16 header size, u64 size of the entries that follow
+ *     entry     u16 kind (1 PTX, 2 ELF), u16 version, u32 header size, u64 payload size (padded), u32 compressed size,
+ *               u32, u32, u32 architecture (90: sm_90) at byte 28, u64, u64 flags at byte 40, u64,
+ *               u64 uncompressed size at byte 56, ...
+ *
+ * Compressed payloads are LZ4 blocks (--compress-mode=speed), which are unpacked here, or Zstandard, which is refused.
+ */
+#include <stdlib.h>
+
+#include "machine.h"
+
+enum { WRAPPER_MAGIC = 0x466243b1, WRAPPER_WHOLE = 1, KIND_PTX = 1 };
+#define HEADER_MAGIC 0xba55ed50u
+enum {
+    COMPRESSED_LZ4 = 0x2000,
+    COMPRESSED_ZSTD = 0x8000,
+    ARCH_SPECIFIC = 0x100000,
+    FAMILY_SPECIFIC = 0x200000
+};
+
+typedef struct {
+    u32 magic, version;
+    const u8 *data;
+    const void *more;
+} Wrapper;
+
+typedef struct {
+    u32 magic;
+    u16 version, header;
+    u64 bytes;
+} Header;
+
+typedef struct {
+    u16 kind, version;
+    u32 header;
+    u64 bytes;
+    u32 compressed, unused0, unused1, arch;
+    u64 unused2, flags, unused3, uncompressed;
+} FatEntry;
+_Static_assert(sizeof(FatEntry) == 64 && offsetof(FatEntry, arch) == 28 && offsetof(FatEntry, flags) == 40,
+               "layout");
+
+/* An LZ4 block: tokens of a literal run and a match. False if it is damaged. */
+static bool unpack_lz4(const u8 *from, size_t from_bytes, u8 *to, size_t to_bytes) {
+    const u8 *end = from + from_bytes;
+    u8 *start = to, *to_end = to + to_bytes;
+    while (from < end) {
+        u8 token = *from++, more;
+        size_t length = token >> 4;
+        if (length == 15) do {
+                if (from == end) return false;
+                length += more = *from++;
+            } while (more == 255);
+        if (length > (size_t)(end - from) || length > (size_t)(to_end - to)) return false;
+        memcpy(to, from, length);
+        to += length;
+        from += length;
+        if (from == end) break; /* the last run has no match */
+        if (end - from < 2) return false;
+        size_t back = from[0] | (size_t)from[1] << 8;
+        from += 2;
+        length = (token & 15) + 4;
+        if ((token & 15) == 15) do {
+                if (from == end) return false;
+                length += more = *from++;
+            } while (more == 255);
+        if (back == 0 || back > (size_t)(to - start) || length > (size_t)(to_end - to)) return false;
+        for (; length; length--, to++) *to = to[-(ptrdiff_t)back];
+    }
+    return to == to_end;
+}
+
+/* PTX runs on the architecture it was made for and later ones; arch-specific PTX (sm_90a) on that one alone. */
+static bool runs(const FatEntry *e) {
+    u32 device = (u32)(ptx_device.major * 10 + ptx_device.minor);
+    if (e->flags & FAMILY_SPECIFIC) return false;
+    return e->flags & ARCH_SPECIFIC ? e->arch == device && ptx_device.arch_specific : e->arch <= device;
+}
+
+Module *ptx_module_from_fatbin(const void *fatbin, char *why, size_t why_bytes) {
+    const Wrapper *w = fatbin;
+    if (w->magic != WRAPPER_MAGIC) {
+        snprintf(why, why_bytes, "fat binary with magic 0x%x: not made by nvcc 11 to 13", w->magic);
+        return NULL;
+    }
+    if (w->version != WRAPPER_WHOLE) {
+        snprintf(why, why_bytes,
+                 "relocatable device code (-rdc=true) cannot be run: it has to be linked by nvlink; "
+                 "compile without -rdc");
+        return NULL;
+    }
+    const u8 *at = w->data;
+    const FatEntry *best = NULL;
+    char found[256] = "";
+    Header h;
+    memcpy(&h, at, sizeof h);
+    if (h.magic != HEADER_MAGIC) {
+        snprintf(why, why_bytes, "fat binary header with magic 0x%x", h.magic);
+        return NULL;
+    }
+    const u8 *end = at + h.header + h.bytes;
+    for (at += h.header; at + sizeof(FatEntry) <= end;) {
+        const FatEntry *e = (const FatEntry *)(const void *)at; /* 8-byte aligned */
+        at += e->header + e->bytes;
+        const char *letter = e->flags & ARCH_SPECIFIC ? "a" : e->flags & FAMILY_SPECIFIC ? "f" : "";
+        size_t n = strlen(found);
+        snprintf(found + n, sizeof found - n, "%s%s_%u%s", n ? ", " : "",
+                 e->kind == KIND_PTX ? "compute" : "sm", e->arch, letter);
+        if (e->kind != KIND_PTX || !runs(e)) continue;
+        bool specific = e->flags & ARCH_SPECIFIC;
+        if (!best || e->arch > best->arch || (e->arch == best->arch && specific)) best = e;
+    }
+    int arch = ptx_device.major * 10 + ptx_device.minor;
+    const char *a = ptx_device.arch_specific ? "a" : "";
+    if (!best) {
+        snprintf(why, why_bytes,
+                 "no PTX for the device sm_%d%s; the program has %s. Compile with -gencode "
+                 "arch=compute_%d%s,code=compute_%d%s, "
+                 "or present another device with FA_PTX_DEVICE",
+                 arch, a, *found ? found : "nothing", arch, a, arch, a);
+        return NULL;
+    }
+    const char *payload = (const char *)best + best->header;
+    if (best->flags & COMPRESSED_ZSTD) {
+        snprintf(
+            why, why_bytes,
+            "the PTX is compressed with Zstandard; compile with -no-compress (or --compress-mode=speed)");
+        return NULL;
+    }
+    if (!(best->flags & COMPRESSED_LZ4)) return ptx_module_from_text(payload, strnlen(payload, best->bytes));
+    char *text = calloc(1, best->uncompressed + 1);
+    if (!text) abort();
+    Module *m = NULL;
+    if (unpack_lz4((const u8 *)payload, best->compressed, (u8 *)text, best->uncompressed))
+        m = ptx_module_from_text(text, strlen(text));
+    else
+        snprintf(why, why_bytes, "the compressed PTX is damaged; compile with -no-compress");
+    free(text);
+    return m;
+}
