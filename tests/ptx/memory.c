@@ -467,7 +467,6 @@ PAIR(max_f16x2, max_f16)
 PAIR(min_bf16x2, min_bf16)
 PAIR(max_bf16x2, max_bf16)
 
-#define{"name", T_type, combine } {#name, T_##type, combine }
 static const struct {
     const char *name;
     Type type;
