@@ -256,6 +256,97 @@ static bool decode_trap(Text *t, Ins *in) {
     return t->nops == 0;
 }
 
+/* The two functions that CUDA's printf() and assert() become; others are refused: device functions must be inlined.
+ * aux[i]: offset in local memory of what `call` names, in its order (vprintf: result, format, arguments). */
+static u64 call_argument(const Warp *w, const Ins *in, int i, u32 lane) {
+    u64 v;
+    memcpy(&v, w->local + (size_t)lane * w->cta->grid->kernel->local_bytes + in->aux[i], sizeof v);
+    return v;
+}
+
+/* Prints one lane's vprintf(format, arguments): the arguments lie in its local memory, each naturally aligned. */
+static void print_lane(Warp *w, const Ins *in, u32 lane) {
+    u64 format = call_argument(w, in, 1, lane), arguments = call_argument(w, in, 2, lane) & ~WINDOW_MASK;
+    if (!ptx_find_allocation(format, 1))
+        ptx_fatal(w, in, LANE_BIT(lane), NULL, "printf: its format is no string");
+    const u8 *from = w->local + (size_t)lane * w->cta->grid->kernel->local_bytes;
+    for (const char *f = (const char *)(uintptr_t)format; *f; f++) {
+        char spec[32];
+        size_t n = strspn(f + 1, "-+ #0123456789.hlzjt") + 2;
+        if (*f != '%' || n >= sizeof spec) {
+            putchar(*f);
+            continue;
+        }
+        memcpy(spec, f, n), spec[n] = 0;
+        f += n - 1;
+        bool wide = strpbrk(spec, "ljzt") || strchr("sp", *f), real = strchr("aAeEfFgG", *f);
+        if (*f == '%')
+            putchar('%');
+        else if (!strchr("diouxXcspaAeEfFgG", *f))
+            fputs(spec, stdout);
+        else {
+            u32 size = wide || real ? 8 : 4;
+            arguments = (arguments + size - 1) / size * size;
+            u64 bits = 0;
+            if (arguments + size <= w->cta->grid->kernel->local_bytes) memcpy(&bits, from + arguments, size);
+            arguments += size;
+            double value;
+            memcpy(&value, &bits, 8);
+            if (real)
+                printf(spec, value);
+            else if (*f == 's')
+                printf(spec, ptx_find_allocation(bits, 1) ? (const char *)(uintptr_t)bits : "(not a string)");
+            else if (wide)
+                printf(spec, bits);
+            else
+                printf(spec, (u32)bits);
+        }
+    }
+}
+
+static Outcome run_printf(Warp *w, const Ins *in, u32 m) {
+    EACH_LANE(l, m) {
+        u32 zero = 0;
+        print_lane(w, in, l);
+        memcpy(w->local + (size_t)l * w->cta->grid->kernel->local_bytes + in->aux[0], &zero, sizeof zero);
+        for (u32 b = 0; b < 4; b++) {
+            size_t bit = (size_t)l * w->cta->grid->kernel->local_bytes + in->aux[0] + b;
+            ((u8 *)w->local_init)[bit / 8] |= (u8)(1 << bit % 8);
+        }
+    }
+    fflush(stdout);
+    return RAN;
+}
+
+static Outcome run_assert(Warp *w, const Ins *in, u32 m) { /* message, file, line, function */
+    const char *text[4] = {"?", "?", "?", "?"};
+    for (int i = 0; i < 4; i++) {
+        u64 at = call_argument(w, in, i, (u32)ptx_first_lane(m));
+        if (i != 2 && ptx_find_allocation(at, 1)) text[i] = (const char *)(uintptr_t)at;
+    }
+    ptx_fatal(w, in, m, NULL, "assertion failed: %s, %s:%u in %s", text[0], text[1],
+              (u32)call_argument(w, in, 2, (u32)ptx_first_lane(m)), text[3]);
+}
+
+static bool decode_call(Text *t, Ins *in) {
+    const char *function = NULL;
+    int n = 0;
+    ptx_mod(t, "uni");
+    for (int i = 0; i < t->nops; i++) {
+        const Operand *o = &t->op[i];
+        if (o->kind != KIND_LABEL) return false;
+        if (o->variable == NO_VARIABLE)
+            function = o->name;
+        else if (n < 4)
+            in->aux[n++] = (u32)o->value;
+    }
+    in->run = !function                           ? NULL
+              : !strcmp(function, "vprintf")      ? run_printf
+              : !strcmp(function, "__assertfail") ? run_assert
+                                                  : NULL;
+    return in->run && n >= 3;
+}
+
 static Outcome run_nothing(Warp *w, const Ins *in, u32 m) {
     (void)w, (void)in, (void)m;
     return RAN;
@@ -266,14 +357,9 @@ static bool decode_nanosleep(Text *t, Ins *in) {
 }
 
 const Opcode ptx_control_opcodes[] = {
-    {"bra", decode_bra},
-    {"ret", decode_exit},
-    {"exit", decode_exit},
-    {"bar", decode_bar},
-    {"barrier", decode_barrier},
-    {"trap", decode_trap},
-    {"brkpt", decode_trap},
-    {"nanosleep", decode_nanosleep},
+    {"call", decode_call}, {"bra", decode_bra},    {"ret", decode_exit},
+    {"exit", decode_exit}, {"bar", decode_bar},    {"barrier", decode_barrier},
+    {"trap", decode_trap}, {"brkpt", decode_trap}, {"nanosleep", decode_nanosleep},
     {NULL, NULL},
 };
 
@@ -463,7 +549,6 @@ static u32 special_value(const Warp *w, Special what, u32 lane) {
     case SR_NWARPID: return (u32)(ptx_device.threads_per_sm / LANES);
     case SR_SMID: return (c->cluster->serial * (u32)c->cluster->nctas + (u32)c->rank) % (u32)ptx_device.sms;
     case SR_NSMID: return (u32)ptx_device.sms;
-    case SR_GRIDID: return (u32)g->serial;
     case SR_LANEMASK_EQ: return LANE_BIT(lane);
     case SR_LANEMASK_LT: return below;
     case SR_LANEMASK_LE: return below | LANE_BIT(lane);
@@ -486,6 +571,7 @@ static u32 special_value(const Warp *w, Special what, u32 lane) {
     case SR_IS_EXPLICIT_CLUSTER: return c->cluster->nctas > 1 || g->kernel->cluster[0] != 0;
     case SR_DYNAMIC_SMEM_SIZE: return g->dynamic_shared;
     case SR_TOTAL_SMEM_SIZE: return c->shared_bytes;
+    case SR_GRIDID: /* 64 bits: start_warp */
     case SR_COUNT: break;
     }
     return 0;
@@ -518,7 +604,11 @@ static void start_warp(Cta *c, int id, u32 threads) {
     }
     for (int i = 0; i < k->nspecials; i++) {
         Operand o = {.row = (s32)k->special[i].row};
-        for (u32 l = 0; l < LANES; l++) ptx_r32(w, &o)[l] = special_value(w, k->special[i].what, l);
+        for (u32 l = 0; l < LANES; l++)
+            if (k->special[i].what == SR_GRIDID)
+                ptx_r64(w, &o)[l] = c->grid->serial;
+            else
+                ptx_r32(w, &o)[l] = special_value(w, k->special[i].what, l);
         w->reg_init[o.row] = ALL_LANES;
     }
     w->group[0] = (Group){0, w->live, false};
