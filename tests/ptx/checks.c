@@ -229,7 +229,8 @@ u8 *ptx_global_write(u64 address, u32 bytes, const Access *a) {
     allocation->written += bytes;
     return (u8 *)(uintptr_t)address;
 }
-void ptx_shadow_free_allocation(const Allocation *a) { (void)a; }
+void ptx_drop_shadow(Allocation *a) { (void)a; }
 void ptx_shadow_start_cta(Cta *c) { (void)c; }
 void ptx_shadow_free_cta(Cta *c) { (void)c; }
 void ptx_check_inputs(Warp *w, const Ins *in, u32 m) { (void)w, (void)in, (void)m; }
+void ptx_checks_host_waited(void) {}

@@ -317,9 +317,11 @@ struct Warp {
     u32 part_lanes;      /* all lanes of the list */
     u32 now, synced;     /* the warp's own time: it moves on after each release; time of the last warp-wide sync */
     Knowledge released;  /* at the last fence: what a later relaxed store or atomic hands on */
+    u32 released_at, released_lanes; /* time and lanes of that fence; 0: none */
     Knowledge acquired;  /* from relaxed loads and atomics: becomes known at the next fence */
     bool has_acquired;
-    u32 touched_lanes;   /* lanes with generic accesses since the warp's clock last moved */
+    u32 acquired_at;     /* time of the last of them */
+    u32 touched_lanes;   /* lanes with generic accesses since `synced` */
     bool grid_waited;    /* passed griddepcontrol.wait */
     /* async.c */
     struct CopyQueue *copies;  /* cp.async, in order of issue */
@@ -508,7 +510,7 @@ _Noreturn void ptx_fatal(Warp *w, const Ins *in, u32 lanes, const Party *other, 
 /* What the machine does not know: "unsupported opcode ... at file.cu:line"; ends the launch as ptx_fatal. */
 /* k is NULL outside kernels, place -1 where it is unknown. */
 _Noreturn void ptx_refuse(const Kernel *k, int place, const char *format, ...) __attribute__((format(printf, 3, 4)));
-void ptx_place_text(const Kernel *k, int place, char *text, size_t bytes); /* "k.cu:12 (inlined at k.cu:80)" */
+void ptx_place_text(const Kernel *k, int place, char *text, size_t bytes); /* "k.cu:12, inlined at k.cu:80" */
 extern jmp_buf ptx_launch_exit; /* where ptx_fatal and ptx_refuse leave to: set by ptx_run, and by ptx_launch while it decodes */
 u64 ptx_findings(void);        /* of the process; the runtime ends a process that has some with exit status 86 */
 /* For tests of the machine itself: findings are kept, not printed and not counted until expect(false). */
@@ -517,6 +519,7 @@ const char *ptx_last_findings(void); /* text of all since expect(true) */
 u64 ptx_launch_findings(void); /* of the running launch */
 void ptx_checks_start_launch(Grid *g);
 void ptx_checks_end_launch(Grid *g);
+void ptx_checks_host_waited(void); /* the host has waited: a later grid with `overlaps` has nothing left to overlap with */
 
 /* ---- happens-before and shadow memory (checks.c) -----------------------------------------------------------------------
  * An actor is what can be ordered: the world before the grid (actor 0), each warp (actor 1 + rank * nwarps + id), and
@@ -553,7 +556,7 @@ typedef enum { GENERIC_PROXY, CP_ASYNC /* generic, but exempt from the proxy-fen
 typedef struct Access {
     Warp *warp;            /* who issued it */
     const Ins *in;
-    const Knowledge *know; /* what is ordered before it */
+    const Knowledge *know; /* what is ordered before it; of async work: what ptx_release gave when it was issued */
     u32 actor, time;       /* recorded: whoever has seen this moment is ordered after the access */
     u8 lane;               /* 0..31; LANES: all together (ldmatrix, async copies) */
     u8 proxy;
@@ -574,7 +577,7 @@ void ptx_shared_in_flight(Cta *c, u32 offset, u32 bytes, const Access *a);
 /* Mbarrier words: initialised by mbarrier.init and no longer plain data. */
 void ptx_shadow_start_cta(Cta *c);
 void ptx_shadow_free_cta(Cta *c);
-void ptx_shadow_free_allocation(const Allocation *a); /* by ptx_remove_allocation: frees its shadow, remembers the range */
+void ptx_drop_shadow(Allocation *a); /* by ptx_remove_allocation */
 /* Registers: reports reads of rows that hold nothing (called by the dispatcher, and by INS_ANY_INPUT handlers). */
 void ptx_check_inputs(Warp *w, const Ins *in, u32 m);
 
