@@ -357,13 +357,9 @@ static bool use_address(Text *t, Ins *in, int i) {
     return ptx_use_address(t, in, i, global || o->kind == KIND_R64);
 }
 
-/* Kernel parameters are one block for the grid; parameters of a call (.param declared in the body) are local. */
-static void place_parameter(Text *t, Ins *in, int i) {
-    const Operand *o = &t->op[i];
-    if (in->space != SPACE_PARAM || !o->name) return;
-    for (int p = 0; p < t->kernel->nparams; p++)
-        if (!strcmp(t->kernel->param[p].name, o->name)) return;
-    in->space = SPACE_LOCAL;
+/* The .param variables of a call lie in local memory; those of the kernel are one block for the grid. */
+static void place_parameter(const Text *t, Ins *in, int i) {
+    if (in->space == SPACE_PARAM && i < t->nops && t->op[i].space == SPACE_LOCAL) in->space = SPACE_LOCAL;
 }
 
 static Unit unit_of(const Ins *in) {
