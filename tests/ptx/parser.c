@@ -8,7 +8,7 @@
  *     kernels             the body of an entry, branch targets, the finished Kernel
  *     modules             the text once over: globals are made, entries are noted
  *
- * The text is copied first, with comments and preprocessor leftovers blanked, so that line numbers stay.
+ * The text is copied first, with blanks for comments, so that line numbers stay.
  */
 #include <ctype.h>
 #include <stdarg.h>
@@ -16,7 +16,7 @@
 
 #include "machine.h"
 
-/* ---- memory and names --------------------------------------------------------------------------------------------- */
+/* ---- memory and names ---------------------------------------------------------------------------------- */
 
 /* Modules live as long as the process. */
 static void *take(size_t bytes) {
@@ -123,7 +123,7 @@ static Name *enter(struct Names *t, int scope, const char *s, size_t n, Meaning 
     return e;
 }
 
-/* ---- the parser's state --------------------------------------------------------------------------------------------- */
+/* ---- the parser's state -------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *at;
@@ -226,7 +226,7 @@ static void skip_braces(Parser *p) {
     } while (depth);
 }
 
-/* ---- registers, constants, names in scopes ---------------------------------------------------------------------------- */
+/* ---- registers, constants, names in scopes ------------------------------------------------------------- */
 
 /* Rows of 64-bit registers are 256-byte aligned. */
 static s32 new_row(Parser *p, bool wide) {
@@ -310,7 +310,7 @@ static Name *look_up(Parser *p, const char *s, size_t n) {
     return e;
 }
 
-/* ---- expressions ------------------------------------------------------------------------------------------------------ */
+/* ---- expressions --------------------------------------------------------------------------------------- */
 
 typedef struct {
     s64 value;
@@ -421,7 +421,7 @@ static s64 integer(Parser *p) {
     return v.value;
 }
 
-/* ---- operands ----------------------------------------------------------------------------------------------------------- */
+/* ---- operands ------------------------------------------------------------------------------------------ */
 
 static Operand *new_operand(Parser *p) {
     Text *t = &p->text;
@@ -450,10 +450,7 @@ static void operand(Parser *p) {
     while (is_name(*c->at) || (*c->at == '.' && *s == '%')) c->at++;
     size_t n = (size_t)(c->at - s);
     blanks(c);
-    if (*c->at == '+' || *c->at == '-') {
-        c->at += *c->at == '+';
-        o->value = integer(p);
-    }
+    if (eat(c, '+')) o->value = integer(p); /* also +-4 */
     if (n == 1 && *s == '_') {
         o->kind = KIND_SINK;
         return;
@@ -501,6 +498,9 @@ static void operands(Parser *p, bool call) {
             operand(p);
             t->op[t->nops - 1].group = (u16)group;
             t->op[t->nops - 1].address = address;
+            blanks(c);
+            if (!*c->at || !strchr(",;|}])", *c->at))
+                refuse(p, "syntax: ',' expected before \"%.20s\"", c->at);
             continue;
         }
         c->at++;
@@ -585,7 +585,7 @@ bool ptx_immediate(Text *t, int i, s64 *value) {
     return true;
 }
 
-/* ---- modifiers ------------------------------------------------------------------------------------------------------------ */
+/* ---- modifiers ----------------------------------------------------------------------------------------- */
 
 bool ptx_mod(Text *t, const char *name) {
     for (int i = 0; i < t->nmods; i++)
@@ -646,7 +646,7 @@ Type ptx_type(Text *t) {
     return T_NONE;
 }
 
-/* ---- statements ------------------------------------------------------------------------------------------------------------- */
+/* ---- statements ---------------------------------------------------------------------------------------- */
 
 static const Opcode *const tables[] = {ptx_scalar_opcodes, ptx_memory_opcodes, ptx_warp_opcodes,
                                        ptx_tensor_opcodes, ptx_async_opcodes,  ptx_control_opcodes};
@@ -743,7 +743,7 @@ static void statement(Parser *p) {
     refuse_statement(p, start.at, start.line, why);
 }
 
-/* ---- declarations ------------------------------------------------------------------------------------------------------------- */
+/* ---- declarations -------------------------------------------------------------------------------------- */
 
 typedef struct {
     const char *name;
@@ -754,49 +754,50 @@ typedef struct {
     bool array;
 } Declaration;
 
-/* .align 8 .b8 name[4][6], after the state space. */
-static Declaration declaration(Parser *p) {
+/* .align 8 .b8 name[4][6], after the state space; after a comma only the name: v keeps the rest. */
+static void declaration(Parser *p, Declaration *v) {
     Cursor *c = &p->c;
-    Declaration v = {.count = 1};
+    v->count = 1;
+    v->array = false;
     u32 pointee = 0; /* .ptr .global .align 16: of what it points to */
     for (bool pointer = false;;) {
         const char *s;
         size_t n = word(c, &s);
         if (n && *s != '.') {
-            v.name = s;
-            v.length = n;
+            v->name = s;
+            v->length = n;
             break;
         }
         if (is(s, n, ".align"))
-            *(pointer ? &pointee : &v.align) = (u32)integer(p);
+            *(pointer ? &pointee : &v->align) = (u32)integer(p);
         else if (is(s, n, ".ptr"))
             pointer = true;
         else if (is(s, n, ".attribute")) {
             expect(p, '(');
             skip_to(p, ')');
         } else if (n > 1 && type_of(s + 1, n - 1) != T_NONE)
-            v.type = type_of(s + 1, n - 1);
+            v->type = type_of(s + 1, n - 1);
         else if (!pointer)
             refuse(p, "unsupported declaration: \"%.30s\"", s);
     }
-    if (v.type == T_NONE || v.type == T_PRED)
-        refuse(p, "unsupported declaration of %.*s", (int)v.length, v.name);
+    if (v->type == T_NONE || v->type == T_PRED)
+        refuse(p, "unsupported declaration of %.*s", (int)v->length, v->name);
     while (eat(c, '[')) {
-        v.array = true;
+        v->array = true;
         blanks(c);
-        v.count *= *c->at == ']' ? 0 : (u64)integer(p);
+        v->count *= *c->at == ']' ? 0 : (u64)integer(p);
         expect(p, ']');
     }
-    if (!v.align) v.align = (u32)ptx_type_bits(v.type) / 8;
-    if (v.align & (v.align - 1)) refuse(p, "alignment of %.*s", (int)v.length, v.name);
-    return v;
+    if (!v->align) v->align = (u32)ptx_type_bits(v->type) / 8;
+    if (v->align & (v->align - 1)) refuse(p, "alignment of %.*s", (int)v->length, v->name);
 }
 
 static u64 bytes_of(const Declaration *v) { return v->count * (u64)ptx_type_bits(v->type) / 8; }
 
 static void declare_variable(Parser *p, Space space, bool external) {
+    Declaration v = {0};
     do {
-        Declaration v = declaration(p);
+        declaration(p, &v);
         if (find(&p->names, p->scope, v.name, v.length))
             refuse(p, "%.*s is declared twice", (int)v.length, v.name);
         if (external && space == SPACE_SHARED && v.array && !v.count) {
@@ -882,7 +883,7 @@ static bool label(Parser *p) {
     return true;
 }
 
-/* ---- kernels -------------------------------------------------------------------------------------------------------------------- */
+/* ---- kernels ------------------------------------------------------------------------------------------- */
 
 static void directive(Parser *p) {
     const char *s;
@@ -942,7 +943,8 @@ static void header(Parser *p) {
     if (eat(c, '(') && !eat(c, ')')) {
         do {
             if (!eat_word(c, ".param")) refuse(p, "syntax: parameter expected");
-            Declaration v = declaration(p);
+            Declaration v = {0};
+            declaration(p, &v);
             place_variable(p, 1, v.name, v.length, SPACE_PARAM, (u32)bytes_of(&v), v.align);
         } while (eat(c, ','));
         expect(p, ')');
@@ -1026,7 +1028,7 @@ Kernel *ptx_kernel(Module *m, const char *name) {
     return entry->kernel;
 }
 
-/* ---- modules ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- modules ------------------------------------------------------------------------------------------- */
 
 /* In the order of Special. */
 static const char *const special_names[] = {"%tid.x",
@@ -1123,8 +1125,9 @@ static void declare_global(Parser *p, const char *space, size_t n, bool external
                            int *ninit) {
     Module *m = p->module;
     bool constant = is(space, n, ".const"), shared = is(space, n, ".shared");
+    Declaration v = {0};
     do {
-        Declaration v = declaration(p);
+        declaration(p, &v);
         u64 bytes = bytes_of(&v);
         if (find(m->names, 0, v.name, v.length)) {
             if (!external) refuse(p, "%.*s is declared twice", (int)v.length, v.name);
