@@ -1,22 +1,25 @@
-/* memory.c - loads, stores, atomics, address conversions, fences, and the hints that go with them (PTX ISA 9.7.9,
- * 9.7.13).
+/* memory.c - loads, stores, atomics, address conversions, fences, and the hints that go with them (PTX ISA
+ * 9.7.9, 9.7.13).
  *
  * Every access takes the same way:
  *
  *     get_addresses    one 64-bit address a lane
  *     check_alignment  to the whole vector (fatal)
- *     reach_all        checks the bytes and turns addresses into host pointers: generic ones are sorted by window and go
- *                      the way of their space; one call of checks.c a lane, none where checks are off and all is in bounds
+ *     reach_all        checks the bytes and turns addresses into host pointers: generic ones are sorted by window
+ *                      and go the way of their space; one call of checks.c a lane, none where checks are off and
+ *                      all is in bounds
  *     transfers[]      moves one element of the vector between these pointers and a register row, for all lanes
  *     synchronise      strong accesses (volatile, relaxed, acquire, release, atomics) tell happens-before
  *     count            counters of the cost model
  *
- * Fields of Ins as used here: space; vector, width = elements and bytes of one; mode = index of transfers[] or
- * combines[]; n = bytes of the whole vector; k = Order; type2 = 1 for strong accesses.
+ * Fields of Ins as used here: space; vector, width = elements and bytes of one; n = bytes of the whole vector;
+ * mode = 1 for loads that extend the sign, index of combines[] for atomics; k = Order; type2 = 1 for strong
+ * accesses.
  */
 #include "numeric.h"
 
 enum { READS = 1, WRITES = 2 };
+#define NO_SUCH_CTA 0xff000000u /* a shared address that no access accepts: CTA rank 254 */
 
 /* ---- addresses ---------------------------------------------------------------------------------------- */
 
@@ -68,7 +71,8 @@ static u8 *reach_shared(Warp *w, const Ins *in, u64 address, u32 bytes, Space sp
     return c->shared + offset;
 }
 
-/* local_init holds a bit for each byte; an access is at most 16 bytes, so its bits are within 8 bytes of bitmap. */
+/* local_init holds a bit for each byte; an access is at most 16 bytes, so its bits are within 8 bytes of
+ * bitmap. */
 static u8 *reach_local(Warp *w, const Ins *in, u64 address, u32 bytes, int ways, u32 l) {
     u32 size = w->cta->grid->kernel->local_bytes;
     if (address > size || bytes > size - address)
@@ -295,7 +299,8 @@ static bool take_scope(Text *t) {
     return ptx_mod_of(t, scopes) >= 0;
 }
 
-/* .weak, .volatile, .relaxed.scope, .acquire.scope, ...: false if a scope is missing. Weak if nothing is there. */
+/* .weak, .volatile, .relaxed.scope, .acquire.scope, ...: false if a scope is missing. Weak if nothing is
+ * there. */
 static bool take_order(Text *t, Ins *in) {
     static const char *const orders[] = {"relaxed", "acquire", "release", "acq_rel", NULL};
     if (ptx_mod(t, "weak")) return true;
@@ -306,8 +311,8 @@ static bool take_order(Text *t, Ins *in) {
     return order < 0 || take_scope(t);
 }
 
-/* Cache operators, eviction priorities and prefetch sizes change nothing that a program can see. True if a cache policy
- * comes as the last operand. */
+/* Cache operators, eviction priorities and prefetch sizes change nothing that a program can see. True if a
+ * cache policy comes as the last operand. */
 static bool take_hints(Text *t) {
     static const char *const operators[] = {"ca", "cg", "cs", "lu", "cv", "wb", "wt", NULL};
     bool policy = ptx_mod(t, "L2::cache_hint");
@@ -434,11 +439,12 @@ COMBINE(max_s32, (s32)x > (s32)y ? x : y)
 COMBINE(min_s64, (s64)x < (s64)y ? x : y)
 COMBINE(max_s64, (s64)x > (s64)y ? x : y)
 COMBINE(add_f32, ptx_canonical(ptx_bits(ptx_float((u32)x) + ptx_float((u32)y))))
-/* in device memory: subnormal inputs and results are flushed (PTX ISA, atom: "flushes subnormal inputs and results to
- * sign-preserving zero" on global memory, not on shared) */
+/* in device memory: subnormal inputs and results are flushed (PTX ISA, atom: "flushes subnormal inputs and
+ * results to sign-preserving zero" on global memory, not on shared) */
 COMBINE(add_f32_flushed, ptx_ftz((u32)add_f32(ptx_ftz((u32)x), ptx_ftz((u32)y), 0)))
 COMBINE(add_f64, ptx_bits64(ptx_double(x) + ptx_double(y)))
-/* A float holds more than twice the mantissa of the half formats, so rounding the rounded sum again is exact. */
+/* A float holds more than twice the mantissa of the half formats, so rounding the rounded sum again is
+ * exact. */
 COMBINE(add_f16, ptx_f32_to_f16(ptx_f16_to_f32((u16)x) + ptx_f16_to_f32((u16)y)))
 COMBINE(add_bf16, ptx_f32_to_bf16(ptx_bf16_to_f32((u16)x) + ptx_bf16_to_f32((u16)y)))
 
@@ -529,7 +535,8 @@ static u32 lane_order(Warp *w, u32 m, u8 *order) {
     return n;
 }
 
-/* op = [d...] address y... [z] [policy]; aux[0]: index of the address. One lane after the other, each atomically. */
+/* op = [d...] address y... [z] [policy]; aux[0]: index of the address. One lane after the other, each
+ * atomically. */
 static Outcome run_atomic(Warp *w, const Ins *in, u32 m) {
     u64 address[LANES], inner[LANES];
     u32 device = 0, shared = 0, n = in->vector, first = in->aux[0] + 1;
@@ -618,14 +625,14 @@ static Outcome run_cvta(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* An address of another window has no meaning as a shared or local one. It becomes one that no access accepts, also
- * when the program cuts it down to 32 bits: CTA rank 254. A little below the window is left as it is, since programs
- * add an index afterwards. */
+/* An address of another window has no meaning as a shared or local one. It becomes one that no access
+ * accepts, also when the program cuts it down to 32 bits: CTA rank 254. A little below the window is left as
+ * it is, since programs add an index afterwards. */
 static Outcome run_cvta_to(Warp *w, const Ins *in, u32 m) {
     u64 *d = ptx_r64(w, &in->op[0]), base = window_base(w, in->space);
     const u64 *a = ptx_r64(w, &in->op[1]);
     bool window = in->space == SPACE_SHARED || in->space == SPACE_CLUSTER || in->space == SPACE_LOCAL;
-    FOR_LANES(m, d, window && a[l] - base + (1u << 24) >= (u64)3 << 31 ? 0xff000000u : a[l] - base);
+    FOR_LANES(m, d, window && a[l] - base + (1u << 24) >= (u64)1 << 32 ? NO_SUCH_CTA : a[l] - base);
     return RAN;
 }
 
@@ -667,7 +674,8 @@ static bool decode_isspacep(Text *t, Ins *in) {
     return in->space != SPACE_GENERIC && t->nops == 2 && ptx_use_pred(t, in, 0) && ptx_use64(t, in, 1);
 }
 
-/* The same offset in the CTA of another rank. A rank that the cluster has not is found when the address is used. */
+/* The same offset in the CTA of another rank. A rank that the cluster has not is found when the address is
+ * used. */
 static u64 map_to_rank(u64 address, u32 rank) {
     u64 field = (u64)(rank < 254 ? rank + 1 : 255) << SHARED_RANK_SHIFT;
     return (address & ~((u64)0xff << SHARED_RANK_SHIFT)) | field;

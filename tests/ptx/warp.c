@@ -1,9 +1,10 @@
-/* warp.c - instructions that the lanes of a warp execute together: shuffles, votes, matches, reductions, elections
- * (PTX ISA 9.7.9.6, 9.7.13), and the matrix loads and stores (9.7.14.5.15 to .17).
+/* warp.c - instructions that the lanes of a warp execute together: shuffles, votes, matches, reductions,
+ * elections (PTX ISA 9.7.9.6, 9.7.13), and the matrix loads and stores (9.7.14.5.15 to .17).
  *
- * The .sync ones name their lanes in a member mask, and lanes of one group may name different masks (tiles of a warp do):
- * each set of lanes with one mask is an operation of its own, for which next_members() checks what PTX demands. The
- * scheduler has brought the lanes of all these masks together (Ins.member); aligned ones have the whole warp.
+ * The .sync ones name their lanes in a member mask, and lanes of one group may name different masks (tiles of a
+ * warp do): each set of lanes with one mask is an operation of its own, for which next_members() checks what PTX
+ * demands. The scheduler has brought the lanes of all these masks together (Ins.member); aligned ones have the
+ * whole warp.
  */
 #include "machine.h"
 
@@ -35,7 +36,8 @@ static bool use_members(Text *t, Ins *in, int i) {
     return i == t->nops - 1 && ptx_use32(t, in, i);
 }
 
-/* d or d|p, a destination that may have a predicate beside it or be _: number of operands used, 0 if it does not fit. */
+/* d or d|p, a destination that may have a predicate beside it or be _: number of operands used, 0 if it does
+ * not fit. */
 static int use_pair(Text *t, Ins *in) {
     bool pair = t->nops > 1 && t->op[1].group == 0;
     in->ndst = pair ? 2 : 1;
@@ -43,11 +45,12 @@ static int use_pair(Text *t, Ins *in) {
     return in->ndst;
 }
 
-/* ---- shfl.sync ------------------------------------------------------------------------------------------------ */
+/* ---- shfl.sync ---------------------------------------------------------------------------------------- */
 
 enum { SHFL_UP, SHFL_DOWN, SHFL_BFLY, SHFL_IDX };
 
-/* op = d [p] a b c mask; aux[0]: index of a. PTX ISA 9.7.9.6: the segment mask is in bits 8-12 of c, the clamp in 0-4. */
+/* op = d [p] a b c mask; aux[0]: index of a. PTX ISA 9.7.9.6: the segment mask is in bits 8-12 of c, the
+ * clamp in 0-4. */
 static Outcome run_shfl(Warp *w, const Ins *in, u32 m) {
     u32 *d = ptx_r32(w, &in->op[0]), value[LANES], source[LANES], in_range = 0, absent = 0;
     const u32 *a = ptx_r32(w, &in->op[in->aux[0]]), *b = ptx_r32(w, &in->op[in->aux[0] + 1]);
@@ -84,7 +87,7 @@ static bool decode_shfl(Text *t, Ins *in) {
            use_members(t, in, i + 3);
 }
 
-/* ---- vote.sync, activemask, match.sync, redux.sync, elect.sync, bar.warp.sync --------------------------------- */
+/* ---- vote.sync, activemask, match.sync, redux.sync, elect.sync, bar.warp.sync ------------------------- */
 
 enum { VOTE_ALL, VOTE_ANY, VOTE_UNI, VOTE_BALLOT };
 
@@ -183,8 +186,8 @@ static bool decode_redux(Text *t, Ins *in) {
            ptx_use32(t, in, 1) && use_members(t, in, 2);
 }
 
-/* PTX does not say which lane is elected, only that it is the same one for the same mask: the first, or in a random
- * schedule one that depends on the seed, the launch and the warp. */
+/* PTX does not say which lane is elected, only that it is the same one for the same mask: the first, or in a
+ * random schedule one that depends on the seed, the launch and the warp. */
 static u32 elected(const Warp *w, u32 part) {
     const Cta *c = w->cta;
     if (ptx_device.schedule != RANDOM) return (u32)ptx_first_lane(part);
@@ -221,10 +224,10 @@ static bool decode_bar_warp(Text *t, Ins *in) {
     return ptx_mod(t, "warp") && ptx_mod(t, "sync") && use_members(t, in, 0); /* bar.sync, ...: scheduler.c */
 }
 
-/* ---- ldmatrix, stmatrix, movmatrix ------------------------------------------------------------------------------
+/* ---- ldmatrix, stmatrix, movmatrix --------------------------------------------------------------------
  * 8x8 matrices of 16-bit elements; lane 8 q + r has the address of row r of matrix q. In registers lane l holds
- * columns 2 (l % 4) and that + 1 of row l / 4, so that row r, 16 bytes, is what lanes 4 r to 4 r + 3 hold in turn.
- * .trans: the matrix in registers is the transposed one. */
+ * columns 2 (l % 4) and that + 1 of row l / 4, so that row r, 16 bytes, is what lanes 4 r to 4 r + 3 hold in
+ * turn. .trans: the matrix in registers is the transposed one. */
 
 enum { ROWS = 8, ROW_BYTES = 16 };
 
@@ -233,7 +236,8 @@ static void transpose(u16 *to, const u16 *from) {
         for (int c = 0; c < ROWS; c++) to[c * ROWS + r] = from[r * ROWS + c];
 }
 
-/* Offsets in shared memory of all rows of the vector of matrices; everything about them but the bounds is checked. */
+/* Offsets in shared memory of all rows of the vector of matrices; everything about them but the bounds is
+ * checked. */
 static void row_addresses(Warp *w, const Ins *in, u32 m, const Operand *o, u32 *offset) {
     if (m != ALL_LANES)
         ptx_fatal(w, in, m, NULL, "%s needs all 32 lanes of the warp, only 0x%08x execute it", in->opcode, m);
@@ -273,7 +277,8 @@ static Outcome run_ldmatrix(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* op = address s...; every lane writes the part of a row that it holds: a word, or two halves of different rows. */
+/* op = address s...; every lane writes the part of a row that it holds: a word, or two halves of different
+ * rows. */
 static Outcome run_stmatrix(Warp *w, const Ins *in, u32 m) {
     u32 offset[LANES], matrix[LANES], bytes = in->mode ? 2 : 4;
     row_addresses(w, in, m, &in->op[0], offset);
