@@ -305,6 +305,7 @@ struct Warp {
     u8 *reg_flight;      /* [rows]: 1 if a wgmma in flight owns the row (tensor.c) */
     int in_flight;       /* number of rows so marked */
     u32 *pred, *pred_init;
+    u32 carry;           /* CC.CF of its lanes: add.cc, ... (scalar.c) */
     u8 *local;           /* [32][local_bytes] */
     u32 *local_init;     /* one bit a byte */
     Group group[LANES];
@@ -622,6 +623,9 @@ int ptx_flush(void); /* runs a grid that was held back for programmatic dependen
 /* Blocks of a kernel that fit on one SM at once, by threads, shared memory and registers (of the launch bounds). */
 int ptx_blocks_per_sm(const Kernel *k, int threads, u32 dynamic_shared);
 int ptx_registers(const Kernel *k, int threads); /* per thread: what the launch bounds leave (ptxas is not at hand) */
+
+/* tensormap.c: what cudaGetDriverEntryPoint finds; NULL if the machine does not have it. */
+void *ptx_driver_entry_point(const char *name);
 
 static inline u32 ptx_swizzle(u32 address, int mode) { /* mode 0 none, 1 32B, 2 64B, 3 128B: on the absolute address */
     return mode ? address ^ ((address >> 7 & ((1u << mode) - 1)) << 4) : address;
