@@ -376,7 +376,8 @@ typedef struct { /* mov of a register in flight */
     const Ins *in;
     u32 lanes, after; /* when that many operations are done */
     s32 owner;        /* index of the wgmma */
-    bool done, captured;
+    s32 owner;        /* as of the destination */
+    bool input, done, captured;
     u64 value[LANES]; /* captured: of a source that was not in flight */
 } Move;
 
@@ -430,6 +431,8 @@ void ptx_tensor_free_cta(Cta *c) {
         free(q->op), free(q);
     }
 }
+
+static const Ins *instruction(const Warp *w, s32 index) { return &w->cta->grid->kernel->code[index]; }
 
 static void set_flight(Member *me, const Operand *o, const Ins *owner, bool input) {
     Warp *w = me->warp;
@@ -510,7 +513,6 @@ bool ptx_wgmma_step(Cta *c) {
 
 /* ---- issue ---------------------------------------------------------------------------------------------------------------- */
 
-static const Ins *instruction(const Warp *w, s32 index) { return &w->cta->grid->kernel->code[index]; }
 static Party party(const Warp *w, const Ins *in) {
     return (Party){in, w->cta->cluster->serial, (u32)ptx_warp_actor(w), LANES};
 }
@@ -531,26 +533,29 @@ void ptx_wgmma_note_write(Warp *w, const Ins *in) {
 }
 
 bool ptx_wgmma_defer_move(Warp *w, const Ins *in, u32 m) {
-    if (strncmp(in->opcode, "mov", 3) || in->ndst != 1 || in->nops != 2 || in->op[0].kind != in->op[1].kind)
-        return false;
     const Operand *d = &in->op[0], *s = &in->op[1];
+    if (strncmp(in->opcode, "mov", 3) || in->ndst != 1 || in->nops != 2 || d->kind != s->kind) return false;
     Member *me = member_of(w);
+    Register *to = &me->reg[d->row], *from = &me->reg[s->row];
+    bool unknown = w->reg_flight[s->row] && !from->input; /* a register of A keeps its value */
+    if (!unknown && !w->reg_flight[d->row]) {
+        in->run(w, in, m);
+        ptx_wgmma_note_write(w, in);
+        return true;
+    }
     if (me->nmoves == me->room)
         me->move = realloc(me->move, sizeof *me->move * (size_t)(me->room = 2 * me->room + 64));
     Move *v = &me->move[me->nmoves++];
-    *v = (Move){.in = in, .lanes = m, .after = me->issued, .captured = !w->reg_flight[s->row]};
-    if (v->captured) {
-        if (s->kind == KIND_R64)
-            FOR_LANES(ALL_LANES, v->value, ptx_r64(w, s)[l]);
-        else
-            FOR_LANES(ALL_LANES, v->value, ptx_r32(w, s)[l]);
-        me->reg[d->row].fences = me->fences,
-        me->reg[d->row].accessed = (s32)(in - w->cta->grid->kernel->code);
+    *v = (Move){.in = in, .lanes = m, .after = me->issued, .captured = !unknown};
+    if (unknown) {
+        *to = *from; /* no access: it stays an accumulator of that wgmma */
+        set_flight(me, d, instruction(w, from->owner), false);
     } else {
-        const Ins *owner = instruction(w, me->reg[s->row].owner);
-        me->reg[d->row] = me->reg[s->row];
-        set_flight(me, d, owner, me->reg[s->row].input);
+        for (int l = 0; l < LANES; l++)
+            v->value[l] = s->kind == KIND_R64 ? ptx_r64(w, s)[l] : ptx_r32(w, s)[l];
+        to->fences = me->fences, to->accessed = (s32)(in - w->cta->grid->kernel->code);
     }
+    v->owner = to->owner, v->input = to->input;
     run_moves(w->wgmma);
     return true;
 }
@@ -660,6 +665,11 @@ static Outcome run_wgmma(Warp *w, const Ins *in, u32 m) {
     Queue *q = w->wgmma;
     bool a_registers = in->mode & A_REGISTERS;
     const Operand *a = in->op + in->ndst, *b = a + (a_registers ? 4 : 1);
+    for (const Operand *i = a_registers ? b : a; i < in->op + in->nops; i++) {
+        u32 held = i->kind == KIND_PRED ? w->pred_init[i->row] : w->reg_init[i->row];
+        if (held != ALL_LANES)
+            ptx_fatal(w, in, ~held, NULL, "%s holds no value", i == b + 1 ? "scale-d" : "a descriptor");
+    }
     Operation o = {
         .in = in, .group = me->committed, .b = uniform(w, in, b, 'B'), .keep = in->mode & KEEP_ALWAYS};
     if (!a_registers) o.a = uniform(w, in, a, 'A');
@@ -668,14 +678,7 @@ static Outcome run_wgmma(Warp *w, const Ins *in, u32 m) {
         if (keep != 0 && keep != ALL_LANES) ptx_fatal(w, in, keep, NULL, "scale-d differs from lane to lane");
         o.keep = keep;
     }
-    if (ptx_device.checks) {
-        for (const Operand *i = a_registers ? b : a; i < in->op + in->nops; i++) {
-            u32 held = i->kind == KIND_PRED ? w->pred_init[i->row] : w->reg_init[i->row];
-            if (held != ALL_LANES)
-                ptx_finding(w, in, ~held, NULL, "%s holds no value", i == b + 1 ? "scale-d" : "a descriptor");
-        }
-        check_registers(me, in, o.keep);
-    }
+    if (ptx_device.checks) check_registers(me, in, o.keep);
     if (!q->actor)
         q->actor = ptx_new_actor(w->cta->cluster, "wgmma queue of warps %d-%d", w->id & ~3, w->id | 3);
     Access access = {.warp = w,
@@ -753,7 +756,8 @@ static void retire(Member *me, u32 groups) {
     for (u32 i = me->retired; i < me->issued; i++) {
         set_flight_operation(me, operation(q, i)->in);
     }
-    for (int i = 0; i < kept; i++) set_flight(me, &me->move[i].in->op[0], me->move[i].in, false);
+    for (int i = 0; i < kept; i++)
+        set_flight(me, &me->move[i].in->op[0], instruction(me->warp, me->move[i].owner), me->move[i].input);
     drop_retired(q);
 }
 
