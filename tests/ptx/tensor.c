@@ -375,7 +375,6 @@ typedef struct { /* one wgmma of the warpgroup */
 typedef struct { /* mov of a register in flight */
     const Ins *in;
     u32 lanes, after; /* when that many operations are done */
-    s32 owner;        /* index of the wgmma */
     s32 owner;        /* as of the destination */
     bool input, done, captured;
     u64 value[LANES]; /* captured: of a source that was not in flight */
