@@ -59,12 +59,25 @@ build/ptx/%.o: tests/ptx/%.c Makefile
 	$(CC) -std=gnu11 -O3 -g $(NATIVE) -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fPIC -fvisibility=hidden \
 	    -Wall -Wextra -Wundef -Wshadow -Werror -isystem $(CUDA_HOME)/include -MMD -MP -MF $@.d -c -o $@ $<
 build/libfa_ptx.a: $(PTX_OBJECTS)
-	@rm -f $@
-	ar rcs $@ $(PTX_OBJECTS)
-# a CUDA program for the machine: PTX only, uncompressed, with source lines
-NVCC_PTX = $(NVCC) -O3 -lineinfo -cudart none -no-compress -gencode arch=compute_$(1),code=compute_$(1)
+	@rm -f $@ $@.new
+	ar rcs $@.new $(PTX_OBJECTS)
+	@mv $@.new $@
+# the same as a stand-in for libcudart.so, which build/ptx/lib is for LD_LIBRARY_PATH
+build/libfa_ptx.so: $(PTX_OBJECTS) tests/ptx/libcudart.map
+	$(CC) -shared -Wl,-soname,libcudart.so.13,--version-script,tests/ptx/libcudart.map,-z,nodelete,-z,defs \
+	    -o $@ $(PTX_OBJECTS) -lm -lpthread
+	@mkdir -p build/ptx/lib && ln -sf ../../libfa_ptx.so build/ptx/lib/libcudart.so.13
+# A CUDA program for the machine: PTX only, uncompressed, with source lines. ARCH=80 for another target.
+NVCC_PTX = $(NVCC) -O3 -lineinfo -no-compress -gencode arch=compute_$(or $(ARCH),90a),code=compute_$(or $(ARCH),90a) \
+             -I. -Itests -Itests/ptx
 build/ptx/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
-	$(call NVCC_PTX,$(or $(ARCH),90a)) -I. -Itests -Itests/ptx -o $@ $< build/libfa_ptx.a -lm -lpthread
+	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
+build/ptx/shared/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.so
+	@mkdir -p $(@D)
+	$(NVCC_PTX) -cudart shared -o $@ $<
+build/ptx/sass: tests/ptx/sass.c Makefile
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -O2 $(WARN) -o $@ $<
 
 %/no_alloc: OPENMP = # its thread teams allocate; the library does not
 EXAMPLES := $(patsubst examples/%.c,build/native/%,$(wildcard examples/*.c))
