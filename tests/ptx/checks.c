@@ -1,10 +1,14 @@
 /* checks.c - findings, happens-before, shadow memory.
  *
- *     findings        where something went wrong, in the words of the source: launches, places, messages
- *     clocks          vector clocks: what is ordered before what
- *     warps           how they travel: release, acquire, barriers, fences, strong accesses
- *     shadow memory   who touched each byte last, and was that ordered
+ *     launches        the grid that runs, and the last few before it
+ *     findings        what went wrong and where, in the words of the source
+ *     clocks          what is ordered before what: vector clocks
+ *     warps           how that travels: release, acquire, barriers, fences, strong accesses
+ *     shadow memory   who touched each byte last, and whether that is ordered before the next access
  *     registers       reads of rows that hold nothing
+ *
+ * The method is that of FastTrack (Flanagan and Freund, PLDI 2009): a byte remembers its last write and the reads since;
+ * an access that does not know one of them is a race, in whatever order a schedule ran the two.
  */
 #include "machine.h"
 #include <inttypes.h>
@@ -13,28 +17,73 @@
 
 /* ---- launches ---------------------------------------------------------------------------------------------------- */
 
+/* Clusters have numbers that are unique in the process (base + Cluster.serial), so that what a grid left in the shadow
+ * of device memory is told from what the next one does. */
+typedef struct {
+    u64 serial, horizon; /* grids before `horizon` have ended for certain when this one starts */
+    u32 base, clusters;
+    const Kernel *kernel;
+} Past;
+
 typedef struct Launch {
-    Grid *grid;
-    Kernel *kernel;
-    u64 serial;
+    Past is;
     u64 findings;
+    struct Pair {
+        const Ins *in, *other;
+    } * told;
+    u32 ntold;
+    bool fences;          /* some thread has executed a memory fence */
     struct Launch *outer; /* a primary grid may run inside its secondary */
 } Launch;
 
-jmp_buf ptx_launch_exit;
+enum { PASTS = 8 };
+static Past past[PASTS];
 static Launch *running;
+static u32 clusters_so_far;
+static u64 ended; /* the host has waited for this grid */
+jmp_buf ptx_launch_exit;
+
+static void forget_sync_table(void);
 
 void ptx_checks_start_launch(Grid *g) {
     Launch *l = calloc(1, sizeof *l);
-    l->grid = g, l->kernel = g->kernel, l->serial = g->serial, l->outer = running;
+    u32 n = 1;
+    for (int i = 0; i < 3; i++) n *= g->dim[i] / g->cluster_dim[i];
+    const Past *before = &past[(g->serial - 1) % PASTS];
+    l->is = (Past){g->serial, g->serial, clusters_so_far, n, g->kernel};
+    if (g->overlaps && ended < g->serial - 1)
+        l->is.horizon = before->serial == g->serial - 1 ? before->horizon : g->serial - 1;
+    clusters_so_far += n;
+    past[g->serial % PASTS] = l->is;
+    l->outer = running;
     running = l;
 }
 
 void ptx_checks_end_launch(Grid *g) {
-    (void)g;
     Launch *l = running;
+    (void)g;
     running = l->outer;
-    free(l);
+    free(l->told), free(l);
+    if (!running) forget_sync_table();
+}
+
+void ptx_checks_host_waited(void) {
+    for (int i = 0; i < PASTS; i++)
+        if (past[i].serial > ended) ended = past[i].serial;
+}
+
+static const Past *launch_of(u32 cluster) {
+    for (int i = 0; i < PASTS; i++)
+        if (past[i].serial && cluster - past[i].base - 1 < past[i].clusters) return &past[i];
+    return NULL;
+}
+
+static const Kernel *kernel_of(const Ins *in) {
+    for (int i = 0; i < PASTS; i++) {
+        const Kernel *k = past[i].kernel;
+        if (k && in >= k->code && in < k->code + k->ncode) return k;
+    }
+    return NULL;
 }
 
 /* ---- findings ---------------------------------------------------------------------------------------------------- */
@@ -51,31 +100,12 @@ u64 ptx_launch_findings(void) { return running ? running->findings : 0; }
 const char *ptx_last_findings(void) { return findings.text ? findings.text : ""; }
 void ptx_expect_findings(bool expect) {
     findings.expected = expect;
-    if (expect) {
-        findings.bytes = 0;
-        if (findings.text) *findings.text = 0;
-    }
+    if (!expect) return;
+    findings.bytes = 0;
+    if (findings.text) *findings.text = 0;
 }
 
-void ptx_place_text(const Kernel *k, int place, char *text, size_t bytes) {
-    if (place < 0 || place >= k->nplaces) {
-        snprintf(text, bytes, "unknown line");
-        return;
-    }
-    size_t n = 0;
-    const char *before = "";
-    for (int i = place; i >= 0 && n < bytes; i = k->place[i].inlined_at) {
-        const char *file = k->module->file[k->place[i].file], *slash = file ? strrchr(file, '/') : NULL;
-        n += (size_t)snprintf(text + n, bytes - n, "%s%s:%d", before,
-                              slash  ? slash + 1
-                              : file ? file
-                                     : "?",
-                              k->place[i].line);
-        before = ", inlined at ";
-    }
-}
-
-static void say(const char *format, va_list list) {
+static void say_list(const char *format, va_list list) {
     char line[16384];
     int n = vsnprintf(line, sizeof line, format, list);
     if (n >= (int)sizeof line) n = sizeof line - 1;
@@ -88,35 +118,142 @@ static void say(const char *format, va_list list) {
     memcpy(findings.text + findings.bytes, line, (size_t)n + 1);
     findings.bytes += (size_t)n;
 }
-static void __attribute__((format(printf, 1, 2))) print(const char *format, ...) {
+
+static void __attribute__((format(printf, 1, 2))) say(const char *format, ...) {
     va_list list;
     va_start(list, format);
-    say(format, list);
+    say_list(format, list);
     va_end(list);
 }
 
-static void report(Warp *w, const Ins *in, u32 lanes, const Party *other, const char *format, va_list list) {
-    char place[512];
-    (void)lanes, (void)other;
-    if (running) running->findings++;
-    if (!findings.expected) findings.total++;
-    print("ptx: ");
-    say(format, list);
-    if (in && running) {
-        ptx_place_text(running->kernel, in->place, place, sizeof place);
-        print("\n  at %s: %s", place, in->opcode);
+void ptx_place_text(const Kernel *k, int place, char *text, size_t bytes) {
+    snprintf(text, bytes, "unknown line");
+    size_t n = 0;
+    for (int i = place; i >= 0 && i < k->nplaces && n < bytes; i = k->place[i].inlined_at) {
+        const char *file = k->module->file[k->place[i].file], *slash = file ? strrchr(file, '/') : NULL;
+        n += (size_t)snprintf(text + n, bytes - n, "%s%s:%d", n ? ", inlined at " : "",
+                              slash  ? slash + 1
+                              : file ? file
+                                     : "?",
+                              k->place[i].line);
     }
-    if (w) print(", CTA (%u,%u,%u), warp %d", w->cta->x, w->cta->y, w->cta->z, w->id);
-    print("\n");
+}
+
+/* "kernel.cu:98, st.shared.f32" */
+static void say_place(const Ins *in) {
+    const Kernel *k = kernel_of(in);
+    char text[1024] = "unknown line";
+    if (k) ptx_place_text(k, in->place, text, sizeof text);
+    say("%s, %s", text, in->opcode);
+}
+
+static void say_lanes(int warp, u32 lanes, bool all) {
+    if (all)
+        say("warp %d", warp);
+    else if (lanes & (lanes - 1))
+        say("warp %d, lanes %08x", warp, lanes);
+    else
+        say("warp %d, thread %d", warp, warp * LANES + ptx_first_lane(lanes));
+}
+
+/* Names of the C++ runtime, if the program has it. */
+extern char *__cxa_demangle(const char *name, char *buffer, size_t *bytes, int *status) __attribute__((weak));
+
+static void say_kernel(const Kernel *k) {
+    int status = 1;
+    char *name = __cxa_demangle ? __cxa_demangle(k->name, NULL, NULL, &status) : NULL;
+    say("\n  in:  %s\n", status ? k->name : name);
+    free(name);
+}
+
+/* Actors have a name that ptx_new_actor gave them, or are warps. */
+struct ActorName {
+    char text[48];
+};
+
+int ptx_new_actor(Cluster *c, const char *format, ...) {
+    va_list list;
+    int actor = c->actors++;
+    if ((actor & (actor - 1)) == 0 || !c->actor_name) {
+        size_t room = 64;
+        while (room <= 2 * (size_t)actor) room *= 2;
+        c->actor_name = realloc(c->actor_name, room * sizeof *c->actor_name);
+    }
+    va_start(list, format);
+    vsnprintf(c->actor_name[actor].text, sizeof c->actor_name->text, format, list);
+    va_end(list);
+    if (actor > UINT16_MAX) ptx_refuse(c->grid->kernel, -1, "more than 65535 warps and queues in a cluster");
+    return actor;
+}
+
+/* "CTA (1,0,0), warp 2, thread 70" of an actor of a cluster of the running launch. */
+static void say_party(const Grid *g, const Cluster *own, const Party *p) {
+    u32 ctas = g->cluster_dim[0] * g->cluster_dim[1] * g->cluster_dim[2];
+    u32 warps = (g->block[0] * g->block[1] * g->block[2] + LANES - 1) / LANES;
+    if (!p->actor || p->actor > ctas * warps) {
+        if (own && own->serial == p->cluster && p->actor && (int)p->actor < own->actors)
+            say(", %s", own->actor_name[p->actor].text);
+        return;
+    }
+    u32 rank = (p->actor - 1) / warps, warp = (p->actor - 1) % warps, index = p->cluster - 1;
+    u32 at[3], in_cluster[3] = {rank % g->cluster_dim[0], rank / g->cluster_dim[0] % g->cluster_dim[1],
+                                rank / g->cluster_dim[0] / g->cluster_dim[1]};
+    for (int i = 0; i < 3; i++) {
+        u32 n = g->dim[i] / g->cluster_dim[i];
+        at[i] = index % n * g->cluster_dim[i] + in_cluster[i], index /= n;
+    }
+    say(", CTA (%u,%u,%u), ", at[0], at[1], at[2]);
+    say_lanes((int)warp, LANE_BIT(p->lane & 31), p->lane >= LANES);
+}
+
+/* One finding for a pair of places and launch. */
+static bool is_told(const Ins *in, const Ins *other) {
+    for (u32 i = 0; running && i < running->ntold; i++)
+        if (running->told[i].in == in && running->told[i].other == other) return true;
+    return false;
+}
+
+static bool report(Warp *w, const Ins *in, u32 lanes, const Party *other, const char *format, va_list list) {
+    if (in && is_told(in, other ? other->in : NULL)) return false;
+    if (running) {
+        running->findings++;
+        running->told = realloc(running->told, (running->ntold + 1) * sizeof *running->told);
+        running->told[running->ntold++] = (struct Pair){in, other ? other->in : NULL};
+    }
+    if (!findings.expected) findings.total++;
+    say("ptx: ");
+    say_list(format, list);
+    if (in) {
+        say("\n  at:  ");
+        say_place(in);
+        if (w) {
+            say(", CTA (%u,%u,%u), ", w->cta->x, w->cta->y, w->cta->z);
+            say_lanes(w->id, lanes, lanes == ALL_LANES);
+        }
+    }
+    if (other && other->in) {
+        say("\n  and: ");
+        say_place(other->in);
+        if (w && kernel_of(other->in) == w->cta->grid->kernel)
+            say_party(w->cta->grid, w->cta->cluster, other);
+        else if (kernel_of(other->in))
+            say(", of %s", kernel_of(other->in)->name);
+    }
+    if (running) say_kernel(running->is.kernel);
+    return true;
 }
 
 void ptx_finding(Warp *w, const Ins *in, u32 lanes, const Party *other, const char *format, ...) {
     va_list list;
     va_start(list, format);
-    report(w, in, lanes, other, format, list);
+    bool new = report(w, in, lanes, other, format, list);
     va_end(list);
-    if (w && running && running->findings >= (u64)ptx_device.max_findings) longjmp(ptx_launch_exit, 1);
+    if (!new || !w || !running || running->findings < (u64)ptx_device.max_findings) return;
+    say("ptx: the launch ends here, with %" PRIu64 " findings (FA_PTX_FINDINGS sets how many)\n",
+        running->findings);
+    longjmp(ptx_launch_exit, 1);
 }
+
 _Noreturn void ptx_fatal(Warp *w, const Ins *in, u32 lanes, const Party *other, const char *format, ...) {
     va_list list;
     va_start(list, format);
@@ -124,41 +261,127 @@ _Noreturn void ptx_fatal(Warp *w, const Ins *in, u32 lanes, const Party *other, 
     va_end(list);
     longjmp(ptx_launch_exit, 1);
 }
+
 _Noreturn void ptx_refuse(const Kernel *k, int place, const char *format, ...) {
-    char text[512] = "";
+    char text[1024];
     va_list list;
     if (running) running->findings++;
     if (!findings.expected) findings.total++;
-    print("ptx: ");
+    say("ptx: ");
     va_start(list, format);
-    say(format, list);
+    say_list(format, list);
     va_end(list);
-    if (k) ptx_place_text(k, place, text, sizeof text), print("\n  at %s, kernel %s", text, k->name);
-    print("\n");
+    if (k) {
+        ptx_place_text(k, place, text, sizeof text);
+        say("\n  at:  %s", text);
+        say_kernel(k);
+    } else
+        say("\n");
     longjmp(ptx_launch_exit, 1);
 }
 
 /* ---- clocks ------------------------------------------------------------------------------------------------------ */
 
+/* Sparse part of a clock, sorted: actors of other clusters, and moments of actors of the own cluster (cluster = 0) that
+ * are known for some lanes only. All that these lanes did up to `time` is ordered before the owner. */
+typedef struct Far {
+    u32 cluster, actor, lanes, time;
+} Far;
+
+static int far_order(const Far *a, const Far *b) {
+    if (a->cluster != b->cluster) return a->cluster < b->cluster ? -1 : 1;
+    if (a->actor != b->actor) return a->actor < b->actor ? -1 : 1;
+    return a->lanes < b->lanes ? -1 : a->lanes > b->lanes;
+}
+
+static void far_room(Clock *c, u32 n) {
+    if (n <= c->farroom) return;
+    c->farroom = n < 16 ? 16 : 2 * n;
+    c->far = realloc(c->far, c->farroom * sizeof *c->far);
+}
+
 static void clock_room(Clock *c, u32 n) {
+    if (n <= c->n) return;
     if (n > c->room) {
-        u32 room = n < 64 ? 64 : 2 * n;
-        c->at = realloc(c->at, room * sizeof *c->at);
-        c->room = room;
+        c->room = n < 64 ? 64 : 2 * n;
+        c->at = realloc(c->at, c->room * sizeof *c->at);
     }
-    if (n > c->n) memset(c->at + c->n, 0, (n - c->n) * sizeof *c->at), c->n = n;
+    memset(c->at + c->n, 0, (n - c->n) * sizeof *c->at);
+    c->n = n;
 }
-static void clock_join(Clock *to, const Clock *from) {
-    clock_room(to, from->n);
-    for (u32 i = 0; i < from->n; i++) to->at[i] = to->at[i] > from->at[i] ? to->at[i] : from->at[i];
-}
+
 static void clock_learn(Clock *c, u32 actor, u32 time) {
     clock_room(c, actor + 1);
     if (c->at[actor] < time) c->at[actor] = time;
 }
-void ptx_knowledge_clear(Knowledge *k) { k->seen.n = k->seen.nfar = k->fenced.n = k->fenced.nfar = 0; }
+
+/* Sorted entries into the sparse part. */
+static void clock_join_far(Clock *to, const Far *from, u32 n) {
+    static Far *merged;
+    static u32 room;
+    if (!n) return;
+    if (to->nfar + n > room) merged = realloc(merged, (room = 2 * (to->nfar + n)) * sizeof *merged);
+    u32 i = 0, j = 0, count = 0;
+    while (i < to->nfar || j < n) {
+        int order = i == to->nfar ? 1 : j == n ? -1 : far_order(&to->far[i], &from[j]);
+        Far f = order <= 0 ? to->far[i++] : from[j];
+        if (order >= 0) {
+            if (from[j].time > f.time) f.time = from[j].time;
+            j++;
+        }
+        bool known = !f.cluster && f.actor < to->n && to->at[f.actor] >= f.time;
+        if (!known) merged[count++] = f;
+    }
+    far_room(to, count);
+    memcpy(to->far, merged, count * sizeof *merged);
+    to->nfar = count;
+}
+
+static void clock_join(Clock *to, const Clock *from) {
+    clock_room(to, from->n);
+    for (u32 i = 0; i < from->n; i++) to->at[i] = to->at[i] > from->at[i] ? to->at[i] : from->at[i];
+    clock_join_far(to, from->far, from->nfar);
+}
+
+/* Only lanes' own moments up to time. */
+static void clock_learn_lanes(Clock *c, u32 actor, u32 lanes, u32 time) {
+    Far f = {0, actor, lanes, time};
+    clock_join_far(c, &f, 1);
+}
+
+static bool clock_same(const Clock *a, const Clock *b) {
+    u32 n = a->n < b->n ? a->n : b->n;
+    for (u32 i = n; i < a->n; i++)
+        if (a->at[i]) return false;
+    for (u32 i = n; i < b->n; i++)
+        if (b->at[i]) return false;
+    return !(n && memcmp(a->at, b->at, n * sizeof *a->at)) && a->nfar == b->nfar &&
+           !(a->nfar && memcmp(a->far, b->far, a->nfar * sizeof *a->far));
+}
+
+/* Is all that these lanes of the actor did up to time ordered before the owner? cluster: 0 for the own one. */
+static bool clock_knows(const Clock *c, u32 cluster, u32 actor, u32 lanes, u32 time) {
+    if (!cluster && actor < c->n && c->at[actor] >= time) return true;
+    u32 low = 0, high = c->nfar;
+    while (low < high) {
+        u32 middle = (low + high) / 2;
+        const Far f = {cluster, actor, 0, 0};
+        if (far_order(&c->far[middle], &f) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (; low < c->nfar && c->far[low].cluster == cluster && c->far[low].actor == actor; low++)
+        if (c->far[low].time >= time) lanes &= ~c->far[low].lanes;
+    return !lanes;
+}
+
+static void clock_clear(Clock *c) { c->n = c->nfar = 0; }
+
+void ptx_knowledge_clear(Knowledge *k) { clock_clear(&k->seen), clock_clear(&k->fenced); }
 void ptx_knowledge_join(Knowledge *to, const Knowledge *from) {
-    clock_join(&to->seen, &from->seen), clock_join(&to->fenced, &from->fenced);
+    clock_join(&to->seen, &from->seen);
+    clock_join(&to->fenced, &from->fenced);
 }
 void ptx_knowledge_copy(Knowledge *to, const Knowledge *from) {
     ptx_knowledge_clear(to);
@@ -166,71 +389,866 @@ void ptx_knowledge_copy(Knowledge *to, const Knowledge *from) {
 }
 void ptx_knowledge_free(Knowledge *k) {
     free(k->seen.at), free(k->seen.far), free(k->fenced.at), free(k->fenced.far);
-    memset(k, 0, sizeof *k);
+    *k = (Knowledge){0};
 }
 void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time) {
-    clock_learn(&k->seen, actor, time), clock_learn(&k->fenced, actor, time);
-}
-int ptx_new_actor(Cluster *c, const char *format, ...) {
-    (void)format;
-    return c->actors++;
+    clock_learn(&k->seen, actor, time);
+    clock_learn(&k->fenced, actor, time);
 }
 
-Knowledge *ptx_knows(Warp *w, u32 m) { return (void)m, &w->know; }
-void ptx_release(Warp *w, u32 m, Knowledge *to) { (void)m, ptx_knowledge_join(to, &w->know); }
-void ptx_acquire(Warp *w, u32 m, const Knowledge *from) { (void)m, ptx_knowledge_join(&w->know, from); }
-void ptx_sync_warp(Warp *w, u32 m) { (void)w, (void)m; }
-void ptx_proxy_fence(Warp *w, u32 m) { (void)w, (void)m; }
-void ptx_sync_read(Warp *w, u32 m, u64 address, Order order) { (void)w, (void)m, (void)address, (void)order; }
-void ptx_sync_write(Warp *w, u32 m, u64 address, Order order) {
-    (void)w, (void)m, (void)address, (void)order;
+/* ---- warps ------------------------------------------------------------------------------------------------------- */
+
+/* Lanes of a warp are ordered among themselves by program order of the single lane, and by ptx_sync_warp. The warp's own
+ * entry in its knowledge is therefore the time before the last sync (synced - 1); what it hands on is more: up to now, for
+ * the lanes that hand it on. Time moves on after that, so that what follows is not covered. */
+
+typedef struct Part {
+    u32 lanes;
+    Knowledge know;
+    struct Part *next;
+} Part;
+static Part *free_parts;
+
+static u32 now(Warp *w) {
+    if (!w->now) w->now = w->synced = 1;
+    return w->now;
 }
-void ptx_memory_fence(Warp *w, u32 m) { (void)w, (void)m; }
+
+static Part *new_part(Warp *w, u32 lanes, const Knowledge *know) {
+    Part *p = free_parts;
+    if (p)
+        free_parts = p->next;
+    else
+        p = calloc(1, sizeof *p);
+    p->lanes = lanes;
+    ptx_knowledge_copy(&p->know, know);
+    p->next = w->part, w->part = p, w->part_lanes |= lanes;
+    return p;
+}
+
+/* Takes *at out of the warp's list. */
+static void drop_part(Warp *w, Part **at) {
+    Part *p = *at;
+    *at = p->next, w->part_lanes &= ~p->lanes;
+    p->next = free_parts, free_parts = p;
+}
+
+/* Makes parts that cover exactly the lanes m. */
+static void separate(Warp *w, u32 m) {
+    for (Part *p = w->part; p; p = p->next)
+        if (p->lanes & m && p->lanes & ~m) {
+            u32 inside = p->lanes & m;
+            p->lanes &= ~m;
+            new_part(w, inside, &p->know); /* at the head: not seen again here */
+        }
+    if (m & ~w->part_lanes) new_part(w, m & ~w->part_lanes, &w->know);
+}
+
+/* Parts that know the same become one; one that has all lanes is the warp. */
+static void unite(Warp *w) {
+    for (Part *p = w->part; p; p = p->next)
+        for (Part **q = &p->next; *q;) {
+            if (clock_same(&p->know.seen, &(*q)->know.seen) &&
+                clock_same(&p->know.fenced, &(*q)->know.fenced)) {
+                u32 lanes = (*q)->lanes;
+                drop_part(w, q);
+                p->lanes |= lanes, w->part_lanes |= lanes;
+            } else
+                q = &(*q)->next;
+        }
+    if (w->part && !w->part->next && !(w->live & ~w->part_lanes)) {
+        ptx_knowledge_copy(&w->know, &w->part->know);
+        drop_part(w, &w->part);
+    }
+}
+
+Knowledge *ptx_knows(Warp *w, u32 m) {
+    for (Part *p = w->part; p; p = p->next)
+        if (!(m & ~p->lanes)) return &p->know;
+    return &w->know;
+}
+
+/* What the lanes m themselves did up to now. */
+static void hand_on_own(Warp *w, u32 m, Clock *to) {
+    u32 self = (u32)ptx_warp_actor(w);
+    if (w->touched_lanes & ~m)
+        clock_learn_lanes(to, self, m, now(w));
+    else
+        clock_learn(to, self, now(w));
+}
+
+static void hand_on(Warp *w, u32 m, Knowledge *to) {
+    if (m & ~w->part_lanes) ptx_knowledge_join(to, &w->know);
+    for (const Part *p = w->part; p; p = p->next)
+        if (p->lanes & m) ptx_knowledge_join(to, &p->know);
+    hand_on_own(w, m, &to->seen);
+}
+
+void ptx_release(Warp *w, u32 m, Knowledge *to) {
+    if (!ptx_device.checks) return;
+    hand_on(w, m, to);
+    w->now++;
+}
+
+void ptx_acquire(Warp *w, u32 m, const Knowledge *from) {
+    if (!ptx_device.checks) return;
+    if (!(w->live & ~m)) {
+        ptx_knowledge_join(&w->know, from);
+        for (Part *p = w->part; p; p = p->next) ptx_knowledge_join(&p->know, from);
+        return;
+    }
+    separate(w, m);
+    for (Part *p = w->part; p; p = p->next)
+        if (p->lanes & m) ptx_knowledge_join(&p->know, from);
+    unite(w);
+}
+
+void ptx_sync_warp(Warp *w, u32 m) {
+    static Knowledge common;
+    if (!ptx_device.checks) return;
+    if (w->live & ~m) { /* __syncwarp(m) of some lanes: a release and an acquire of each */
+        ptx_knowledge_clear(&common);
+        ptx_release(w, m, &common);
+        ptx_acquire(w, m, &common);
+        return;
+    }
+    while (w->part) {
+        ptx_knowledge_join(&w->know, &w->part->know);
+        drop_part(w, &w->part);
+    }
+    clock_learn(&w->know.seen, (u32)ptx_warp_actor(w), now(w));
+    w->synced = ++w->now;
+    w->touched_lanes = 0;
+}
+
+/* A proxy fence anywhere on the way from the generic access to the async one will do (PTX ISA 8.9.1, causality order): so
+ * it covers all that its lanes know, not only what they did. */
+void ptx_proxy_fence(Warp *w, u32 m) {
+    if (!ptx_device.checks) return;
+    bool all = !(w->live & ~m);
+    if (!all) separate(w, m);
+    for (Part *p = w->part; p; p = p->next)
+        if (p->lanes & m) clock_join(&p->know.fenced, &p->know.seen), hand_on_own(w, m, &p->know.fenced);
+    if (all) clock_join(&w->know.fenced, &w->know.seen), hand_on_own(w, m, &w->know.fenced);
+    now(w), w->now++;
+}
+
+/* Strong accesses hand knowledge on by address: a table of what has been released there. Its clocks have no dense part,
+ * as clusters come and go. */
+typedef struct {
+    u64 address; /* 0: free. Shared memory: window, number of the cluster, rank, offset */
+    Knowledge know;
+} SyncWord;
+static struct {
+    SyncWord *slot;
+    u32 room, used;
+} sync_words;
+
+static SyncWord *sync_word(u64 address, bool make) {
+    if (make && sync_words.used * 2 >= sync_words.room) {
+        u32 room = sync_words.room ? sync_words.room * 2 : 256, old = sync_words.room;
+        SyncWord *slot = sync_words.slot;
+        sync_words.slot = calloc(room, sizeof *slot), sync_words.room = room;
+        for (u32 i = 0; i < old; i++)
+            if (slot[i].address) {
+                u32 at = (u32)(slot[i].address * 0x9e3779b97f4a7c15u >> 32) & (room - 1);
+                while (sync_words.slot[at].address) at = (at + 1) & (room - 1);
+                sync_words.slot[at] = slot[i];
+            }
+        free(slot);
+    }
+    if (!sync_words.used && !make) return NULL;
+    u32 at = (u32)(address * 0x9e3779b97f4a7c15u >> 32) & (sync_words.room - 1);
+    while (sync_words.slot[at].address && sync_words.slot[at].address != address)
+        at = (at + 1) & (sync_words.room - 1);
+    SyncWord *s = &sync_words.slot[at];
+    if (s->address) return s;
+    if (!make) return NULL;
+    s->address = address, sync_words.used++;
+    return s;
+}
+
+static void forget_sync_table(void) {
+    for (u32 i = 0; i < sync_words.room; i++) ptx_knowledge_free(&sync_words.slot[i].know);
+    free(sync_words.slot);
+    sync_words.slot = NULL, sync_words.room = sync_words.used = 0;
+}
+
+static u32 cluster_number(const Warp *w) { return running->is.base + w->cta->cluster->serial; }
+
+static u64 sync_address(const Warp *w, u64 address) {
+    return (address & WINDOW_MASK) == SHARED_WINDOW ? address | (u64)cluster_number(w) << 32 : address;
+}
+
+/* A clock of the cluster into one of the table, and back. */
+static void clock_to_table(Clock *to, const Clock *from, u32 cluster) {
+    static Far *f;
+    static u32 room;
+    if (from->n + from->nfar > room) f = realloc(f, (room = 2 * (from->n + from->nfar)) * sizeof *f);
+    u32 n = 0, own = 0;
+    while (own < from->nfar && !from->far[own].cluster) own++;
+    clock_join_far(to, from->far + own, from->nfar - own);
+    for (u32 i = 1, j = 0;
+         i < from->n || j < own;) { /* merges dense entries (all lanes) and those of some lanes */
+        if (j < own && (i >= from->n || from->far[j].actor <= i))
+            f[n] = from->far[j++], f[n++].cluster = cluster;
+        else if (from->at[i])
+            f[n++] = (Far){cluster, i, ALL_LANES, from->at[i]}, i++;
+        else
+            i++;
+    }
+    clock_join_far(to, f, n);
+}
+static void clock_from_table(Clock *to, const Clock *from, u32 cluster) {
+    static Far *f;
+    static u32 room;
+    if (from->nfar > room) f = realloc(f, (room = 2 * from->nfar) * sizeof *f);
+    u32 n = 0;
+    for (u32 i = 0; i < from->nfar; i++) { /* own partial entries first: cluster 0 sorts below */
+        const Far *e = &from->far[i];
+        if (e->cluster == cluster && e->lanes == ALL_LANES) clock_learn(to, e->actor, e->time);
+        if (e->cluster == cluster && e->lanes != ALL_LANES) f[n++] = (Far){0, e->actor, e->lanes, e->time};
+    }
+    for (u32 i = 0; i < from->nfar; i++)
+        if (from->far[i].cluster != cluster) f[n++] = from->far[i];
+    clock_join_far(to, f, n);
+}
+
+static void to_table(Warp *w, u64 address, const Knowledge *know) {
+    SyncWord *s = sync_word(sync_address(w, address), true);
+    clock_to_table(&s->know.seen, &know->seen, cluster_number(w));
+    clock_to_table(&s->know.fenced, &know->fenced, cluster_number(w));
+}
+
+void ptx_sync_read(Warp *w, u32 m, u64 address, Order order) {
+    static Knowledge read;
+    if (!ptx_device.checks) return;
+    const SyncWord *s = sync_word(sync_address(w, address), false);
+    if (!s) return;
+    Knowledge *to = order & ACQUIRE ? &read : &w->acquired;
+    if (order & ACQUIRE) ptx_knowledge_clear(to);
+    clock_from_table(&to->seen, &s->know.seen, cluster_number(w));
+    clock_from_table(&to->fenced, &s->know.fenced, cluster_number(w));
+    if (order & ACQUIRE)
+        ptx_acquire(w, m, to);
+    else
+        w->has_acquired = true, w->acquired_at = now(w);
+}
+
+/* A relaxed write hands on what was known at a fence before it: of its own thread, or of threads that a barrier orders
+ * before it (the usual "all threads fence, __syncthreads(), thread 0 counts": their stores have been performed). */
+void ptx_sync_write(Warp *w, u32 m, u64 address, Order order) {
+    static Knowledge own;
+    if (!ptx_device.checks) return;
+    if (order & RELEASE) {
+        ptx_knowledge_clear(&own);
+        ptx_release(w, m, &own);
+        to_table(w, address, &own);
+    }
+    if (!running->fences) return;
+    for (int i = 0; i < w->cta->nwarps; i++) {
+        Warp *v = &w->cta->warp[i];
+        u32 actor = (u32)ptx_warp_actor(v);
+        if (!v->released_at) continue;
+        if (v != w) {
+            if (clock_knows(&ptx_knows(w, m)->seen, 0, actor, v->released_lanes, v->released_at))
+                to_table(w, address, &v->released);
+        } else if (w->synced > w->released_at || m == w->released_lanes)
+            to_table(w, address, &w->released);
+        else if (
+            !(m &
+              ~w->released_lanes)) { /* of the lanes that fenced, and have not met since: their own accesses */
+            ptx_knowledge_copy(&own, &w->released);
+            Far *f = own.seen.far;
+            u32 n = 0;
+            for (u32 j = 0; j < own.seen.nfar; j++)
+                if (f[j].cluster || f[j].actor != actor) f[n++] = f[j];
+            own.seen.nfar = n;
+            if (actor < own.seen.n && own.seen.at[actor] >= w->synced) own.seen.at[actor] = w->synced - 1;
+            clock_learn_lanes(&own.seen, actor, m, w->released_at);
+            to_table(w, address, &own);
+        }
+    }
+}
+
+/* The other half: what a relaxed read has found becomes known at a fence after it, of its thread or of threads that come
+ * after it by a barrier. */
+void ptx_memory_fence(Warp *w, u32 m) {
+    if (!ptx_device.checks) return;
+    running->fences = true;
+    for (int i = 0; i < w->cta->nwarps; i++) {
+        const Warp *v = &w->cta->warp[i];
+        if (v->has_acquired && (v == w || clock_knows(&ptx_knows(w, m)->seen, 0, (u32)ptx_warp_actor(v),
+                                                      ALL_LANES, v->acquired_at)))
+            ptx_acquire(w, m, &v->acquired);
+    }
+    ptx_knowledge_clear(&w->released);
+    hand_on(w, m, &w->released);
+    w->released_at = w->now++, w->released_lanes = m;
+}
 
 /* ---- shadow memory ----------------------------------------------------------------------------------------------- */
 
+/* A cell stands for 4 bytes. Its last write and last read are in place; more of them (bytes written by different threads,
+ * reads by several warps) are in a list of nodes. */
+enum { PROXY_BITS = 3, STRONG = 4, IS_WRITE = 8 }; /* Rec.flags; the proxy is in the lowest bits */
+typedef struct {
+    u32 time, cluster, lanes;
+    u32 ins; /* index into the code of the launch that the cluster belongs to */
+    u16 actor;
+    u8 mask; /* bytes; 0: nothing */
+    u8 flags;
+} Rec;
+typedef struct {
+    Rec write, read;
+    u32 more; /* first node, 0: none */
+    u32 copy; /* instruction of the asynchronous copy that will write `flying` */
+    u8 valid; /* bytes that hold a value (shared memory) */
+    u8 flying;
+} Cell;
+typedef struct {
+    Rec rec;
+    u32 next;
+} Node;
+enum { CELLS = 256, CELL_BYTES = 4, PAGE_BYTES = CELLS * CELL_BYTES, GLOBAL_READS = 3 };
+typedef struct Page {
+    Cell cell[CELLS];
+    u64 serial; /* device memory: launch that touched it last */
+    bool nodes;
+    struct Page *next;
+} Page;
+
+struct Shadow {
+    u32 pages;
+    Page *page[];
+};
+struct GlobalShadow {
+    u64 pages;
+    Page *page[];
+};
+
+static Page *free_pages;
+static Node *node;
+static u32 nodes, node_room, free_node;
+
+static u32 push_node(u32 next, const Rec *rec) {
+    u32 n = free_node;
+    if (n)
+        free_node = node[n].next;
+    else {
+        if (nodes + 1 >= node_room)
+            node = realloc(node, (node_room = node_room ? 2 * node_room : 4096) * sizeof *node);
+        n = ++nodes;
+    }
+    node[n] = (Node){*rec, next};
+    return n;
+}
+/* Takes out the node that *at refers to. */
+static void drop_node(u32 *at) {
+    u32 n = *at;
+    *at = node[n].next;
+    node[n].next = free_node, free_node = n;
+}
+
+static void clear_page(Page *p) {
+    for (int i = 0; p->nodes && i < CELLS; i++)
+        while (p->cell[i].more) drop_node(&p->cell[i].more);
+    memset(p->cell, 0, sizeof p->cell);
+    p->nodes = false;
+}
+static Page *new_page(void) {
+    Page *p = free_pages;
+    if (p)
+        free_pages = p->next;
+    else
+        p = calloc(1, sizeof *p);
+    clear_page(p);
+    return p;
+}
+
+void ptx_shadow_start_cta(Cta *c) {
+    if (!ptx_device.checks) return;
+    u32 pages = (c->shared_bytes + PAGE_BYTES - 1) / PAGE_BYTES;
+    c->shadow = calloc(1, sizeof *c->shadow + pages * sizeof c->shadow->page[0]);
+    c->shadow->pages = pages;
+}
+void ptx_shadow_free_cta(Cta *c) {
+    for (int i = 0; i < c->nwarps; i++)
+        while (c->warp[i].part) drop_part(&c->warp[i], &c->warp[i].part);
+    for (u32 i = 0; c->shadow && i < c->shadow->pages; i++) {
+        Page *p = c->shadow->page[i];
+        if (p) p->next = free_pages, free_pages = p;
+    }
+    free(c->shadow);
+    c->shadow = NULL;
+}
+void ptx_drop_shadow(Allocation *a) {
+    for (u64 i = 0; a->shadow && i < a->shadow->pages; i++) {
+        Page *p = a->shadow->page[i];
+        if (p) p->next = free_pages, free_pages = p;
+    }
+    free(a->shadow);
+    a->shadow = NULL;
+}
+
 Access ptx_access(Warp *w, const Ins *in, u32 m) {
+    w->touched_lanes |= m;
     return (Access){.warp = w,
                     .in = in,
                     .know = ptx_knows(w, m),
                     .actor = (u32)ptx_warp_actor(w),
-                    .time = 1,
+                    .time = now(w),
                     .lane = (u8)ptx_first_lane(m)};
 }
 
-static void shared_bounds(const Cta *c, u32 offset, u32 bytes, const Access *a) {
-    if ((u64)offset + bytes > c->shared_bytes)
-        ptx_fatal(a->warp, a->in, a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES, NULL,
-                  "out of bounds: shared memory offset %u, %u bytes, the CTA has %u", offset, bytes,
-                  c->shared_bytes);
-}
-void ptx_shared_read(Cta *c, u32 offset, u32 bytes, const Access *a) { shared_bounds(c, offset, bytes, a); }
-void ptx_shared_write(Cta *c, u32 offset, u32 bytes, const Access *a) { shared_bounds(c, offset, bytes, a); }
-void ptx_shared_in_flight(Cta *c, u32 offset, u32 bytes, const Access *a) {
-    shared_bounds(c, offset, bytes, a);
+/* An access while it goes through its cells. */
+typedef struct {
+    Rec rec; /* mask left open */
+    const Knowledge *know;
+    const u32 *at; /* know->seen */
+    u32 n;
+    bool async, generic_own; /* of the async proxy; by lanes of the warp itself */
+    const Access *a;
+    Cta *cta; /* shared memory, and the first byte of the access */
+    const Allocation *allocation;
+    u64 begin;
+} Visit;
+
+static inline Visit visit(const Access *a, bool write) {
+    const Warp *w = a->warp;
+    Visit v = {.know = a->know,
+               .at = a->know->seen.at,
+               .n = a->know->seen.n,
+               .a = a,
+               .async = a->proxy == ASYNC_PROXY};
+    v.rec = (Rec){.time = a->time,
+                  .cluster = cluster_number(w),
+                  .lanes = a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES,
+                  .ins = (u32)(a->in - running->is.kernel->code),
+                  .actor = (u16)a->actor,
+                  .flags = (u8)(a->proxy | (a->strong ? STRONG : 0) | (write ? IS_WRITE : 0))};
+    v.generic_own = a->actor == (u32)ptx_warp_actor(w);
+    return v;
 }
 
-static Allocation *global_bounds(u64 address, u32 bytes, const Access *a) {
-    Allocation *allocation = ptx_find_allocation(address, bytes);
-    if (!allocation)
-        ptx_fatal(a->warp, a->in, a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES, NULL,
-                  "out of bounds: device memory address 0x%" PRIx64 ", %u bytes", address, bytes);
-    return allocation;
+static u32 lanes_of(const Access *a) { return a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES; }
+
+typedef enum { ORDERED, RACE, LANES_RACE, NOT_FENCED, BEFORE_GRID_WAIT } Verdict;
+
+/* Two lanes of one store instruction put the same value to the same address: that is what the registers say. */
+static bool same_values(const Warp *w, const Ins *in, u32 lanes, u32 l) {
+    EACH_LANE(k, lanes)
+    for (int i = in->ndst; i < in->nops; i++) {
+        const Operand *o = &in->op[i];
+        if (o->address || o->kind > KIND_R64) continue;
+        const u32 *r = w->reg + (size_t)o->row * LANES;
+        if (o->kind == KIND_R32 && r[k] != r[l]) return false;
+        if (o->kind == KIND_R64 && memcmp(r + 2 * k, r + 2 * l, 8)) return false;
+    }
+    return true;
 }
+
+static __attribute__((noinline)) Verdict judge(const Visit *v, const Rec *r) {
+    const Rec *x = &v->rec;
+    if (r->flags & x->flags & STRONG) return ORDERED;
+    u32 cluster = r->cluster == x->cluster ? 0 : r->cluster, lanes = r->lanes;
+    if (r->cluster - running->is.base - 1 >= running->is.clusters) { /* another launch */
+        const Past *l = launch_of(r->cluster);
+        if (!l || (l->serial < running->is.horizon)) return ORDERED;
+        /* a later one that runs already has not waited for this one */
+        bool waited = l->serial < running->is.serial && v->n && v->at[0];
+        return waited ? ORDERED : BEFORE_GRID_WAIT;
+    }
+    bool own = !cluster && r->actor == x->actor && v->generic_own;
+    if (own) {
+        bool together = x->lanes == ALL_LANES && v->a->lane >= LANES, read_together = r->lanes == ALL_LANES;
+        /* collective instructions have all lanes at one place: what any lane has read before is read */
+        if ((together || read_together) && !(r->flags & IS_WRITE)) return ORDERED;
+        if (together && read_together) return ORDERED;
+        if (!together) lanes &= ~x->lanes;
+        if (!lanes) return ORDERED;
+    }
+    if (!clock_knows(&v->know->seen, cluster, r->actor, lanes, r->time)) {
+        if (!own) return RACE;
+        bool one = r->ins == x->ins && x->flags & r->flags & IS_WRITE && v->a->lane < LANES;
+        return one && same_values(v->a->warp, v->a->in, lanes, v->a->lane) ? ORDERED : LANES_RACE;
+    }
+    bool proxies = v->async && (r->flags & PROXY_BITS) == GENERIC_PROXY;
+    return proxies && !clock_knows(&v->know->fenced, cluster, r->actor, lanes, r->time) ? NOT_FENCED
+                                                                                        : ORDERED;
+}
+
+/* The common cases of judge() == ORDERED. */
+static inline bool ordered(const Visit *v, const Rec *r) {
+    if (r->cluster != v->rec.cluster || v->async) return false;
+    return (r->actor < v->n && v->at[r->actor] >= r->time) ||
+           (r->actor == v->rec.actor && v->generic_own && r->lanes == v->rec.lanes);
+}
+
+/* "shared memory tile+64 (offset 1088)", "device memory cudaMalloc #2+4096" */
+static void name_address(const Visit *v, u64 at, char *text, size_t bytes) {
+    if (!v->cta) {
+        snprintf(text, bytes, "device memory %s+%" PRIu64, v->allocation->name, at);
+        return;
+    }
+    const Kernel *k = v->cta->grid->kernel;
+    char other[32] = "";
+    if (v->cta != v->a->warp->cta)
+        snprintf(other, sizeof other, " of CTA (%u,%u,%u)", v->cta->x, v->cta->y, v->cta->z);
+    for (int i = 0; i < k->nshared; i++) {
+        const Symbol *s = &k->shared[i];
+        if (at < s->offset || at >= (u64)s->offset + s->size) continue;
+        snprintf(text, bytes, "shared memory%s %s+%" PRIu64 " (offset %" PRIu64 ")", other, s->name,
+                 at - s->offset, at);
+        return;
+    }
+    if (k->uses_dynamic_shared && at >= k->dynamic_offset)
+        snprintf(text, bytes, "dynamic shared memory%s+%" PRIu64 " (offset %" PRIu64 ")", other,
+                 at - k->dynamic_offset, at);
+    else
+        snprintf(text, bytes, "shared memory%s, offset %" PRIu64, other, at);
+}
+
+static __attribute__((noinline)) void conflict(const Visit *v, const Rec *r, u64 at, Verdict verdict) {
+    const Past *l = launch_of(r->cluster);
+    const Ins *in = v->a->in, *other = l ? &l->kernel->code[r->ins] : NULL;
+    if (is_told(in, other)) return;
+    bool writes = v->rec.flags & IS_WRITE, wrote = r->flags & IS_WRITE;
+    bool async = (r->flags & PROXY_BITS) != GENERIC_PROXY, strong = (r->flags ^ v->rec.flags) & STRONG;
+    bool queue = async && r->cluster == v->rec.cluster;
+    const char *kind = writes ? wrote ? "write after write" : "write after read" : "read after write";
+    const char *verb = writes ? "writes" : "reads", *past_verb = wrote ? "wrote" : "read";
+    char where[200];
+    name_address(v, at, where, sizeof where);
+    Party party = {other, l ? r->cluster - l->base : 0, r->actor,
+                   r->lanes & (r->lanes - 1) ? LANES : ptx_first_lane(r->lanes)};
+    u32 lanes = lanes_of(v->a);
+    switch (verdict) {
+    case NOT_FENCED:
+        ptx_finding(
+            v->a->warp, in, lanes, &party,
+            "missing fence.proxy.async (%s): %s: the async proxy %s what the generic proxy %s; a "
+            "fence.proxy.async of the threads that %s it is needed before the barrier that orders the two",
+            kind, where, verb, past_verb, past_verb);
+        break;
+    case LANES_RACE:
+        ptx_finding(v->a->warp, in, lanes, &party,
+                    other == in && writes && wrote
+                        ? "race of lanes (%s): %s: lanes of the warp write it, with different values or one "
+                          "after the "
+                          "other: add __syncwarp(), or let one lane write"
+                        : "race of lanes (%s): %s: nothing orders these lanes of the warp: add __syncwarp()",
+                    kind, where);
+        break;
+    case BEFORE_GRID_WAIT:
+        ptx_finding(v->a->warp, in, lanes, &party,
+                    "race of grids (%s): %s: the two grids overlap, and the dependent one touches it before "
+                    "griddepcontrol.wait (cudaGridDependencySynchronize())",
+                    kind, where);
+        break;
+    default:
+        ptx_finding(
+            v->a->warp, in, lanes, &party, "race (%s): %s: %s", kind, where,
+            queue    ? "the asynchronous operation may still be running: it has not been waited for"
+            : strong ? "one of the two is a plain access, no barrier or acquire orders them: use an atomic, "
+                       "volatile or acquire/release access"
+            : v->cta ? "no barrier orders the two"
+            : r->cluster != v->rec.cluster
+                ? "no release and acquire orders these CTAs (st; __threadfence(); atomic ... atomic; "
+                  "__threadfence(); ld)"
+                : "no barrier orders the two");
+    }
+}
+
+static inline void check(const Visit *v, const Rec *r, u8 mask, u64 at) {
+    if (!(r->mask & mask) || ordered(v, r)) return;
+    Verdict verdict = judge(v, r);
+    if (verdict != ORDERED) conflict(v, r, at + (u32)__builtin_ctz(r->mask & mask), verdict);
+}
+
+static inline bool same_epoch(const Rec *a, const Rec *b) {
+    return a->time == b->time && a->cluster == b->cluster && a->actor == b->actor && a->flags == b->flags;
+}
+
+/* Nobody needs the old read any more if whoever is ordered after the new one is ordered after it too. */
+static bool replaces(const Visit *v, const Rec *old, u8 mask) {
+    if (old->mask & ~mask || old->flags != v->rec.flags) return false;
+    if (old->actor == v->rec.actor && old->cluster == v->rec.cluster && !(old->lanes & ~v->rec.lanes))
+        return true;
+    return ordered(v, old) || judge(v, old) == ORDERED;
+}
+
+static __attribute__((noinline)) void add_read(const Visit *v, Page *p, Cell *c, u8 mask) {
+    Rec *r = &c->read;
+    if (r->mask && same_epoch(r, &v->rec)) {
+        if (r->lanes == v->rec.lanes) {
+            r->mask |= mask;
+            return;
+        }
+        if (r->mask == mask) {
+            r->lanes |= v->rec.lanes;
+            return;
+        }
+    }
+    u32 *at = &c->more, reads = 0;
+    if (r->mask &&
+        !replaces(v, r, mask)) { /* it goes into the list, where it may take the place of what it covers */
+        for (; *at; at = &node[*at].next) {
+            Rec *old = &node[*at].rec;
+            if (old->flags & IS_WRITE) continue;
+            bool mine = old->actor == r->actor && old->cluster == r->cluster && !(old->lanes & ~r->lanes) &&
+                        !(old->mask & ~r->mask) && old->flags == r->flags;
+            if (mine || replaces(v, old, mask)) break;
+            if (!v->cta && ++reads == GLOBAL_READS) break; /* many CTAs read it: some of them are enough */
+        }
+        if (*at)
+            node[*at].rec = *r;
+        else
+            c->more = push_node(c->more, r), p->nodes = true;
+    }
+    *r = v->rec;
+    r->mask = mask;
+}
+
+static __attribute__((noinline)) void not_valid(const Visit *v, Cell *c, u8 mask, u64 at) {
+    u8 missing = mask & (u8)~c->valid, flying = missing & c->flying;
+    const Ins *copy = flying ? &running->is.kernel->code[c->copy] : NULL;
+    char where[200];
+    c->valid |= missing;
+    if (is_told(v->a->in, copy)) return;
+    name_address(v, at + (u32)__builtin_ctz(flying ? flying : missing), where, sizeof where);
+    Party party = {copy, 0, 0, LANES};
+    if (flying)
+        ptx_finding(v->a->warp, v->a->in, lanes_of(v->a), &party,
+                    "read too early: %s: an asynchronous copy is still writing it: wait for it", where);
+    else
+        ptx_finding(v->a->warp, v->a->in, lanes_of(v->a), NULL,
+                    "uninitialised: %s: nothing has been written there", where);
+}
+
+static __attribute__((noinline)) void written_in_flight(const Visit *v, Cell *c, u8 mask, u64 at) {
+    Party party = {&running->is.kernel->code[c->copy], 0, 0, LANES};
+    char where[200];
+    name_address(v, at + (u32)__builtin_ctz(mask & c->flying), where, sizeof where);
+    ptx_finding(v->a->warp, v->a->in, lanes_of(v->a), &party,
+                "race (write after write): %s: an asynchronous copy is still writing it", where);
+}
+
+static inline void read_cell(const Visit *v, Page *p, Cell *c, u8 mask, u64 at, bool shared) {
+    if (shared && (c->valid & mask) != mask) not_valid(v, c, mask, at);
+    Rec *r = &c->read;
+    if (same_epoch(r, &v->rec) && !(mask & ~r->mask) && !(v->rec.lanes & ~r->lanes))
+        return; /* since the last write */
+    check(v, &c->write, mask, at);
+    for (u32 i = c->more; i; i = node[i].next)
+        if (node[i].rec.flags & IS_WRITE) check(v, &node[i].rec, mask, at);
+    if (!r->mask || (!c->more && !(r->mask & ~mask) && r->flags == v->rec.flags && ordered(v, r)))
+        *r = v->rec, r->mask = mask;
+    else
+        add_read(v, p, c, mask);
+}
+
+static __attribute__((noinline)) void write_listed(const Visit *v, Cell *c, u8 mask, u64 at) {
+    for (u32 *i = &c->more; *i;) {
+        Rec *r = &node[*i].rec;
+        check(v, r, mask, at);
+        r = &node[*i].rec;
+        r->mask &= (u8)~mask;
+        if (r->mask)
+            i = &node[*i].next;
+        else
+            drop_node(i);
+    }
+}
+
+static inline void write_cell(const Visit *v, Page *p, Cell *c, u8 mask, u64 at, bool shared) {
+    Rec *w = &c->write;
+    if (shared) {
+        if (c->flying & mask) {
+            if (v->rec.flags & PROXY_BITS)
+                c->flying &= (u8)~mask; /* the copy itself */
+            else
+                written_in_flight(v, c, mask, at);
+        }
+        c->valid |= mask;
+    }
+    check(v, w, mask, at);
+    check(v, &c->read, mask, at);
+    c->read.mask &= (u8)~mask;
+    if (c->more) write_listed(v, c, mask, at);
+    if (w->mask & ~mask) {
+        if (same_epoch(w, &v->rec) && w->lanes == v->rec.lanes) {
+            w->mask |= mask;
+            return;
+        }
+        w->mask &= (u8)~mask;
+        c->more = push_node(c->more, w), p->nodes = true;
+    }
+    u32 lanes = v->rec.lanes;
+    if (w->mask && same_epoch(w, &v->rec) && w->ins == v->rec.ins)
+        lanes |= w->lanes; /* all wrote the same value */
+    *w = v->rec;
+    w->mask = mask, w->lanes = lanes;
+}
+
+/* Goes through the cells of bytes [at, at + bytes). */
+static inline __attribute__((always_inline)) void visit_cells(const Visit *v, Page **pages, u64 at, u64 bytes,
+                                                              bool write, bool shared) {
+    for (u64 end = at + bytes; at < end;) {
+        Page *p = pages[at / PAGE_BYTES];
+        u64 stop = (at | (PAGE_BYTES - 1)) + 1;
+        if (stop > end) stop = end;
+        if (!p) p = pages[at / PAGE_BYTES] = new_page();
+        if (!shared && p->serial != running->is.serial) {
+            if (p->serial < running->is.horizon) clear_page(p);
+            p->serial = running->is.serial;
+        }
+        while (at < stop) {
+            u64 base = at & ~(u64)(CELL_BYTES - 1);
+            u32 from = (u32)(at - base), to = stop - base < CELL_BYTES ? (u32)(stop - base) : CELL_BYTES;
+            u8 mask = (u8)((1u << to) - (1u << from));
+            Cell *c = &p->cell[base / CELL_BYTES % CELLS];
+            if (write)
+                write_cell(v, p, c, mask, base, shared);
+            else
+                read_cell(v, p, c, mask, base, shared);
+            at = base + to;
+        }
+    }
+}
+
+static inline void shared_bounds(Cta *c, u32 offset, u32 bytes, const Access *a) {
+    if ((u64)offset + bytes <= c->shared_bytes) return;
+    const Kernel *k = c->grid->kernel;
+    const Symbol *near = NULL;
+    for (int i = 0; i < k->nshared; i++)
+        if (k->shared[i].offset <= offset && (!near || k->shared[i].offset >= near->offset))
+            near = &k->shared[i];
+    bool dynamic = k->uses_dynamic_shared && offset >= k->dynamic_offset;
+    ptx_fatal(a->warp, a->in, lanes_of(a), NULL,
+              "out of bounds: shared memory offset %u, %u bytes: the CTA has %u (static %u, dynamic %u); %s "
+              "begins at %u",
+              offset, bytes, c->shared_bytes, k->shared_bytes, c->grid->dynamic_shared,
+              dynamic ? "dynamic shared memory"
+              : near  ? near->name
+                      : "it",
+              dynamic ? k->dynamic_offset
+              : near  ? near->offset
+                      : 0);
+}
+
+void ptx_shared_read(Cta *c, u32 offset, u32 bytes, const Access *a) {
+    shared_bounds(c, offset, bytes, a);
+    if (!ptx_device.checks) return;
+    Visit v = visit(a, false);
+    v.cta = c;
+    visit_cells(&v, c->shadow->page, offset, bytes, false, true);
+}
+
+void ptx_shared_write(Cta *c, u32 offset, u32 bytes, const Access *a) {
+    shared_bounds(c, offset, bytes, a);
+    if (!ptx_device.checks) return;
+    Visit v = visit(a, true);
+    v.cta = c;
+    visit_cells(&v, c->shadow->page, offset, bytes, true, true);
+}
+
+void ptx_shared_in_flight(Cta *c, u32 offset, u32 bytes, const Access *a) {
+    shared_bounds(c, offset, bytes, a);
+    if (!ptx_device.checks) return;
+    u32 ins = (u32)(a->in - running->is.kernel->code);
+    for (u32 at = offset; at < offset + bytes;) {
+        Page **p = &c->shadow->page[at / PAGE_BYTES];
+        if (!*p) *p = new_page();
+        u32 base = at & ~(CELL_BYTES - 1u),
+            end = offset + bytes - base < CELL_BYTES ? offset + bytes - base : CELL_BYTES;
+        u8 mask = (u8)((1u << end) - (1u << (at - base)));
+        Cell *cell = &(*p)->cell[base / CELL_BYTES % CELLS];
+        cell->valid &= (u8)~mask, cell->flying |= mask, cell->copy = ins;
+        at = base + end;
+    }
+}
+
+static _Noreturn void outside(u64 address, u32 bytes, const Access *a) {
+    const Allocation *near = ptx_nearest_allocation(address);
+    u64 begin = near ? (u64)(uintptr_t)near->memory : 0;
+    char text[200] = "there is no device memory";
+    if (address < 4096)
+        snprintf(text, sizeof text, "a null pointer");
+    else if (near && address + bytes <= begin)
+        snprintf(text, sizeof text, "%" PRIu64 " bytes before %s of %" PRIu64 " bytes", begin - address,
+                 near->name, near->bytes);
+    else if (near && address >= begin + near->bytes)
+        snprintf(text, sizeof text, "%" PRIu64 " bytes behind the end of %s of %" PRIu64 " bytes",
+                 address - begin - near->bytes, near->name, near->bytes);
+    else if (near)
+        snprintf(text, sizeof text, "at offset %" PRId64 " of %s of %" PRIu64 " bytes",
+                 (s64)(address - begin), near->name, near->bytes);
+    ptx_fatal(a->warp, a->in, lanes_of(a), NULL,
+              "out of bounds: device memory address 0x%" PRIx64 ", %u bytes: %s", address, bytes, text);
+}
+
+static inline void visit_global(Allocation *m, u64 address, u32 bytes, const Access *a, bool write) {
+    u64 offset = address - (u64)(uintptr_t)m->memory;
+    if (!m->shadow) {
+        u64 pages = (m->bytes + PAGE_BYTES - 1) / PAGE_BYTES;
+        m->shadow = calloc(1, sizeof *m->shadow + pages * sizeof m->shadow->page[0]);
+        m->shadow->pages = pages;
+    }
+    Visit v = visit(a, write);
+    v.allocation = m;
+    if (write)
+        visit_cells(&v, m->shadow->page, offset, bytes, true, false);
+    else
+        visit_cells(&v, m->shadow->page, offset, bytes, false, false);
+}
+
 const u8 *ptx_global_read(u64 address, u32 bytes, const Access *a) {
-    global_bounds(address, bytes, a)->read += bytes;
+    Allocation *m = ptx_find_allocation(address, bytes);
+    if (!m) outside(address, bytes, a);
+    m->read += bytes;
+    if (ptx_device.checks && !m->read_only) visit_global(m, address, bytes, a, false);
     return (const u8 *)(uintptr_t)address;
 }
+
 u8 *ptx_global_write(u64 address, u32 bytes, const Access *a) {
-    Allocation *allocation = global_bounds(address, bytes, a);
-    if (allocation->read_only)
-        ptx_fatal(a->warp, a->in, LANE_BIT(a->lane & 31), NULL, "write to read-only memory: %s",
-                  allocation->name);
-    allocation->written += bytes;
+    Allocation *m = ptx_find_allocation(address, bytes);
+    if (!m) outside(address, bytes, a);
+    if (m->read_only)
+        ptx_fatal(a->warp, a->in, lanes_of(a), NULL, "write to read-only memory: %s+%" PRIu64, m->name,
+                  address - (u64)(uintptr_t)m->memory);
+    m->written += bytes;
+    if (ptx_device.checks) visit_global(m, address, bytes, a, true);
     return (u8 *)(uintptr_t)address;
 }
-void ptx_drop_shadow(Allocation *a) { (void)a; }
-void ptx_shadow_start_cta(Cta *c) { (void)c; }
-void ptx_shadow_free_cta(Cta *c) { (void)c; }
-void ptx_check_inputs(Warp *w, const Ins *in, u32 m) { (void)w, (void)in, (void)m; }
-void ptx_checks_host_waited(void) {}
+
+/* ---- registers --------------------------------------------------------------------------------------------------- */
+
+/* After a finding the row counts as initialised, or everything computed from it would be one more. */
+static void check_row(Warp *w, const Ins *in, u32 m, u32 *init, int operand, const char *name) {
+    u32 missing = m & ~*init;
+    if (!missing) return;
+    *init |= missing;
+    char text[80] = "the guard predicate";
+    if (operand >= 0)
+        snprintf(text, sizeof text, "operand %d%s%s", operand + 1, name ? ", " : "", name ? name : "");
+    ptx_finding(w, in, missing, NULL,
+                "uninitialised: %s of %s: nothing has been assigned to this register in %s", text, in->opcode,
+                missing == m ? "these lanes" : "some of the lanes");
+}
+
+void ptx_check_inputs(Warp *w, const Ins *in, u32 m) {
+    if (!ptx_device.checks) return;
+    if (in->guard >= 0 &&
+        m & ~w->pred_init[in->guard]) { /* the lanes that it lets through are looked at later */
+        check_row(w, in, m, &w->pred_init[in->guard], -1, NULL);
+        return;
+    }
+    for (int i = in->ndst; i < in->nops; i++) {
+        const Operand *o = &in->op[i];
+        if (o->kind == KIND_PRED)
+            check_row(w, in, m, &w->pred_init[o->row], i, o->name);
+        else if (o->kind == KIND_R32 || o->kind == KIND_R64)
+            check_row(w, in, m, &w->reg_init[o->row], i, o->name);
+    }
+}
