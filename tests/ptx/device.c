@@ -1,13 +1,13 @@
-/* device.c - the simulated card: what the environment asks for, properties and attributes, occupancy, and the names
- * of errors. Nothing here runs anything.
+/* device.c - the simulated card: what the environment asks for, properties and attributes, occupancy, and
+ * the names of errors. Nothing here runs anything.
  */
 #include "runtime.h"
 #include <stdlib.h>
 
 Device ptx_device;
 
-/* The cards, and what their data sheets and the table "Technical Specifications per Compute Capability" of the CUDA
- * programming guide say. Clocks in kHz. */
+/* The cards, and what their data sheets and the table "Technical Specifications per Compute Capability" of
+ * the CUDA programming guide say. Clocks in kHz. */
 typedef struct {
     const char *name;
     int major, minor;
@@ -75,7 +75,7 @@ __attribute__((constructor(101))) static void read_environment(void) {
     ptx_device = d;
 }
 
-/* ---- properties ------------------------------------------------------------------------------------------------------ */
+/* ---- properties ---------------------------------------------------------------------------------------- */
 
 static cudaError_t check_device(int device) {
     return device == 0 ? cudaSuccess
@@ -84,52 +84,48 @@ static cudaError_t check_device(int device) {
 
 static struct cudaDeviceProp properties(void) {
     const Device *d = &ptx_device;
-    bool hopper = d->major >= 9;
-    struct cudaDeviceProp p = {
-        .totalGlobalMem = (size_t)card->memory_gib << 30,
-        .sharedMemPerBlock = 48 << 10,
-        .regsPerBlock = d->registers_per_sm,
-        .warpSize = LANES,
-        .memPitch = 0x7fffffff,
-        .maxThreadsPerBlock = 1024,
-        .maxThreadsDim = {1024, 1024, 64},
-        .maxGridSize = {0x7fffffff, 65535, 65535},
-        .totalConstMem = 64 << 10,
-        .major = d->major,
-        .minor = d->minor,
-        .textureAlignment = 512,
-        .texturePitchAlignment = 32,
-        .multiProcessorCount = d->sms,
-        .canMapHostMemory = 1,
-        .surfaceAlignment = 512,
-        .concurrentKernels = 1,
-        .asyncEngineCount = 3,
-        .unifiedAddressing = 1,
-        .memoryBusWidth = card->bus_bits,
-        .l2CacheSize = card->l2_mib << 20,
-        .persistingL2CacheMaxSize = (card->l2_mib << 20) / 8 * 5,
-        .maxThreadsPerMultiProcessor = d->threads_per_sm,
-        .streamPrioritiesSupported = 1,
-        .globalL1CacheSupported = 1,
-        .localL1CacheSupported = 1,
-        .sharedMemPerMultiprocessor = (size_t)d->shared_per_sm,
-        .regsPerMultiprocessor = d->registers_per_sm,
-        .managedMemory = 1,
-        .concurrentManagedAccess = 1,
-        .computePreemptionSupported = 1,
-        .canUseHostPointerForRegisteredMem = 1,
-        .cooperativeLaunch = 1,
-        .sharedMemPerBlockOptin = (size_t)d->shared_per_block,
-        .maxBlocksPerMultiProcessor = d->blocks_per_sm,
-        .accessPolicyMaxWindowSize = 128 << 20,
-        .reservedSharedMemPerBlock = (size_t)d->shared_reserved,
-        .hostRegisterSupported = 1,
-        .memoryPoolsSupported = 1,
-        .clusterLaunch = hopper,
-        .unifiedFunctionPointers = 0,
-        .deviceNumaId = -1,
-        .hostNumaId = -1,
-    };
+    struct cudaDeviceProp p = {.totalGlobalMem = (size_t)card->memory_gib << 30,
+                               .sharedMemPerBlock = 48 << 10,
+                               .regsPerBlock = d->registers_per_sm,
+                               .warpSize = LANES,
+                               .memPitch = 0x7fffffff,
+                               .maxThreadsPerBlock = 1024,
+                               .maxThreadsDim = {1024, 1024, 64},
+                               .maxGridSize = {0x7fffffff, 65535, 65535},
+                               .totalConstMem = 64 << 10,
+                               .major = d->major,
+                               .minor = d->minor,
+                               .textureAlignment = 512,
+                               .texturePitchAlignment = 32,
+                               .multiProcessorCount = d->sms,
+                               .canMapHostMemory = 1,
+                               .surfaceAlignment = 512,
+                               .concurrentKernels = 1,
+                               .asyncEngineCount = 3,
+                               .unifiedAddressing = 1,
+                               .memoryBusWidth = card->bus_bits,
+                               .l2CacheSize = card->l2_mib << 20,
+                               .persistingL2CacheMaxSize = (card->l2_mib << 20) / 8 * 5,
+                               .maxThreadsPerMultiProcessor = d->threads_per_sm,
+                               .streamPrioritiesSupported = 1,
+                               .globalL1CacheSupported = 1,
+                               .localL1CacheSupported = 1,
+                               .sharedMemPerMultiprocessor = (size_t)d->shared_per_sm,
+                               .regsPerMultiprocessor = d->registers_per_sm,
+                               .managedMemory = 1,
+                               .concurrentManagedAccess = 1,
+                               .computePreemptionSupported = 1,
+                               .canUseHostPointerForRegisteredMem = 1,
+                               .cooperativeLaunch = 1,
+                               .sharedMemPerBlockOptin = (size_t)d->shared_per_block,
+                               .maxBlocksPerMultiProcessor = d->blocks_per_sm,
+                               .accessPolicyMaxWindowSize = 128 << 20,
+                               .reservedSharedMemPerBlock = (size_t)d->shared_reserved,
+                               .hostRegisterSupported = 1,
+                               .memoryPoolsSupported = 1,
+                               .clusterLaunch = d->major >= 9,
+                               .deviceNumaId = -1,
+                               .hostNumaId = -1};
     snprintf(p.name, sizeof p.name, "PTX machine (%s)", card->name);
     memcpy(p.uuid.bytes, "PTX machine", 11);
     return p;
@@ -314,7 +310,7 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *name, void **f, unsigne
 PER_THREAD(cudaGetDriverEntryPoint, ptsz);
 PER_THREAD(cudaGetDriverEntryPointByVersion, ptsz);
 
-/* ---- occupancy --------------------------------------------------------------------------------------------------------- */
+/* ---- occupancy ----------------------------------------------------------------------------------------- */
 
 static int bound_threads(const Kernel *k) {
     int n = 1;
@@ -335,8 +331,7 @@ static int least(int a, int b) { return a < b ? a : b; }
 int ptx_blocks_per_sm(const Kernel *k, int threads, u32 dynamic_shared) {
     const Device *d = &ptx_device;
     int warps = (threads + LANES - 1) / LANES;
-    u32 shared =
-        k->uses_dynamic_shared && dynamic_shared ? k->dynamic_offset + dynamic_shared : k->shared_bytes;
+    u32 shared = k->shared_bytes + dynamic_shared;
     if (warps <= 0 || threads > 1024 || shared > (u32)d->shared_per_block) return 0;
     int registers = (ptx_registers(k, threads) + 7) / 8 * 8 * LANES * warps; /* given out by 8 a thread */
     int by_shared = d->shared_per_sm / (int)((shared + 127) / 128 * 128 + (u32)d->shared_reserved);
@@ -354,7 +349,7 @@ static cudaError_t occupancy(int *blocks, const void *func, int threads, size_t 
         *blocks = 0;
     else
         *blocks =
-            dynamic > (size_t)f->max_dynamic_shared ? 0 : ptx_blocks_per_sm(f->kernel, threads, (u32)dynamic);
+            dynamic > (size_t)ptx_max_dynamic(f) ? 0 : ptx_blocks_per_sm(f->kernel, threads, (u32)dynamic);
     return cudaSuccess;
 }
 
@@ -424,7 +419,7 @@ cudaError_t cudaOccupancyMaxPotentialClusterSize(int *size, const void *func,
     return LOOK(largest_cluster(size, func, config));
 }
 
-/* ---- errors -------------------------------------------------------------------------------------------------------------- */
+/* ---- errors -------------------------------------------------------------------------------------------- */
 
 #define ERRORS(E) \
     E(cudaSuccess, "no error") \

@@ -1,8 +1,9 @@
-/* runtime.h - what the three files of the CUDA runtime API share.
+/* runtime.h - what the files of the CUDA runtime API share.
  *
- *     device.c    the simulated card: environment, properties, attributes, occupancy, error names
- *     runtime.c   program registration, device memory, copies, launches, exit status
- *     streams.c   streams, events, stream capture, graphs: decides whether an operation runs now or is recorded
+ *     device.c      the simulated card: environment, properties, attributes, occupancy, error names
+ *     allocation.c  device memory, copies
+ *     runtime.c     program registration, launches, exit status
+ *     streams.c     streams, events, capture, graphs: decides whether an operation runs or is recorded
  *
  * Operations run when they are submitted, on the caller's thread, under one lock.
  */
@@ -31,15 +32,15 @@ cudaError_t __cudaPopCallConfiguration(dim3 *grid, dim3 *block, size_t *shared, 
 cudaError_t __cudaGetKernel(cudaKernel_t *kernel, const void *host);
 cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void **args, size_t shared,
                                cudaStream_t stream);
-/* With --default-stream per-thread nvcc calls name_ptsz or name_ptds. Nothing here runs beside anything else, so
- * these are the same functions. */
+/* With --default-stream per-thread nvcc calls name_ptsz or name_ptds. Nothing here runs beside anything
+ * else, so these are the same functions. */
 #define PER_THREAD(name, suffix) extern __typeof__(name) name##_##suffix __attribute__((alias(#name)))
 #pragma GCC visibility pop
 
-/* ---- calls (runtime.c) --------------------------------------------------------------------------------------------
- * Every API function is API(work) or, where a launch held back for programmatic dependent launch stays held back,
- * LOOK(work): takes the lock, refuses after a sticky error, records the error that work returns. */
+/* ---- calls (runtime.c) ----------------------------------------------------------------------------------- */
 
+/* Every API function is API(work) or, where a launch held back for programmatic dependent launch stays held
+ * back, LOOK(work): takes the lock, refuses after a sticky error, records the error that work returns. */
 cudaError_t ptx_enter(bool flush);
 cudaError_t ptx_leave(cudaError_t e);
 #define API(work) ptx_leave(ptx_enter(true) ?: (work))
@@ -48,23 +49,28 @@ cudaError_t ptx_leave(cudaError_t e);
 /* Says on stderr why a call fails, and returns e. */
 cudaError_t ptx_fail(cudaError_t e, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-/* ---- kernels (runtime.c) -------------------------------------------------------------------------------------------- */
+/* ---- kernels (runtime.c) ------------------------------------------------------------------------------- */
 
 typedef struct Function { /* one __global__ function of the program; a cudaKernel_t points to it */
     struct Binary *binary;
     const void *host; /* address of the stub, what the program calls the kernel by */
     const char *name;
-    Kernel *kernel; /* NULL until first needed */
-    int max_dynamic_shared, carveout, cluster_policy;
+    Kernel *kernel;         /* NULL until first needed */
+    int max_dynamic_shared; /* as set, or -1 */
+    int carveout, cluster_policy;
     bool large_clusters; /* cudaFuncAttributeNonPortableClusterSizeAllowed */
     bool cluster_required;
 } Function;
 
 cudaError_t ptx_function(const void *host, Function **f); /* with f->kernel */
+int ptx_max_dynamic(const Function *f);
 cudaError_t ptx_check_shape(const Kernel *k, const LaunchShape *shape);
 cudaError_t ptx_shape_of(const cudaLaunchConfig_t *config, LaunchShape *shape);
 
-/* ---- operations in a stream (runtime.c runs them, streams.c records them) -------------------------------------------------- */
+/* The device memory of a variable of the program; bytes at offset have to lie inside. */
+cudaError_t ptx_symbol(const void *host, size_t offset, size_t bytes, u8 **memory, size_t *size);
+
+/* ---- operations in a stream (runtime.c runs them, streams.c records them) ------------------------------ */
 
 typedef struct Op {
     enum { OP_KERNEL, OP_COPY, OP_FILL, OP_HOST } what;
@@ -82,8 +88,11 @@ typedef struct Op {
 cudaError_t ptx_submit(Op op, cudaStream_t stream); /* checks, then runs or records */
 cudaError_t ptx_check_op(const Op *op);
 cudaError_t ptx_run_op(const Op *op, cudaStream_t stream);
-/* An error for calls that wait or allocate, while any stream captures (cudaStreamCaptureModeRelaxed allows them). */
+/* An error for calls that wait or allocate, while any stream captures (cudaStreamCaptureModeRelaxed allows
+ * them). */
 cudaError_t ptx_no_capture(const char *what);
 void ptx_reset_streams(void);
+void ptx_free_all(void);                                      /* allocation.c */
+void ptx_name_allocations(const Kernel *k, const u8 *params); /* allocation.c */
 
 #endif

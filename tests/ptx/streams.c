@@ -1,8 +1,8 @@
 /* streams.c - streams, events, stream capture and graphs.
  *
- * Work runs when it is submitted, so streams order nothing that is not ordered already. What is left of them is
- * what a program can see: handles, flags, times of events, and capture, where the work is recorded into a graph in the
- * order of submission and runs, in that order, with each launch of the graph.
+ * Work runs when it is submitted, so streams order nothing that is not ordered already. What is left of
+ * them is what a program can see: handles, flags, times of events, and capture, where the work is recorded
+ * into a graph in the order of submission and runs, in that order, with each launch of the graph.
  */
 #include "runtime.h"
 #include <pthread.h>
@@ -65,7 +65,7 @@ static struct CUevent_st *find_event(cudaEvent_t e) {
     return NULL;
 }
 
-/* ---- recording -------------------------------------------------------------------------------------------------------- */
+/* ---- recording ----------------------------------------------------------------------------------------- */
 
 /* The parameters are copied: a graph runs them long after the caller's variables are gone. */
 static Op copy_op(Op op) {
@@ -140,7 +140,7 @@ static cudaError_t callback(cudaStream_t stream, cudaStreamCallback_t call, void
     return cudaSuccess;
 }
 
-/* ---- capture ------------------------------------------------------------------------------------------------------------ */
+/* ---- capture ------------------------------------------------------------------------------------------- */
 
 static cudaError_t begin_capture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
     static u64 id;
@@ -205,7 +205,7 @@ static cudaError_t exchange_mode(enum cudaStreamCaptureMode *mode) {
     return cudaSuccess;
 }
 
-/* ---- streams ------------------------------------------------------------------------------------------------------------- */
+/* ---- streams ------------------------------------------------------------------------------------------- */
 
 static cudaError_t create_stream(cudaStream_t *stream, unsigned flags, int priority) {
     static u64 id = 2;
@@ -249,7 +249,7 @@ static cudaError_t stream_number(cudaStream_t stream, void *to, size_t bytes, si
     return cudaSuccess;
 }
 
-/* ---- events --------------------------------------------------------------------------------------------------------------- */
+/* ---- events -------------------------------------------------------------------------------------------- */
 
 static cudaError_t create_event(cudaEvent_t *event, unsigned flags) {
     if (!event || flags & ~7u) return cudaErrorInvalidValue;
@@ -282,7 +282,8 @@ static cudaError_t record_event(cudaEvent_t event, cudaStream_t stream) {
     return cudaSuccess;
 }
 
-/* An event of a capture takes the stream that waits for it into the capture, or the waiting stream has joined it. */
+/* An event of a capture takes the stream that waits for it into the capture, or the waiting stream has
+ * joined it. */
 static cudaError_t wait_event(cudaStream_t stream, cudaEvent_t event) {
     struct CUstream_st *s;
     if (!find_event(event)) return cudaErrorInvalidResourceHandle;
@@ -318,7 +319,7 @@ static cudaError_t elapsed(float *milliseconds, cudaEvent_t from, cudaEvent_t to
     return cudaSuccess;
 }
 
-/* ---- graphs ------------------------------------------------------------------------------------------------------------------ */
+/* ---- graphs -------------------------------------------------------------------------------------------- */
 
 static cudaError_t instantiate(cudaGraphExec_t *exec, cudaGraph_t graph) {
     if (!exec || !graph) return cudaErrorInvalidValue;
@@ -365,7 +366,7 @@ void ptx_reset_streams(void) {
     while (events) destroy_event(events);
 }
 
-/* ---- API ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- API ----------------------------------------------------------------------------------------------- */
 
 cudaError_t cudaStreamCreate(cudaStream_t *s) { return LOOK(create_stream(s, 0, 0)); }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned flags) {
