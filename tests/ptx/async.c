@@ -31,8 +31,6 @@ static void grow(void **array, int n, int *room, size_t size) {
 
 /* ---- happens-before ------------------------------------------------------------------------------------------------- */
 
-static bool clock_has(const Clock *c, u32 actor, u32 time) { return actor < c->n && c->at[actor] >= time; }
-
 static Party party(Warp *w, const Ins *in, u32 lane) {
     return (Party){in, w->cta->cluster->serial, (u32)ptx_warp_actor(w), (int)lane};
 }
@@ -101,7 +99,7 @@ typedef struct Mbarrier {
     u32 phase, first;     /* phases completed since the CTA began, and when it was initialised */
     u32 observed, copied; /* phases that somebody waited for, that copies took part in */
     int actor;
-    u32 init_actor, init_time; /* mbarrier.init happened at */
+    u32 init_time; /* of the thread that executed mbarrier.init */
     Party init, arrival, expect, waiter;
     u32 waiting;            /* warps that wait */
     Knowledge coming, done; /* released by the arrivals of this phase; by all of the completed ones */
@@ -140,17 +138,19 @@ static Mbarrier *live_mbarrier(Warp *w, const Ins *in, u32 lane, Cta *c, u32 off
 /* Whoever uses an mbarrier must be ordered after its initialisation; the async proxy needs a fence besides. */
 static void require_visible(Warp *w, const Ins *in, u32 lane, const Mbarrier *b, const Knowledge *k,
                             bool async) {
-    if (!ptx_device.checks || b->init_actor == 0) return;
-    if (b->init_actor != (u32)ptx_warp_actor(w) && !clock_has(&k->seen, b->init_actor, b->init_time))
+    if (!ptx_device.checks) return;
+    u32 by = LANE_BIT(b->init.lane);
+    bool own = b->init.actor == (u32)ptx_warp_actor(w) && (u32)b->init.lane == lane;
+    if (!own && !ptx_is_ordered(&k->seen, b->init.actor, by, b->init_time))
         ptx_finding(w, in, LANE_BIT(lane), &b->init,
-                    "race: mbarrier 0x%x is used here without being ordered after its mbarrier.init (a "
-                    "barrier is missing)",
+                    "race: mbarrier 0x%x is used here without being ordered after its mbarrier.init: a "
+                    "barrier is missing",
                     b->offset);
-    else if (async && !clock_has(&k->fenced, b->init_actor, b->init_time))
+    else if (async && !ptx_is_ordered(&k->fenced, b->init.actor, by, b->init_time))
         ptx_finding(
             w, in, LANE_BIT(lane), &b->init,
-            "mbarrier 0x%x: its mbarrier.init is not visible to the async proxy: fence.mbarrier_init or "
-            "fence.proxy.async is missing between it and this copy",
+            "missing fence.mbarrier_init or fence.proxy.async: the async proxy signals mbarrier 0x%x, whose "
+            "mbarrier.init it cannot see without one",
             b->offset);
 }
 
@@ -229,7 +229,7 @@ static Outcome run_init(Warp *w, const Ins *in, u32 m) {
         memcpy(c->shared + offset, &word, 8);
         b->live = true, b->expected = b->pending = count, b->tx = 0;
         b->first = b->observed = b->copied = b->phase;
-        b->init = party(w, in, l), b->init_actor = a.actor, b->init_time = a.time;
+        b->init = party(w, in, l), b->init_time = a.time;
         b->arrival = b->expect = b->waiter = (Party){0}, b->waiting = 0;
         ptx_knowledge_clear(&b->coming);
     }

@@ -376,6 +376,10 @@ static bool clock_knows(const Clock *c, u32 cluster, u32 actor, u32 lanes, u32 t
     return !lanes;
 }
 
+bool ptx_is_ordered(const Clock *c, u32 actor, u32 lanes, u32 time) {
+    return clock_knows(c, 0, actor, lanes, time);
+}
+
 static void clock_clear(Clock *c) { c->n = c->nfar = 0; }
 
 void ptx_knowledge_clear(Knowledge *k) { clock_clear(&k->seen), clock_clear(&k->fenced); }

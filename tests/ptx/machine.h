@@ -164,7 +164,7 @@ typedef enum {
     SR_LANEMASK_LT, SR_LANEMASK_LE, SR_LANEMASK_GT, SR_LANEMASK_GE, SR_CLUSTERID_X, SR_CLUSTERID_Y, SR_CLUSTERID_Z,
     SR_NCLUSTERID_X, SR_NCLUSTERID_Y, SR_NCLUSTERID_Z, SR_CLUSTER_CTAID_X, SR_CLUSTER_CTAID_Y, SR_CLUSTER_CTAID_Z,
     SR_CLUSTER_NCTAID_X, SR_CLUSTER_NCTAID_Y, SR_CLUSTER_NCTAID_Z, SR_CLUSTER_CTARANK, SR_CLUSTER_NCTARANK,
-    SR_IS_EXPLICIT_CLUSTER, SR_DYNAMIC_SMEM_SIZE, SR_TOTAL_SMEM_SIZE, SR_COUNT
+    SR_IS_EXPLICIT_CLUSTER, SR_DYNAMIC_SMEM_SIZE, SR_TOTAL_SMEM_SIZE, SR_ENVREG1, SR_ENVREG2 /* Grid.workspace */, SR_COUNT
 } Special; /* %clock, %clock64, %globaltimer change while a kernel runs: mov from them is an instruction of its own */
 
 typedef struct {
@@ -381,6 +381,7 @@ struct Grid {
     u32 dim[3], block[3], cluster_dim[3];
     u32 dynamic_shared;
     u8 *params;             /* [kernel->param_bytes], 128-byte aligned; registered as a read-only allocation */
+    u8 *workspace;          /* cooperative launch: where cg::grid_group synchronises, else NULL */
     u64 serial;             /* 1, 2, ...: launches of the process */
     bool overlaps;          /* launched with programmatic stream serialisation: may start before grid serial - 1 ends */
     Grid *primary;          /* that grid, if it has not run yet */
@@ -537,6 +538,8 @@ void ptx_knowledge_clear(Knowledge *k);
 void ptx_knowledge_free(Knowledge *k);
 void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time); /* seen and fenced */
 
+/* Is what these lanes of an actor (of the same cluster) did up to `time` in the clock? */
+bool ptx_is_ordered(const Clock *c, u32 actor, u32 lanes, u32 time);
 /* What the lanes m of a warp know (its common knowledge, or that and what was learnt by these lanes alone). */
 Knowledge *ptx_knows(Warp *w, u32 m);
 /* Lanes m hand on what they know (arrive, release, barrier): joined into `to`; the warp's clock moves on. */
