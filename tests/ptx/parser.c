@@ -1070,7 +1070,7 @@ static const char *const special_names[] = {"%tid.x",
                                             "%cluster_nctarank",
                                             "%is_explicit_cluster",
                                             "%dynamic_smem_size",
-                                            "%total_smem_size"};
+                                            "%total_smem_size", "%envreg1", "%envreg2"};
 _Static_assert(sizeof special_names / sizeof *special_names == SR_COUNT, "one name each");
 
 /* A copy with comments as blanks. */

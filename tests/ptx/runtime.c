@@ -256,6 +256,8 @@ cudaError_t ptx_check_shape(const Kernel *k, const LaunchShape *s) {
     return cudaSuccess;
 }
 
+enum { WORKSPACE = 64 }; /* bytes; cooperative groups use the second word */
+
 static Grid *new_grid(Kernel *k, const LaunchShape *s, void **args) {
     static u64 launches;
     Grid *g = calloc(1, sizeof *g);
@@ -264,6 +266,10 @@ static Grid *new_grid(Kernel *k, const LaunchShape *s, void **args) {
         g->dim[i] = s->grid[i], g->block[i] = s->block[i];
         u32 own = k->cluster[i] ? (u32)k->cluster[i] : 1;
         g->cluster_dim[i] = s->cluster[i] ? s->cluster[i] : own;
+    }
+    if (s->cooperative) {
+        g->workspace = calloc(1, WORKSPACE);
+        ptx_add_allocation(g->workspace, WORKSPACE, "barrier of the grid");
     }
     if (!k->param_bytes) return g;
     size_t bytes = (k->param_bytes + 127) / 128 * 128;
@@ -277,7 +283,8 @@ static Grid *new_grid(Kernel *k, const LaunchShape *s, void **args) {
 
 static void free_grid(Grid *g) {
     if (g->params) ptx_remove_allocation(g->params);
-    free(g->params);
+    if (g->workspace) ptx_remove_allocation(g->workspace);
+    free(g->params), free(g->workspace);
     free(g);
 }
 

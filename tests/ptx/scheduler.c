@@ -571,6 +571,8 @@ static u32 special_value(const Warp *w, Special what, u32 lane) {
     case SR_IS_EXPLICIT_CLUSTER: return c->cluster->nctas > 1 || g->kernel->cluster[0] != 0;
     case SR_DYNAMIC_SMEM_SIZE: return g->dynamic_shared;
     case SR_TOTAL_SMEM_SIZE: return c->shared_bytes;
+    case SR_ENVREG1: return (u32)((u64)g->workspace >> 32);
+    case SR_ENVREG2: return (u32)(u64)g->workspace;
     case SR_GRIDID: /* 64 bits: start_warp */
     case SR_COUNT: break;
     }
@@ -808,6 +810,7 @@ static void run_clusters(Grid *g) {
     int window = ptx_device.schedule == RANDOM ? 1 + (int)ptx_random(g, 4)
                  : ptx_device.schedule == LAZY ? 2
                                                : 1;
+    if (g->workspace) window = g->capacity; /* a barrier of the grid needs all of it */
     while (g->retired < g->clusters) {
         while (g->nresident < window && admit(g)) {
         }
