@@ -1114,6 +1114,10 @@ static bool mov_clock(Text *t, Ins *in, const char *name) {
     in->run = which < 4 ? clock32 : clock64;
     return use(t, in, 0, which < 4 ? 'r' : 'd');
 }
+static Outcome set_pred(Warp *w, const Ins *in, u32 m) {
+    ptx_set_pred(w, &in->op[0], m, in->n ? ALL_LANES : 0);
+    return RAN;
+}
 static bool mov(Text *t, Ins *in) {
     Type type = ptx_type(t);
     int bits = ptx_type_bits(type), ndst = 1;
@@ -1123,6 +1127,12 @@ static bool mov(Text *t, Ins *in) {
     if (t->nops - ndst == 1 && ndst == 1 && t->op[1].kind == KIND_LABEL && t->op[1].name[0] == '%')
         return mov_clock(t, in, t->op[1].name);
     in->flags = INS_COPIES;
+    s64 value;
+    if (type == T_PRED && ptx_immediate(t, 1, &value)) {
+        in->run = set_pred;
+        in->n = value != 0;
+        return use(t, in, 0, 'p');
+    }
     if (type == T_PRED) {
         in->run = mov_pred;
         return use_all(t, in, "pp");
