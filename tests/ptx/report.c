@@ -125,32 +125,24 @@ typedef struct {
 } Sums;
 
 static void sum_up(const Kernel *k, Sums *s) {
+    Counters *c = &ptx_count;
+    memset(c->unit, 0, sizeof c->unit);
+    c->warp_instructions = c->thread_instructions = 0;
     for (int i = 0; i < k->ncode; i++) {
         const Ins *in = &k->code[i];
-        ptx_count.warp_instructions += in->executed, ptx_count.thread_instructions += in->lanes;
-        ptx_count.unit[in->unit] += in->executed;
+        c->warp_instructions += in->executed, c->thread_instructions += in->lanes;
+        c->unit[in->unit] += in->executed;
         if (is_move(in))
             s->moves += in->executed;
         else
             s->lanes[in->unit] += in->lanes;
     }
-    ptx_count.fp32_lanes = s->lanes[UNIT_FP32], ptx_count.mufu_lanes = s->lanes[UNIT_MUFU];
+    c->fp32_lanes = s->lanes[UNIT_FP32], c->mufu_lanes = s->lanes[UNIT_MUFU];
     const Allocation *a;
     for (int i = 0; (a = ptx_each_allocation(i)); i++) {
         s->read += a->read < a->bytes ? a->read : a->bytes;
         s->written += a->written < a->bytes ? a->written : a->bytes;
     }
-}
-
-static void clear_counters(Kernel *k) {
-    for (int i = 0; i < k->ncode; i++) {
-        Ins *in = &k->code[i];
-        in->executed = in->lanes = in->wavefronts = in->wavefronts_ideal = in->bytes = in->sectors = 0;
-    }
-    Allocation *a;
-    for (int i = 0; (a = ptx_each_allocation(i)); i++)
-        a->read = a->written = a->read_sectors = a->written_sectors = 0;
-    ptx_count = (Counters){0};
 }
 
 /* the plain counters by their name */
@@ -507,7 +499,9 @@ void ptx_report_launch(Grid *g, double seconds) {
     if (table) print_table(stderr, g, &s, seconds);
     if (csv) print_csv(csv, g, &s, seconds);
     last = ptx_count;
-    clear_counters(g->kernel);
+    Allocation *a;
+    for (int i = 0; (a = ptx_each_allocation(i)); i++)
+        a->read = a->written = a->read_sectors = a->written_sectors = 0;
 }
 
 void ptx_report_exit(void) {

@@ -67,7 +67,7 @@ static double dot(const bf16 *a, const bf16 *b, int d) {
 }
 
 // One query against `keys` keys; key(j) and value(j) point to D elements. Expects o and, if there is one, lse. The
-// tolerance is that of rounding P and the result to bf16: 2^-9 of sum p |v| and of the result.
+// tolerance is that of rounding P and the result to bf16: 2^-8 of sum p |v| and of the result.
 template <typename Rows>
 static void expect_attention(const bf16 *q, Rows key, Rows value, int keys, int d, double scale, const bf16 *o,
                              const float *lse) {
@@ -82,7 +82,7 @@ static void expect_attention(const bf16 *q, Rows key, Rows value, int keys, int 
         }
     }
     for (int c = 0; c < d; c++)
-        FA_EXPECT_NEAR(__bfloat162float(o[c]), sum[c] / total, (size[c] + fabs(sum[c])) / total * 0x1.1p-9 + 1e-6);
+        FA_EXPECT_NEAR(__bfloat162float(o[c]), sum[c] / total, (size[c] + fabs(sum[c])) / total * 0x1.1p-8 + 1e-6);
     if (lse) FA_EXPECT_NEAR(*lse, top + log(total), 2e-5);
 }
 
@@ -97,7 +97,8 @@ typedef CUresult (*Encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void 
 static CUtensorMap tensor_map(bf16 *at, int d, int n, int heads, int rows) {
     static Encode encode;
     cudaDriverEntryPointQueryResult found;
-    if (!encode) OK(cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", (void **)&encode, cudaEnableDefault, &found));
+    if (!encode) OK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault,
+                                                     &found));
     CUtensorMap map;
     cuuint64_t size[3] = {(cuuint64_t)d, (cuuint64_t)n, (cuuint64_t)heads};
     cuuint64_t stride[2] = {(cuuint64_t)d * 2, (cuuint64_t)n * d * 2};
@@ -118,6 +119,7 @@ struct Forward {
 };
 
 static void test_forward(Forward f) {
+    cudaDeviceReset(); // whatever a test before has done
     const size_t elements = (size_t)f.heads * f.n * f.d;
     const double scale = 1 / sqrt((double)f.d);
     float scale_log2 = (float)(scale * 1.4426950408889634);
@@ -140,7 +142,7 @@ static void test_forward(Forward f) {
         void *args[] = {&q.device, &k.device, &v.device, &o.device, &lse.device, &f.n, &scale_log2, &f.causal};
         OK(cudaLaunchKernel(f.kernel, grid, dim3(f.threads), args, f.shared, 0));
     }
-    FA_REQUIRE(OK(cudaDeviceSynchronize()));
+    if (!OK(cudaDeviceSynchronize())) return;
     o.download(), lse.download();
     for (int h = 0; h < f.heads; h++)
         for (int i = 0; i < f.n; i++) {
@@ -196,6 +198,7 @@ FA_TEST(forward_sm90_d64) { test_forward_sizes(sm90<64>()); }
 // ---- decode -------------------------------------------------------------------------------------------------
 
 static void test_decode(int d, std::vector<int> lengths, int heads, int splits) {
+    cudaDeviceReset(); // whatever a test before has done
     const int batch = (int)lengths.size();
     int per_sequence = 0, pages = 0, keys = 0;
     for (int n : lengths) {
@@ -243,7 +246,7 @@ static void test_decode(int d, std::vector<int> lengths, int heads, int splits) 
     OK(cudaLaunchKernel(kernels.append[d / 128], dim3((unsigned)heads, (unsigned)batch), dim3((unsigned)d), append_args,
                         0, 0));
     OK(cudaLaunchKernelExC(&config, decode, decode_args));
-    FA_REQUIRE(OK(cudaDeviceSynchronize()));
+    if (!OK(cudaDeviceSynchronize())) return;
     FA_EXPECT(ptx_counter("tma_load_bytes") == (uint64_t)keys * row * 2 * 2);
     FA_EXPECT(ptx_counter("shared_wavefronts") == ptx_counter("shared_wavefronts_ideal"));
 

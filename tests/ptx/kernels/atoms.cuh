@@ -145,18 +145,18 @@ ATOM void wgmma_shared(float (&d)[64], uint64_t a, uint64_t b, int accumulate) {
                  : INOUT_32(d, 0), INOUT_32(d, 32)
                  : "l"(a), "l"(b), "r"(accumulate));
 }
-// D += A B, 64 x N x 16, A in registers, B in shared memory with n innermost; N = 128 and N = 64
-ATOM void wgmma_registers(float (&d)[64], const uint32_t *a, uint64_t b) {
+// D += A B, 64 x N x 16 with N = 128 or 64, A in registers, B in shared memory: BY_ROWS 1 if n is innermost, 0 if k is
+template <int BY_ROWS> ATOM void wgmma_registers(float (&d)[64], const uint32_t *a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" REGS_64
-                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;"
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, %69;"
                  : INOUT_32(d, 0), INOUT_32(d, 32)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(BY_ROWS));
 }
-ATOM void wgmma_registers(float (&d)[32], const uint32_t *a, uint64_t b) {
+template <int BY_ROWS> ATOM void wgmma_registers(float (&d)[32], const uint32_t *a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" REGS_32
-                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, %37;"
                  : INOUT_32(d, 0)
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(BY_ROWS));
 }
 
 // ---- sm_90: clusters and dependent launches -----------------------------------------------------------------

@@ -71,7 +71,7 @@ static __global__ void __launch_bounds__(128)
         for (int i = 0; i < STAGES; i++) mbarrier_init(shared_address(&full[warp][i]), 1);
         fence_mbarrier_init();
     }
-    __syncwarp();
+    __syncwarp(); // all see the barriers
     grid_wait(); // for the key and value that append_sm90 writes
 
     const int length = cache.length[sequence], pages = (length + PAGE - 1) / PAGE;
@@ -112,7 +112,7 @@ static __global__ void __launch_bounds__(128)
     // warps -> CTA
     if (lane == 0) of_warp[warp].top = top, of_warp[warp].sum = sum;
     *(Values *)&of_warp[warp].value[column] = value;
-    __syncthreads();
+    __syncthreads(); // results of all warps
     for (int d = threadIdx.x; d < D; d += 128) {
         float t = -INFINITY, l = 0, x = 0, factor, weight;
         for (int w = 0; w < WARPS; w++) {

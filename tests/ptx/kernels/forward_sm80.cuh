@@ -132,11 +132,10 @@ static __global__ void __launch_bounds__(256, 1)
             *(uint32_t *)(shared_sm80 + T::Q + T::at(warp * 16 + lane / 4 + 8 * h, i) + lane % 4 * 4) =
                 pack_bf16(acc[i][2 * h] / sum[h], acc[i][2 * h + 1] / sum[h]);
     }
-    __syncwarp();
+    __syncwarp(); // the rows of all lanes
     for (int i = lane; i < 16 * T::CHUNKS; i += 32) {
         const int r = warp * 16 + i / T::CHUNKS, chunk = i % T::CHUNKS;
         if (row0 + r < n)
             *(uint4 *)(o + (size_t)(row0 + r) * D + chunk * 8) = *(const uint4 *)(shared_sm80 + T::Q + T::at(r, chunk));
     }
-    copy_wait<0>(); // the empty groups of the last tile
 }

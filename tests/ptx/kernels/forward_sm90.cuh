@@ -40,7 +40,7 @@ template <int D> struct Sm90 {
     ATOM void multiply_pv(float (&o)[D / 2], const uint32_t (&p)[32], uint32_t v) {
 #pragma unroll
         for (int c = 0; c < KEYS / 16; c++)
-            wgmma_registers(o, p + 4 * c, descriptor(v + c * 16 * 128, PANEL, ATOM_BYTES));
+            wgmma_registers<1>(o, p + 4 * c, descriptor(v + c * 16 * 128, PANEL, ATOM_BYTES));
         wgmma_commit();
     }
 
