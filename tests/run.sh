@@ -2,6 +2,7 @@
 # tests/run.sh [suite ...] - runs the suites (default: all) and sums up. Logs: build/log/.
 #
 #   native base avx2 dot dispatch clang cxx asan tsan arm   tests/test_*.c, built in these ways (Makefile, VARIANTS)
+#   ptx                  the PTX machine (tests/ptx): its own tests, kernels and mutants; CUDA code runs on it
 #   compile fail nvcc    what must compile, what must not, what nvcc makes of it
 #   examples bench       that they build and run
 #
@@ -12,7 +13,7 @@ cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL # `make -n test` and the like stop here
 export CC="${CC:-cc}" CXX="${CXX:-c++}" CLANG="${CLANG:-clang}" NVCC="${NVCC:-nvcc}"
 export ARM_CC="${ARM_CC:-aarch64-linux-gnu-gcc}" QEMU="${QEMU:-qemu-aarch64}"
-suites=${*:-native base avx2 dot dispatch clang cxx asan tsan arm compile fail nvcc examples bench}
+suites=${*:-native base avx2 dot dispatch clang cxx asan tsan arm ptx compile fail nvcc examples bench}
 log=build/log
 jobs=$(nproc 2>/dev/null || echo 2)
 if [ "$1" != --step ]; then
@@ -36,7 +37,7 @@ lacks() {
     tsan) echo 'int main(void) { return 0; }' | "$CC" -fsanitize=thread -xc - -o build/probe 2>"$log/tsan" && $fixed build/probe ||
         echo 'the thread sanitizer of the compiler, and memory where it wants it' ;;
     arm) have "$ARM_CC" "$QEMU" || echo 'apt-get install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross' ;;
-    nvcc) have "$NVCC" "$CXX" || echo 'install the CUDA toolkit, 12 or later, or set NVCC' ;;
+    nvcc | ptx) have "$NVCC" "$CXX" || echo 'install the CUDA toolkit, 12 or later, or set NVCC' ;;
     esac
 }
 
@@ -44,6 +45,7 @@ lacks() {
 programs() {
     case $1 in
     compile | fail | nvcc | bench) echo "$1" && return ;;
+    ptx) for file in tests/ptx/test_*.cu; do echo "ptx/$(basename "$file" .cu)"; done && return ;;
     examples) set -- native examples/*.c ;;
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
     dispatch) set -- dispatch tests/test_forward.c tests/test_backward.c tests/test_decode.c tests/no_alloc.c ;; # slow: four bodies
@@ -62,6 +64,7 @@ run() {
     case $1 in
     compile | nvcc) $limit sh "tests/compile/$1.sh" ;;
     fail) $limit sh tests/fail/fail.sh ;;
+    ptx/*) $limit sh tests/ptx/schedules.sh "build/$1" ;;
     arm/test_backward) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" --filter edges ;; # all of it takes ten minutes
     arm/*) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" ;;
     tsan/*) $fixed $limit "build/$1" --filter tasks_from_threads ;;
