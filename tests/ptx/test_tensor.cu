@@ -1,0 +1,473 @@
+/* test_tensor.cu - tests of tensor.c: every form of mma.sync and of wgmma against a plain triple loop, and bugs planted
+ * around wgmma.
+ *
+ * Forms are too many to compile, so the tests of values write PTX and give it to the machine (with PRINT_PTX in the
+ * environment it is printed, for ptxas). Layouts come from a second description of them: fragments of mma from the tables of the PTX ISA, shared
+ * memory from its canonical layouts in CuTe's notation. Planted bugs are CUDA kernels, compiled by nvcc. */
+#include <stdarg.h>
+#define _Noreturn [[noreturn]]
+#define _Static_assert static_assert
+extern "C" {
+#include "machine.h"
+}
+#include "fa_test.h"
+
+/* ---- numbers -------------------------------------------------------------------------------------------------------- */
+
+struct Number {
+    const char *name;
+    int bits, exponent, mantissa; /* exponent 0: integer, mantissa 1: signed */
+};
+static const Number F16 = {"f16", 16, 5, 10}, BF16 = {"bf16", 16, 8, 7}, TF32 = {"tf32", 32, 8, 10}, F32 = {"f32", 32, 8, 23},
+                    E4M3 = {"e4m3", 8, 4, 3}, E5M2 = {"e5m2", 8, 5, 2}, S8 = {"s8", 8, 0, 1}, U8 = {"u8", 8, 0, 0},
+                    S32 = {"s32", 32, 0, 1};
+
+static bool same(const Number &a, const Number &b) { return !strcmp(a.name, b.name); }
+
+static double value_of(const Number &t, u32 x) {
+    if (!t.exponent) return t.mantissa ? (double)((s32)(x << (32 - t.bits)) >> (32 - t.bits)) : (double)x;
+    if (same(t, TF32)) x >>= 13;
+    int bits = 1 + t.exponent + t.mantissa, bias = (1 << (t.exponent - 1)) - 1;
+    int e = x >> t.mantissa & ((1 << t.exponent) - 1), m = x & ((1 << t.mantissa) - 1);
+    double v = e ? ldexp(1 + ldexp(m, -t.mantissa), e - bias) : ldexp(m, 1 - bias - t.mantissa);
+    return x >> (bits - 1) & 1 ? -v : v;
+}
+
+/* The bits of v, which the type holds exactly. */
+static u32 bits_of(const Number &t, double v) {
+    if (!t.exponent) return (u32)(s64)v & (t.bits == 32 ? ~0u : (1u << t.bits) - 1);
+    int total = 1 + t.exponent + t.mantissa, bias = (1 << (t.exponent - 1)) - 1, e;
+    u32 sign = signbit(v) ? 1u << (total - 1) : 0;
+    if (v == 0) return sign;
+    double f = frexp(fabs(v), &e); /* in [1/2, 1) */
+    u32 x = sign | (u32)(e - 1 + bias) << t.mantissa | (u32)ldexp(2 * f - 1, t.mantissa);
+    return same(t, TF32) ? x << 13 : x;
+}
+
+/* Small integers, so that all sums are exact; or anything of about that size. */
+static u32 random_bits(const Number &t, u64 *seed, bool exact) {
+    u32 x = (u32)fat_next(seed);
+    if (!t.exponent) return x & ((1u << t.bits) - 1);
+    if (exact) x = bits_of(t, (int)(x % 9) - 4);
+    else {
+        int bias = (1 << (t.exponent - 1)) - 1, top = same(t, TF32) ? 13 : 0;
+        u32 e = (u32)(bias - 3 + (int)(x >> 20) % 5), sign = x >> 31;
+        x = ((sign << t.exponent | e) << t.mantissa | (x & ((1u << t.mantissa) - 1))) << top;
+        if (fat_below(seed, 16) == 0) x &= ((1u << t.mantissa) - 1) << top; /* subnormal or zero */
+    }
+    return same(t, TF32) ? x | ((u32)fat_next(seed) & 0x1fff) : x; /* ignored bits */
+}
+
+/* ---- writing PTX ------------------------------------------------------------------------------------------------------ */
+
+static char *text;
+static size_t text_length, text_room;
+
+static void say(const char *format, ...) {
+    va_list ap;
+    va_start(ap, format);
+    if (text_room - text_length < 4096) text = (char *)realloc(text, text_room += 1 << 16);
+    text_length += (size_t)vsnprintf(text + text_length, text_room - text_length, format, ap);
+    va_end(ap);
+}
+static void say_registers(const char *prefix, int count) {
+    for (int i = 0; i < count; i++) say("%s%s%d%s", i ? ", " : "{", prefix, i, i == count - 1 ? "}" : "");
+}
+
+/* Ends the text and makes a kernel of it. */
+static Kernel *finish(void) {
+    if (getenv("PRINT_PTX")) printf("%s//----\n", text);
+    Module *module = ptx_module_from_text(text, text_length);
+    text = NULL, text_length = text_room = 0; /* it belongs to the module */
+    return ptx_kernel(module, "k");
+}
+
+static int launch(Kernel *k, int threads, u32 shared, void **args) {
+    LaunchShape shape = {};
+    for (int i = 0; i < 3; i++) shape.grid[i] = shape.block[i] = 1;
+    shape.block[0] = (u32)threads, shape.dynamic_shared = shared;
+    int error = ptx_launch(k, &shape, args);
+    int flushed = ptx_flush();
+    return error ? error : flushed;
+}
+
+/* Device memory of the tests. */
+template <class T> static T *device(size_t n) {
+    void *p = NULL;
+    if (cudaMalloc(&p, n * sizeof(T))) abort();
+    memset(p, 0, n * sizeof(T)); /* the machine's device memory is the host's, but only cudaMemset marks it as written */
+    cudaMemset(p, 0, n * sizeof(T));
+    return (T *)p;
+}
+
+/* ---- mma.sync ------------------------------------------------------------------------------------------------------------ */
+
+struct Fragment { /* offsets of row and k of the registers of A, and of k of those of B */
+    const char *shape;
+    int bits, m, k, na, nb;
+    int a[8][2], b[4];
+};
+/* PTX ISA, "Matrix Fragments for mma.m16n8k...": rows g or g + 8; per register `32 / bits` neighbours in k from t times that */
+static const Fragment fragments[] = {
+    {"m16n8k8", 16, 16, 8, 2, 1, {{0, 0}, {8, 0}}, {0}},
+    {"m16n8k16", 16, 16, 16, 4, 2, {{0, 0}, {8, 0}, {0, 8}, {8, 8}}, {0, 8}},
+    {"m16n8k4", 32, 16, 4, 2, 1, {{0, 0}, {8, 0}}, {0}},
+    {"m16n8k8", 32, 16, 8, 4, 2, {{0, 0}, {8, 0}, {0, 4}, {8, 4}}, {0, 4}},
+    {"m8n8k16", 8, 8, 16, 1, 1, {{0, 0}}, {0}},
+    {"m16n8k16", 8, 16, 16, 2, 1, {{0, 0}, {8, 0}}, {0}},
+    {"m16n8k32", 8, 16, 32, 4, 2, {{0, 0}, {8, 0}, {0, 16}, {8, 16}}, {0, 16}},
+    {"m8n8k4", 64, 8, 4, 1, 1, {{0, 0}}, {0}},
+    {"m16n8k4", 64, 16, 4, 2, 1, {{0, 0}, {8, 0}}, {0}},
+    {"m16n8k8", 64, 16, 8, 4, 2, {{0, 0}, {8, 0}, {0, 4}, {8, 4}}, {0, 4}},
+    {"m16n8k16", 64, 16, 16, 8, 4, {{0, 0}, {8, 0}, {0, 4}, {8, 4}, {0, 8}, {8, 8}, {0, 12}, {8, 12}}, {0, 4, 8, 12}},
+};
+
+static Kernel *mma_kernel(const char *target, const Fragment &f, const char *d, const char *a, const char *b, bool saturate) {
+    bool f64 = f.bits == 64, half = !strcmp(d, "f16");
+    const char *type = f64 ? "f64" : !strcmp(d, "f32") ? "f32" : "b32";
+    int sums = f.m / 8 * (half ? 1 : 2), bytes = f64 ? 8 : 4;
+    say(".version 8.7\n.target %s\n.address_size 64\n.visible .entry k(.param .u64 pa, .param .u64 pb, .param .u64 pc)\n{\n", target);
+    say(".reg .%s %%a<8>, %%b<4>;\n.reg .%s %%c<4>;\n.reg .b32 %%t;\n.reg .b64 %%p<4>;\n", f64 ? "f64" : "b32", type);
+    say("mov.u32 %%t, %%tid.x;\nmul.wide.u32 %%p3, %%t, %d;\n", bytes);
+    for (int i = 0; i < 3; i++) {
+        int n = i == 0 ? f.na : i == 1 ? f.nb : sums;
+        say("ld.param.u64 %%p%d, [p%c];\nadd.s64 %%p%d, %%p%d, %%p3;\n", i, 'a' + i, i, i);
+        for (int j = 0; j < n; j++) say("ld.global.%s %%%c%d, [%%p%d+%d];\n", i == 2 ? type : f64 ? "f64" : "b32", 'a' + i, j, i, j * 32 * bytes);
+    }
+    say("mma.sync.aligned.%s.row.col%s.%s.%s.%s.%s ", f.shape, saturate ? ".satfinite" : "", d, a, b, d);
+    say_registers("%c", sums), say(", "), say_registers("%a", f.na), say(", "), say_registers("%b", f.nb), say(", ");
+    say_registers("%c", sums), say(";\n");
+    for (int j = 0; j < sums; j++) say("st.global.%s [%%p2+%d], %%c%d;\n", type, j * 32 * bytes, j);
+    say("ret;\n}\n");
+    return finish();
+}
+
+/* acc + sum, as an integer instruction leaves it */
+static double wrap(double v, bool saturate) {
+    if (saturate) return v < INT32_MIN ? INT32_MIN : v > INT32_MAX ? INT32_MAX : v;
+    return (double)(s32)(u32)(s64)v;
+}
+
+/* The accumulator before: integers near both ends too. */
+static double random_sum(const Number &t, u64 *seed) {
+    if (same(t, S32)) return (double)(s32)(fat_below(seed, 4) ? (u32)fat_next(seed) : 0x7fffff00u + (u32)fat_below(seed, 512));
+    return fat_below(seed, 401) - 200;
+}
+
+static void expect_sums(const char *what, const Number &t, u32 got, double want, double scale, int row, int col) {
+    double v = value_of(t, got), tolerance = !t.exponent || scale == 0 ? 0 : scale * 1e-6 + (t.bits == 16 ? fabs(want) / 1024 : 0);
+    FA_EXPECT_MSG(fat_close(v, want, tolerance), "%s: row %d column %d: got %.9g, want %.9g", what, row, col, v, want);
+}
+
+static void try_mma(const Fragment &f, const Number &d, const Number &a, const Number &b, bool saturate, bool exact) {
+    static u32 *pa = device<u32>(32 * 8), *pb = device<u32>(32 * 4), *pc = device<u32>(32 * 4);
+    u64 seed = fat_seed;
+    Kernel *kernel = mma_kernel(a.bits == 8 && a.exponent ? "sm_89" : "sm_80", f, d.name, a.name, b.name, saturate);
+    int per = 32 / f.bits, sums = f.m / 8 * 2;
+    double A[16][32], B[32][8], C[16][8];
+    char what[96];
+    snprintf(what, sizeof what, "mma.%s.%s.%s.%s", f.shape, d.name, a.name, b.name);
+    memset(pa, 0, 32 * 8 * 4), memset(pb, 0, 32 * 4 * 4), memset(pc, 0, 32 * 4 * 4);
+    for (int l = 0; l < 32; l++) {
+        int g = l >> 2, t = l & 3;
+        for (int e = 0; e < per; e++) {
+            for (int i = 0; i < f.na; i++) {
+                u32 x = random_bits(a, &seed, exact);
+                A[g + f.a[i][0]][per * t + e + f.a[i][1]] = value_of(a, x);
+                pa[i * 32 + l] |= x << e * f.bits % 32;
+            }
+            for (int i = 0; i < f.nb; i++) {
+                u32 x = random_bits(b, &seed, exact);
+                B[per * t + e + f.b[i]][g] = value_of(b, x);
+                pb[i * 32 + l] |= x << e * f.bits % 32;
+            }
+        }
+        for (int i = 0; i < sums; i++) {
+            double c = C[i < 2 ? g : g + 8][2 * t + (i & 1)] = random_sum(d, &seed);
+            if (d.bits == 16) pc[i / 2 * 32 + l] |= bits_of(d, c) << 16 * (i & 1);
+            else pc[i * 32 + l] = bits_of(d, c);
+        }
+    }
+    void *args[] = {&pa, &pb, &pc};
+    FA_REQUIRE(launch(kernel, 32, 0, args) == 0);
+    for (int l = 0; l < 32; l++)
+        for (int i = 0; i < sums; i++) {
+            int row = (i < 2 ? 0 : 8) + (l >> 2), col = 2 * (l & 3) + (i & 1);
+            double want = C[row][col], scale = fabs(want);
+            for (int k = 0; k < f.k; k++) want += A[row][k] * B[k][col], scale += fabs(A[row][k] * B[k][col]);
+            if (!d.exponent) want = wrap(want, saturate);
+            u32 got = d.bits == 16 ? pc[i / 2 * 32 + l] >> 16 * (i & 1) & 0xffff : pc[i * 32 + l];
+            expect_sums(what, d, got, want, exact ? 0 : scale, row, col);
+        }
+}
+
+static void all_mma(bool exact) {
+    const Number *integers[] = {&S8, &U8}, *bytes[] = {&E4M3, &E5M2};
+    for (const Fragment &f : fragments) {
+        if (f.bits == 16) try_mma(f, F32, F16, F16, false, exact), try_mma(f, F16, F16, F16, false, exact), try_mma(f, F32, BF16, BF16, false, exact);
+        if (f.bits == 32) try_mma(f, F32, TF32, TF32, false, exact);
+        if (f.bits == 8)
+            for (int i = 0; i < 4; i++) {
+                if (exact) try_mma(f, S32, *integers[i / 2], *integers[i % 2], false, true), try_mma(f, S32, *integers[i / 2], *integers[i % 2], true, true);
+                if (f.m == 16) try_mma(f, F32, *bytes[i / 2], *bytes[i % 2], false, exact), try_mma(f, F16, *bytes[i / 2], *bytes[i % 2], false, exact);
+            }
+    }
+}
+FA_TEST(mma_exact) { all_mma(true); }
+FA_TEST(mma_rounded) { all_mma(false); }
+
+FA_TEST(mma_f64) {
+    double *pa = device<double>(32 * 8), *pb = device<double>(32 * 4), *pc = device<double>(32 * 4), A[16][16], B[16][8], C[16][8];
+    u64 seed = fat_seed;
+    for (const Fragment &f : fragments) {
+        if (f.bits != 64) continue;
+        Kernel *kernel = mma_kernel("sm_90", f, "f64", "f64", "f64", false);
+        for (int l = 0; l < 32; l++) {
+            for (int i = 0; i < f.na; i++) pa[i * 32 + l] = A[(l >> 2) + f.a[i][0]][(l & 3) + f.a[i][1]] = fat_below(&seed, 1 << 20);
+            for (int i = 0; i < f.nb; i++) pb[i * 32 + l] = B[(l & 3) + f.b[i]][l >> 2] = fat_below(&seed, 1 << 20) - 500000;
+            for (int i = 0; i < f.m / 4; i++) pc[i * 32 + l] = C[(l >> 2) + i / 2 * 8][2 * (l & 3) + i % 2] = fat_below(&seed, 1 << 30);
+        }
+        void *args[] = {&pa, &pb, &pc};
+        FA_REQUIRE(launch(kernel, 32, 0, args) == 0);
+        for (int l = 0; l < 32; l++)
+            for (int i = 0; i < f.m / 4; i++) {
+                int row = (l >> 2) + i / 2 * 8, col = 2 * (l & 3) + i % 2;
+                double want = C[row][col];
+                for (int k = 0; k < f.k; k++) want += A[row][k] * B[k][col];
+                FA_EXPECT_MSG(pc[i * 32 + l] == want, "%s: got %.17g, want %.17g", f.shape, pc[i * 32 + l], want);
+            }
+    }
+    cudaFree(pa), cudaFree(pb), cudaFree(pc);
+}
+
+/* ---- wgmma: shared memory --------------------------------------------------------------------------------------------- */
+
+enum { K_MAJOR, MN_MAJOR };
+
+/* A layout in CuTe's sense: each coordinate is taken apart from the left, the last part takes what is left. */
+struct Part {
+    int size, stride; /* elements */
+};
+struct Layout {
+    Part mn[3], k[2];
+    int swizzle; /* B of Swizzle<B,4,3> on the byte address: 0..3 for none, 32, 64, 128 bytes */
+};
+
+static int offset_of(const Part *part, int parts, int x) {
+    int at = 0;
+    for (int i = 0; i < parts; i++) {
+        at += (i == parts - 1 ? x : x % part[i].size) * part[i].stride;
+        x /= part[i].size;
+    }
+    return at;
+}
+static u32 address_of(const Layout &l, u32 start, int bytes, int mn, int k) {
+    u32 a = start + (u32)((offset_of(l.mn, 3, mn) + offset_of(l.k, 2, k)) * bytes);
+    return a ^ ((a & ((1u << l.swizzle) - 1) << 7) >> 3);
+}
+
+/* PTX ISA, "Shared Memory Matrix Layout", canonical layouts; T elements are 16 bytes, LBO and SBO in elements. */
+static Layout canonical(int major, int swizzle, int T, int LBO, int SBO) {
+    int wide = 1 << swizzle; /* a swizzled row has 2, 4, 8 times T elements */
+    if (major == K_MAJOR && !swizzle) return {{{8, T}, {1, 0}, {0, SBO}}, {{T, 1}, {0, LBO}}, 0};
+    if (major == K_MAJOR) return {{{8, wide * T}, {1, 0}, {0, SBO}}, {{T, 1}, {0, T}}, swizzle};
+    if (!swizzle) return {{{T, 1}, {1, T}, {0, SBO}}, {{8, T}, {0, LBO}}, 0};
+    return {{{T, 1}, {wide, T}, {0, LBO}}, {{8, wide * T}, {0, SBO}}, swizzle};
+}
+
+static u64 descriptor_of(u32 start, int lead, int stride, int swizzle) {
+    return (u64)(start >> 4) | (u64)(lead >> 4) << 16 | (u64)(stride >> 4) << 32 | (u64)(swizzle ? 4 - swizzle : 0) << 62;
+}
+
+/* Strides that the canonical layout allows, start and padding at random. Returns the first byte after the matrix. */
+static u32 choose(u64 *seed, int major, int swizzle, int rows, int bytes, u32 start, Layout *layout, u64 *descriptor, u32 *begin) {
+    int groups = rows / 8, span = 16 << swizzle, atom = 8 * span, lead, stride, pad = 16 * fat_below(seed, 3);
+    if (!swizzle) { /* a core matrix has 128 bytes; halves of k next to one another, or far apart */
+        if (fat_below(seed, 2)) lead = 128, stride = 256 + pad;
+        else stride = 128 + pad, lead = groups * stride + 16 * fat_below(seed, 3);
+        start += (u32)(16 * fat_below(seed, 4));
+    } else if (major == K_MAJOR) {
+        lead = 16 * (1 + fat_below(seed, 100)), stride = atom; /* LBO is not used */
+        start += (u32)(32 * fat_below(seed, span / 32)); /* a step in k within the swizzled row */
+    } else {
+        int blocks = (rows * bytes + span - 1) / span;
+        if (fat_below(seed, 2)) stride = atom, lead = 2 * atom;
+        else lead = atom, stride = blocks * atom;
+    }
+    *layout = canonical(major, swizzle, 16 / bytes, lead / bytes, stride / bytes);
+    *descriptor = descriptor_of(start, lead, stride, swizzle);
+    *begin = start;
+    u32 end = 0;
+    for (int r = 0; r < rows; r++)
+        for (int k = 0; k < 32 / bytes; k++) {
+            u32 at = address_of(*layout, start, bytes, r, k) + (u32)bytes;
+            end = at > end ? at : end;
+        }
+    return end;
+}
+
+/* ---- wgmma: values ---------------------------------------------------------------------------------------------------- */
+
+enum { IMAGE = 80 << 10, SCALE_BY_PREDICATE = 2 };
+
+struct Form {
+    const Number *d, *a, *b;
+    int n;
+    bool registers, saturate;
+    int major_a, major_b, scale_a, scale_b, scale_d; /* scale_d: 0, 1 or SCALE_BY_PREDICATE */
+};
+
+static void say_wgmma(const Form &f, const char *accumulators, const char *a, const char *b, const char *scale_d) {
+    int sums = f.n / (f.d->bits == 16 ? 4 : 2);
+    say("wgmma.mma_async.sync.aligned.m64n%dk%d%s.%s.%s.%s ", f.n, 256 / f.a->bits, f.saturate ? ".satfinite" : "", f.d->name, f.a->name, f.b->name);
+    say_registers(accumulators, sums), say(", ");
+    if (f.registers) say_registers("%a", 4);
+    else say("%s", a);
+    say(", %s, %s", b, scale_d);
+    if (f.a->exponent) say(", %d, %d", f.scale_a, f.scale_b);
+    if (f.a->bits == 16) say(f.registers ? ", %d" : ", %d, %d", f.registers ? f.major_b : f.major_a, f.major_b);
+    say(";\n");
+}
+
+static Kernel *wgmma_kernel(const Form &f) {
+    int sums = f.n / (f.d->bits == 16 ? 4 : 2);
+    const char *type = same(*f.d, F32) ? "f32" : "b32";
+    say(".version 8.0\n.target sm_90a\n.address_size 64\n.extern .shared .align 1024 .b8 s[];\n"
+        ".visible .entry k(.param .u64 image, .param .u32 bytes, .param .u64 pd, .param .u64 pa, .param .u64 da, .param .u64 db, .param .u32 keep)\n"
+        ".maxntid 128, 1, 1\n{\n.reg .b32 %%t, %%r<8>, %%a<4>;\n.reg .%s %%d<%d>;\n.reg .b64 %%x<8>;\n.reg .pred %%p<3>;\n",
+        type, sums);
+    say("mov.u32 %%t, %%tid.x;\nshl.b32 %%r0, %%t, 4;\nld.param.u64 %%x0, [image];\nld.param.u32 %%r1, [bytes];\n"
+        "cvt.u64.u32 %%x1, %%r0;\nadd.s64 %%x0, %%x0, %%x1;\nmov.u32 %%r2, s;\nadd.s32 %%r2, %%r2, %%r0;\n"
+        "COPY:\nsetp.ge.u32 %%p0, %%r0, %%r1;\n@%%p0 bra COPIED;\nld.global.v4.u32 {%%r3, %%r4, %%r5, %%r6}, [%%x0];\n"
+        "st.shared.v4.u32 [%%r2], {%%r3, %%r4, %%r5, %%r6};\nadd.s64 %%x0, %%x0, 2048;\nadd.s32 %%r2, %%r2, 2048;\n"
+        "add.s32 %%r0, %%r0, 2048;\nbra COPY;\nCOPIED:\nfence.proxy.async.shared::cta;\nbar.sync 0;\n"
+        "mul.wide.u32 %%x1, %%t, 4;\nld.param.u64 %%x2, [pd];\nadd.s64 %%x2, %%x2, %%x1;\nld.param.u64 %%x3, [pa];\nadd.s64 %%x3, %%x3, %%x1;\n"
+        "ld.param.u64 %%x4, [da];\nld.param.u64 %%x5, [db];\nld.param.u32 %%r7, [keep];\nsetp.ne.u32 %%p1, %%r7, 0;\n");
+    if (f.scale_d) say(f.scale_d == SCALE_BY_PREDICATE ? "@!%%p1 bra LOADED;\n" : "");
+    for (int i = 0; f.scale_d && i < sums; i++) say("ld.global.%s %%d%d, [%%x2+%d];\n", type, i, i * 512);
+    say("LOADED:\n");
+    for (int i = 0; f.registers && i < 4; i++) say("ld.global.b32 %%a%d, [%%x3+%d];\n", i, i * 512);
+    say("wgmma.fence.sync.aligned;\n");
+    say_wgmma(f, "%d", "%x4", "%x5", f.scale_d == 0 ? "0" : f.scale_d == 1 ? "1" : "%p1");
+    say("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n");
+    for (int i = 0; i < sums; i++) say("st.global.%s [%%x2+%d], %%d%d;\n", type, i * 512, i);
+    say("ret;\n}\n");
+    return finish();
+}
+
+/* Runs the kernel of a form once, with these swizzles. */
+static void try_wgmma(Kernel *kernel, const Form &f, const Layout *fixed, u64 fixed_descriptor, int swizzle_a, int swizzle_b, bool exact, u64 *seed) {
+    static u8 *image = device<u8>(IMAGE);
+    static u32 *pd = device<u32>(128 * 128), *pa = device<u32>(128 * 4);
+    static double A[64][32], B[256][32], C[64][256];
+    int bytes = f.a->bits / 8, depth = 32 / bytes, sums = f.n / 2, per = 4 / bytes;
+    u32 keep = (u32)(f.scale_d == SCALE_BY_PREDICATE ? fat_below(seed, 2) : f.scale_d), begin_a = 0, begin_b = 0, used = 0;
+    u64 da = 0, db = 0;
+    Layout la, lb;
+    char what[160];
+    snprintf(what, sizeof what, "m64n%dk%d%s.%s.%s.%s %s major %d %d swizzle %d %d scale %d %d %u", f.n, depth, f.saturate ? ".satfinite" : "", f.d->name,
+             f.a->name, f.b->name, f.registers ? "RS" : "SS", f.major_a, f.major_b, swizzle_a, swizzle_b, f.scale_a, f.scale_b, keep);
+    for (int i = 0; i < IMAGE; i += 8) *(u64 *)(void *)(image + i) = fat_next(seed);
+    memset(pa, 0, 128 * 4 * 4), memset(pd, 0, 128 * 128 * 4);
+    if (!f.registers) used = choose(seed, f.major_a, swizzle_a, 64, bytes, 0, &la, &da, &begin_a);
+    if (fixed) lb = *fixed, begin_b = 32 << 10, db = fixed_descriptor + (begin_b >> 4), used = 64 << 10;
+    else used = choose(seed, f.major_b, swizzle_b, f.n, bytes, (used + 1023) / 1024 * 1024, &lb, &db, &begin_b);
+    used = (used + 15) / 16 * 16;
+    FA_REQUIRE(used <= IMAGE);
+    for (int r = 0; r < 64; r++)
+        for (int k = 0; k < depth; k++) {
+            u32 x = random_bits(*f.a, seed, exact);
+            A[r][k] = value_of(*f.a, x);
+            if (f.registers) { /* as mma m16n8k16 and its like: register 2 (k half) + (row half) */
+                int w = r / 16, half = k / (depth / 2), t = k % (depth / 2) / per, e = k % per;
+                pa[(2 * half + r % 16 / 8) * 128 + w * 32 + r % 8 * 4 + t] |= x << e * f.a->bits % 32;
+            } else memcpy(image + address_of(la, begin_a, bytes, r, k), &x, (size_t)bytes);
+        }
+    for (int c = 0; c < f.n; c++)
+        for (int k = 0; k < depth; k++) {
+            u32 x = random_bits(*f.b, seed, exact);
+            B[c][k] = value_of(*f.b, x);
+            memcpy(image + address_of(lb, begin_b, bytes, c, k), &x, (size_t)bytes);
+        }
+    for (int th = 0; th < 128; th++)
+        for (int i = 0; i < sums; i++) {
+            int row = th / 32 * 16 + th % 32 / 4 + 8 * (i >> 1 & 1), col = 8 * (i >> 2) + 2 * (th % 4) + (i & 1);
+            double c = C[row][col] = random_sum(*f.d, seed);
+            if (f.d->bits == 16) pd[i / 2 * 128 + th] |= bits_of(*f.d, c) << 16 * (i & 1);
+            else pd[i * 128 + th] = bits_of(*f.d, c);
+        }
+    void *args[] = {&image, &used, &pd, &pa, &da, &db, &keep};
+    FA_REQUIRE(launch(kernel, 128, used, args) == 0);
+    for (int th = 0; th < 128; th++)
+        for (int i = 0; i < sums; i++) {
+            int row = th / 32 * 16 + th % 32 / 4 + 8 * (i >> 1 & 1), col = 8 * (i >> 2) + 2 * (th % 4) + (i & 1);
+            double want = keep ? C[row][col] : 0, scale = fabs(want);
+            for (int k = 0; k < depth; k++) want += f.scale_a * f.scale_b * A[row][k] * B[col][k], scale += fabs(A[row][k] * B[col][k]);
+            if (!f.d->exponent) want = wrap(want, f.saturate);
+            u32 got = f.d->bits == 16 ? pd[i / 2 * 128 + th] >> 16 * (i & 1) & 0xffff : pd[i * 128 + th];
+            expect_sums(what, *f.d, got, want, exact ? 0 : scale, row, col);
+        }
+}
+
+/* All layouts of one combination of types: majors, A in registers or not; B in all swizzles, A in each in turn. */
+static void all_layouts(const Number &d, const Number &a, const Number &b, int n, bool saturate, bool exact) {
+    u64 seed = fat_seed + (u64)n;
+    int majors = a.bits == 16 ? 2 : 1, turn = fat_below(&seed, 4);
+    for (int registers = 0; registers < 2; registers++)
+        for (int major_a = 0; major_a < (registers ? 1 : majors); major_a++)
+            for (int major_b = 0; major_b < majors; major_b++, turn++) {
+                Form f = {&d, &a, &b, n, registers != 0, saturate, major_a, major_b, 1, 1, fat_below(&seed, 4)};
+                if (f.scale_d == 3) f.scale_d = SCALE_BY_PREDICATE;
+                if (a.exponent) f.scale_a = 1 - 2 * fat_below(&seed, 2), f.scale_b = 1 - 2 * fat_below(&seed, 2);
+                Kernel *kernel = wgmma_kernel(f);
+                for (int swizzle = 0; swizzle < 4; swizzle++) try_wgmma(kernel, f, NULL, 0, (swizzle + turn) % 4, swizzle, exact, &seed);
+            }
+}
+
+static const int columns[] = {8, 16, 24, 64, 80, 96, 128, 176, 192, 256};
+
+FA_TEST(wgmma_bf16) {
+    for (int n = 8; n <= 256; n += 8) all_layouts(F32, BF16, BF16, n, false, true);
+}
+FA_TEST(wgmma_f16) {
+    for (int n : columns) all_layouts(F32, F16, F16, n, false, true), all_layouts(F16, F16, F16, n, false, true);
+}
+FA_TEST(wgmma_tf32) {
+    for (int n : columns) all_layouts(F32, TF32, TF32, n, false, true);
+}
+FA_TEST(wgmma_fp8) {
+    const Number *type[] = {&E4M3, &E5M2};
+    for (int n : columns)
+        for (int i = 0; i < 4; i++) all_layouts(F32, *type[i / 2], *type[i % 2], n, false, true), all_layouts(F16, *type[i / 2], *type[i % 2], n, false, true);
+}
+FA_TEST(wgmma_int8) {
+    const Number *type[] = {&S8, &U8};
+    for (int n : columns)
+        for (int i = 0; i < 4; i++) all_layouts(S32, *type[i / 2], *type[i % 2], n, i == n / 16 % 4, true);
+}
+FA_TEST(wgmma_rounded) {
+    all_layouts(F32, BF16, BF16, 64, false, false), all_layouts(F32, F16, F16, 72, false, false), all_layouts(F16, F16, F16, 40, false, false);
+    all_layouts(F32, TF32, TF32, 64, false, false), all_layouts(F32, E4M3, E5M2, 64, false, false), all_layouts(F16, E5M2, E4M3, 64, false, false);
+}
+
+/* The examples of the PTX ISA, in its own numbers. */
+FA_TEST(wgmma_layouts_of_the_isa) {
+    static const struct {
+        const Number *type;
+        int n, major, lead, stride; /* elements */
+        Layout layout;
+    } example[] = {
+        {&TF32, 16, K_MAJOR, 64, 32, {{{8, 4}, {1, 0}, {2, 32}}, {{4, 1}, {4, 64}}, 0}},
+        {&BF16, 16, MN_MAJOR, 128, 64, {{{8, 1}, {1, 8}, {2, 64}}, {{8, 8}, {2, 128}}, 0}},
+        {&BF16, 32, MN_MAJOR, 128, 256, {{{8, 1}, {2, 8}, {2, 128}}, {{8, 16}, {2, 256}}, 1}},
+        {&BF16, 64, MN_MAJOR, 256, 512, {{{8, 1}, {4, 8}, {2, 256}}, {{8, 32}, {2, 512}}, 2}},
+    };
+    u64 seed = fat_seed;
+    for (const auto &e : example) {
+        Form f = {&F32, e.type, e.type, e.n, false, false, K_MAJOR, e.major, 1, 1, 0};
+        int bytes = e.type->bits / 8;
+        try_wgmma(wgmma_kernel(f), f, &e.layout, descriptor_of(0, e.lead * bytes, e.stride * bytes, e.layout.swizzle), 0, e.layout.swizzle, true, &seed);
+    }
+}
+
+FA_TEST_MAIN
