@@ -59,9 +59,7 @@ build/ptx/%.o: tests/ptx/%.c Makefile
 	$(CC) -std=gnu11 -O3 -g $(NATIVE) -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fPIC -fvisibility=hidden \
 	    -Wall -Wextra -Wundef -Wshadow -Werror -isystem $(CUDA_HOME)/include -MMD -MP -MF $@.d -c -o $@ $<
 build/libfa_ptx.a: $(PTX_OBJECTS)
-	@rm -f $@ $@.new
-	ar rcs $@.new $(PTX_OBJECTS)
-	@mv $@.new $@
+	ar rcs $@.$$$$ $(PTX_OBJECTS) && mv $@.$$$$ $@ # in one piece, for makes side by side
 # the same as a stand-in for libcudart.so, which build/ptx/lib is for LD_LIBRARY_PATH
 build/libfa_ptx.so: $(PTX_OBJECTS) tests/ptx/libcudart.map
 	$(CC) -shared -Wl,-soname,libcudart.so.13,--version-script,tests/ptx/libcudart.map,-z,nodelete,-z,defs \
