@@ -106,6 +106,7 @@ Module *ptx_module_from_fatbin(const void *fatbin, char *why, size_t why_bytes) 
     const u8 *end = at + h.header + h.bytes;
     for (at += h.header; at + sizeof(FatEntry) <= end;) {
         const FatEntry *e = (const FatEntry *)(const void *)at; /* 8-byte aligned */
+        if (e->header < sizeof *e) break;
         at += e->header + e->bytes;
         const char *letter = e->flags & ARCH_SPECIFIC ? "a" : e->flags & FAMILY_SPECIFIC ? "f" : "";
         size_t n = strlen(found);

@@ -82,7 +82,7 @@ typedef enum { NO_VARIABLE, VARIABLE_FIXED, VARIABLE_DYNAMIC } Variable;
  * KIND_R32 (upper bits zero), 64-bit ones take two rows and are an array of 32 u64. */
 typedef struct {
     u8 kind;
-    u8 bits;         /* declared width of the register: 1, 8, 16, 32, 64, 128; 0: unknown */
+    u8 bits;         /* declared width of the register: 1, 8, 16, 32, 64; KIND_IMM: 32 and 64 for floating point, else 0 */
     bool negated;    /* !%p */
     bool address;    /* inside [ ] */
     u16 group;       /* index of the comma-separated operand it was written in: {a,b} is one, [x, {c0, c1}] is one */
@@ -90,10 +90,10 @@ typedef struct {
     s64 value;       /* KIND_IMM: the bits; else the constant added in [reg + value] */
     const char *name; /* as written, if it is a name: register, variable, label, function */
     /* KIND_LABEL that names a variable (ptx_use... turns it into its address): the variable's Space, and whether the
-     * address, which is in value, counts from 0 or from Kernel.dynamic_offset. The .param variables of a call lie in local memory:
-     * ld.param and st.param whose operand has space == SPACE_LOCAL are ld.local and st.local, and so are the
-     * arguments that `call` names: their address is an offset in local memory. Of a kernel's parameters and .local
-     * variables the address is the offset, of .shared ones the shared address, of .global and .const the host's. */
+     * address, which is in value, counts from 0 or from Kernel.dynamic_offset. The address of a kernel's parameter or
+     * .local variable is its offset, of a .shared one the shared address, of .global and .const ones the host's.
+     * The .param variables of a call lie in local memory: ld.param and st.param whose operand has SPACE_LOCAL are
+     * ld.local and st.local, and what `call` names are offsets in local memory. */
     u8 space;
     u8 variable; /* Variable */
 } Operand;

@@ -149,7 +149,7 @@ typedef struct {
     Module *module;
     Kernel *kernel; /* NULL: outside kernels */
     Cursor c;
-    struct Names names, constants;
+    struct Names names, constants, places;
     int *parent; /* [nscopes]: scope 0 is the module, 1 the kernel */
     int nscopes, scope;
     int place;
@@ -526,6 +526,12 @@ static void materialise(Text *t, Operand *o, int bits) {
     o->value = 0;
 }
 
+/* Addresses of device memory are 64 bits, others also 32. */
+static bool has_address(const Operand *o, int bits) {
+    bool device = o->space == SPACE_GLOBAL || o->space == SPACE_CONST;
+    return o->kind == KIND_LABEL && o->variable && (bits == 64 || (bits == 32 && !device));
+}
+
 bool ptx_use_bits(Text *t, Ins *in, int i, int bits) {
     Operand *o = append(t, in, i);
     if (!o || o->negated || bits < 8 || bits > 64) return false;
@@ -540,7 +546,7 @@ bool ptx_use_bits(Text *t, Ins *in, int i, int bits) {
         } else if (o->bits && o->bits != bits)
             return false;
         materialise(t, o, bits);
-    } else if (o->kind == KIND_LABEL && o->variable && bits >= 32) {
+    } else if (has_address(o, bits)) {
         materialise(t, o, bits);
     } else if (o->kind != (bits == 64 ? KIND_R64 : KIND_R32) || o->value) {
         return false;
@@ -571,7 +577,7 @@ bool ptx_use_sink(Text *t, Ins *in, int i) {
 bool ptx_use_address(Text *t, Ins *in, int i, bool is64) {
     Operand *o = append(t, in, i);
     if (!o || o->negated) return false;
-    if ((o->kind == KIND_IMM && !o->bits) || (o->kind == KIND_LABEL && o->variable))
+    if ((o->kind == KIND_IMM && !o->bits) || has_address(o, is64 ? 64 : 32))
         materialise(t, o, is64 ? 64 : 32);
     else if (o->kind != (is64 ? KIND_R64 : KIND_R32) || o->bits < 32)
         return false;
@@ -656,14 +662,14 @@ static Spelling *spelling(Parser *p, const char *s, size_t n) {
     static struct Names known;
     Name *e = find(&known, 0, s, n);
     if (e) return (Spelling *)(size_t)e->value;
-    e = enter(&known, 0, s, n, ENTRY);
     Spelling *w = take(sizeof *w);
-    w->text = e->text;
     char *copy = take_string(s, n), *rest = copy;
     while (rest) {
-        if (w->nmods == 24) refuse(p, "unsupported opcode %s", e->text);
+        if (w->nmods == 24) refuse(p, "unsupported opcode %.*s", (int)n, s);
         w->mod[w->nmods++] = strsep(&rest, ".");
     }
+    e = enter(&known, 0, s, n, ENTRY);
+    w->text = e->text;
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++)
         for (const Opcode *o = tables[i]; o->name; o++)
             if (!strcmp(o->name, copy) && w->ncandidates < 8) w->candidate[w->ncandidates++] = o;
@@ -682,7 +688,14 @@ _Noreturn static void refuse_statement(Parser *p, const char *from, int line, co
             text[n++] = ' ';
     text[n] = 0;
     p->c.line = line;
-    refuse(p, "unsupported opcode %s: %s\"%s\"", p->text.opcode, why, text);
+    char unknown[120] = "";
+    const Text *t = &p->text;
+    bool call = !strcmp(t->mod[0], "call");
+    if (call) snprintf(unknown, sizeof unknown, "only inlined functions are run (__forceinline__): ");
+    for (int i = 0; i < t->nops && !call; i++)
+        if (t->op[i].kind == KIND_LABEL && !t->op[i].variable)
+            snprintf(unknown, sizeof unknown, "\"%.60s\" is not known, in ", t->op[i].name);
+    refuse(p, "unsupported opcode %s: %s\"%s\"", t->opcode, *why ? why : unknown, text);
 }
 
 static void statement(Parser *p) {
@@ -834,31 +847,37 @@ static void declare_registers(Parser *p) {
     expect(p, ';');
 }
 
+/* The index of a place; equal ones are one. Its key is the place, and without inlining, under scope 1, the last such. */
+static int place_of(Parser *p, Place place) {
+    Kernel *k = p->kernel;
+    const int call[] = {place.file, place.line, place.column};
+    Name *e = find(&p->places, 0, (const char *)&place, sizeof place);
+    Name *last = find(&p->places, 1, (const char *)call, sizeof call);
+    if (!e) {
+        e = enter(&p->places, 0, (const char *)&place, sizeof place, LABEL);
+        e->row = k->nplaces;
+        *APPEND(k->place, k->nplaces) = place;
+    }
+    if (!last) last = enter(&p->places, 1, (const char *)call, sizeof call, LABEL);
+    return last->row = e->row;
+}
+
 /* .loc file line column[, function_name name, inlined_at file line column]: no semicolon, ends with its line. The call
  * site's own inlining is that of its .loc seen last. */
 static void location(Parser *p) {
-    Kernel *k = p->kernel;
-    const char *end = p->c.at + strcspn(p->c.at, "\n"), *inlined = NULL;
+    const char *end = p->c.at + strcspn(p->c.at, "\n"), *inlined;
     char *s = (char *)(size_t)p->c.at;
-    int at[6] = {0};
+    int at[3], call[3], chain = -1;
     for (int i = 0; i < 3; i++) at[i] = (int)strtol(s, &s, 10);
     for (inlined = s; inlined < end && strncmp(inlined, "inlined_at", 10);) inlined++;
-    int chain = -1;
     if (inlined < end) {
         s = (char *)(size_t)inlined + 10;
-        for (int i = 3; i < 6; i++) at[i] = (int)strtol(s, &s, 10);
-        for (chain = k->nplaces - 1; chain >= 0; chain--)
-            if (k->place[chain].line == at[4] && k->place[chain].file == at[3] &&
-                k->place[chain].column == at[5])
-                break;
-        if (chain < 0) {
-            chain = k->nplaces;
-            *APPEND(k->place, k->nplaces) = (Place){at[3], at[4], -1, at[5]};
-        }
+        for (int i = 0; i < 3; i++) call[i] = (int)strtol(s, &s, 10);
+        Name *e = find(&p->places, 1, (const char *)call, sizeof call);
+        chain = e ? e->row : place_of(p, (Place){call[0], call[1], -1, call[2]});
     }
     p->c.at = end;
-    p->place = k->nplaces;
-    *APPEND(k->place, k->nplaces) = (Place){at[0], at[1], chain, at[2]};
+    p->place = place_of(p, (Place){at[0], at[1], chain, at[2]});
 }
 
 static void open_scope(Parser *p) {
@@ -1012,6 +1031,7 @@ static Kernel *decode(Module *m, struct Entry *e) {
     finish(p);
     free(p->names.slot);
     free(p->constants.slot);
+    free(p->places.slot);
     free(p->parent);
     free(p->fixup);
     free(p->dynamic);
@@ -1022,7 +1042,7 @@ static Kernel *decode(Module *m, struct Entry *e) {
 
 Kernel *ptx_kernel(Module *m, const char *name) {
     Name *e = find(m->names, 0, name, strlen(name));
-    if (!e || e->meaning != ENTRY) return NULL;
+    if (!e || e->meaning != ENTRY || e->row < 0) return NULL;
     struct Entry *entry = &m->entry[e->row];
     if (!entry->kernel) entry->kernel = decode(m, entry);
     return entry->kernel;
@@ -1030,47 +1050,18 @@ Kernel *ptx_kernel(Module *m, const char *name) {
 
 /* ---- modules ------------------------------------------------------------------------------------------- */
 
+// clang-format off
 /* In the order of Special. */
-static const char *const special_names[] = {"%tid.x",
-                                            "%tid.y",
-                                            "%tid.z",
-                                            "%ntid.x",
-                                            "%ntid.y",
-                                            "%ntid.z",
-                                            "%ctaid.x",
-                                            "%ctaid.y",
-                                            "%ctaid.z",
-                                            "%nctaid.x",
-                                            "%nctaid.y",
-                                            "%nctaid.z",
-                                            "%laneid",
-                                            "%warpid",
-                                            "%nwarpid",
-                                            "%smid",
-                                            "%nsmid",
-                                            "%gridid",
-                                            "%lanemask_eq",
-                                            "%lanemask_lt",
-                                            "%lanemask_le",
-                                            "%lanemask_gt",
-                                            "%lanemask_ge",
-                                            "%clusterid.x",
-                                            "%clusterid.y",
-                                            "%clusterid.z",
-                                            "%nclusterid.x",
-                                            "%nclusterid.y",
-                                            "%nclusterid.z",
-                                            "%cluster_ctaid.x",
-                                            "%cluster_ctaid.y",
-                                            "%cluster_ctaid.z",
-                                            "%cluster_nctaid.x",
-                                            "%cluster_nctaid.y",
-                                            "%cluster_nctaid.z",
-                                            "%cluster_ctarank",
-                                            "%cluster_nctarank",
-                                            "%is_explicit_cluster",
-                                            "%dynamic_smem_size",
-                                            "%total_smem_size", "%envreg1", "%envreg2"};
+static const char *const special_names[] = {
+    "%tid.x", "%tid.y", "%tid.z", "%ntid.x", "%ntid.y", "%ntid.z", "%ctaid.x", "%ctaid.y", "%ctaid.z",
+    "%nctaid.x", "%nctaid.y", "%nctaid.z", "%laneid", "%warpid", "%nwarpid", "%smid", "%nsmid", "%gridid",
+    "%lanemask_eq", "%lanemask_lt", "%lanemask_le", "%lanemask_gt", "%lanemask_ge", "%clusterid.x",
+    "%clusterid.y", "%clusterid.z", "%nclusterid.x", "%nclusterid.y", "%nclusterid.z", "%cluster_ctaid.x",
+    "%cluster_ctaid.y", "%cluster_ctaid.z", "%cluster_nctaid.x", "%cluster_nctaid.y", "%cluster_nctaid.z",
+    "%cluster_ctarank", "%cluster_nctarank", "%is_explicit_cluster", "%dynamic_smem_size",
+    "%total_smem_size", "%envreg1", "%envreg2"
+};
+// clang-format on
 _Static_assert(sizeof special_names / sizeof *special_names == SR_COUNT, "one name each");
 
 /* A copy with comments as blanks. */
@@ -1139,7 +1130,8 @@ static void declare_global(Parser *p, const char *space, size_t n, bool external
             Name *e = enter(m->names, 0, v.name, v.length, VARIABLE);
             struct Global *g = APPEND(m->global, m->nglobals);
             *g = (struct Global){(char *)(size_t)e->text, NULL, bytes, v.align, constant};
-            g->memory = aligned_alloc(256, (bytes + 256) & ~(u64)255);
+            u64 align = v.align > 256 ? v.align : 256;
+            g->memory = aligned_alloc(align, (bytes + align) & ~(align - 1));
             if (!g->memory) abort();
             memset(g->memory, 0, bytes);
             e->space = constant ? SPACE_CONST : SPACE_GLOBAL;
