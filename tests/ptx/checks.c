@@ -603,19 +603,29 @@ static void clock_to_table(Clock *to, const Clock *from, u32 cluster) {
     }
     clock_join_far(to, f, n);
 }
-static void clock_from_table(Clock *to, const Clock *from, u32 cluster) {
+/* True if there is anything in it that neither `to` nor `known` has, and that `self` has not put there itself. */
+static bool clock_from_table(Clock *to, const Clock *from, u32 cluster, const Clock *known, u32 self) {
     static Far *f;
     static u32 room;
     if (from->nfar > room) f = realloc(f, (room = 2 * from->nfar) * sizeof *f);
     u32 n = 0;
-    for (u32 i = 0; i < from->nfar; i++) { /* own partial entries first: cluster 0 sorts below */
-        const Far *e = &from->far[i];
-        if (e->cluster == cluster && e->lanes == ALL_LANES) clock_learn(to, e->actor, e->time);
-        if (e->cluster == cluster && e->lanes != ALL_LANES) f[n++] = (Far){0, e->actor, e->lanes, e->time};
-    }
-    for (u32 i = 0; i < from->nfar; i++)
-        if (from->far[i].cluster != cluster) f[n++] = from->far[i];
+    bool new = false;
+    for (int other = 0; other < 2; other++) /* entries of the own cluster have number 0 and come first */
+        for (u32 i = 0; i < from->nfar; i++) {
+            Far e = from->far[i];
+            if ((e.cluster != cluster) != other) continue;
+            if (!other) e.cluster = 0;
+            if (clock_knows(known, e.cluster, e.actor, e.lanes, e.time) ||
+                clock_knows(to, e.cluster, e.actor, e.lanes, e.time))
+                continue;
+            new |= other || e.actor != self;
+            if (!other && e.lanes == ALL_LANES)
+                clock_learn(to, e.actor, e.time);
+            else
+                f[n++] = e;
+        }
     clock_join_far(to, f, n);
+    return new;
 }
 
 static void to_table(Warp *w, u64 address, const Knowledge *know) {
@@ -629,13 +639,15 @@ void ptx_sync_read(Warp *w, u32 m, u64 address, Order order) {
     if (!ptx_device.checks) return;
     const SyncWord *s = sync_word(sync_address(w, address), false);
     if (!s) return;
+    const Knowledge *known = ptx_knows(w, m);
     Knowledge *to = order & ACQUIRE ? &read : &w->acquired;
     if (order & ACQUIRE) ptx_knowledge_clear(to);
-    clock_from_table(&to->seen, &s->know.seen, cluster_number(w));
-    clock_from_table(&to->fenced, &s->know.fenced, cluster_number(w));
+    u32 cluster = cluster_number(w), self = (u32)ptx_warp_actor(w);
+    bool new = clock_from_table(&to->seen, &s->know.seen, cluster, &known->seen, self);
+    clock_from_table(&to->fenced, &s->know.fenced, cluster, &known->fenced, self);
     if (order & ACQUIRE)
         ptx_acquire(w, m, to);
-    else
+    else if (new || !w->has_acquired)
         w->has_acquired = true, w->acquired_at = now(w);
 }
 

@@ -303,7 +303,9 @@ static int run(Grid *g) {
 int ptx_flush(void) {
     Grid *g = held;
     held = NULL;
-    return g ? run(g) : 0;
+    int failed = g ? run(g) : 0;
+    ptx_checks_host_waited();
+    return failed;
 }
 
 /* A launch with programmatic stream serialisation may run before the one in front of it has ended, up to
