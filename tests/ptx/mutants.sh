@@ -95,7 +95,7 @@ decode        row-sum-of-16-lanes      s/int d = 16; d > 0/int d = 8; d > 0/
 decode        no-barrier-of-warps      /__syncthreads(); \/\/ results of all warps/d
 decode        no-cluster-barrier       /cluster_sync(); \/\/ both results/d
 decode        no-cluster-barrier-exit  /cluster_sync(); \/\/ the neighbour/d
-decode        own-result-twice         s/shared_address(&of_cta), 1)/shared_address(\&of_cta), 0)/
+decode        own-result-twice         s/shared_address(of_cta.value), 1)/shared_address(of_cta.value), 0)/
 decode        no-fence-before-count    /__threadfence(); \/\/ this thread/d
 decode        no-barrier-before-count  /__syncthreads(); \/\/ of all threads/d
 decode        no-barrier-after-count   /__syncthreads(); \/\/ is_last/d

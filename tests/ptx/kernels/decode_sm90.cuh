@@ -127,12 +127,12 @@ static __global__ void __launch_bounds__(128)
     cluster_sync(); // both results are there
     float *mine = partial + ((size_t)row * splits + split) * (D + 2);
     if (rank == 0) {
-        const uint32_t other = remote_address(shared_address(&of_cta), 1);
-        const uint32_t other_sum = other + (uint32_t)offsetof(Result, sum);
-        const uint32_t other_value = other + (uint32_t)offsetof(Result, value);
+        const uint32_t other_top = remote_address(shared_address(&of_cta.top), 1);
+        const uint32_t other_sum = remote_address(shared_address(&of_cta.sum), 1);
+        const uint32_t other_value = remote_address(shared_address(of_cta.value), 1);
         for (int d = threadIdx.x; d < D; d += 128) {
             float t = of_cta.top, l = of_cta.sum, factor, weight;
-            merge(t, l, factor, weight, load_remote(other), load_remote(other_sum));
+            merge(t, l, factor, weight, load_remote(other_top), load_remote(other_sum));
             mine[d] = of_cta.value[d] * factor + load_remote(other_value + 4 * d) * weight;
             if (d == 0) mine[D] = t, mine[D + 1] = l;
         }
