@@ -34,7 +34,8 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void 
                                cudaStream_t stream);
 /* With --default-stream per-thread nvcc calls name_ptsz or name_ptds. Nothing here runs beside anything
  * else, so these are the same functions. */
-#define PER_THREAD(name, suffix) extern __typeof__(name) name##_##suffix __attribute__((alias(#name)))
+#define PER_THREAD(name, suffix) \
+    extern __typeof__(name) name##_##suffix __attribute__((alias(#name), visibility("default")))
 #pragma GCC visibility pop
 
 /* ---- calls (runtime.c) ----------------------------------------------------------------------------------- */
