@@ -384,6 +384,7 @@ typedef struct {  /* of a register of a warp, in a kernel that uses wgmma */
     u32 fences;   /* how many wgmma.fence the warp had executed when it was last accessed, plus 1 */
     s32 accessed; /* index of that instruction */
     s32 owner;    /* in flight: index of the wgmma */
+    bool written; /* by that access, or only read */
     bool input;   /* in flight as A, not as accumulator */
 } Register;
 
@@ -520,14 +521,24 @@ const Ins *ptx_wgmma_owner(const Warp *w, u32 row) {
     return w->wgmma && w->reg_flight[row] ? instruction(w, member_of(w)->reg[row].owner) : NULL;
 }
 
-/* Registers in flight are left alone: the access is a finding, or a move that runs behind the wgmma. */
+/* A copy is no access of its own, compilers make one wherever they need another name: the destination takes over the
+ * write of its source. Registers in flight are left alone: a finding, or a move that runs behind the wgmma. */
 void ptx_wgmma_note_write(Warp *w, const Ins *in) {
     Member *me = member_of(w);
-    s32 index = (s32)(in - w->cta->grid->kernel->code);
-    for (int i = 0; i < in->nops; i++) {
+    Register now = {.fences = me->fences, .accessed = (s32)(in - w->cta->grid->kernel->code)}, copied = {0};
+    bool copies = in->flags & INS_COPIES;
+    for (int i = in->nops - 1; i >= 0; i--) { /* sources first */
         const Operand *o = &in->op[i];
         if ((o->kind != KIND_R32 && o->kind != KIND_R64) || w->reg_flight[o->row]) continue;
-        me->reg[o->row].fences = me->fences, me->reg[o->row].accessed = index;
+        Register *r = &me->reg[o->row];
+        if (i < in->ndst) {
+            *r = copies ? copied : now;
+            r->written |= !copies;
+        } else if (copies) {
+            copied = r->written && r->fences > copied.fences ? *r : copied;
+        } else if (!r->written || r->fences < me->fences) {
+            *r = now;
+        }
     }
 }
 
@@ -552,7 +563,7 @@ bool ptx_wgmma_defer_move(Warp *w, const Ins *in, u32 m) {
     } else {
         for (int l = 0; l < LANES; l++)
             v->value[l] = s->kind == KIND_R64 ? ptx_r64(w, s)[l] : ptx_r32(w, s)[l];
-        to->fences = me->fences, to->accessed = (s32)(in - w->cta->grid->kernel->code);
+        to->fences = me->fences, to->accessed = (s32)(in - w->cta->grid->kernel->code), to->written = true;
     }
     v->owner = to->owner, v->input = to->input;
     run_moves(w->wgmma);
@@ -595,12 +606,12 @@ static void check_registers(Member *me, const Ins *in, bool keep) {
         char place[256];
         ptx_place_text(w->cta->grid->kernel, other->place, place, sizeof place);
         if (other->unit != UNIT_WGMMA) {
-            bool written = false;
-            for (int j = 0; j < other->ndst; j++)
-                written |= other->op[j].row == o->row && other->op[j].kind != KIND_PRED;
-            ptx_finding(w, in, ALL_LANES, &accessed,
-                        "missing wgmma.fence: %s register %d was %s at %s since the last one", name,
-                        input ? i - in->ndst : i, written ? "written" : "read", place);
+            ptx_finding(
+                w, in, ALL_LANES, &accessed,
+                "missing wgmma.fence: %s register %d was %s at %s since the last one (if the source has the "
+                "fence in between, the compiler moved it: pin the value with asm volatile(\"\" : \"+f\"(x)) "
+                "before the fence)",
+                name, input ? i - in->ndst : i, r->written ? "written" : "read", place);
             return;
         }
         if (!input && !same_shape(in, other) && !reported_shape) {

@@ -470,4 +470,226 @@ FA_TEST(wgmma_layouts_of_the_isa) {
     }
 }
 
+/* ---- wgmma: the queue, in kernels compiled by nvcc ------------------------------------------------------------------ */
+
+#define FENCE asm volatile("wgmma.fence.sync.aligned;" ::: "memory")
+#define COMMIT asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory")
+#define WAIT_GROUP(n) asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(n) : "memory")
+#define PROXY_FENCE asm volatile("fence.proxy.async.shared::cta;" ::: "memory")
+#define MMA(types, d, a, b, tail) \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n8" types " {%0, %1, %2, %3}, %4, %5, 1, 1, 1" tail ";" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) \
+                 : "l"(a), "l"(b) \
+                 : "memory")
+#define MMA8(d, a, b) MMA("k16.f32.bf16.bf16", d, a, b, ", 0, 0")
+#define MMA8_REGISTERS(d, a, b) \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, {%4, %5, %6, %7}, %8, 1, 1, 1, 0;" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b) \
+                 : "memory")
+#define PIN(x) asm volatile("" : "+f"(x)::"memory") /* the compiler may not compute it later */
+#define TOUCH(x, y) asm volatile("add.f32 %0, %1, 0f3F800000;" : "=f"(x) : "f"(y) : "memory") /* x = y + 1 */
+
+/* Shared memory: A of 64 x 16 and B of 8 x 16 bf16, without swizzle. */
+enum { B_AT = 2048, C_AT = B_AT + 256, SHARED_BYTES = C_AT + 256 };
+#define DESCRIPTOR(at) ((u64)((at) >> 4) | (u64)(128 >> 4) << 16 | (u64)(256 >> 4) << 32)
+enum { BF16_ONES = 0x3f803f80 };
+
+static __device__ __forceinline__ u32 fill(char *s) {
+    for (u32 i = threadIdx.x; i < SHARED_BYTES / 4; i += blockDim.x) ((u32 *)s)[i] = BF16_ONES;
+    return (u32)__cvta_generic_to_shared(s);
+}
+
+/* Accumulators carried through groups in flight, with a wait in between that leaves one; A from registers and from
+ * shared memory; B overwritten after it is free. The result is 1 + 16 (steps * (1 + 2) + 1) everywhere. */
+__global__ void pipeline(float *out, int steps) {
+    __shared__ alignas(1024) char s[SHARED_BYTES];
+    u32 at = fill(s), a[4] = {BF16_ONES, BF16_ONES, BF16_ONES, BF16_ONES};
+    float d[4] = {1, 1, 1, 1}, e[4] = {0, 0, 0, 0};
+    PROXY_FENCE;
+    __syncthreads();
+    FENCE;
+    for (int i = 0; i < steps; i++) {
+        MMA8(d, DESCRIPTOR(at), DESCRIPTOR(at + B_AT));
+        COMMIT;
+        MMA8(e, DESCRIPTOR(at), DESCRIPTOR(at + C_AT));
+        MMA8(e, DESCRIPTOR(at), DESCRIPTOR(at + C_AT));
+        COMMIT;
+        WAIT_GROUP(1);
+    }
+    WAIT_GROUP(0);
+    __syncthreads();
+    if (threadIdx.x < 64) ((u32 *)(s + B_AT))[threadIdx.x] = 0x40004000; /* 2; the A in registers stands for half of it */
+    for (int i = 0; i < 4; i++) a[i] = 0x3f003f00;
+    PROXY_FENCE;
+    __syncthreads();
+    FENCE;
+    MMA8_REGISTERS(d, a, DESCRIPTOR(at + B_AT));
+    COMMIT;
+    WAIT_GROUP(0);
+    for (int i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = d[i] + e[i];
+}
+
+FA_TEST(groups_in_flight) {
+    float *out = device<float>(256 * 4);
+    for (int steps = 0; steps < 5; steps++) {
+        pipeline<<<1, 256>>>(out, steps);
+        FA_REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+        for (int i = 0; i < 256 * 4; i++) FA_EXPECT_NEAR(out[i], 1 + 16 * (steps * 3 + 1), 0);
+    }
+    cudaFree(out);
+}
+
+/* mma.sync gives what wgmma gives, bit for bit: both sum in the same order. */
+__global__ void both(const u32 *a, const u32 *b, float *out) {
+    __shared__ alignas(1024) u32 s[64];
+    int l = threadIdx.x % 32;
+    u32 x[4], y0 = b[l], y1 = b[32 + l];
+    float d[4], e[4];
+    for (int i = 0; i < 4; i++) x[i] = a[i * 128 + threadIdx.x], d[i] = e[i] = 0.1f * (float)(threadIdx.x + i);
+    if (threadIdx.x < 32) s[l / 4 * 4 + l % 4] = y0, s[32 + l / 4 * 4 + l % 4] = y1;
+    PROXY_FENCE;
+    __syncthreads();
+    u32 at = (u32)__cvta_generic_to_shared(s);
+    FENCE;
+    MMA8_REGISTERS(d, x, DESCRIPTOR(at));
+    COMMIT;
+    WAIT_GROUP(0);
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(e[0]), "+f"(e[1]), "+f"(e[2]), "+f"(e[3])
+                 : "r"(x[0]), "r"(x[1]), "r"(x[2]), "r"(x[3]), "r"(y0), "r"(y1));
+    for (int i = 0; i < 4; i++) out[i * 128 + threadIdx.x] = d[i], out[(4 + i) * 128 + threadIdx.x] = e[i];
+}
+
+FA_TEST(mma_and_wgmma_agree) {
+    u32 *a = device<u32>(512), *b = device<u32>(64);
+    float *out = device<float>(1024);
+    u64 seed = fat_seed;
+    for (int i = 0; i < 512; i++) a[i] = random_bits(BF16, &seed, false) | random_bits(BF16, &seed, false) << 16;
+    for (int i = 0; i < 64; i++) b[i] = random_bits(BF16, &seed, false) | random_bits(BF16, &seed, false) << 16;
+    both<<<1, 128>>>(a, b, out);
+    FA_REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    for (int i = 0; i < 512; i++) FA_EXPECT_MSG(out[i] == out[512 + i], "%d: wgmma %.9g, mma %.9g", i, out[i], out[512 + i]);
+    cudaFree(a), cudaFree(b), cudaFree(out);
+}
+
+FA_TEST(counters) {
+    float *out = device<float>(128 * 4);
+    pipeline<<<1, 128>>>(out, 2);
+    FA_REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    FA_EXPECT_MSG(ptx_count.mac_wgmma == 7 * 64 * 8 * 16, "%llu", (unsigned long long)ptx_count.mac_wgmma);
+    FA_EXPECT_MSG(ptx_count.wgmma_shared_bytes == 7 * 256 + 6 * 2048, "%llu", (unsigned long long)ptx_count.wgmma_shared_bytes);
+    cudaFree(out);
+}
+
+/* ---- wgmma: planted bugs --------------------------------------------------------------------------------------------- */
+
+enum Bug {
+    NO_BUG, NO_FENCE, NO_FENCE_AFTER_WRITE, NO_FENCE_AFTER_WRITE_OF_A, OTHER_SHAPE, READ_IN_FLIGHT, WRITTEN_IN_FLIGHT, A_WRITTEN_IN_FLIGHT,
+    READ_UNCOMMITTED, NOT_COMMITTED, NOT_WAITED, NO_VALUE, BASE_OFFSET, OFF_PATTERN, CROSSES_ROW, RESERVED_BITS, OUT_OF_BOUNDS, LANES_DIFFER,
+    DIVERGENT, WARPS_DIFFER, WARP_MISSING, GROUPS_DIFFER, NO_PROXY_FENCE, NO_BARRIER, OVERWRITTEN, TOO_FEW_WARPS
+};
+
+/* thread 0 tells the line of what comes next on the line */
+#define HERE if (threadIdx.x == 0) *line = __LINE__;
+
+template <int BUG> __global__ void planted(volatile int *line, float *out) {
+    __shared__ alignas(1024) char s[SHARED_BYTES];
+    u32 at = fill(s), a[4] = {BF16_ONES, BF16_ONES, BF16_ONES, BF16_ONES};
+    float d[4], x = 0;
+    for (int i = 0; i < 4; i++) d[i] = (float)(threadIdx.x + i);
+    for (int i = 0; i < 4; i++) PIN(d[i]);
+    int warp = threadIdx.x / 32;
+    u64 A = DESCRIPTOR(at), B = DESCRIPTOR(at + B_AT);
+    bool again = true;
+    if (BUG != NO_PROXY_FENCE) PROXY_FENCE;
+    if (BUG != NO_BARRIER) __syncthreads();
+    if (BUG == BASE_OFFSET) B |= (u64)1 << 49;
+    if (BUG == OFF_PATTERN) B = DESCRIPTOR(at + 128) | (u64)1 << 62;
+    if (BUG == CROSSES_ROW) B = DESCRIPTOR(at + 112) | (u64)1 << 62;
+    if (BUG == RESERVED_BITS) B |= 1 << 14;
+    if (BUG == OUT_OF_BOUNDS) A = DESCRIPTOR(at + 1024); /* rows 48 and up lie behind the array */
+    if (BUG == LANES_DIFFER) B += threadIdx.x == 7;
+    if (BUG == WARPS_DIFFER && warp == 2) B += 1;
+    if (BUG == TOO_FEW_WARPS) { HERE FENCE; }
+    else if (BUG != NO_FENCE) FENCE;
+    if (BUG == NO_FENCE_AFTER_WRITE) { TOUCH(d[2], d[2]); }
+    if (BUG == NO_FENCE_AFTER_WRITE_OF_A) asm volatile("or.b32 %0, %0, 1;" : "+r"(a[3])::"memory");
+    if (BUG == NO_VALUE) {
+        HERE asm volatile("{ .reg .f32 u<3>; wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, u0, u1, u2}, %1, %2, 1, 1, 1, 0, 0; }" : "+f"(d[0]) : "l"(A), "l"(B) : "memory");
+    } else if (BUG == DIVERGENT) {
+        if (threadIdx.x % 2) { HERE MMA8(d, A, B); }
+    } else if (BUG == WARP_MISSING) {
+        if (warp != 3) MMA8(d, A, B);
+    } else if (BUG == GROUPS_DIFFER) {
+        if (warp == 1) COMMIT;
+        MMA8(d, A, B);
+    } else if (BUG == NO_FENCE_AFTER_WRITE_OF_A || BUG == A_WRITTEN_IN_FLIGHT) {
+        HERE MMA8_REGISTERS(d, a, B);
+    } else if (BUG == TOO_FEW_WARPS) {
+        MMA8(d, A, B);
+    } else {
+        HERE MMA8(d, A, B);
+    }
+    if (BUG == OTHER_SHAPE) { HERE MMA("k8.f32.tf32.tf32", d, A, B, ""); }
+    if (BUG == READ_UNCOMMITTED) { WAIT_GROUP(0); HERE TOUCH(x, d[0]); }
+    if (BUG != NOT_COMMITTED && BUG != WARP_MISSING) COMMIT;
+    if (BUG == READ_IN_FLIGHT) { HERE TOUCH(x, d[3]); }
+    if (BUG == WRITTEN_IN_FLIGHT) { HERE asm volatile("add.f32 %0, %0, %0;" : "+f"(d[3])::"memory"); }
+    if (BUG == A_WRITTEN_IN_FLIGHT) { HERE asm volatile("or.b32 %0, %0, 1;" : "+r"(a[1])::"memory"); }
+    if (BUG == OVERWRITTEN) { HERE ((volatile u32 *)s)[threadIdx.x] = 0; }
+    if (BUG == NOT_WAITED || BUG == NOT_COMMITTED) return;
+    WAIT_GROUP(0);
+    for (int i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = d[i] + x + (float)(a[i] & again);
+}
+
+template <int BUG> static void expect_finding(const char *words, int threads = 128) {
+    int *line = device<int>(1);
+    float *out = device<float>(1024);
+    char where[64];
+    ptx_expect_findings(true);
+    planted<BUG><<<1, threads>>>(line, out);
+    cudaError_t error = cudaDeviceSynchronize();
+    char *found = strdup(ptx_last_findings());
+    ptx_expect_findings(false);
+    snprintf(where, sizeof where, "test_tensor.cu:%d", *line);
+    if (!words) FA_EXPECT_MSG(error == cudaSuccess && !*found, "error %d, findings: %s", (int)error, found);
+    else FA_EXPECT_MSG(strstr(found, words) && (!*line || strstr(found, where)), "bug %d: wanted \"%s\" at %s, found: %s", BUG, words, where, found);
+    free(found);
+    cudaGetLastError();
+    cudaFree(line), cudaFree(out);
+}
+
+FA_TEST(planted_bugs) {
+    expect_finding<NO_BUG>(NULL);
+    expect_finding<NO_BUG>(NULL, 256);
+    expect_finding<TOO_FEW_WARPS>("a warpgroup is 4 warps", 64);
+    expect_finding<TOO_FEW_WARPS>("a warpgroup is 4 warps", 192);
+    expect_finding<TOO_FEW_WARPS>("needs all 32 lanes", 120);
+    expect_finding<NO_FENCE>("missing wgmma.fence: none was executed");
+    expect_finding<NO_FENCE_AFTER_WRITE>("missing wgmma.fence: accumulator register 2 was written at");
+    expect_finding<NO_FENCE_AFTER_WRITE_OF_A>("missing wgmma.fence: A register 3 was written at");
+    expect_finding<OTHER_SHAPE>("missing wgmma.fence: the accumulators were used by a wgmma of another shape at");
+    expect_finding<READ_IN_FLIGHT>("reads a register of a wgmma in flight");
+    expect_finding<WRITTEN_IN_FLIGHT>("writes a register of a wgmma in flight");
+    expect_finding<A_WRITTEN_IN_FLIGHT>("a register of a wgmma in flight");
+    expect_finding<READ_UNCOMMITTED>("reads a register of a wgmma in flight");
+    expect_finding<NOT_COMMITTED>("it was never committed");
+    expect_finding<NOT_WAITED>("it was never waited for");
+    expect_finding<NO_VALUE>("accumulator register 1 holds no value (scale-d is true)");
+    expect_finding<BASE_OFFSET>("descriptor of B: base offset 1; only 0 is supported");
+    expect_finding<OFF_PATTERN>("descriptor of B: start address 0x80 is 128 bytes into its swizzle pattern");
+    expect_finding<CROSSES_ROW>("descriptor of B: start address 0x70: 32 bytes cross the swizzled row of 128");
+    expect_finding<RESERVED_BITS>("has reserved bits set");
+    expect_finding<OUT_OF_BOUNDS>("descriptor of A: row 48, k 0 lies at shared address 0xa00, beyond the 2560 bytes");
+    expect_finding<LANES_DIFFER>("descriptor of B differs from lane to lane");
+    expect_finding<DIVERGENT>("waits for its lanes 55555555");
+    expect_finding<WARPS_DIFFER>("warps of a warpgroup disagree: descriptors of this wgmma differ");
+    expect_finding<WARP_MISSING>("warps of a warpgroup disagree");
+    expect_finding<GROUPS_DIFFER>("warps of a warpgroup disagree");
+    expect_finding<NO_PROXY_FENCE>("fence.proxy.async");
+    expect_finding<NO_BARRIER>("race");
+    expect_finding<OVERWRITTEN>("race");
+}
+
 FA_TEST_MAIN
