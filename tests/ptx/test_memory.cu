@@ -840,7 +840,8 @@ FA_TEST(fences_and_discard) {
 __global__ void copy_vectors(const uint4 *in, uint4 *out, int stride) {
     __shared__ uint4 s[32 * 8];
     s[threadIdx.x * stride] = in[threadIdx.x];
-    out[threadIdx.x * 8] = s[threadIdx.x * stride];
+    __syncwarp();
+    out[threadIdx.x * 8] = s[(threadIdx.x ^ 1) * stride];
 }
 FA_TEST(counters) {
     Device<uint4> in(std::vector<uint4>(32)), out(std::vector<uint4>(256));
@@ -910,8 +911,8 @@ static void expect_finding(const char *name, int line, const char *what, void (*
     snprintf(where, sizeof where, "%s:%d", strrchr(__FILE__, '/') ? strrchr(__FILE__, '/') + 1 : __FILE__, line);
     ptx_expect_findings(true);
     kernel<<<blocks, 32>>>(p);
-    cudaError_t e = cudaDeviceSynchronize();
-    cudaGetLastError();
+    cudaError_t e = cudaGetLastError();
+    cudaDeviceSynchronize();
     std::string text = ptx_last_findings();
     ptx_expect_findings(false);
     FA_EXPECT_MSG(e != cudaSuccess, "%s: the launch succeeds", name);
