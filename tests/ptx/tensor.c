@@ -88,12 +88,14 @@ static void multiply(float *const *d, const RowsA a, const float *b, int n, int 
 
 /* ---- types --------------------------------------------------------------------------------------------------------- */
 
-static void widen(float *to, const void *from, int n, Type type) {
+static inline void widen(float *to, const void *from, int n /* multiple of 8, or 4 */, Type type,
+                         bool negate) {
     const u8 *b = from;
     const u16 *h = from;
     const u32 *w = from;
+    const float sign = negate ? -1 : 1;
 #define WIDEN(value) \
-    for (int i = 0; i < n; i++) to[i] = (value); \
+    for (int i = 0; i < n; i++) to[i] = sign * (value); \
     break
     switch (type) {
     case T_F16: WIDEN(ptx_f16_to_f32(h[i]));
@@ -182,15 +184,44 @@ static void accumulate(Warp *w, const Ins *in, const Operand *c, const RowsA a, 
 
 static inline void splat4(float *to, float value) { to[0] = to[1] = to[2] = to[3] = value; }
 
+static inline __attribute__((always_inline)) void spread_a(const float *f, int i, int halves, RowsA a,
+                                                           const int per) {
+    for (int lane = 0; lane < LANES; lane++)
+        for (int e = 0; e < per; e++)
+            splat4(&a[(i / halves * 4 + lane % 4) * per + e][i % halves][lane & ~3], f[lane * per + e]);
+}
+
 static void load_a(Warp *w, const Operand *r, int count, int halves, Type type, bool negate, RowsA a) {
     float f[LANES * 4];
     int per = 4 / size_of(type);
     for (int i = 0; i < count; i++) {
-        widen(f, ptx_r32(w, &r[i]), LANES * per, type);
-        for (int j = 0; j < LANES * per; j++) {
-            int lane = j / per, k = (i / halves * 4 + lane % 4) * per + j % per;
-            splat4(&a[k][i % halves][lane & ~3], negate ? -f[j] : f[j]);
-        }
+        widen(f, ptx_r32(w, &r[i]), LANES * per, type, negate);
+        if (per == 1)
+            spread_a(f, i, halves, a, 1);
+        else if (per == 2)
+            spread_a(f, i, halves, a, 2);
+        else
+            spread_a(f, i, halves, a, 4);
+    }
+}
+
+static inline __attribute__((always_inline)) void spread_b(const float *f, int i, float *b, const int per) {
+    for (int lane = 0; lane < LANES; lane++)
+        for (int e = 0; e < per; e++)
+            b[((i * 4 + lane % 4) * per + e) * 8 + column(lane / 4)] = f[lane * per + e];
+}
+
+static void load_b(Warp *w, const Operand *r, int count, Type type, float *b) {
+    float f[LANES * 4];
+    int per = 4 / size_of(type);
+    for (int i = 0; i < count; i++) {
+        widen(f, ptx_r32(w, &r[i]), LANES * per, type, false);
+        if (per == 1)
+            spread_b(f, i, b, 1);
+        else if (per == 2)
+            spread_b(f, i, b, 2);
+        else
+            spread_b(f, i, b, 4);
     }
 }
 
@@ -201,19 +232,13 @@ static void need_all_lanes(Warp *w, const Ins *in, u32 m) {
 /* Operands: D, A, B, C. */
 static Outcome run_mma(Warp *w, const Ins *in, u32 m) {
     static RowsA a;
-    float b[MAX_K * 8], f[LANES * 4];
+    float b[MAX_K * 8];
     int halves = in->n / 8, per = 4 / size_of(in->type), registers_b = in->k / (4 * per);
     const Operand *ops_a = in->op + in->ndst, *ops_b = ops_a + registers_b * halves,
                   *ops_c = ops_b + registers_b;
     need_all_lanes(w, in, m);
     load_a(w, ops_a, registers_b * halves, halves, in->type, false, a);
-    for (int i = 0; i < registers_b; i++) {
-        widen(f, ptx_r32(w, &ops_b[i]), LANES * per, in->type2);
-        for (int j = 0; j < LANES * per; j++) {
-            int lane = j / per, k = (i * 4 + lane % 4) * per + j % per;
-            b[k * 8 + column(lane / 4)] = f[j];
-        }
-    }
+    load_b(w, ops_b, registers_b, in->type2, b);
     accumulate(w, in, ops_c, a, b, 8);
     u64 macs = (u64)in->n * 8 * in->k;
     *(size_of(in->type) == 1 ? &ptx_count.mac_mma_8bit : &ptx_count.mac_mma) += macs;
@@ -279,10 +304,10 @@ static void load_a_shared(const u8 *shared, const Matrix *x, Type type, bool neg
     for (int group = 0; group < 8; group++)
         for (int half = 0; half < 2; half++)
             for (int line = 0; line < 8; line++) {
-                widen(f, shared + line_at(x, group, half, line), per, type);
+                widen(f, shared + line_at(x, group, half, line), per, type, negate);
                 for (int e = 0; e < per; e++) {
                     int k = x->across ? 8 * half + line : half * per + e, row = x->across ? e : line;
-                    splat4(&a[group / 2][k][group % 2][4 * row], negate ? -f[e] : f[e]);
+                    splat4(&a[group / 2][k][group % 2][4 * row], f[e]);
                 }
             }
 }
@@ -293,7 +318,7 @@ static void load_b_shared(const u8 *shared, const Matrix *x, Type type, float *b
     for (int group = 0; group < x->groups; group++)
         for (int half = 0; half < 2; half++)
             for (int line = 0; line < 8; line++) {
-                widen(f, shared + line_at(x, group, half, line), per, type);
+                widen(f, shared + line_at(x, group, half, line), per, type, false);
                 float *to =
                     b + 8 * group + (x->across ? (8 * half + line) * n : half * per * n + column(line));
                 if (x->across)
@@ -578,7 +603,7 @@ static bool same_shape(const Ins *a, const Ins *b) {
  * and a wgmma that uses it, but not between wgmmas of one shape that add to the same accumulators. */
 static void check_registers(Member *me, const Ins *in, bool keep) {
     Warp *w = me->warp;
-    bool unfenced = me->fences == 1, reported_init = false, reported_shape = false;
+    bool unfenced = me->fences == 1, reported_init = false;
     if (unfenced)
         ptx_finding(w, in, ALL_LANES, NULL,
                     "missing wgmma.fence: none was executed before this, the warp's first, wgmma");
@@ -603,22 +628,18 @@ static void check_registers(Member *me, const Ins *in, bool keep) {
         if (unfenced || r->fences != me->fences) continue;
         const Ins *other = instruction(w, r->accessed);
         Party accessed = party(w, other);
-        char place[256];
-        ptx_place_text(w->cta->grid->kernel, other->place, place, sizeof place);
         if (other->unit != UNIT_WGMMA) {
             ptx_finding(
                 w, in, ALL_LANES, &accessed,
-                "missing wgmma.fence: %s register %d was %s at %s since the last one (if the source has the "
-                "fence in between, the compiler moved it: pin the value with asm volatile(\"\" : \"+f\"(x)) "
-                "before the fence)",
-                name, input ? i - in->ndst : i, r->written ? "written" : "read", place);
+                "missing wgmma.fence: %s register %d was %s after the last one (if not in the source, the "
+                "compiler moved it: pin the value by asm volatile(\"\" : \"+f\"(x)) before the fence)",
+                name, input ? i - in->ndst : i, r->written ? "written" : "read");
             return;
         }
-        if (!input && !same_shape(in, other) && !reported_shape) {
-            reported_shape = true;
+        if (!input && !same_shape(in, other)) {
             ptx_finding(w, in, ALL_LANES, &accessed,
-                        "missing wgmma.fence: the accumulators were used by a wgmma of another shape at %s",
-                        place);
+                        "missing wgmma.fence: the accumulators were used by a wgmma of another shape");
+            return;
         }
     }
 }
