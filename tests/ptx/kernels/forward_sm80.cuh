@@ -93,7 +93,7 @@ static __global__ void __launch_bounds__(256, 1)
             for (int i = 0; i < T::KEYS / 8; i++) {
 #pragma unroll
                 for (int e = 2 * h; e < 2 * h + 2; e++)
-                    s[i][e] = exp2_approx((s[i][e] - m) * scale_log2), sum[h] += s[i][e];
+                    s[i][e] = exp2_approx(fmaf(s[i][e], scale_log2, -m * scale_log2)), sum[h] += s[i][e];
             }
 #pragma unroll
             for (int i = 0; i < D / 8; i++) acc[i][2 * h] *= factor, acc[i][2 * h + 1] *= factor;

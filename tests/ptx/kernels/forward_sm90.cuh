@@ -66,8 +66,8 @@ template <int D> struct Sm90 {
             top[h] = m, sum[h] *= factor[h];
 #pragma unroll
             for (int i = 2 * h; i < 64; i += 4) {
-                s[i] = exp2_approx(s[i] * scale_log2 - m * scale_log2);
-                s[i + 1] = exp2_approx(s[i + 1] * scale_log2 - m * scale_log2);
+                s[i] = exp2_approx(fmaf(s[i], scale_log2, -m * scale_log2));
+                s[i + 1] = exp2_approx(fmaf(s[i + 1], scale_log2, -m * scale_log2));
                 sum[h] += s[i] + s[i + 1];
             }
         }
