@@ -705,32 +705,40 @@ void ptx_memory_fence(Warp *w, u32 m) {
 
 /* ---- shadow memory ----------------------------------------------------------------------------------------------- */
 
-/* A cell stands for 4 bytes. Its last write and last read are in place; more of them (bytes written by different threads,
- * reads by several warps) are in a list of nodes. */
+/* A cell stands for 4 bytes. It refers to two lists: the last writes of its bytes, and the reads since (by threads that are
+ * not ordered among themselves). Lists do not change and are shared: an access of kilobytes moves cells that had one list
+ * in common to another that they have in common, and looks at each list once. Lists that no cell refers to are collected
+ * when there are many. */
 enum { PROXY_BITS = 3, STRONG = 4, IS_WRITE = 8 }; /* Rec.flags; the proxy is in the lowest bits */
 typedef struct {
     u32 time, cluster, lanes;
     u32 ins; /* index into the code of the launch that the cluster belongs to */
     u16 actor;
-    u8 mask; /* bytes; 0: nothing */
+    u8 mask; /* bytes of the cell */
     u8 flags;
 } Rec;
-typedef struct {
-    Rec write, read;
-    u32 more; /* first node, 0: none */
-    u32 copy; /* instruction of the asynchronous copy that will write `flying` */
-    u8 valid; /* bytes that hold a value (shared memory) */
-    u8 flying;
-} Cell;
 typedef struct {
     Rec rec;
     u32 next;
 } Node;
-enum { CELLS = 256, CELL_BYTES = 4, PAGE_BYTES = CELLS * CELL_BYTES, GLOBAL_READS = 3 };
+typedef struct {
+    u32 writes, reads; /* lists, 0: empty */
+    u32 copy;          /* instruction of the asynchronous copy that will write `flying` */
+    u8 valid;          /* bytes that hold a value (shared memory) */
+    u8 flying;
+} Cell;
+enum {
+    CELLS = 256,
+    CELL_BYTES = 4,
+    ALL_BYTES = 15,
+    PAGE_BYTES = CELLS * CELL_BYTES,
+    LONGEST = 256,
+    GLOBAL_READS = 4
+};
 typedef struct Page {
     Cell cell[CELLS];
-    u64 serial; /* device memory: launch that touched it last */
-    bool nodes;
+    u64 serial; /* device memory: launch that touched it last; 0: shared memory */
+    bool used;
     struct Page *next;
 } Page;
 
@@ -743,66 +751,108 @@ struct GlobalShadow {
     Page *page[];
 };
 
-static Page *free_pages;
-static Node *node;
-static u32 nodes, node_room, free_node;
+static struct {
+    Page **all, *free;
+    u32 count, room;
+} pages;
+static struct {
+    Node *at; /* [0] is not used */
+    u32 count, room, collect_at;
+} nodes = {.collect_at = 1 << 20};
 
-static u32 push_node(u32 next, const Rec *rec) {
-    u32 n = free_node;
-    if (n)
-        free_node = node[n].next;
-    else {
-        if (nodes + 1 >= node_room)
-            node = realloc(node, (node_room = node_room ? 2 * node_room : 4096) * sizeof *node);
-        n = ++nodes;
+/* An access while it goes through its cells, and what it has found out on the way. */
+typedef struct {
+    Rec rec; /* mask left open */
+    const Knowledge *know;
+    const u32 *at; /* know->seen */
+    u32 n;
+    bool async, generic_own; /* of the async proxy; by lanes of the warp itself */
+    const Access *a;
+    Cta *cta; /* shared memory */
+    const Allocation *allocation;
+    u32 writes_seen, reads_seen; /* lists that have been looked at, for these bytes */
+    u8 writes_mask, reads_mask;
+    u32 reads_from, reads_to; /* the list without and with this read of these bytes */
+    u8 read_mask, own_mask;
+    u32 own; /* the list of this write alone */
+} Visit;
+static Visit last; /* kept: the next access is often one of the same kind */
+
+static u32 push(u32 next, const Rec *rec) {
+    if (nodes.count + 2 > nodes.room)
+        nodes.at = realloc(nodes.at, (nodes.room = nodes.room ? 2 * nodes.room : 1 << 16) * sizeof *nodes.at);
+    nodes.at[++nodes.count] = (Node){*rec, next};
+    return nodes.count;
+}
+
+/* Copies a list, as far as that has not been done. */
+static u32 move_list(u32 list, Node *to, u32 *count, u32 *moved) {
+    u32 first = 0, *link = &first;
+    for (; list && !moved[list]; list = nodes.at[list].next) {
+        u32 n = ++*count;
+        to[n] = nodes.at[list];
+        *link = moved[list] = n;
+        link = &to[n].next;
     }
-    node[n] = (Node){*rec, next};
-    return n;
-}
-/* Takes out the node that *at refers to. */
-static void drop_node(u32 *at) {
-    u32 n = *at;
-    *at = node[n].next;
-    node[n].next = free_node, free_node = n;
+    *link = list ? moved[list] : 0;
+    return first;
 }
 
-static void clear_page(Page *p) {
-    for (int i = 0; p->nodes && i < CELLS; i++)
-        while (p->cell[i].more) drop_node(&p->cell[i].more);
-    memset(p->cell, 0, sizeof p->cell);
-    p->nodes = false;
+static void collect(void) {
+    Node *to = malloc((nodes.count + 1) * sizeof *to);
+    u32 *moved = calloc(nodes.count + 1, sizeof *moved), count = 0;
+    for (u32 i = 0; i < pages.count; i++) {
+        Page *p = pages.all[i];
+        if (!p->used) continue;
+        if (p->serial && p->serial < running->is.horizon) {
+            memset(p->cell, 0, sizeof p->cell);
+            continue;
+        }
+        for (Cell *c = p->cell; c < p->cell + CELLS; c++) {
+            c->writes = move_list(c->writes, to, &count, moved);
+            c->reads = move_list(c->reads, to, &count, moved);
+        }
+    }
+    free(moved), free(nodes.at);
+    nodes.at = to, nodes.room = nodes.count + 1, nodes.count = count;
+    nodes.collect_at = 3 * count > 1 << 20 ? 3 * count : 1 << 20;
+    last = (Visit){0};
 }
+
 static Page *new_page(void) {
-    Page *p = free_pages;
+    Page *p = pages.free;
     if (p)
-        free_pages = p->next;
-    else
-        p = calloc(1, sizeof *p);
-    clear_page(p);
+        pages.free = p->next;
+    else {
+        if (pages.count == pages.room)
+            pages.all = realloc(pages.all, (pages.room = pages.room ? 2 * pages.room : 64) * sizeof(Page *));
+        p = pages.all[pages.count++] = malloc(sizeof *p);
+    }
+    memset(p, 0, sizeof *p);
+    p->used = true;
     return p;
+}
+static void free_page(Page *p) {
+    if (!p) return;
+    p->used = false;
+    p->next = pages.free, pages.free = p;
 }
 
 void ptx_shadow_start_cta(Cta *c) {
     if (!ptx_device.checks) return;
-    u32 pages = (c->shared_bytes + PAGE_BYTES - 1) / PAGE_BYTES;
-    c->shadow = calloc(1, sizeof *c->shadow + pages * sizeof c->shadow->page[0]);
-    c->shadow->pages = pages;
+    u32 n = (c->shared_bytes + PAGE_BYTES - 1) / PAGE_BYTES;
+    c->shadow = calloc(1, sizeof *c->shadow + n * sizeof c->shadow->page[0]);
+    c->shadow->pages = n;
 }
 void ptx_shadow_free_cta(Cta *c) {
     for (int i = 0; i < c->nwarps; i++)
         while (c->warp[i].part) drop_part(&c->warp[i], &c->warp[i].part);
-    for (u32 i = 0; c->shadow && i < c->shadow->pages; i++) {
-        Page *p = c->shadow->page[i];
-        if (p) p->next = free_pages, free_pages = p;
-    }
+    for (u32 i = 0; c->shadow && i < c->shadow->pages; i++) free_page(c->shadow->page[i]);
     free(c->shadow);
     c->shadow = NULL;
 }
 void ptx_drop_shadow(Allocation *a) {
-    for (u64 i = 0; a->shadow && i < a->shadow->pages; i++) {
-        Page *p = a->shadow->page[i];
-        if (p) p->next = free_pages, free_pages = p;
-    }
+    for (u64 i = 0; a->shadow && i < a->shadow->pages; i++) free_page(a->shadow->page[i]);
     free(a->shadow);
     a->shadow = NULL;
 }
@@ -817,34 +867,23 @@ Access ptx_access(Warp *w, const Ins *in, u32 m) {
                     .lane = (u8)ptx_first_lane(m)};
 }
 
-/* An access while it goes through its cells. */
-typedef struct {
-    Rec rec; /* mask left open */
-    const Knowledge *know;
-    const u32 *at; /* know->seen */
-    u32 n;
-    bool async, generic_own; /* of the async proxy; by lanes of the warp itself */
-    const Access *a;
-    Cta *cta; /* shared memory, and the first byte of the access */
-    const Allocation *allocation;
-    u64 begin;
-} Visit;
-
-static inline Visit visit(const Access *a, bool write) {
+static inline Visit *visit(const Access *a, bool write, Cta *cta, const Allocation *allocation) {
     const Warp *w = a->warp;
-    Visit v = {.know = a->know,
-               .at = a->know->seen.at,
-               .n = a->know->seen.n,
-               .a = a,
-               .async = a->proxy == ASYNC_PROXY};
-    v.rec = (Rec){.time = a->time,
-                  .cluster = cluster_number(w),
-                  .lanes = a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES,
-                  .ins = (u32)(a->in - running->is.kernel->code),
-                  .actor = (u16)a->actor,
-                  .flags = (u8)(a->proxy | (a->strong ? STRONG : 0) | (write ? IS_WRITE : 0))};
-    v.generic_own = a->actor == (u32)ptx_warp_actor(w);
-    return v;
+    Rec rec = {.time = a->time,
+               .cluster = cluster_number(w),
+               .lanes = a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES,
+               .ins = (u32)(a->in - running->is.kernel->code),
+               .actor = (u16)a->actor,
+               .flags = (u8)(a->proxy | (a->strong ? STRONG : 0) | (write ? IS_WRITE : 0))};
+    if (nodes.count > nodes.collect_at) collect();
+    if (memcmp(&rec, &last.rec, sizeof rec) || last.know != a->know)
+        last = (Visit){.rec = rec,
+                       .know = a->know,
+                       .async = a->proxy == ASYNC_PROXY,
+                       .generic_own = a->actor == (u32)ptx_warp_actor(w)};
+    last.at = a->know->seen.at, last.n = a->know->seen.n;
+    last.a = a, last.cta = cta, last.allocation = allocation;
+    return &last;
 }
 
 static u32 lanes_of(const Access *a) { return a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES; }
@@ -976,10 +1015,13 @@ static __attribute__((noinline)) void conflict(const Visit *v, const Rec *r, u64
     }
 }
 
-static inline void check(const Visit *v, const Rec *r, u8 mask, u64 at) {
-    if (!(r->mask & mask) || ordered(v, r)) return;
-    Verdict verdict = judge(v, r);
-    if (verdict != ORDERED) conflict(v, r, at + (u32)__builtin_ctz(r->mask & mask), verdict);
+static void check_list(const Visit *v, u32 list, u8 mask, u64 at) {
+    for (; list; list = nodes.at[list].next) {
+        const Rec *r = &nodes.at[list].rec;
+        if (!(r->mask & mask) || ordered(v, r)) continue;
+        Verdict verdict = judge(v, r);
+        if (verdict != ORDERED) conflict(v, r, at + (u32)__builtin_ctz(r->mask & mask), verdict);
+    }
 }
 
 static inline bool same_epoch(const Rec *a, const Rec *b) {
@@ -994,36 +1036,54 @@ static bool replaces(const Visit *v, const Rec *old, u8 mask) {
     return ordered(v, old) || judge(v, old) == ORDERED;
 }
 
-static __attribute__((noinline)) void add_read(const Visit *v, Page *p, Cell *c, u8 mask) {
-    Rec *r = &c->read;
-    if (r->mask && same_epoch(r, &v->rec)) {
-        if (r->lanes == v->rec.lanes) {
-            r->mask |= mask;
-            return;
-        }
-        if (r->mask == mask) {
-            r->lanes |= v->rec.lanes;
-            return;
-        }
-    }
-    u32 *at = &c->more, reads = 0;
-    if (r->mask &&
-        !replaces(v, r, mask)) { /* it goes into the list, where it may take the place of what it covers */
-        for (; *at; at = &node[*at].next) {
-            Rec *old = &node[*at].rec;
-            if (old->flags & IS_WRITE) continue;
-            bool mine = old->actor == r->actor && old->cluster == r->cluster && !(old->lanes & ~r->lanes) &&
-                        !(old->mask & ~r->mask) && old->flags == r->flags;
-            if (mine || replaces(v, old, mask)) break;
-            if (!v->cta && ++reads == GLOBAL_READS) break; /* many CTAs read it: some of them are enough */
-        }
-        if (*at)
-            node[*at].rec = *r;
+/* A list of these; the end of an old list is taken over if it is the same. */
+static u32 make_list(const Rec *rec, u32 n) {
+    u32 list = 0;
+    while (n-- > 0) list = push(list, &rec[n]);
+    return list;
+}
+
+/* The list with this read in it. */
+static __attribute__((noinline)) u32 with_read(const Visit *v, u32 list, u8 mask) {
+    Rec keep[LONGEST], *mine = keep;
+    u32 n = 1, dropped = 0,
+        most = v->cta ? LONGEST : GLOBAL_READS; /* of many CTAs that read it, some are enough */
+    *mine = v->rec, mine->mask = mask;
+    for (u32 i = list; i && n < most; i = nodes.at[i].next) {
+        const Rec *r = &nodes.at[i].rec;
+        if (same_epoch(r, &v->rec) && !(mine->mask & ~r->mask) && !(mine->lanes & ~r->lanes)) return list;
+        if (same_epoch(r, &v->rec) && r->lanes == mine->lanes)
+            mine->mask |= r->mask, dropped++;
+        else if (same_epoch(r, &v->rec) && r->mask == mine->mask)
+            mine->lanes |= r->lanes, dropped++;
+        else if (replaces(v, r, mask))
+            dropped++;
         else
-            c->more = push_node(c->more, r), p->nodes = true;
+            keep[n++] = *r;
     }
-    *r = v->rec;
-    r->mask = mask;
+    return dropped || n == most ? make_list(keep, n) : push(list, mine);
+}
+
+/* The list after a write of these bytes by rec; without it if rec is NULL. */
+static __attribute__((noinline)) u32 without(u32 list, u8 mask, const Rec *rec) {
+    Rec keep[LONGEST];
+    u32 n = 0;
+    if (rec) keep[n++] = *rec, keep[0].mask = mask;
+    for (; list && n < LONGEST; list = nodes.at[list].next) {
+        const Rec *r = &nodes.at[list].rec;
+        if (rec && same_epoch(r, rec) && r->ins == rec->ins) {
+            if (r->mask == mask)
+                keep[0].lanes |= r->lanes; /* lanes of a store that put the same value there */
+            if (r->lanes == rec->lanes) {
+                keep[0].mask |= r->mask;
+                continue;
+            }
+        }
+        if (!(r->mask & ~mask)) continue;
+        keep[n] = *r;
+        keep[n++].mask &= (u8)~mask;
+    }
+    return make_list(keep, n);
 }
 
 static __attribute__((noinline)) void not_valid(const Visit *v, Cell *c, u8 mask, u64 at) {
@@ -1050,35 +1110,21 @@ static __attribute__((noinline)) void written_in_flight(const Visit *v, Cell *c,
                 "race (write after write): %s: an asynchronous copy is still writing it", where);
 }
 
-static inline void read_cell(const Visit *v, Page *p, Cell *c, u8 mask, u64 at, bool shared) {
+static inline void read_cell(Visit *v, Cell *c, u8 mask, u64 at, bool shared) {
     if (shared && (c->valid & mask) != mask) not_valid(v, c, mask, at);
-    Rec *r = &c->read;
-    if (same_epoch(r, &v->rec) && !(mask & ~r->mask) && !(v->rec.lanes & ~r->lanes))
-        return; /* since the last write */
-    check(v, &c->write, mask, at);
-    for (u32 i = c->more; i; i = node[i].next)
-        if (node[i].rec.flags & IS_WRITE) check(v, &node[i].rec, mask, at);
-    if (!r->mask || (!c->more && !(r->mask & ~mask) && r->flags == v->rec.flags && ordered(v, r)))
-        *r = v->rec, r->mask = mask;
-    else
-        add_read(v, p, c, mask);
-}
-
-static __attribute__((noinline)) void write_listed(const Visit *v, Cell *c, u8 mask, u64 at) {
-    for (u32 *i = &c->more; *i;) {
-        Rec *r = &node[*i].rec;
-        check(v, r, mask, at);
-        r = &node[*i].rec;
-        r->mask &= (u8)~mask;
-        if (r->mask)
-            i = &node[*i].next;
-        else
-            drop_node(i);
+    if (c->writes != v->writes_seen || mask & ~v->writes_mask) {
+        check_list(v, c->writes, mask, at);
+        v->writes_seen = c->writes, v->writes_mask = mask;
     }
+    if (c->reads == v->reads_to && c->reads && mask == v->read_mask) return;
+    if (c->reads != v->reads_from || mask != v->read_mask || !v->reads_to) {
+        v->reads_from = c->reads, v->read_mask = mask;
+        v->reads_to = with_read(v, c->reads, mask);
+    }
+    c->reads = v->reads_to;
 }
 
-static inline void write_cell(const Visit *v, Page *p, Cell *c, u8 mask, u64 at, bool shared) {
-    Rec *w = &c->write;
+static inline void write_cell(Visit *v, Cell *c, u8 mask, u64 at, bool shared) {
     if (shared) {
         if (c->flying & mask) {
             if (v->rec.flags & PROXY_BITS)
@@ -1088,35 +1134,31 @@ static inline void write_cell(const Visit *v, Page *p, Cell *c, u8 mask, u64 at,
         }
         c->valid |= mask;
     }
-    check(v, w, mask, at);
-    check(v, &c->read, mask, at);
-    c->read.mask &= (u8)~mask;
-    if (c->more) write_listed(v, c, mask, at);
-    if (w->mask & ~mask) {
-        if (same_epoch(w, &v->rec) && w->lanes == v->rec.lanes) {
-            w->mask |= mask;
-            return;
-        }
-        w->mask &= (u8)~mask;
-        c->more = push_node(c->more, w), p->nodes = true;
+    if (c->writes != v->writes_seen || mask & ~v->writes_mask) {
+        check_list(v, c->writes, mask, at);
+        v->writes_seen = c->writes, v->writes_mask = mask;
     }
-    u32 lanes = v->rec.lanes;
-    if (w->mask && same_epoch(w, &v->rec) && w->ins == v->rec.ins)
-        lanes |= w->lanes; /* all wrote the same value */
-    *w = v->rec;
-    w->mask = mask, w->lanes = lanes;
+    if (c->reads && (c->reads != v->reads_seen || mask & ~v->reads_mask)) {
+        check_list(v, c->reads, mask, at);
+        v->reads_seen = c->reads, v->reads_mask = mask;
+    }
+    bool alone =
+        mask == ALL_BYTES && (v->a->lane >= LANES || !c->writes || nodes.at[c->writes].rec.ins != v->rec.ins);
+    if (alone && v->own_mask != mask) v->own = without(0, mask, &v->rec), v->own_mask = mask;
+    c->writes = alone ? v->own : without(c->writes, mask, &v->rec);
+    c->reads = mask == ALL_BYTES || !c->reads ? 0 : without(c->reads, mask, NULL);
 }
 
 /* Goes through the cells of bytes [at, at + bytes). */
-static inline __attribute__((always_inline)) void visit_cells(const Visit *v, Page **pages, u64 at, u64 bytes,
+static inline __attribute__((always_inline)) void visit_cells(Visit *v, Page **page, u64 at, u64 bytes,
                                                               bool write, bool shared) {
     for (u64 end = at + bytes; at < end;) {
-        Page *p = pages[at / PAGE_BYTES];
+        Page *p = page[at / PAGE_BYTES];
         u64 stop = (at | (PAGE_BYTES - 1)) + 1;
         if (stop > end) stop = end;
-        if (!p) p = pages[at / PAGE_BYTES] = new_page();
+        if (!p) p = page[at / PAGE_BYTES] = new_page();
         if (!shared && p->serial != running->is.serial) {
-            if (p->serial < running->is.horizon) clear_page(p);
+            if (p->serial < running->is.horizon) memset(p->cell, 0, sizeof p->cell);
             p->serial = running->is.serial;
         }
         while (at < stop) {
@@ -1125,9 +1167,9 @@ static inline __attribute__((always_inline)) void visit_cells(const Visit *v, Pa
             u8 mask = (u8)((1u << to) - (1u << from));
             Cell *c = &p->cell[base / CELL_BYTES % CELLS];
             if (write)
-                write_cell(v, p, c, mask, base, shared);
+                write_cell(v, c, mask, base, shared);
             else
-                read_cell(v, p, c, mask, base, shared);
+                read_cell(v, c, mask, base, shared);
             at = base + to;
         }
     }
@@ -1156,17 +1198,13 @@ static inline void shared_bounds(Cta *c, u32 offset, u32 bytes, const Access *a)
 void ptx_shared_read(Cta *c, u32 offset, u32 bytes, const Access *a) {
     shared_bounds(c, offset, bytes, a);
     if (!ptx_device.checks) return;
-    Visit v = visit(a, false);
-    v.cta = c;
-    visit_cells(&v, c->shadow->page, offset, bytes, false, true);
+    visit_cells(visit(a, false, c, NULL), c->shadow->page, offset, bytes, false, true);
 }
 
 void ptx_shared_write(Cta *c, u32 offset, u32 bytes, const Access *a) {
     shared_bounds(c, offset, bytes, a);
     if (!ptx_device.checks) return;
-    Visit v = visit(a, true);
-    v.cta = c;
-    visit_cells(&v, c->shadow->page, offset, bytes, true, true);
+    visit_cells(visit(a, true, c, NULL), c->shadow->page, offset, bytes, true, true);
 }
 
 void ptx_shared_in_flight(Cta *c, u32 offset, u32 bytes, const Access *a) {
@@ -1207,16 +1245,15 @@ static _Noreturn void outside(u64 address, u32 bytes, const Access *a) {
 static inline void visit_global(Allocation *m, u64 address, u32 bytes, const Access *a, bool write) {
     u64 offset = address - (u64)(uintptr_t)m->memory;
     if (!m->shadow) {
-        u64 pages = (m->bytes + PAGE_BYTES - 1) / PAGE_BYTES;
-        m->shadow = calloc(1, sizeof *m->shadow + pages * sizeof m->shadow->page[0]);
-        m->shadow->pages = pages;
+        u64 n = (m->bytes + PAGE_BYTES - 1) / PAGE_BYTES;
+        m->shadow = calloc(1, sizeof *m->shadow + n * sizeof m->shadow->page[0]);
+        m->shadow->pages = n;
     }
-    Visit v = visit(a, write);
-    v.allocation = m;
+    Visit *v = visit(a, write, NULL, m);
     if (write)
-        visit_cells(&v, m->shadow->page, offset, bytes, true, false);
+        visit_cells(v, m->shadow->page, offset, bytes, true, false);
     else
-        visit_cells(&v, m->shadow->page, offset, bytes, false, false);
+        visit_cells(v, m->shadow->page, offset, bytes, false, false);
 }
 
 const u8 *ptx_global_read(u64 address, u32 bytes, const Access *a) {
