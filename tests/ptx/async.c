@@ -100,7 +100,7 @@ typedef struct Mbarrier {
     u32 observed, copied; /* phases that somebody waited for, that copies took part in */
     int actor;
     u32 init_time; /* of the thread that executed mbarrier.init */
-    Party init, arrival, expect, waiter;
+    Party init, arrival, expect, copy, waiter;
     u32 waiting;            /* warps that wait */
     Knowledge coming, done; /* released by the arrivals of this phase; by all of the completed ones */
 } Mbarrier;
@@ -200,7 +200,7 @@ static void arrive(Warp *w, const Ins *in, u32 lane, Cta *c, Mbarrier *b, u32 co
 /* A copy (or an asynchronous store) delivers bytes. */
 static void complete_tx(Warp *w, const Ins *in, u32 lane, Cta *c, Mbarrier *b, u32 bytes) {
     change_tx(w, in, lane, b, -(s64)bytes);
-    b->copied = b->phase + 1;
+    b->copied = b->phase + 1, b->copy = party(w, in, lane);
     settle(c, b);
 }
 
@@ -230,7 +230,7 @@ static Outcome run_init(Warp *w, const Ins *in, u32 m) {
         b->live = true, b->expected = b->pending = count, b->tx = 0;
         b->first = b->observed = b->copied = b->phase;
         b->init = party(w, in, l), b->init_time = a.time;
-        b->arrival = b->expect = b->waiter = (Party){0}, b->waiting = 0;
+        b->arrival = b->expect = b->copy = b->waiter = (Party){0}, b->waiting = 0;
         ptx_knowledge_clear(&b->coming);
     }
     return RAN;
@@ -388,9 +388,11 @@ static Outcome run_wait(Warp *w, const Ins *in, u32 m) {
 typedef struct { /* one warp instruction */
     const Ins *in;
     u32 seq;
-    u32 mask, left, waited; /* lanes that issued it, whose copy is to be done, that have waited for it */
-    bool arrives;           /* cp.async.mbarrier.arrive: dst is the mbarrier */
-    u8 bytes, take[LANES];  /* copied, and of these read from the source: the rest is zero */
+    u32 mask, left;      /* lanes that issued it, whose copy is to be done */
+    u32 waited, tracked; /* lanes that have waited for it, that have left it to an mbarrier */
+    u32 lanewise;        /* lanes whose copies were not done together with all others: they have own actors */
+    bool arrives;        /* cp.async.mbarrier.arrive: dst is the mbarrier */
+    u8 bytes, take[LANES]; /* copied, and of these read from the source: the rest is zero */
     u32 dst[LANES], group[LANES];
     u64 src[LANES];
     Knowledge know;
@@ -417,7 +419,8 @@ static CpAsync *new_cp_async(Warp *w, const Ins *in, u32 m) {
     }
     CpAsync *p = q->nspare ? q->spare[--q->nspare] : calloc(1, sizeof *p);
     q->item[q->n++] = p;
-    p->in = in, p->seq = ++q->seq, p->mask = p->left = m, p->waited = 0, p->arrives = false;
+    p->in = in, p->seq = ++q->seq, p->mask = p->left = m, p->waited = p->tracked = p->lanewise = 0,
+    p->arrives = false;
     if (!q->actor)
         q->actor = ptx_new_actor(w->cta->cluster, "cp.async of CTA rank %d warp %d", w->cta->rank, w->id);
     memcpy(p->group, q->group, sizeof p->group);
@@ -440,7 +443,7 @@ static void do_cp_async(Warp *w, CpAsync *p, u32 m) {
         ptx_shared_write(w->cta, p->dst[l], p->bytes, &a);
         memcpy(w->cta->shared + p->dst[l], data, p->bytes);
     }
-    p->left &= ~m;
+    p->left &= ~m, p->lanewise |= all ? 0 : m;
 }
 
 /* What comes before item i, then its arrivals: the waiters learn that these copies are done, and nothing else. */
@@ -450,7 +453,6 @@ static void do_cp_async_arrive(Warp *w, int i) {
     for (int j = 0; j < i; j++) {
         if (q->item[j]->arrives && q->item[j]->left) do_cp_async_arrive(w, j);
         if (q->item[j]->left) do_cp_async(w, q->item[j], q->item[j]->left);
-        q->item[j]->waited |= p->mask;
     }
     EACH_LANE(l, p->mask) {
         Mbarrier *b = live_mbarrier(w, p->in, l, w->cta, p->dst[l]);
@@ -508,6 +510,7 @@ static Outcome run_cp_async_arrive(Warp *w, const Ins *in, u32 m) {
         p->dst[l] = b->offset;
     }
     p->arrives = true;
+    for (int i = 0; i < w->copies->n - 1; i++) w->copies->item[i]->tracked |= m;
     w->copies->arrivals++;
     if (ptx_device.schedule == IN_ORDER) do_cp_async_arrive(w, w->copies->n - 1);
     return RAN;
@@ -520,10 +523,10 @@ static Outcome run_commit(Warp *w, const Ins *in, u32 m) {
 }
 
 /* wait_group n (aux[0]) and wait_all (mode). What it covers is done if it is not yet. The warp learns the moment up to which
- * everything is covered, or if other lanes' copies are in between, what concerns its own lanes. */
+ * everything is covered; where other lanes have not waited, each lane learns what concerns its own copies. */
 static Outcome run_wait_group(Warp *w, const Ins *in, u32 m) {
     struct CopyQueue *q = w->copies;
-    u32 covered = 0, own = 0, partial = 0;
+    u32 covered = 0, apart = 0, own[LANES] = {0}, whole[LANES] = {0};
     bool prefix = true;
     for (int i = 0; i < q->n; i++) {
         CpAsync *p = q->item[i];
@@ -534,17 +537,19 @@ static Outcome run_wait_group(Warp *w, const Ins *in, u32 m) {
         p->waited |= need;
         prefix &= p->waited == p->mask;
         if (prefix) covered = p->seq;
-        if (need && !prefix) own = p->seq, partial |= need;
+        u32 single = prefix ? need & p->lanewise : need;
+        EACH_LANE(l, single) * (p->lanewise >> l & 1 ? &own[l] : &whole[l]) = p->seq;
+        apart |= single;
     }
     if (covered) learn(w, m, (u32)q->actor, covered);
-    EACH_LANE(l, partial) {
-        if (q->lane_actor[l])
-            learn(w, LANE_BIT(l), (u32)q->lane_actor[l], own);
-        else
-            learn(w, LANE_BIT(l), (u32)q->actor, own); /* were done before, for all lanes at once */
+    EACH_LANE(l, apart) {
+        if (own[l]) learn(w, LANE_BIT(l), (u32)q->lane_actor[l], own[l]);
+        if (whole[l]) learn(w, LANE_BIT(l), (u32)q->actor, whole[l]);
     }
     int done = 0;
-    while (done < q->n && !q->item[done]->left && q->item[done]->waited == q->item[done]->mask) done++;
+    while (done < q->n && !q->item[done]->left &&
+           (q->item[done]->waited | q->item[done]->tracked) == q->item[done]->mask)
+        done++;
     for (int i = 0; i < done; i++) {
         grow((void **)&q->spare, q->nspare, &q->spare_room, sizeof *q->spare);
         q->spare[q->nspare++] = q->item[i];
@@ -1225,7 +1230,7 @@ void ptx_async_at_exit(Warp *w, const Ins *in, u32 m) {
     }
     for (int i = 0; i < w->copies->n; i++) {
         CpAsync *p = w->copies->item[i];
-        u32 never = p->mask & ~p->waited & m;
+        u32 never = p->mask & ~(p->waited | p->tracked) & m;
         if (!p->arrives && never)
             ptx_finding(w, p->in, never, &here,
                         "its thread exits without waiting for this cp.async (cp.async.wait_group or "
@@ -1252,20 +1257,22 @@ void ptx_async_at_cta_end(Cta *c) {
         const Mbarrier *b = c->mbarriers->barrier[i];
         Warp *w = &c->warp[0];
         if (!b->live) continue;
+        const Ins *copy = b->copy.in ? b->copy.in : b->init.in,
+                  *expect = b->expect.in ? b->expect.in : b->init.in;
         if (b->tx > 0)
-            ptx_finding(w, b->expect.in ? b->expect.in : b->init.in, ALL_LANES, &b->init,
-                        "mbarrier 0x%x: %d of the bytes expected have not been copied when the CTA ends",
-                        b->offset, b->tx);
+            ptx_finding(w, expect, ALL_LANES, &b->copy,
+                        "mbarrier 0x%x: %d bytes expected have not been copied when the CTA ends", b->offset,
+                        b->tx);
         else if (b->tx < 0)
             ptx_finding(
-                w, b->init.in, ALL_LANES, &b->expect,
-                "mbarrier 0x%x: %d bytes more were copied than expected by expect_tx when the CTA ends",
+                w, copy, ALL_LANES, &b->expect,
+                "mbarrier 0x%x: when the CTA ends, %d bytes more have been copied than expect_tx announced",
                 b->offset, -b->tx);
         else if (b->copied > b->observed)
-            ptx_finding(
-                w, b->init.in, ALL_LANES, NULL,
-                "mbarrier 0x%x: a copy signalled its phase %u, which nobody waited for before the CTA ended",
-                b->offset, b->copied - b->first - 1);
+            ptx_finding(w, copy, ALL_LANES, &b->init,
+                        "mbarrier 0x%x: nobody waited for phase %u, which this copy took part in, before the "
+                        "CTA ended",
+                        b->offset, b->copied - b->first - 1);
     }
     for (int i = 0; i < c->nwarps; i++) {
         Warp *w = &c->warp[i], *lead = &c->warp[i & ~3];
@@ -1330,7 +1337,6 @@ static bool decode_mbarrier(Text *t, Ins *in) {
     static const char *const names[] = {"init",      "inval",    "arrive",        "arrive_drop",
                                         "test_wait", "try_wait", "pending_count", NULL};
     enum { INIT, INVAL, ARRIVE, DROP, TEST, TRY, PENDING };
-    ptx_mod(t, "mbarrier");
     int what = ptx_mod_of(t, names);
     bool expects = ptx_mod(t, "expect_tx"), completes = ptx_mod(t, "complete_tx"),
          parity = ptx_mod(t, "parity");
@@ -1478,7 +1484,6 @@ static bool decode_bulk(Text *t, Ins *in, bool reduces) {
 }
 
 static bool decode_cp(Text *t, Ins *in) {
-    ptx_mod(t, "cp");
     bool reduces = ptx_mod(t, "reduce");
     if (!ptx_mod(t, "async")) return false;
     if (ptx_mod(t, "bulk")) return decode_bulk(t, in, reduces);
@@ -1488,8 +1493,7 @@ static bool decode_cp(Text *t, Ins *in) {
 /* st.async{.weak} and red.async.relaxed.cluster to shared::cluster (9.7.9.12, 9.7.13.9) */
 static bool decode_store_async(Text *t, Ins *in) {
     static const char *const vectors[] = {"v2", "v4", NULL};
-    bool reduces = ptx_mod(t, "red");
-    if (!reduces) ptx_mod(t, "st");
+    bool reduces = !strcmp(t->mod[0], "red");
     if (!ptx_mod(t, "async") || !ptx_mod(t, "mbarrier::complete_tx::bytes")) return false;
     if (reduces ? !ptx_mod(t, "relaxed") || !ptx_mod(t, "cluster") : (ptx_mod(t, "weak"), false))
         return false;
@@ -1519,7 +1523,6 @@ static bool decode_store_async(Text *t, Ins *in) {
 
 static bool decode_setmaxnreg(Text *t, Ins *in) {
     s64 n;
-    ptx_mod(t, "setmaxnreg");
     bool inc = ptx_mod(t, "inc");
     if (!inc && !ptx_mod(t, "dec")) return false;
     if (!ptx_mod(t, "sync") || !ptx_mod(t, "aligned") || !ptx_mod(t, "u32")) return false;
@@ -1530,7 +1533,6 @@ static bool decode_setmaxnreg(Text *t, Ins *in) {
 }
 
 static bool decode_griddepcontrol(Text *t, Ins *in) {
-    ptx_mod(t, "griddepcontrol");
     in->run = ptx_mod(t, "wait") ? run_grid_wait : ptx_mod(t, "launch_dependents") ? run_nothing : NULL;
     return in->run && t->nops == 0;
 }

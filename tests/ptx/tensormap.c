@@ -44,7 +44,7 @@ static CUresult __attribute__((format(printf, 3, 4)))
 say(CUresult result, const char *function, const char *format, ...) {
     va_list list;
     va_start(list, format);
-    fprintf(stderr, "fa_ptx: %s: ", function);
+    fprintf(stderr, "PTX machine: %s: ", function);
     vfprintf(stderr, format, list);
     fprintf(stderr, "%s\n", result == CUDA_ERROR_NOT_SUPPORTED ? " (valid, but not supported here)" : "");
     va_end(list);
