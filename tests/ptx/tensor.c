@@ -34,6 +34,7 @@ static inline Vec load(const float *p) { return _mm512_loadu_ps(p); }
 static inline void store(float *p, Vec v) { _mm512_storeu_ps(p, v); }
 static inline Vec repeat4(const float *p) { return _mm512_broadcast_f32x4(_mm_loadu_ps(p)); }
 static inline Vec multiply_add(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+#define SAME4(v, t) _mm512_permute_ps(v, (t)*0x55) /* element t of each four, four times */
 #elif defined __FMA__
 enum { VEC = 8, BLOCKS = 1 };
 typedef __m256 Vec;
@@ -41,6 +42,7 @@ static inline Vec load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void store(float *p, Vec v) { _mm256_storeu_ps(p, v); }
 static inline Vec repeat4(const float *p) { return _mm256_broadcast_ps((const __m128 *)(const void *)p); }
 static inline Vec multiply_add(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+#define SAME4(v, t) _mm256_permute_ps(v, (t)*0x55)
 #else
 enum { VEC = 4, BLOCKS = 1 };
 typedef float Vec __attribute__((vector_size(16)));
@@ -52,6 +54,7 @@ static inline Vec load(const float *p) {
 static inline void store(float *p, Vec v) { memcpy(p, &v, sizeof v); }
 static inline Vec repeat4(const float *p) { return load(p); }
 static inline Vec multiply_add(Vec a, Vec b, Vec c) { return a * b + c; }
+#define SAME4(v, t) __builtin_shufflevector(v, v, t, t, t, t)
 #endif
 
 /* 16 rows of A: element (h * 8 + g, k) in all four lanes of row g. */
@@ -93,9 +96,9 @@ static inline void widen(float *to, const void *from, int n /* multiple of 8, or
     const u8 *b = from;
     const u16 *h = from;
     const u32 *w = from;
-    const float sign = negate ? -1 : 1;
+    const u32 sign = negate ? 0x80000000u : 0;
 #define WIDEN(value) \
-    for (int i = 0; i < n; i++) to[i] = sign * (value); \
+    for (int i = 0; i < n; i++) to[i] = ptx_float(ptx_bits(value) ^ sign); \
     break
     switch (type) {
     case T_F16: WIDEN(ptx_f16_to_f32(h[i]));
@@ -184,45 +187,48 @@ static void accumulate(Warp *w, const Ins *in, const Operand *c, const RowsA a, 
 
 static inline void splat4(float *to, float value) { to[0] = to[1] = to[2] = to[3] = value; }
 
-static inline __attribute__((always_inline)) void spread_a(const float *f, int i, int halves, RowsA a,
-                                                           const int per) {
-    for (int lane = 0; lane < LANES; lane++)
-        for (int e = 0; e < per; e++)
-            splat4(&a[(i / halves * 4 + lane % 4) * per + e][i % halves][lane & ~3], f[lane * per + e]);
+/* Element e of a register, for all lanes. */
+static void widen_register(float *to, const u32 *r, int e, Type type, bool negate) {
+    int bits = 8 * size_of(type);
+    u16 half[LANES];
+    u8 byte[LANES];
+    if (bits == 32) {
+        widen(to, r, LANES, type, negate);
+    } else if (bits == 16) {
+        for (int l = 0; l < LANES; l++) half[l] = (u16)(r[l] >> 16 * e);
+        widen(to, half, LANES, type, negate);
+    } else {
+        for (int l = 0; l < LANES; l++) byte[l] = (u8)(r[l] >> 8 * e);
+        widen(to, byte, LANES, type, negate);
+    }
 }
 
 static void load_a(Warp *w, const Operand *r, int count, int halves, Type type, bool negate, RowsA a) {
-    float f[LANES * 4];
+    float f[LANES];
     int per = 4 / size_of(type);
-    for (int i = 0; i < count; i++) {
-        widen(f, ptx_r32(w, &r[i]), LANES * per, type, negate);
-        if (per == 1)
-            spread_a(f, i, halves, a, 1);
-        else if (per == 2)
-            spread_a(f, i, halves, a, 2);
-        else
-            spread_a(f, i, halves, a, 4);
-    }
-}
-
-static inline __attribute__((always_inline)) void spread_b(const float *f, int i, float *b, const int per) {
-    for (int lane = 0; lane < LANES; lane++)
-        for (int e = 0; e < per; e++)
-            b[((i * 4 + lane % 4) * per + e) * 8 + column(lane / 4)] = f[lane * per + e];
+    for (int i = 0; i < count; i++)
+        for (int e = 0; e < per; e++) {
+            int k = i / halves * 4 * per + e;
+            widen_register(f, ptx_r32(w, &r[i]), e, type, negate);
+            for (int v = 0; v < LANES; v += VEC) {
+                Vec x = load(f + v);
+                store(&a[k][i % halves][v], SAME4(x, 0));
+                store(&a[k + per][i % halves][v], SAME4(x, 1));
+                store(&a[k + 2 * per][i % halves][v], SAME4(x, 2));
+                store(&a[k + 3 * per][i % halves][v], SAME4(x, 3));
+            }
+        }
 }
 
 static void load_b(Warp *w, const Operand *r, int count, Type type, float *b) {
-    float f[LANES * 4];
+    float f[LANES];
     int per = 4 / size_of(type);
-    for (int i = 0; i < count; i++) {
-        widen(f, ptx_r32(w, &r[i]), LANES * per, type, false);
-        if (per == 1)
-            spread_b(f, i, b, 1);
-        else if (per == 2)
-            spread_b(f, i, b, 2);
-        else
-            spread_b(f, i, b, 4);
-    }
+    for (int i = 0; i < count; i++)
+        for (int e = 0; e < per; e++) {
+            widen_register(f, ptx_r32(w, &r[i]), e, type, false);
+            for (int t = 0; t < 4; t++)
+                for (int g = 0; g < 8; g++) b[((i * 4 + t) * per + e) * 8 + column(g)] = f[4 * g + t];
+        }
 }
 
 static void need_all_lanes(Warp *w, const Ins *in, u32 m) {
@@ -237,8 +243,8 @@ static Outcome run_mma(Warp *w, const Ins *in, u32 m) {
     const Operand *ops_a = in->op + in->ndst, *ops_b = ops_a + registers_b * halves,
                   *ops_c = ops_b + registers_b;
     need_all_lanes(w, in, m);
-    load_a(w, ops_a, registers_b * halves, halves, in->type, false, a);
     load_b(w, ops_b, registers_b, in->type2, b);
+    load_a(w, ops_a, registers_b * halves, halves, in->type, false, a);
     accumulate(w, in, ops_c, a, b, 8);
     u64 macs = (u64)in->n * 8 * in->k;
     *(size_of(in->type) == 1 ? &ptx_count.mac_mma_8bit : &ptx_count.mac_mma) += macs;
@@ -712,9 +718,12 @@ static Outcome run_wgmma(Warp *w, const Ins *in, u32 m) {
     if (ptx_device.checks) check_registers(me, in, o.keep);
     if (!q->actor)
         q->actor = ptx_new_actor(w->cta->cluster, "wgmma queue of warps %d-%d", w->id & ~3, w->id | 3);
+    static Knowledge issued; /* all lanes issue it: what any of them did before comes before its reads */
+    ptx_knowledge_clear(&issued);
+    ptx_release(w, m, &issued);
     Access access = {.warp = w,
                      .in = in,
-                     .know = ptx_knows(w, m),
+                     .know = &issued,
                      .actor = (u32)q->actor,
                      .time = o.group + 1,
                      .lane = LANES,
@@ -802,7 +811,12 @@ static Outcome run_wait(Warp *w, const Ins *in, u32 m) {
     while (carry_out_one(q, groups)) {
     }
     retire(me, groups);
-    if (q->actor) ptx_knowledge_learn(&w->know, (u32)q->actor, groups);
+    if (q->actor) {
+        static Knowledge done;
+        ptx_knowledge_clear(&done);
+        ptx_knowledge_learn(&done, (u32)q->actor, groups);
+        ptx_acquire(w, m, &done);
+    }
     return RAN;
 }
 

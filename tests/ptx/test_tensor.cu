@@ -667,9 +667,9 @@ FA_TEST(planted_bugs) {
     expect_finding<TOO_FEW_WARPS>("a warpgroup is 4 warps", 192);
     expect_finding<TOO_FEW_WARPS>("needs all 32 lanes", 120);
     expect_finding<NO_FENCE>("missing wgmma.fence: none was executed");
-    expect_finding<NO_FENCE_AFTER_WRITE>("missing wgmma.fence: accumulator register 2 was written at");
-    expect_finding<NO_FENCE_AFTER_WRITE_OF_A>("missing wgmma.fence: A register 3 was written at");
-    expect_finding<OTHER_SHAPE>("missing wgmma.fence: the accumulators were used by a wgmma of another shape at");
+    expect_finding<NO_FENCE_AFTER_WRITE>("missing wgmma.fence: accumulator register 2 was written after the last one");
+    expect_finding<NO_FENCE_AFTER_WRITE_OF_A>("missing wgmma.fence: A register 3 was written after the last one");
+    expect_finding<OTHER_SHAPE>("missing wgmma.fence: the accumulators were used by a wgmma of another shape");
     expect_finding<READ_IN_FLIGHT>("reads a register of a wgmma in flight");
     expect_finding<WRITTEN_IN_FLIGHT>("writes a register of a wgmma in flight");
     expect_finding<A_WRITTEN_IN_FLIGHT>("a register of a wgmma in flight");
