@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include "runtime.h"
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -119,6 +120,8 @@ static unsigned serial;
 
 static bool in_arena(const void *p) { return arena && (u64)p - (u64)arena < ARENA; }
 
+static u64 pages(u64 bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
+
 /* Maps all-ones memory. Large blocks are copy-on-write views of one file, so that only what is written
  * takes space. */
 static bool map_poison(u8 *at, u64 bytes) {
@@ -145,7 +148,27 @@ static bool map_poison(u8 *at, u64 bytes) {
     return true;
 }
 
-static u64 pages(u64 bytes) { return (bytes + PAGE - 1) / PAGE * PAGE; }
+/* Host code that touches cudaMalloc'ed memory faults, as it does beside a GPU: the pages are closed except
+ * while kernels and copies run. p: in one allocation; NULL: all of them. */
+void ptx_open_memory(const void *p, bool open) {
+    for (int i = p ? above((u64)p) - 1 : 0; i >= 0 && i < nmemory; i++) {
+        const Allocation *a = &table[i]->a;
+        if (table[i]->owner == DEVICE)
+            mprotect(a->memory - MISALIGNED, pages(a->bytes + MISALIGNED),
+                     open ? PROT_READ | PROT_WRITE : PROT_NONE);
+        if (p) break;
+    }
+}
+
+static void explain_fault(int number, siginfo_t *info, void *context) {
+    (void)context;
+    const Allocation *a = in_arena(info->si_addr) ? ptx_nearest_allocation((u64)info->si_addr) : NULL;
+    if (a)
+        fprintf(stderr,
+                "PTX machine: host code touches device memory, %p (%s of %llu bytes at %p is nearest)\n",
+                info->si_addr, a->name, (unsigned long long)a->bytes, (void *)a->memory);
+    signal(number, SIG_DFL); /* and once more, for good */
+}
 
 static u64 device_bytes(void) {
     struct cudaDeviceProp p;
@@ -164,6 +187,8 @@ static cudaError_t allocate(void *result, size_t bytes, Owner owner, const char 
                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (all == MAP_FAILED) return ptx_fail(cudaErrorMemoryAllocation, "%s: no address space", call);
         arena = all, arena_used = GUARD;
+        struct sigaction now, explain = {.sa_sigaction = explain_fault, .sa_flags = SA_SIGINFO};
+        if (!sigaction(SIGSEGV, NULL, &now) && now.sa_handler == SIG_DFL) sigaction(SIGSEGV, &explain, NULL);
     }
     u64 total = device_bytes(), mapped = pages(bytes + MISALIGNED);
     if (bytes > total || allocated + bytes > total)
@@ -176,6 +201,7 @@ static cudaError_t allocate(void *result, size_t bytes, Owner owner, const char 
     snprintf(name, sizeof name, "%s #%u", call, ++serial);
     *p = arena + arena_used + MISALIGNED;
     add_memory(*p, bytes, name, owner);
+    ptx_open_memory(*p, false);
     arena_used += mapped + GUARD, allocated += bytes;
     return cudaSuccess;
 }

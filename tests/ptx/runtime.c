@@ -197,8 +197,8 @@ cudaError_t cudaGetFuncBySymbol(cudaFunction_t *function, const void *host) {
 
 /* ---- launches ------------------------------------------------------------------------------------------ */
 
-static Grid *held; /* a launch that may begin after the next one, see ptx_launch */
-static cudaStream_t held_stream;
+static Grid *held;               /* a launch that may begin after the next one, see ptx_launch */
+static cudaStream_t last_stream; /* of the last launch */
 
 static u64 product(const u32 *n) { return (u64)n[0] * n[1] * n[2]; }
 
@@ -293,7 +293,9 @@ static void free_grid(Grid *g) {
 static int run(Grid *g) {
     u64 before = ptx_findings();
     Grid *primary = g->primary;
+    ptx_open_memory(NULL, true);
     bool ok = ptx_run(g);
+    ptx_open_memory(NULL, false);
     if (primary) free_grid(primary);
     free_grid(g);
     if (ptx_findings() > before) sticky = cudaErrorLaunchFailure;
@@ -351,23 +353,29 @@ cudaError_t ptx_check_op(const Op *op) {
 cudaError_t ptx_run_op(const Op *op, cudaStream_t stream) {
     int failed = 0;
     if (op->what == OP_KERNEL) {
-        /* only the launch before it in the same stream is its primary */
-        if (held && stream != held_stream) failed = ptx_flush();
-        held_stream = stream;
-        return failed ? (cudaError_t)failed
-                      : (cudaError_t)ptx_launch(op->function->kernel, &op->shape, op->args);
+        LaunchShape shape = op->shape;
+        if (stream != last_stream) { /* it overlaps only with the launch before it in its own stream */
+            failed = ptx_flush();
+            last_stream = stream, shape.overlaps = false;
+        }
+        return failed ? (cudaError_t)failed : (cudaError_t)ptx_launch(op->function->kernel, &shape, op->args);
     }
     failed = ptx_flush();
     if (failed) return (cudaError_t)failed;
-    if (op->what == OP_HOST)
+    if (op->what == OP_HOST) {
         op->call(op->data);
-    else
-        for (size_t i = 0; i < op->height; i++) {
-            if (op->what == OP_FILL)
-                memset(op->dst + i * op->dst_pitch, op->value, op->width);
-            else
-                memmove(op->dst + i * op->dst_pitch, op->src + i * op->src_pitch, op->width);
-        }
+        return cudaSuccess;
+    }
+    ptx_open_memory(op->dst, true);
+    if (op->src) ptx_open_memory(op->src, true);
+    for (size_t i = 0; i < op->height; i++) {
+        if (op->what == OP_FILL)
+            memset(op->dst + i * op->dst_pitch, op->value, op->width);
+        else
+            memmove(op->dst + i * op->dst_pitch, op->src + i * op->src_pitch, op->width);
+    }
+    ptx_open_memory(op->dst, false);
+    if (op->src) ptx_open_memory(op->src, false);
     return cudaSuccess;
 }
 

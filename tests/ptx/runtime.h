@@ -93,6 +93,7 @@ cudaError_t ptx_run_op(const Op *op, cudaStream_t stream);
  * them). */
 cudaError_t ptx_no_capture(const char *what);
 void ptx_reset_streams(void);
+void ptx_open_memory(const void *p, bool open);               /* allocation.c */
 void ptx_free_all(void);                                      /* allocation.c */
 void ptx_name_allocations(const Kernel *k, const u8 *params); /* allocation.c */
 

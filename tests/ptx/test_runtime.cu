@@ -688,6 +688,17 @@ static int child_main(const char *what) {
         printf("%d.%d %d %zu", d.major, d.minor, d.multiProcessorCount, d.sharedMemPerBlockOptin);
         return 0;
     }
+    if (!strcmp(what, "dereference")) return p[24]; /* device memory from host code */
+    if (!strcmp(what, "messages")) {
+        fill<<<1, 1025>>>(p, 1, 1);
+        bounded<<<1, 129>>>(p);
+        dynamic_shared<<<1, 32, 50000>>>(p, 1);
+        cudaMemcpy(p + 20, &what, 24, cudaMemcpyHostToDevice);
+        cudaFree(p);
+        cudaFree(p);
+        cudaMemset(p + 1, 0, 4);
+        return 0;
+    }
     fill<<<1, 32>>>(p, 32, 1); /* writes 128 bytes */
     if (!strcmp(what, "unnoticed")) return 0;
     if (!strcmp(what, "status")) return 3;
@@ -705,9 +716,11 @@ static int child_main(const char *what) {
 }
 
 static const char *self;
+/* What the child prints; on stderr too where its messages are the matter. */
 static int run_child(const char *environment, const char *what, char *output, size_t bytes) {
     char command[4096];
-    snprintf(command, sizeof command, "%s '%s' --child %s 2>/dev/null", environment, self, what);
+    snprintf(command, sizeof command, "%s '%s' --child %s 2>%s", environment, self, what,
+             strcmp(what, "messages") && strcmp(what, "dereference") ? "/dev/null" : "&1");
     FILE *f = popen(command, "r");
     if (!f) return -1;
     size_t n = fread(output, 1, bytes - 1, f);
@@ -744,6 +757,22 @@ FA_TEST(exit_status) {
         int got = run_child(c.environment, c.what, output, sizeof output);
         FA_EXPECT_MSG(got == c.want, "%s %s: exit status %d, wanted %d", c.environment, c.what, got, c.want);
     }
+}
+
+FA_TEST(messages) {
+    if (!on_machine()) FA_SKIP("rules of the machine");
+    char output[4096];
+    int status = run_child("", "messages", output, sizeof output);
+    FA_EXPECT(status == 0);
+    static const char *const parts[] = {"blockDim.x = 1025, allowed: 1 to 1024",
+                                        "129 threads a block, its __launch_bounds__ allow 128",
+                                        "50000 bytes of dynamic shared memory, allowed: 49152",
+                                        "24 bytes at offset 80 of cudaMalloc #1, which has 100",
+                                        "is cudaMalloc #1, freed already",
+                                        "is in no allocation (cudaMalloc #1, freed"};
+    for (auto &p : parts) FA_EXPECT_MSG(strstr(output, p), "no \"%s\" in\n%s", p, output);
+    status = run_child("", "dereference", output, sizeof output);
+    FA_EXPECT_MSG(status != 0 && strstr(output, "host code touches device memory"), "%d %s", status, output);
 }
 
 FA_TEST(devices) {
