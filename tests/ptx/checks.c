@@ -333,7 +333,7 @@ static void clock_join_far(Clock *to, const Far *from, u32 n) {
         if (!known) merged[count++] = f;
     }
     far_room(to, count);
-    memcpy(to->far, merged, count * sizeof *merged);
+    if (count) memcpy(to->far, merged, count * sizeof *merged);
     to->nfar = count;
 }
 
@@ -398,6 +398,10 @@ void ptx_knowledge_free(Knowledge *k) {
 void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time) {
     clock_learn(&k->seen, actor, time);
     clock_learn(&k->fenced, actor, time);
+}
+void ptx_knowledge_learn_lanes(Knowledge *k, u32 actor, u32 lanes, u32 time) {
+    clock_learn_lanes(&k->seen, actor, lanes, time);
+    clock_learn_lanes(&k->fenced, actor, lanes, time);
 }
 
 /* ---- warps ------------------------------------------------------------------------------------------------------- */
@@ -698,9 +702,10 @@ void ptx_memory_fence(Warp *w, u32 m) {
                                                       ALL_LANES, v->acquired_at)))
             ptx_acquire(w, m, &v->acquired);
     }
-    ptx_knowledge_clear(&w->released);
+    if (w->synced > w->released_at) /* else groups of lanes fence one after the other: all of it counts */
+        ptx_knowledge_clear(&w->released), w->released_lanes = 0;
     hand_on(w, m, &w->released);
-    w->released_at = w->now++, w->released_lanes = m;
+    w->released_at = w->now++, w->released_lanes |= m;
 }
 
 /* ---- shadow memory ----------------------------------------------------------------------------------------------- */
