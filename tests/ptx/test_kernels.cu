@@ -268,10 +268,13 @@ static void test_decode(int d, std::vector<int> lengths, int heads, int splits) 
     FA_EXPECT(ptx_findings() == 0);
 }
 
-FA_TEST(decode_d128) { test_decode(128, {1, 17, 700}, 2, 3); }
+FA_TEST(decode_d128) {
+    test_decode(128, {1, 17, 700}, 2, 3);
+    test_decode(128, {500}, 1, 1); // each warp goes around its ring
+}
 FA_TEST(decode_d64) {
     test_decode(64, {16, 333}, 3, 2);
-    test_decode(64, {128}, 1, 1);
+    test_decode(64, {700}, 1, 1);
 }
 #endif
 

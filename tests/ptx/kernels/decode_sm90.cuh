@@ -113,8 +113,9 @@ static __global__ void __launch_bounds__(128)
     if (lane == 0) of_warp[warp].top = top, of_warp[warp].sum = sum;
     *(Values *)&of_warp[warp].value[column] = value;
     __syncthreads(); // results of all warps
-    for (int d = threadIdx.x; d < D; d += 128) {
-        float t = -INFINITY, l = 0, x = 0, factor, weight;
+    const int d = threadIdx.x; // column
+    float t = -INFINITY, l = 0, x = 0, factor, weight;
+    if (d < D) {
         for (int w = 0; w < WARPS; w++) {
             merge(t, l, factor, weight, of_warp[w].top, of_warp[w].sum);
             x = x * factor + of_warp[w].value[d] * weight;
@@ -125,37 +126,33 @@ static __global__ void __launch_bounds__(128)
 
     // CTAs -> cluster
     cluster_sync(); // both results are there
-    float *mine = partial + ((size_t)row * splits + split) * (D + 2);
-    if (rank == 0) {
+    if (rank == 0 && d < D) {
         const uint32_t other_top = remote_address(shared_address(&of_cta.top), 1);
         const uint32_t other_sum = remote_address(shared_address(&of_cta.sum), 1);
         const uint32_t other_value = remote_address(shared_address(of_cta.value), 1);
-        for (int d = threadIdx.x; d < D; d += 128) {
-            float t = of_cta.top, l = of_cta.sum, factor, weight;
-            merge(t, l, factor, weight, load_remote(other_top), load_remote(other_sum));
-            mine[d] = of_cta.value[d] * factor + load_remote(other_value + 4 * d) * weight;
-            if (d == 0) mine[D] = t, mine[D + 1] = l;
-        }
+        merge(t, l, factor, weight, load_remote(other_top), load_remote(other_sum));
+        x = x * factor + load_remote(other_value + 4 * d) * weight;
     }
     cluster_sync(); // the neighbour's shared memory has been read
     if (rank != 0) return;
 
     // splits -> result, by the CTA that is the last to arrive here
+    float *all = partial + (size_t)row * splits * (D + 2), *mine = all + split * (D + 2);
+    if (d < D) mine[d] = x;
+    if (d == 0) mine[D] = t, mine[D + 1] = l;
     __threadfence(); // this thread's part of the result, before the count
     __syncthreads(); // of all threads
     if (threadIdx.x == 0) is_last = atomicAdd(&counter[row], 1) == (unsigned)splits - 1;
     __syncthreads(); // is_last
     if (!is_last) return;
     __threadfence(); // the count, before the results of the others
-    const float *all = partial + (size_t)row * splits * (D + 2);
-    for (int d = threadIdx.x; d < D; d += 128) {
-        float t = -INFINITY, l = 0, x = 0, factor, weight;
-        for (int i = 0; i < splits; i++) {
-            const float *at = all + i * (D + 2);
-            merge(t, l, factor, weight, at[D], at[D + 1]);
-            x = x * factor + at[d] * weight;
-        }
-        o[(size_t)row * D + d] = __float2bfloat16(x / l);
+    if (d >= D) return;
+    t = -INFINITY, l = 0, x = 0;
+    for (int i = 0; i < splits; i++) {
+        const float *at = all + i * (D + 2);
+        merge(t, l, factor, weight, at[D], at[D + 1]);
+        x = x * factor + at[d] * weight;
     }
-    if (threadIdx.x == 0) counter[row] = 0; // for the next launch
+    o[(size_t)row * D + d] = __float2bfloat16(x / l);
+    if (d == 0) counter[row] = 0; // for the next launch
 }
