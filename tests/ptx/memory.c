@@ -59,10 +59,13 @@ static u8 *reach_shared(Warp *w, const Ins *in, u64 address, u32 bytes, Space sp
                         const Access *a) {
     u32 offset = (u32)address;
     Cta *own = w->cta, *c = space == SPACE_CLUSTER ? ptx_shared_target(own, offset, &offset) : own;
-    if (address >> 32 || !c)
+    if (address >> 32)
+        ptx_fatal(w, in, LANE_BIT(a->lane), NULL, "out of bounds: shared address 0x%llx",
+                  (unsigned long long)address);
+    if (!c)
         ptx_fatal(w, in, LANE_BIT(a->lane), NULL,
-                  "%s of shared address 0x%llx: there is no such CTA in the cluster of %d", in->opcode,
-                  (unsigned long long)address, own->cluster->nctas);
+                  "out of bounds: shared address 0x%llx: the cluster has %d CTAs, none of rank %u",
+                  (unsigned long long)address, own->cluster->nctas, ((u32)address >> SHARED_RANK_SHIFT) - 1);
     if (c != own && !c->alive)
         ptx_fatal(w, in, LANE_BIT(a->lane), NULL, "%s of shared memory of CTA rank %d, which has exited",
                   in->opcode, c->rank);
@@ -124,8 +127,9 @@ static bool reach_at_once(Warp *w, const Ins *in, u32 m, const u64 *address, u32
             u64 x = m >> l & 1 ? address[l] : 0;
             highest = x > highest ? x : highest;
         }
-        if (highest + bytes > w->cta->shared_bytes) return false;
-        for (int l = 0; l < LANES; l++) at[l] = w->cta->shared + address[l];
+        u64 size = w->cta->shared_bytes;
+        if (bytes > size || highest > size - bytes) return false;
+        FOR_LANES(m, at, w->cta->shared + address[l]);
         return true;
     }
     if (m != ALL_LANES || space == SPACE_LOCAL || space == SPACE_PARAM) return false;

@@ -421,33 +421,9 @@ static uint16_t add_bf16(uint16_t x, uint16_t y) {
     a.x = x, b.x = y;
     return ((__nv_bfloat16_raw)__float2bfloat16_rn(__bfloat162float(__nv_bfloat16(a)) + __bfloat162float(__nv_bfloat16(b)))).x;
 }
-/* Integers that order halves as their values are ordered (-0 before +0). */
-static int half_rank(uint16_t x) { return x & 0x8000 ? -1 - (x & 0x7fff) : x; }
-static uint16_t min_half(uint16_t x, uint16_t y, int inf) {
-    if ((x & 0x7fff) > inf && (y & 0x7fff) > inf) return 0x7fff;
-    if ((x & 0x7fff) > inf) return y;
-    return (y & 0x7fff) > inf || half_rank(x) < half_rank(y) ? x : y;
-}
-static uint16_t max_half(uint16_t x, uint16_t y, int inf) {
-    if ((x & 0x7fff) > inf && (y & 0x7fff) > inf) return 0x7fff;
-    if ((x & 0x7fff) > inf) return y;
-    return (y & 0x7fff) > inf || half_rank(x) > half_rank(y) ? x : y;
-}
-static uint16_t min_f16(uint16_t x, uint16_t y) { return min_half(x, y, 0x7c00); }
-static uint16_t max_f16(uint16_t x, uint16_t y) { return max_half(x, y, 0x7c00); }
-static uint16_t min_bf16(uint16_t x, uint16_t y) { return min_half(x, y, 0x7f80); }
-static uint16_t max_bf16(uint16_t x, uint16_t y) { return max_half(x, y, 0x7f80); }
 static uint32_t pair(uint32_t x, uint32_t y, uint16_t (*f)(uint16_t, uint16_t)) {
     return (uint32_t)f((uint16_t)x, (uint16_t)y) | (uint32_t)f((uint16_t)(x >> 16), (uint16_t)(y >> 16)) << 16;
 }
-static uint32_t add_f32(uint32_t x, uint32_t y) {
-    float a, b;
-    memcpy(&a, &x, 4), memcpy(&b, &y, 4);
-    a += b;
-    memcpy(&x, &a, 4);
-    return x;
-}
-
 /* X(name, operation and type, register, C type, operand of thread t, new value); the last value of a word does not depend
  * on the order of the updates */
 #define ANY ((T)mix(t * 3 + 1))
@@ -509,7 +485,6 @@ static void check_atomic(const char *name, void (*kernel)(int, T *, const T *, T
             FA_EXPECT_MSG(before == after, "%s, place %d, word %d: the returned values do not fit", name, place, i);
         if (!ordered) FA_EXPECT_MSG(last[i] == fold, "%s, place %d, word %d: wrong result", name, place, i);
     }
-    FA_EXPECT_MSG(last != first, "%s, place %d: nothing has happened", name, place);
 }
 #define MODEL(T, y_, model) \
     [](int t) -> T { return (void)t, (T)(y_); }, [](T x, T y, T z) -> T { return (void)x, (void)y, (void)z, model; }
@@ -534,7 +509,29 @@ FA_TEST(atomics) {
 
 /* Vectors, in device memory alone. */
 #if HAS_90
-#define V2(v, i) v[i], v[i + 1]
+/* Integers that order halves as their values are ordered (-0 before +0). */
+static int half_rank(uint16_t x) { return x & 0x8000 ? -1 - (x & 0x7fff) : x; }
+static uint16_t min_half(uint16_t x, uint16_t y, int inf) {
+    if ((x & 0x7fff) > inf && (y & 0x7fff) > inf) return 0x7fff;
+    if ((x & 0x7fff) > inf) return y;
+    return (y & 0x7fff) > inf || half_rank(x) < half_rank(y) ? x : y;
+}
+static uint16_t max_half(uint16_t x, uint16_t y, int inf) {
+    if ((x & 0x7fff) > inf && (y & 0x7fff) > inf) return 0x7fff;
+    if ((x & 0x7fff) > inf) return y;
+    return (y & 0x7fff) > inf || half_rank(x) > half_rank(y) ? x : y;
+}
+static uint16_t min_f16(uint16_t x, uint16_t y) { return min_half(x, y, 0x7c00); }
+static uint16_t max_f16(uint16_t x, uint16_t y) { return max_half(x, y, 0x7c00); }
+static uint16_t min_bf16(uint16_t x, uint16_t y) { return min_half(x, y, 0x7f80); }
+static uint16_t max_bf16(uint16_t x, uint16_t y) { return max_half(x, y, 0x7f80); }
+static uint32_t add_f32(uint32_t x, uint32_t y) {
+    float a, b;
+    memcpy(&a, &x, 4), memcpy(&b, &y, 4);
+    a += b;
+    memcpy(&x, &a, 4);
+    return x;
+}
 #define VECTOR_KERNEL(name, op, rc, T, n, list_d, list_y, list_red, outs, ins) \
     __global__ void atom_##name(int place, T *words, const T *ys, T *olds) { \
         int t = threadIdx.x; \
@@ -766,8 +763,6 @@ FA_TEST(cluster_memory) {
                 }
     }
 }
-
-/* prefetch.tensormap takes a parameter's address, and only that of a tensor map: see the findings below. */
 #endif
 
 /* ---- order between CTAs: every pattern that PTX allows must pass without a finding ------------------------------------------ */
@@ -911,11 +906,12 @@ static void expect_finding(const char *name, int line, const char *what, void (*
     snprintf(where, sizeof where, "%s:%d", strrchr(__FILE__, '/') ? strrchr(__FILE__, '/') + 1 : __FILE__, line);
     ptx_expect_findings(true);
     kernel<<<blocks, 32>>>(p);
-    cudaError_t e = cudaGetLastError();
-    cudaDeviceSynchronize();
+    bool failed = cudaGetLastError() != cudaSuccess; /* some schedules run the kernel only when somebody waits for it */
+    failed |= cudaDeviceSynchronize() != cudaSuccess;
+    cudaGetLastError();
     std::string text = ptx_last_findings();
     ptx_expect_findings(false);
-    FA_EXPECT_MSG(e != cudaSuccess, "%s: the launch succeeds", name);
+    FA_EXPECT_MSG(failed, "%s: the launch succeeds", name);
     FA_EXPECT_MSG(strstr(text.c_str(), what) && strstr(text.c_str(), where), "%s: no \"%s\" at %s in \"%s\"", name, what, where, text.c_str());
 }
 #define EXPECT_FINDING(name, what) expect_finding(#name, LINE_##name, what, name, memory.p)
@@ -936,14 +932,15 @@ FA_TEST(findings) {
     EXPECT_FINDING(null_pointer, "out of bounds");
     EXPECT_FINDING(wild_pointer, "out of bounds");
     EXPECT_FINDING(shared_behind, "out of bounds");
-    EXPECT_FINDING(shared_before, "no such CTA");
+    EXPECT_FINDING(shared_before, "out of bounds");
     EXPECT_FINDING(shared_before_32, "out of bounds");
     EXPECT_FINDING(shared_generic_behind, "out of bounds");
     EXPECT_FINDING(shared_generic_before, "out of bounds");
     EXPECT_FINDING(shared_of_global, "out of bounds");
     EXPECT_FINDING(local_behind, "out of bounds");
     EXPECT_FINDING(local_before, "out of bounds");
-    EXPECT_FINDING(local_uninitialised, "uninitialised local");
+    const char *checks = getenv("FA_PTX_CHECKS");
+    if (!checks || strcmp(checks, "0")) EXPECT_FINDING(local_uninitialised, "uninitialised local");
     EXPECT_FINDING(param_behind, "out of bounds");
     EXPECT_FINDING(write_to_constant, "read-only");
     cudaMalloc((void **)&freed, 64);
@@ -951,7 +948,7 @@ FA_TEST(findings) {
     expect_finding("freed_memory", LINE_freed_memory, "out of bounds", freed_memory, freed);
 #if HAS_90
     EXPECT_FINDING(no_tensor_map, "no tensor map");
-    EXPECT_FINDING(no_such_rank, "no such CTA");
+    EXPECT_FINDING(no_such_rank, "none of rank 1");
     EXPECT_FINDING(mapa_of_global, "not in shared memory");
     expect_finding("exited_cta", LINE_exited_cta, "has exited", exited_cta, memory.p, 2);
 #endif
