@@ -91,13 +91,11 @@ static int launch(Kernel *k, int threads, u32 shared, void **args) {
     return error ? error : flushed;
 }
 
-/* Device memory of the tests. */
-template <class T> static T *device(size_t n) {
-    void *p = NULL;
-    if (cudaMalloc(&p, n * sizeof(T))) abort();
-    memset(p, 0, n * sizeof(T)); /* the machine's device memory is the host's, but only cudaMemset marks it as written */
-    cudaMemset(p, 0, n * sizeof(T));
-    return (T *)p;
+/* Memory that the tests and the kernels share. */
+template <class T> static T *managed(size_t n) {
+    T *p = NULL;
+    if (cudaMallocManaged(&p, n * sizeof(T)) || cudaMemset(p, 0, n * sizeof(T))) abort();
+    return p;
 }
 
 /* ---- mma.sync ------------------------------------------------------------------------------------------------------------ */
@@ -160,7 +158,7 @@ static void expect_sums(const char *what, const Number &t, u32 got, double want,
 }
 
 static void try_mma(const Fragment &f, const Number &d, const Number &a, const Number &b, bool saturate, bool exact) {
-    static u32 *pa = device<u32>(32 * 8), *pb = device<u32>(32 * 4), *pc = device<u32>(32 * 4);
+    static u32 *pa = managed<u32>(32 * 8), *pb = managed<u32>(32 * 4), *pc = managed<u32>(32 * 4);
     u64 seed = fat_seed;
     Kernel *kernel = mma_kernel(a.bits == 8 && a.exponent ? "sm_89" : "sm_80", f, d.name, a.name, b.name, saturate);
     int per = 32 / f.bits, sums = f.m / 8 * 2;
@@ -217,7 +215,7 @@ FA_TEST(mma_exact) { all_mma(true); }
 FA_TEST(mma_rounded) { all_mma(false); }
 
 FA_TEST(mma_f64) {
-    double *pa = device<double>(32 * 8), *pb = device<double>(32 * 4), *pc = device<double>(32 * 4), A[16][16], B[16][8], C[16][8];
+    double *pa = managed<double>(32 * 8), *pb = managed<double>(32 * 4), *pc = managed<double>(32 * 4), A[16][16], B[16][8], C[16][8];
     u64 seed = fat_seed;
     for (const Fragment &f : fragments) {
         if (f.bits != 64) continue;
@@ -357,8 +355,8 @@ static Kernel *wgmma_kernel(const Form &f) {
 
 /* Runs the kernel of a form once, with these swizzles. */
 static void try_wgmma(Kernel *kernel, const Form &f, const Layout *fixed, u64 fixed_descriptor, int swizzle_a, int swizzle_b, bool exact, u64 *seed) {
-    static u8 *image = device<u8>(IMAGE);
-    static u32 *pd = device<u32>(128 * 128), *pa = device<u32>(128 * 4);
+    static u8 *image = managed<u8>(IMAGE);
+    static u32 *pd = managed<u32>(128 * 128), *pa = managed<u32>(128 * 4);
     static double A[64][32], B[256][32], C[64][256];
     int bytes = f.a->bits / 8, depth = 32 / bytes, sums = f.n / 2, per = 4 / bytes;
     u32 keep = (u32)(f.scale_d == SCALE_BY_PREDICATE ? fat_below(seed, 2) : f.scale_d), begin_a = 0, begin_b = 0, used = 0;
@@ -531,7 +529,7 @@ __global__ void pipeline(float *out, int steps) {
 }
 
 FA_TEST(groups_in_flight) {
-    float *out = device<float>(256 * 4);
+    float *out = managed<float>(256 * 4);
     for (int steps = 0; steps < 5; steps++) {
         pipeline<<<1, 256>>>(out, steps);
         FA_REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
@@ -562,8 +560,8 @@ __global__ void both(const u32 *a, const u32 *b, float *out) {
 }
 
 FA_TEST(mma_and_wgmma_agree) {
-    u32 *a = device<u32>(512), *b = device<u32>(64);
-    float *out = device<float>(1024);
+    u32 *a = managed<u32>(512), *b = managed<u32>(64);
+    float *out = managed<float>(1024);
     u64 seed = fat_seed;
     for (int i = 0; i < 512; i++) a[i] = random_bits(BF16, &seed, false) | random_bits(BF16, &seed, false) << 16;
     for (int i = 0; i < 64; i++) b[i] = random_bits(BF16, &seed, false) | random_bits(BF16, &seed, false) << 16;
@@ -574,7 +572,7 @@ FA_TEST(mma_and_wgmma_agree) {
 }
 
 FA_TEST(counters) {
-    float *out = device<float>(128 * 4);
+    float *out = managed<float>(128 * 4);
     pipeline<<<1, 128>>>(out, 2);
     FA_REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
     FA_EXPECT_MSG(ptx_count.mac_wgmma == 7 * 64 * 8 * 16, "%llu", (unsigned long long)ptx_count.mac_wgmma);
@@ -644,8 +642,8 @@ template <int BUG> __global__ void planted(volatile int *line, float *out) {
 }
 
 template <int BUG> static void expect_finding(const char *words, int threads = 128) {
-    int *line = device<int>(1);
-    float *out = device<float>(1024);
+    int *line = managed<int>(1);
+    float *out = managed<float>(1024);
     char where[64];
     ptx_expect_findings(true);
     planted<BUG><<<1, threads>>>(line, out);
