@@ -388,10 +388,9 @@ static Outcome run_wait(Warp *w, const Ins *in, u32 m) {
 typedef struct { /* one warp instruction */
     const Ins *in;
     u32 seq;
-    u32 mask, left;      /* lanes that issued it, whose copy is to be done */
-    u32 waited, tracked; /* lanes that have waited for it, that have left it to an mbarrier */
-    u32 lanewise;        /* lanes whose copies were not done together with all others: they have own actors */
-    bool arrives;        /* cp.async.mbarrier.arrive: dst is the mbarrier */
+    u32 mask, left;        /* lanes that issued it, whose copy is to be done */
+    u32 waited, tracked;   /* lanes that have waited for it, that have left it to an mbarrier */
+    bool arrives;          /* cp.async.mbarrier.arrive: dst is the mbarrier */
     u8 bytes, take[LANES]; /* copied, and of these read from the source: the rest is zero */
     u32 dst[LANES], group[LANES];
     u64 src[LANES];
@@ -403,9 +402,9 @@ struct CopyQueue {
     int n, room;
     CpAsync **spare;
     int nspare, spare_room;
-    int arrivals;                 /* items that arrive at an mbarrier and are not done */
-    u32 seq, group[LANES];        /* instructions issued; the open group of each lane */
-    int actor, lane_actor[LANES]; /* lane_actor: of copies that were done for some lanes only */
+    int arrivals;          /* items that arrive at an mbarrier and are not done */
+    u32 seq, group[LANES]; /* instructions issued; the open group of each lane */
+    int actor;
 };
 
 static CpAsync *new_cp_async(Warp *w, const Ins *in, u32 m) {
@@ -419,8 +418,7 @@ static CpAsync *new_cp_async(Warp *w, const Ins *in, u32 m) {
     }
     CpAsync *p = q->nspare ? q->spare[--q->nspare] : calloc(1, sizeof *p);
     q->item[q->n++] = p;
-    p->in = in, p->seq = ++q->seq, p->mask = p->left = m, p->waited = p->tracked = p->lanewise = 0,
-    p->arrives = false;
+    p->in = in, p->seq = ++q->seq, p->mask = p->left = m, p->waited = p->tracked = 0, p->arrives = false;
     if (!q->actor)
         q->actor = ptx_new_actor(w->cta->cluster, "cp.async of CTA rank %d warp %d", w->cta->rank, w->id);
     memcpy(p->group, q->group, sizeof p->group);
@@ -429,21 +427,20 @@ static CpAsync *new_cp_async(Warp *w, const Ins *in, u32 m) {
 
 /* Does the copies of lanes m of one instruction. */
 static void do_cp_async(Warp *w, CpAsync *p, u32 m) {
-    struct CopyQueue *q = w->copies;
-    m &= p->left;
-    bool all = m == p->left && p->left == p->mask;
-    Access a = {.warp = w, .in = p->in, .know = &p->know, .time = p->seq, .proxy = CP_ASYNC};
-    EACH_LANE(l, m) {
-        if (!all && !q->lane_actor[l])
-            q->lane_actor[l] = ptx_new_actor(w->cta->cluster, "cp.async of CTA rank %d warp %d lane %u",
-                                             w->cta->rank, w->id, l);
-        a.actor = (u32)(all ? q->actor : q->lane_actor[l]), a.lane = (u8)l;
+    Access a = {.warp = w,
+                .in = p->in,
+                .know = &p->know,
+                .actor = (u32)w->copies->actor,
+                .time = p->seq,
+                .proxy = CP_ASYNC};
+    EACH_LANE(l, m & p->left) {
         u8 data[16] = {0};
+        a.lane = (u8)l;
         if (p->take[l]) memcpy(data, ptx_global_read(p->src[l], p->take[l], &a), p->take[l]);
         ptx_shared_write(w->cta, p->dst[l], p->bytes, &a);
         memcpy(w->cta->shared + p->dst[l], data, p->bytes);
     }
-    p->left &= ~m, p->lanewise |= all ? 0 : m;
+    p->left &= ~m;
 }
 
 /* What comes before item i, then its arrivals: the waiters learn that these copies are done, and nothing else. */
@@ -456,8 +453,7 @@ static void do_cp_async_arrive(Warp *w, int i) {
     }
     EACH_LANE(l, p->mask) {
         Mbarrier *b = live_mbarrier(w, p->in, l, w->cta, p->dst[l]);
-        ptx_knowledge_learn(&b->coming, (u32)q->actor, p->seq);
-        if (q->lane_actor[l]) ptx_knowledge_learn(&b->coming, (u32)q->lane_actor[l], p->seq);
+        ptx_knowledge_learn_lanes(&b->coming, (u32)q->actor, LANE_BIT(l), p->seq);
         arrive(w, p->in, l, w->cta, b, 1);
     }
     p->left = 0, p->waited = p->mask;
@@ -522,11 +518,11 @@ static Outcome run_commit(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* wait_group n (aux[0]) and wait_all (mode). What it covers is done if it is not yet. The warp learns the moment up to which
- * everything is covered; where other lanes have not waited, each lane learns what concerns its own copies. */
+/* wait_group n (aux[0]) and wait_all (mode). What it covers is done if it is not yet. The lanes learn the moment up to which
+ * all copies are waited for; beyond it only what they have issued themselves. */
 static Outcome run_wait_group(Warp *w, const Ins *in, u32 m) {
     struct CopyQueue *q = w->copies;
-    u32 covered = 0, apart = 0, own[LANES] = {0}, whole[LANES] = {0};
+    u32 covered = 0, beyond = 0, own[LANES];
     bool prefix = true;
     for (int i = 0; i < q->n; i++) {
         CpAsync *p = q->item[i];
@@ -537,15 +533,15 @@ static Outcome run_wait_group(Warp *w, const Ins *in, u32 m) {
         p->waited |= need;
         prefix &= p->waited == p->mask;
         if (prefix) covered = p->seq;
-        u32 single = prefix ? need & p->lanewise : need;
-        EACH_LANE(l, single) * (p->lanewise >> l & 1 ? &own[l] : &whole[l]) = p->seq;
-        apart |= single;
+        if (prefix || !need) continue;
+        EACH_LANE(l, need) own[l] = p->seq;
+        beyond |= need;
     }
-    if (covered) learn(w, m, (u32)q->actor, covered);
-    EACH_LANE(l, apart) {
-        if (own[l]) learn(w, LANE_BIT(l), (u32)q->lane_actor[l], own[l]);
-        if (whole[l]) learn(w, LANE_BIT(l), (u32)q->actor, whole[l]);
-    }
+    Knowledge k = {0};
+    if (covered) ptx_knowledge_learn(&k, (u32)q->actor, covered);
+    EACH_LANE(l, beyond) ptx_knowledge_learn_lanes(&k, (u32)q->actor, LANE_BIT(l), own[l]);
+    if (covered || beyond) ptx_acquire(w, m, &k);
+    ptx_knowledge_free(&k);
     int done = 0;
     while (done < q->n && !q->item[done]->left &&
            (q->item[done]->waited | q->item[done]->tracked) == q->item[done]->mask)
@@ -1239,7 +1235,7 @@ void ptx_async_at_exit(Warp *w, const Ins *in, u32 m) {
     }
 }
 
-/* Copies from this CTA that may still run are done now: their sources end with it. */
+/* Copies from this CTA and to it are done now: its memory ends with it. Those that nobody waited for are findings. */
 void ptx_async_at_cta_end(Cta *c) {
     struct AsyncQueue *q = c->cluster->async;
     for (int i = 0; i < c->nwarps; i++)
@@ -1247,11 +1243,7 @@ void ptx_async_at_cta_end(Cta *c) {
     for (int i = q->n - 1; i >= 0; i--) {
         Copy *p = q->copy[i];
         bool to_here = p->in->mode != STORE && p->ctas >> c->rank & 1;
-        if (to_here)
-            ptx_fatal(p->warp, p->in, LANE_BIT(p->lane), NULL,
-                      "this copy to CTA rank %d is still in flight when that CTA ends: nobody waits for it",
-                      c->rank);
-        if (p->from == c) do_copy(c->cluster, i, p->rows);
+        if (p->from == c || to_here) do_copy(c->cluster, i, p->rows);
     }
     for (int i = 0; i < c->mbarriers->n; i++) {
         const Mbarrier *b = c->mbarriers->barrier[i];

@@ -537,6 +537,7 @@ void ptx_knowledge_join(Knowledge *to, const Knowledge *from);
 void ptx_knowledge_clear(Knowledge *k);
 void ptx_knowledge_free(Knowledge *k);
 void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time); /* seen and fenced */
+void ptx_knowledge_learn_lanes(Knowledge *k, u32 actor, u32 lanes, u32 time); /* only what these lanes' accesses recorded */
 
 /* Is what these lanes of an actor (of the same cluster) did up to `time` in the clock? */
 bool ptx_is_ordered(const Clock *c, u32 actor, u32 lanes, u32 time);

@@ -1218,4 +1218,669 @@ FA_TEST(tensor_reductions) {
             }
         }
 }
+
+/* ---- rings of producers and consumers ------------------------------------------------------------------------------------------ */
+
+/* Warp 0 of each CTA produces tiles of 32 rows of 64 bf16 (128-byte swizzling), each CTA its share of the rows, multicast to the
+ * whole cluster; two warps consume. Element (r, c) of a stage is at r * 128 + c * 2, its 16-byte chunk xored with r % 8. */
+enum { RING_ROWS = 32, RING_STAGE = RING_ROWS * 128 };
+template <int STAGES>
+__global__ void tensor_ring(const __grid_constant__ CUtensorMap map, int tiles, u32 *out) {
+    extern __shared__ __align__(1024) u8 stage[];
+    __shared__ __align__(8) u64 full[STAGES], empty[STAGES];
+    u32 t = threadIdx.x, warp = t / 32, lane = t % 32, rank = cluster_rank(), ctas, rows;
+    asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(ctas));
+    rows = RING_ROWS / ctas;
+    if (t == 0) {
+        for (int s = 0; s < STAGES; s++) mbar_init(smem(&full[s]), 1), mbar_init(smem(&empty[s]), 2 * ctas);
+        fence_init();
+    }
+    cluster_sync();
+    if (warp == 0) {
+        for (int i = 0; i < tiles && lane == 0; i++) {
+            u32 s = (u32)i % STAGES, round = (u32)i / STAGES;
+            mbar_wait(smem(&empty[s]), (round + 1) & 1);
+            mbar_expect(smem(&full[s]), RING_STAGE);
+            asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, "
+                         "%4}], [%5], %6;" ::"r"(smem(stage) + s * RING_STAGE + rank * rows * 128),
+                         "l"(&map), "r"(0), "r"(rank * rows), "r"(i), "r"(smem(&full[s])), "h"((u16)((1u << ctas) - 1))
+                         : "memory");
+        }
+    } else {
+        u32 sum = 0;
+        for (int i = 0; i < tiles; i++) {
+            u32 s = (u32)i % STAGES;
+            mbar_wait(smem(&full[s]), (u32)i / STAGES & 1);
+            for (u32 r = warp - 1; r < RING_ROWS; r += 2)
+                for (u32 h = 0; h < 2; h++) {
+                    u32 c = lane + 32 * h;
+                    sum = sum * 31 + *(const u16 *)(stage + s * RING_STAGE + r * 128 + ((c / 8) ^ (r % 8)) * 16 + c % 8 * 2);
+                }
+            fence_async(); /* before the stage is overwritten */
+            __syncwarp();
+            if (lane < ctas)
+                asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapa(smem(&empty[s]), lane)) : "memory");
+        }
+        out[rank * 64 + t - 32] = sum;
+    }
+    cluster_sync(); /* no CTA may end while others arrive at its mbarriers */
+}
+template <int STAGES> static void check_ring(int ctas, int tiles) {
+    std::vector<u8> data = random_bytes((size_t)std::max(tiles, 1) * RING_STAGE, (u64)tiles);
+    std::vector<u32> want((size_t)ctas * 64);
+    for (u32 t = 0; t < want.size(); t++)
+        for (int i = 0; i < tiles; i++)
+            for (u32 r = t % 64 / 32; r < RING_ROWS; r += 2)
+                for (u32 h = 0; h < 2; h++) {
+                    u16 x;
+                    memcpy(&x, &data[(size_t)i * RING_STAGE + r * 128 + (t % 32 + 32 * h) * 2], 2);
+                    want[t] = want[t] * 31 + x;
+                }
+    Device<u8> in(data);
+    Device<u32> out(want.size());
+    Encode e;
+    e.box[1] = RING_ROWS / (u32)ctas, e.box[2] = 1;
+    e.dim[1] = RING_ROWS, e.dim[2] = (u64)std::max(tiles, 1), e.stride[1] = RING_STAGE;
+    if (!FA_EXPECT(e(in.p) == CUDA_SUCCESS)) return;
+    launch(tensor_ring<STAGES>, ctas, 96, ctas, STAGES * RING_STAGE, e.map[0], tiles, out.p);
+    if (finished()) FA_EXPECT_MSG(out.host() == want, "%d stages, %d CTAs, %d tiles", STAGES, ctas, tiles);
+}
+FA_TEST(rings_of_tensor_copies) {
+    for (int ctas : {1, 2, 4})
+        for (int tiles : {0, 1, 2, 3, 4, 7, 12}) check_ring<1>(ctas, tiles), check_ring<2>(ctas, tiles), check_ring<3>(ctas, tiles);
+}
+
+/* ---- setmaxnreg, griddepcontrol -------------------------------------------------------------------------------------------------- */
+
+template <int ROUNDS> __global__ __launch_bounds__(384, 1) void register_pool(u32 *out) {
+    u32 group = threadIdx.x / 128;
+    if (group == 0)
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
+    else
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    atomicAdd(&out[group], 1);
+}
+FA_TEST(setmaxnreg_moves_registers) {
+    Device<u32> out(3);
+    register_pool<1><<<2, 384>>>(out.p);
+    if (finished()) FA_EXPECT((out.host() == std::vector<u32>{256, 256, 256}));
+}
+
+__global__ void grid_primary(u32 *x) {
+    asm volatile("griddepcontrol.launch_dependents;");
+    x[threadIdx.x] = threadIdx.x + 1;
+}
+__global__ void grid_dependent(const u32 *x, u32 *y) {
+    u32 before = threadIdx.x * 2;
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    y[threadIdx.x] = before + x[threadIdx.x];
+}
+FA_TEST(griddepcontrol_waits_for_the_primary_grid) {
+    Device<u32> x(64), y(64);
+    cudaLaunchAttribute a = {};
+    a.id = cudaLaunchAttributeProgrammaticStreamSerialization, a.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t c = {};
+    c.gridDim = dim3(1), c.blockDim = dim3(64), c.attrs = &a, c.numAttrs = 1;
+    cudaLaunchKernelEx(&c, grid_primary, x.p);
+    cudaLaunchKernelEx(&c, grid_dependent, (const u32 *)x.p, y.p);
+    if (!finished()) return;
+    std::vector<u32> got = y.host();
+    for (u32 i = 0; i < 64; i++) FA_EXPECT_MSG(got[i] == 3 * i + 1, "%u: %u", i, got[i]);
+}
+
+/* ---- planted bugs: each is found, at its line --------------------------------------------------------------------------------- */
+
+/* Notes the line that a finding must name: AT(bug) what_is_wrong(); */
+struct Bug {
+    u8 *memory; /* 64 KiB */
+    int *line;
+    CUtensorMap map; /* 3-D, bf16: 64 x 8 x 4, boxes of 64 x 4 x 2, 128-byte swizzling */
+};
+#define AT(bug) (threadIdx.x == 0 ? (void)(*(bug).line = __LINE__) : (void)0),
+#define BUG(name) __global__ __launch_bounds__(256) void name(const __grid_constant__ Bug bug)
+#define ONE_THREAD if (threadIdx.x == 0)
+#define BAR \
+    __shared__ __align__(8) u64 bar_[2]; \
+    u32 bar = smem(bar_)
+#define TILE \
+    extern __shared__ __align__(1024) u8 tile[]; \
+    u32 at = smem(tile)
+DEV void box_to(u32 to, const Bug &bug, u32 b) {
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2, %2}], [%3];" ::"r"(to),
+                 "l"(&bug.map), "r"(0), "r"(b)
+                 : "memory");
+}
+enum { BOX = 64 * 4 * 2 * 2 };
+
+BUG(over_arrival) {
+    BAR;
+    ONE_THREAD {
+        mbar_init(bar, 2), mbar_arrive(bar);
+        AT(bug) [&] { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], 2;" ::"r"(bar)); }();
+    }
+}
+BUG(too_many_bytes) {
+    BAR;
+    ONE_THREAD {
+        mbar_init(bar, 4);
+        mbar_expect(bar, 1 << 19);
+        AT(bug) mbar_expect(bar, 1 << 19);
+    }
+}
+BUG(init_twice) {
+    BAR;
+    ONE_THREAD {
+        mbar_init(bar, 1);
+        AT(bug) mbar_init(bar, 1);
+    }
+}
+BUG(count_of_zero) {
+    BAR;
+    ONE_THREAD {
+        AT(bug) mbar_init(bar, 0);
+    }
+}
+BUG(never_initialised) {
+    BAR;
+    ONE_THREAD {
+        mbar_init(bar, 1);
+        AT(bug) mbar_arrive(bar + 8);
+    }
+}
+BUG(used_after_inval) {
+    BAR;
+    ONE_THREAD {
+        mbar_init(bar, 1), mbar_inval(bar);
+        AT(bug) mbar_arrive(bar);
+    }
+}
+BUG(misaligned_mbarrier) {
+    BAR;
+    ONE_THREAD {
+        mbar_init(bar, 1);
+        AT(bug) mbar_arrive(bar + 4);
+    }
+}
+BUG(mbarrier_overwritten) {
+    BAR;
+    ONE_THREAD {
+        mbar_init(bar, 1);
+        ((volatile u32 *)bar_)[1] = 5;
+        AT(bug) mbar_arrive(bar);
+    }
+}
+BUG(remote_wait) {
+    BAR;
+    ONE_THREAD mbar_init(bar, 1);
+    cluster_sync();
+    ONE_THREAD {
+        AT(bug) mbar_wait(mapa(bar, cluster_rank() ^ 1), 1);
+    }
+    cluster_sync();
+}
+BUG(inval_with_waiter) {
+    BAR;
+    ONE_THREAD mbar_init(bar, 2);
+    __syncthreads();
+    if (threadIdx.x == 32) mbar_wait(bar, 0);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 3000; i++) __nanosleep(10); /* until the other waits */
+        AT(bug) mbar_inval(bar);
+    }
+}
+BUG(parity_came_round) {
+    BAR;
+    ONE_THREAD {
+        mbar_init(bar, 1), mbar_arrive(bar), mbar_arrive(bar);
+        AT(bug) mbar_wait(bar, 0);
+    }
+}
+BUG(no_complete_completes) {
+    BAR;
+    ONE_THREAD {
+        u64 state;
+        mbar_init(bar, 2);
+        AT(bug) [&] { asm volatile("mbarrier.arrive.noComplete.shared::cta.b64 %0, [%1], 2;" : "=l"(state) : "r"(bar)); }();
+    }
+}
+BUG(old_state) {
+    BAR;
+    ONE_THREAD {
+        u64 state;
+        mbar_init(bar, 1);
+        asm volatile("mbarrier.arrive.shared::cta.b64 %0, [%1];" : "=l"(state) : "r"(bar));
+        mbar_arrive(bar);
+        AT(bug) [&] { asm volatile("{ .reg .pred p; mbarrier.test_wait.shared::cta.b64 p, [%1], %0; }" ::"l"(state), "r"(bar)); }();
+    }
+}
+BUG(arrival_missing) {
+    BAR;
+    ONE_THREAD mbar_init(bar, 33);
+    __syncthreads();
+    if (threadIdx.x < 32) mbar_arrive(bar);
+    AT(bug) mbar_wait(bar, 0);
+}
+BUG(init_without_barrier) {
+    BAR;
+    if (threadIdx.x == 32) mbar_init(bar, 1);
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 3000; i++) __nanosleep(10);
+        AT(bug) mbar_arrive(bar);
+    }
+}
+BUG(init_without_fence) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), mbar_expect(bar, BOX);
+        AT(bug) box_to(at, bug, bar);
+    }
+    __syncthreads();
+    mbar_wait(bar, 0);
+}
+BUG(relaxed_arrival_hands_on_nothing) {
+    BAR;
+    TILE;
+    (void)at;
+    ONE_THREAD mbar_init(bar, 1);
+    __syncthreads();
+    if (threadIdx.x == 32) {
+        tile[0] = 1;
+        asm volatile("mbarrier.arrive.relaxed.cta.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
+    }
+    if (threadIdx.x == 0) {
+        mbar_wait(bar, 0);
+        AT(bug) bug.memory[0] = tile[0];
+    }
+}
+BUG(bytes_never_expected) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init();
+        mbar_arrive(bar);
+        AT(bug) box_to(at, bug, bar);
+        mbar_wait(bar, 0);
+    }
+}
+BUG(bytes_never_copied) {
+    BAR;
+    ONE_THREAD {
+        mbar_init(bar, 2);
+        AT(bug) mbar_expect(bar, 64);
+    }
+}
+BUG(too_many_bytes_expected) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init();
+        mbar_expect(bar, BOX + 16);
+        box_to(at, bug, bar);
+    }
+    __syncthreads();
+    AT(bug) mbar_wait(bar, 0);
+}
+BUG(copy_nobody_waits_for) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init();
+        mbar_expect(bar, BOX);
+        AT(bug) box_to(at, bug, bar);
+    }
+}
+BUG(box_read_too_early) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init();
+        mbar_expect(bar, BOX);
+        box_to(at, bug, bar);
+        AT(bug) bug.memory[0] = tile[5];
+        mbar_wait(bar, 0);
+    }
+}
+BUG(box_overwritten_while_read) {
+    BAR;
+    TILE;
+    ONE_THREAD mbar_init(bar, 1), fence_init();
+    __syncthreads();
+    ONE_THREAD mbar_expect(bar, BOX), box_to(at, bug, bar);
+    mbar_wait(bar, 0);
+    bug.memory[threadIdx.x] = tile[threadIdx.x * 4];
+    if (threadIdx.x == 0) {
+        mbar_expect(bar, BOX);
+        AT(bug) box_to(at, bug, bar);
+        mbar_wait(bar, 1);
+    }
+}
+BUG(box_over_generic_reads_without_fence) {
+    BAR;
+    TILE;
+    ONE_THREAD mbar_init(bar, 1), fence_init();
+    __syncthreads();
+    ONE_THREAD mbar_expect(bar, BOX), box_to(at, bug, bar);
+    mbar_wait(bar, 0);
+    bug.memory[threadIdx.x] = tile[threadIdx.x * 4];
+    __syncthreads();
+    ONE_THREAD {
+        mbar_expect(bar, BOX);
+        AT(bug) box_to(at, bug, bar);
+        mbar_wait(bar, 1);
+    }
+}
+BUG(misaligned_box) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init(), mbar_expect(bar, BOX);
+        AT(bug) box_to(at + 64, bug, bar);
+    }
+}
+BUG(box_off_the_swizzle_atom) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init(), mbar_expect(bar, BOX);
+        AT(bug) box_to(at + 512, bug, bar);
+    }
+}
+BUG(box_beyond_shared_memory) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init(), mbar_expect(bar, BOX);
+        AT(bug) box_to(at + 8192, bug, bar);
+    }
+}
+BUG(wrong_rank) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init(), mbar_expect(bar, BOX);
+        AT(bug) [&] {
+            asm volatile("cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2}], [%3];" ::"r"(at),
+                         "l"(&bug.map), "r"(0), "r"(bar));
+        }();
+    }
+}
+BUG(no_tensor_map) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init(), mbar_expect(bar, BOX);
+        AT(bug) [&] {
+            asm volatile("cp.async.bulk.tensor.1d.shared::cta.global.mbarrier::complete_tx::bytes [%0], [%1, {%2}], [%3];" ::"r"(at),
+                         "l"(bug.memory), "r"(0), "r"(bar));
+        }();
+    }
+}
+BUG(odd_bulk_size) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init(), mbar_expect(bar, 24);
+        AT(bug) bulk_load(at, bug.memory, 24, bar);
+    }
+}
+BUG(odd_bulk_address) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init(), mbar_expect(bar, 32);
+        AT(bug) bulk_load(at, bug.memory + 8, 32, bar);
+    }
+}
+BUG(bulk_out_of_bounds) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init(), mbar_expect(bar, 32);
+        AT(bug) bulk_load(at, bug.memory + 65536 - 16, 32, bar);
+        mbar_wait(bar, 0);
+    }
+}
+BUG(multicast_to_nobody) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init(), mbar_expect(bar, 32);
+        AT(bug) [&] {
+            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], 32, [%2], %3;" ::"r"(
+                             at),
+                         "l"(bug.memory), "r"(bar), "h"((u16)4));
+        }();
+    }
+    cluster_sync();
+}
+BUG(store_without_fence) {
+    TILE;
+    tile[threadIdx.x] = 1;
+    __syncthreads();
+    ONE_THREAD {
+        AT(bug) bulk_store(bug.memory, at, 64);
+        bulk_commit(), bulk_wait<0>();
+    }
+}
+BUG(store_source_overwritten) {
+    TILE;
+    tile[threadIdx.x] = 1;
+    fence_async();
+    __syncthreads();
+    ONE_THREAD {
+        bulk_store(bug.memory, at, 64);
+        bulk_commit();
+        AT(bug) tile[3] = 2;
+        bulk_wait<0>();
+    }
+}
+BUG(store_left_behind) {
+    TILE;
+    tile[threadIdx.x] = 1;
+    fence_async();
+    __syncthreads();
+    ONE_THREAD {
+        AT(bug) bulk_store(bug.memory, at, 64);
+        bulk_commit();
+    }
+}
+BUG(store_not_committed) {
+    TILE;
+    tile[threadIdx.x] = 1;
+    fence_async();
+    __syncthreads();
+    ONE_THREAD {
+        AT(bug) bulk_store(bug.memory, at, 64);
+        bulk_wait<0>();
+    }
+}
+BUG(stored_data_read_after_wait_for_reads) {
+    TILE;
+    tile[threadIdx.x] = 1;
+    fence_async();
+    __syncthreads();
+    ONE_THREAD {
+        bulk_store(bug.memory, at, 64);
+        bulk_commit(), bulk_wait_read<0>();
+        AT(bug) bug.memory[100] = ((volatile u8 *)bug.memory)[7];
+        bulk_wait<0>();
+    }
+}
+BUG(bulk_wait_too_short) {
+    TILE;
+    tile[threadIdx.x] = 1;
+    fence_async();
+    __syncthreads();
+    ONE_THREAD {
+        bulk_store(bug.memory, at, 64), bulk_commit();
+        bulk_store(bug.memory + 64, at + 64, 64), bulk_commit();
+        bulk_wait_read<1>();
+        tile[5] = 1;
+        AT(bug) tile[70] = 2;
+        bulk_wait<0>();
+    }
+}
+BUG(cp_read_without_wait) {
+    TILE;
+    cp_async16(at + threadIdx.x * 16, bug.memory + threadIdx.x * 16);
+    AT(bug) bug.memory[32768 + threadIdx.x] = tile[threadIdx.x * 16];
+    cp_commit(), cp_wait<0>();
+}
+BUG(cp_wait_too_short) {
+    TILE;
+    cp_async16(at + threadIdx.x * 16, bug.memory + threadIdx.x * 16), cp_commit();
+    cp_async16(at + 4096 + threadIdx.x * 16, bug.memory + threadIdx.x * 16), cp_commit();
+    cp_wait<1>();
+    bug.memory[32768 + threadIdx.x] = tile[threadIdx.x * 16];
+    AT(bug) bug.memory[33768 + threadIdx.x] = tile[4096 + threadIdx.x * 16];
+    cp_wait<0>();
+}
+BUG(cp_read_by_others_without_barrier) {
+    TILE;
+    cp_async16(at + threadIdx.x * 16, bug.memory + threadIdx.x * 16), cp_commit();
+    cp_wait<0>();
+    AT(bug) bug.memory[32768 + threadIdx.x] = tile[(threadIdx.x ^ 32) * 16];
+}
+BUG(cp_waited_for_by_one_lane) {
+    TILE;
+    cp_async16(at + threadIdx.x * 16, bug.memory + threadIdx.x * 16), cp_commit();
+    if (threadIdx.x % 32 == 0) cp_wait<0>();
+    __syncwarp();
+    AT(bug) bug.memory[32768 + threadIdx.x] = tile[threadIdx.x * 16];
+    cp_wait<0>();
+}
+BUG(cp_never_waited_for) {
+    TILE;
+    AT(bug) cp_async16(at + threadIdx.x * 16, bug.memory + threadIdx.x * 16);
+    cp_commit();
+}
+BUG(cp_source_overwritten) {
+    TILE;
+    cp_async16(at + threadIdx.x * 16, bug.memory + threadIdx.x * 16), cp_commit();
+    AT(bug) bug.memory[threadIdx.x * 16] = 1;
+    cp_wait<0>();
+}
+BUG(cp_source_size_too_big) {
+    TILE;
+    u32 size = threadIdx.x == 7 ? 17 : 16;
+    AT(bug) [&] { asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + threadIdx.x * 16), "l"(bug.memory), "r"(size)); }();
+    cp_wait<0>();
+}
+BUG(cp_misaligned) {
+    TILE;
+    AT(bug) cp_async16(at + threadIdx.x * 8, bug.memory);
+    cp_wait<0>();
+}
+BUG(registers_beyond_the_pool) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 232;");
+    __syncthreads();
+    AT(bug) [&] { asm volatile("setmaxnreg.inc.sync.aligned.u32 256;"); }();
+}
+BUG(setmaxnreg_differs) {
+    if (threadIdx.x < 32)
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 232;");
+    else
+        AT(bug) [&] { asm volatile("setmaxnreg.dec.sync.aligned.u32 224;"); }();
+    ONE_THREAD *bug.line = __LINE__ - 1;
+}
+BUG(setmaxnreg_by_one_warp) {
+    if (threadIdx.x < 32) {
+        AT(bug) [&] { asm volatile("setmaxnreg.dec.sync.aligned.u32 232;"); }();
+    }
+}
+__global__ void setmaxnreg_without_bounds(const __grid_constant__ Bug bug) {
+    AT(bug) [&] { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }();
+}
+BUG(remote_arrival_at_an_ended_cta) {
+    BAR;
+    ONE_THREAD mbar_init(bar, 1);
+    cluster_sync();
+    if (cluster_rank() == 0) return;
+    ONE_THREAD {
+        for (int i = 0; i < 3000; i++) __nanosleep(10);
+        AT(bug) [&] { asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapa(bar, 0))); }();
+    }
+}
+
+struct Planted {
+    void (*kernel)(const Bug);
+    const char *name, *says;
+    int ctas, threads;
+};
+#define PLANTED(name, says, ctas, threads) {name, #name, says, ctas, threads}
+static const Planted planted[] = {
+    PLANTED(over_arrival, "over-arrival", 1, 32),
+    PLANTED(too_many_bytes, "2^20-1", 1, 32),
+    PLANTED(init_twice, "initialised again", 1, 32),
+    PLANTED(count_of_zero, "count 0", 1, 32),
+    PLANTED(never_initialised, "mbarrier.init is missing", 1, 32),
+    PLANTED(used_after_inval, "it was invalidated", 1, 32),
+    PLANTED(misaligned_mbarrier, "not a multiple of 8", 1, 32),
+    PLANTED(mbarrier_overwritten, "overwritten", 1, 32),
+    PLANTED(remote_wait, "remote CTA", 2, 32),
+    PLANTED(inval_with_waiter, "while a warp waits", 1, 64),
+    PLANTED(parity_came_round, "come round again", 1, 32),
+    PLANTED(no_complete_completes, "noComplete", 1, 32),
+    PLANTED(old_state, "not of the current phase", 1, 32),
+    PLANTED(arrival_missing, "1 of 33 arrivals pending", 1, 64),
+    PLANTED(init_without_barrier, "a barrier is missing", 1, 64),
+    PLANTED(init_without_fence, "missing fence.mbarrier_init", 1, 32),
+    PLANTED(relaxed_arrival_hands_on_nothing, "race", 1, 64),
+    PLANTED(bytes_never_expected, "more have been copied", 1, 32),
+    PLANTED(bytes_never_copied, "64 bytes expected have not been copied", 1, 32),
+    PLANTED(too_many_bytes_expected, "16 bytes outstanding", 1, 32),
+    PLANTED(copy_nobody_waits_for, "", 1, 32),
+    PLANTED(box_read_too_early, "", 1, 32),
+    PLANTED(box_overwritten_while_read, "", 1, 64),
+    PLANTED(box_over_generic_reads_without_fence, "fence.proxy.async", 1, 64),
+    PLANTED(misaligned_box, "multiple of", 1, 32),
+    PLANTED(box_off_the_swizzle_atom, "multiple of 1024", 1, 32),
+    PLANTED(box_beyond_shared_memory, "out of bounds", 1, 32),
+    PLANTED(wrong_rank, "3 dimensions, the instruction 2", 1, 32),
+    PLANTED(no_tensor_map, "no tensor map", 1, 32),
+    PLANTED(odd_bulk_size, "multiple of 16", 1, 32),
+    PLANTED(odd_bulk_address, "multiple of 16", 1, 32),
+    PLANTED(bulk_out_of_bounds, "out of bounds", 1, 32),
+    PLANTED(multicast_to_nobody, "multicast mask 0x4", 2, 32),
+    PLANTED(store_without_fence, "fence.proxy.async", 1, 64),
+    PLANTED(store_source_overwritten, "race", 1, 64),
+    PLANTED(store_left_behind, "wait_group", 1, 64),
+    PLANTED(store_not_committed, "commit_group", 1, 64),
+    PLANTED(stored_data_read_after_wait_for_reads, "race", 1, 64),
+    PLANTED(bulk_wait_too_short, "race", 1, 128),
+    PLANTED(cp_read_without_wait, "", 1, 64),
+    PLANTED(cp_wait_too_short, "", 1, 64),
+    PLANTED(cp_read_by_others_without_barrier, "race", 1, 64),
+    PLANTED(cp_waited_for_by_one_lane, "", 1, 64),
+    PLANTED(cp_never_waited_for, "without waiting", 1, 64),
+    PLANTED(cp_source_overwritten, "race", 1, 64),
+    PLANTED(cp_source_size_too_big, "src-size 17", 1, 32),
+    PLANTED(cp_misaligned, "multiple of 16", 1, 32),
+    PLANTED(registers_beyond_the_pool, "wants 256", 1, 256),
+    PLANTED(setmaxnreg_differs, "different setmaxnreg", 1, 128),
+    PLANTED(setmaxnreg_by_one_warp, "warps of a warpgroup", 1, 128),
+    PLANTED(setmaxnreg_without_bounds, "C7508", 1, 128),
+    PLANTED(remote_arrival_at_an_ended_cta, "has ended", 2, 32),
+};
+
+FA_TEST(planted_bugs) {
+    for (const Planted &p : planted) {
+        Device<u8> memory(65536);
+        Device<int> line(1);
+        Encode e;
+        if (!FA_EXPECT(e(memory.p) == CUDA_SUCCESS)) return;
+        Bug bug = {memory.p, line.p, e.map[0]};
+        ptx_expect_findings(true);
+        launch(p.kernel, p.ctas, p.threads, p.ctas, 8192, bug);
+        cudaDeviceSynchronize();
+        std::string said = ptx_last_findings();
+        ptx_expect_findings(false);
+        cudaGetLastError();
+        char where[64];
+        snprintf(where, sizeof where, "test_async.cu:%d", line.host()[0]);
+        FA_EXPECT_MSG(said.find(where) != std::string::npos, "%s: nothing found at %s:\n%s", p.name, where, said.c_str());
+        FA_EXPECT_MSG(said.find(p.says) != std::string::npos, "%s: \"%s\" not said:\n%s", p.name, p.says, said.c_str());
+    }
+}
 FA_TEST_MAIN
