@@ -67,7 +67,7 @@ build/libfa_ptx.so: $(PTX_OBJECTS) tests/ptx/libcudart.map
 	@mkdir -p build/ptx/lib && ln -sf ../../libfa_ptx.so build/ptx/lib/libcudart.so.13
 # A CUDA program for the machine: PTX only, uncompressed, with source lines. ARCH=80 for another target.
 NVCC_PTX = $(NVCC) -O3 -lineinfo -no-compress -gencode arch=compute_$(or $(ARCH),90a),code=compute_$(or $(ARCH),90a) \
-             -I. -Itests -Itests/ptx
+             -I. -Itests -Itests/ptx -MMD -MP -MF $@.d -MT $@
 build/ptx/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
 	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
 build/ptx/shared/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.so
