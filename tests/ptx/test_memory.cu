@@ -885,6 +885,8 @@ BAD_KERNEL(local_before, uint32_t x; uint32_t l[4] = {1, 2, 3, p[0]}; PTX_LD("u3
 BAD_KERNEL(local_uninitialised, uint32_t x; uint32_t l[4]; l[threadIdx.x % 4] = 1; PTX_LD("u32", "r", l + (p[0] & 0)); p[0] = x;)
 BAD_KERNEL(param_behind, uint32_t x; asm volatile("{ .reg .b64 a; cvta.to.param.u64 a, %1; ld.param.u32 %0, [a+8]; }" : "=r"(x) : "l"((uint64_t)0)); p[0] = x;)
 BAD_KERNEL(write_to_constant, uint32_t x = 0; PTX_ST("u32", "r", const_block.byte);)
+BAD_KERNEL(refused_fence, asm volatile("fence.proxy.alias;" ::: "memory"); p[0] = 1;)
+BAD_KERNEL(refused_load, uint32_t x; PTX_LD("mmio.relaxed.sys.global.u32", "r", p); p[0] = x;)
 #if HAS_90
 BAD_KERNEL(no_tensor_map, asm volatile("prefetch.tensormap [%0];" ::"l"(p) : "memory");)
 BAD_KERNEL(no_such_rank, SHARED_64 uint32_t x; asm volatile("mapa.shared::cluster.u32 %0, %1, 1;" : "=r"(x) : "r"((uint32_t)IN_CTA(0))); asm volatile("st.shared::cluster.u32 [%0], 1;" ::"r"(x) : "memory");)
@@ -943,6 +945,8 @@ FA_TEST(findings) {
     if (!checks || strcmp(checks, "0")) EXPECT_FINDING(local_uninitialised, "uninitialised local");
     EXPECT_FINDING(param_behind, "out of bounds");
     EXPECT_FINDING(write_to_constant, "read-only");
+    EXPECT_FINDING(refused_fence, "fence.proxy.alias");
+    EXPECT_FINDING(refused_load, "ld.mmio.relaxed.sys.global.u32");
     cudaMalloc((void **)&freed, 64);
     cudaFree(freed);
     expect_finding("freed_memory", LINE_freed_memory, "out of bounds", freed_memory, freed);
