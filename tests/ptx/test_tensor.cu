@@ -253,10 +253,8 @@ struct Layout {
 
 static int offset_of(const Part *part, int parts, int x) {
     int at = 0;
-    for (int i = 0; i < parts; i++) {
-        at += (i == parts - 1 ? x : x % part[i].size) * part[i].stride;
-        x /= part[i].size;
-    }
+    for (int i = 0; i < parts - 1; i++) at += x % part[i].size * part[i].stride, x /= part[i].size;
+    at += x * part[parts - 1].stride;
     return at;
 }
 static u32 address_of(const Layout &l, u32 start, int bytes, int mn, int k) {
