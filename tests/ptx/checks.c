@@ -28,9 +28,10 @@ typedef struct {
 typedef struct Launch {
     Past is;
     u64 findings;
-    struct Pair {
+    struct Told {
+        const char *format;
         const Ins *in, *other;
-    } * told;
+    } * told; /* findings that have been printed */
     u32 ntold;
     bool fences;          /* some thread has executed a memory fence */
     struct Launch *outer; /* a primary grid may run inside its secondary */
@@ -156,14 +157,24 @@ static void say_lanes(int warp, u32 lanes, bool all) {
         say("warp %d, thread %d", warp, warp * LANES + ptx_first_lane(lanes));
 }
 
-/* Names of the C++ runtime, if the program has it. */
+/* Of the C++ runtime, if the program has it. */
 extern char *__cxa_demangle(const char *name, char *buffer, size_t *bytes, int *status) __attribute__((weak));
 
-static void say_kernel(const Kernel *k) {
+void ptx_demangle(const char *symbol, char *text, size_t bytes) {
     int status = 1;
-    char *name = __cxa_demangle ? __cxa_demangle(k->name, NULL, NULL, &status) : NULL;
-    say("\n  in:  %s\n", status ? k->name : name);
+    char *name = __cxa_demangle ? __cxa_demangle(symbol, NULL, NULL, &status) : NULL;
+    snprintf(text, bytes, "%s", status ? symbol : name);
     free(name);
+}
+
+/* A variable of a function, without the function: _ZZ6kernelPiE3buf_$_0 is "buf". */
+static void variable_name(const char *symbol, char *text, size_t bytes) {
+    char own[512], full[1024];
+    const char *suffix = strstr(symbol, "_$_"), *name = full, *colons;
+    snprintf(own, sizeof own, "%.*s", suffix ? (int)(suffix - symbol) : (int)sizeof own, symbol);
+    ptx_demangle(own, full, sizeof full);
+    while ((colons = strstr(name, "::"))) name = colons + 2;
+    snprintf(text, bytes, "%.100s", name);
 }
 
 /* Actors have a name that ptx_new_actor gave them, or are warps. */
@@ -206,19 +217,32 @@ static void say_party(const Grid *g, const Cluster *own, const Party *p) {
     say_lanes((int)warp, LANE_BIT(p->lane & 31), p->lane >= LANES);
 }
 
-/* One finding for a pair of places and launch. */
-static bool is_told(const Ins *in, const Ins *other) {
-    for (u32 i = 0; running && i < running->ntold; i++)
-        if (running->told[i].in == in && running->told[i].other == other) return true;
+/* The same line, inlined at the same lines: copies of an instruction in an unrolled loop are one place. */
+static bool same_place(const Ins *a, const Ins *b) {
+    const Kernel *k = a && b ? kernel_of(a) : NULL;
+    if (a == b || !k || kernel_of(b) != k) return a == b;
+    int i = a->place, j = b->place;
+    for (; i >= 0 && j >= 0 && i != j; i = k->place[i].inlined_at, j = k->place[j].inlined_at)
+        if (k->place[i].line != k->place[j].line || k->place[i].file != k->place[j].file) return false;
+    return i == j && a->place >= 0;
+}
+
+/* A pair of places is printed once a launch. */
+static bool is_told(const char *format, const Ins *in, const Ins *other) {
+    const struct Told *t = running ? running->told : NULL;
+    for (u32 i = 0; running && i < running->ntold; i++, t++)
+        if (t->format == format && ((same_place(t->in, in) && same_place(t->other, other)) ||
+                                    (same_place(t->in, other) && same_place(t->other, in))))
+            return true;
     return false;
 }
 
-static bool report(Warp *w, const Ins *in, u32 lanes, const Party *other, const char *format, va_list list) {
-    if (in && is_told(in, other ? other->in : NULL)) return false;
+static void report(Warp *w, const Ins *in, u32 lanes, const Party *other, const char *format, va_list list) {
+    char name[1024];
     if (running) {
         running->findings++;
         running->told = realloc(running->told, (running->ntold + 1) * sizeof *running->told);
-        running->told[running->ntold++] = (struct Pair){in, other ? other->in : NULL};
+        running->told[running->ntold++] = (struct Told){format, in, other ? other->in : NULL};
     }
     if (!findings.expected) findings.total++;
     say("ptx: ");
@@ -237,18 +261,19 @@ static bool report(Warp *w, const Ins *in, u32 lanes, const Party *other, const 
         if (w && kernel_of(other->in) == w->cta->grid->kernel)
             say_party(w->cta->grid, w->cta->cluster, other);
         else if (kernel_of(other->in))
-            say(", of %s", kernel_of(other->in)->name);
+            ptx_demangle(kernel_of(other->in)->name, name, sizeof name), say(", of %s", name);
     }
-    if (running) say_kernel(running->is.kernel);
-    return true;
+    if (running) ptx_demangle(running->is.kernel->name, name, sizeof name), say("\n  in:  %s", name);
+    say("\n");
 }
 
 void ptx_finding(Warp *w, const Ins *in, u32 lanes, const Party *other, const char *format, ...) {
     va_list list;
+    if (in && is_told(format, in, other ? other->in : NULL)) return;
     va_start(list, format);
-    bool new = report(w, in, lanes, other, format, list);
+    report(w, in, lanes, other, format, list);
     va_end(list);
-    if (!new || !w || !running || running->findings < (u64)ptx_device.max_findings) return;
+    if (!w || !running || running->findings < (u64)ptx_device.max_findings) return;
     say("ptx: the launch ends here, with %" PRIu64 " findings (FA_PTX_FINDINGS sets how many)\n",
         running->findings);
     longjmp(ptx_launch_exit, 1);
@@ -274,9 +299,10 @@ _Noreturn void ptx_refuse(const Kernel *k, int place, const char *format, ...) {
     if (k) {
         ptx_place_text(k, place, text, sizeof text);
         say("\n  at:  %s", text);
-        say_kernel(k);
-    } else
-        say("\n");
+        ptx_demangle(k->name, text, sizeof text);
+        say("\n  in:  %s", text);
+    }
+    say("\n");
     longjmp(ptx_launch_exit, 1);
 }
 
@@ -541,45 +567,50 @@ void ptx_proxy_fence(Warp *w, u32 m) {
     now(w), w->now++;
 }
 
-/* Strong accesses hand knowledge on by address: a table of what has been released there. Its clocks have no dense part,
- * as clusters come and go. */
+/* Strong accesses hand knowledge on by address: a table of what has been released there. What is released is a snapshot
+ * that many addresses may refer to, each by a list (lists do not change, so that addresses share them too). The clocks of
+ * snapshots have no dense part, as clusters come and go. */
 typedef struct {
     u64 address; /* 0: free. Shared memory: window, number of the cluster, rank, offset */
-    Knowledge know;
+    u32 list;
 } SyncWord;
 static struct {
     SyncWord *slot;
     u32 room, used;
-} sync_words;
+    Knowledge *snapshot; /* [0] is not used */
+    u32 snapshots, snapshot_room;
+    struct Link {
+        u32 snapshot, next;
+    } * link; /* [0] is not used */
+    u32 links, link_room;
+    u32 from, added, to; /* the list that was made last: `from` with snapshot `added` in front */
+} table;
 
-static SyncWord *sync_word(u64 address, bool make) {
-    if (make && sync_words.used * 2 >= sync_words.room) {
-        u32 room = sync_words.room ? sync_words.room * 2 : 256, old = sync_words.room;
-        SyncWord *slot = sync_words.slot;
-        sync_words.slot = calloc(room, sizeof *slot), sync_words.room = room;
-        for (u32 i = 0; i < old; i++)
-            if (slot[i].address) {
-                u32 at = (u32)(slot[i].address * 0x9e3779b97f4a7c15u >> 32) & (room - 1);
-                while (sync_words.slot[at].address) at = (at + 1) & (room - 1);
-                sync_words.slot[at] = slot[i];
-            }
-        free(slot);
+static SyncWord *find_slot(u64 address) {
+    u32 at = (u32)(address * 0x9e3779b97f4a7c15u >> 32) & (table.room - 1);
+    while (table.slot[at].address && table.slot[at].address != address) at = (at + 1) & (table.room - 1);
+    return &table.slot[at];
+}
+
+static u32 *sync_list(u64 address) {
+    if (table.used * 2 >= table.room) {
+        SyncWord *old = table.slot;
+        u32 n = table.room;
+        table.room = n ? 2 * n : 256;
+        table.slot = calloc(table.room, sizeof *table.slot);
+        for (u32 i = 0; i < n; i++)
+            if (old[i].address) *find_slot(old[i].address) = old[i];
+        free(old);
     }
-    if (!sync_words.used && !make) return NULL;
-    u32 at = (u32)(address * 0x9e3779b97f4a7c15u >> 32) & (sync_words.room - 1);
-    while (sync_words.slot[at].address && sync_words.slot[at].address != address)
-        at = (at + 1) & (sync_words.room - 1);
-    SyncWord *s = &sync_words.slot[at];
-    if (s->address) return s;
-    if (!make) return NULL;
-    s->address = address, sync_words.used++;
-    return s;
+    SyncWord *s = find_slot(address);
+    if (!s->address) s->address = address, table.used++;
+    return &s->list;
 }
 
 static void forget_sync_table(void) {
-    for (u32 i = 0; i < sync_words.room; i++) ptx_knowledge_free(&sync_words.slot[i].know);
-    free(sync_words.slot);
-    sync_words.slot = NULL, sync_words.room = sync_words.used = 0;
+    for (u32 i = 1; i <= table.snapshots; i++) ptx_knowledge_free(&table.snapshot[i]);
+    free(table.slot), free(table.snapshot), free(table.link);
+    memset(&table, 0, sizeof table);
 }
 
 static u32 cluster_number(const Warp *w) { return running->is.base + w->cta->cluster->serial; }
@@ -588,32 +619,29 @@ static u64 sync_address(const Warp *w, u64 address) {
     return (address & WINDOW_MASK) == SHARED_WINDOW ? address | (u64)cluster_number(w) << 32 : address;
 }
 
-/* A clock of the cluster into one of the table, and back. */
+/* Only the sparse part: entries of the own cluster get its number. */
 static void clock_to_table(Clock *to, const Clock *from, u32 cluster) {
-    static Far *f;
-    static u32 room;
-    if (from->n + from->nfar > room) f = realloc(f, (room = 2 * (from->n + from->nfar)) * sizeof *f);
     u32 n = 0, own = 0;
+    Far *f = malloc((from->n + from->nfar + 1) * sizeof *f);
     while (own < from->nfar && !from->far[own].cluster) own++;
-    clock_join_far(to, from->far + own, from->nfar - own);
-    for (u32 i = 1, j = 0;
-         i < from->n || j < own;) { /* merges dense entries (all lanes) and those of some lanes */
-        if (j < own && (i >= from->n || from->far[j].actor <= i))
+    for (u32 i = 1, j = 0; i < from->n || j < own;) { /* merges those of some lanes and those of all */
+        if (j < own && (i >= from->n || from->far[j].actor <= i)) {
             f[n] = from->far[j++], f[n++].cluster = cluster;
-        else if (from->at[i])
-            f[n++] = (Far){cluster, i, ALL_LANES, from->at[i]}, i++;
-        else
+        } else {
+            if (from->at[i]) f[n++] = (Far){cluster, i, ALL_LANES, from->at[i]};
             i++;
+        }
     }
+    clock_join_far(to, from->far + own, from->nfar - own);
     clock_join_far(to, f, n);
+    free(f);
 }
-/* True if there is anything in it that neither `to` nor `known` has, and that `self` has not put there itself. */
+
+/* And back. True if there is anything in it that neither `to` nor `known` has, and that `self` has not put there. */
 static bool clock_from_table(Clock *to, const Clock *from, u32 cluster, const Clock *known, u32 self) {
-    static Far *f;
-    static u32 room;
-    if (from->nfar > room) f = realloc(f, (room = 2 * from->nfar) * sizeof *f);
-    u32 n = 0;
+    Far *f = malloc((from->nfar + 1) * sizeof *f);
     bool new = false;
+    u32 n = 0;
     for (int other = 0; other < 2; other++) /* entries of the own cluster have number 0 and come first */
         for (u32 i = 0; i < from->nfar; i++) {
             Far e = from->far[i];
@@ -629,65 +657,96 @@ static bool clock_from_table(Clock *to, const Clock *from, u32 cluster, const Cl
                 f[n++] = e;
         }
     clock_join_far(to, f, n);
+    free(f);
     return new;
 }
 
-static void to_table(Warp *w, u64 address, const Knowledge *know) {
-    SyncWord *s = sync_word(sync_address(w, address), true);
-    clock_to_table(&s->know.seen, &know->seen, cluster_number(w));
-    clock_to_table(&s->know.fenced, &know->fenced, cluster_number(w));
+static u32 new_snapshot(const Warp *w, const Knowledge *know) {
+    if (table.snapshots + 2 > table.snapshot_room) {
+        table.snapshot_room = 2 * table.snapshot_room + 64;
+        table.snapshot = realloc(table.snapshot, table.snapshot_room * sizeof *table.snapshot);
+    }
+    Knowledge *s = &table.snapshot[++table.snapshots];
+    *s = (Knowledge){0};
+    clock_to_table(&s->seen, &know->seen, cluster_number(w));
+    clock_to_table(&s->fenced, &know->fenced, cluster_number(w));
+    return table.snapshots;
+}
+
+static u32 with_snapshot(u32 list, u32 snapshot) {
+    if (table.from == list && table.added == snapshot) return table.to;
+    for (u32 i = list; i; i = table.link[i].next)
+        if (table.link[i].snapshot == snapshot) return list;
+    if (table.links + 2 > table.link_room) {
+        table.link_room = 2 * table.link_room + 64;
+        table.link = realloc(table.link, table.link_room * sizeof *table.link);
+    }
+    table.link[++table.links] = (struct Link){snapshot, list};
+    table.from = list, table.added = snapshot, table.to = table.links;
+    return table.links;
 }
 
 void ptx_sync_read(Warp *w, u32 m, u64 address, Order order) {
     static Knowledge read;
-    if (!ptx_device.checks) return;
-    const SyncWord *s = sync_word(sync_address(w, address), false);
-    if (!s) return;
+    if (!ptx_device.checks || !table.used) return;
+    u32 list = find_slot(sync_address(w, address))->list;
+    if (!list || (!(order & ACQUIRE) && w->acquired_list == list)) return;
     const Knowledge *known = ptx_knows(w, m);
     Knowledge *to = order & ACQUIRE ? &read : &w->acquired;
-    if (order & ACQUIRE) ptx_knowledge_clear(to);
     u32 cluster = cluster_number(w), self = (u32)ptx_warp_actor(w);
-    bool new = clock_from_table(&to->seen, &s->know.seen, cluster, &known->seen, self);
-    clock_from_table(&to->fenced, &s->know.fenced, cluster, &known->fenced, self);
-    if (order & ACQUIRE)
+    bool new = false;
+    if (order & ACQUIRE) ptx_knowledge_clear(to);
+    for (u32 i = list; i; i = table.link[i].next) {
+        const Knowledge *s = &table.snapshot[table.link[i].snapshot];
+        new |= clock_from_table(&to->seen, &s->seen, cluster, &known->seen, self);
+        clock_from_table(&to->fenced, &s->fenced, cluster, &known->fenced, self);
+    }
+    if (order & ACQUIRE) {
         ptx_acquire(w, m, to);
-    else if (new || !w->has_acquired)
-        w->has_acquired = true, w->acquired_at = now(w);
+        return;
+    }
+    if (new || !w->has_acquired) w->acquired_at = now(w);
+    w->has_acquired = true, w->acquired_list = list;
+}
+
+/* What lanes m of the warp hand on of what was known at its last fence; 0: nothing. Lanes that have fenced, and have not
+ * met since, hand on their own accesses only. */
+static u32 fenced_snapshot(Warp *w, u32 m) {
+    static Knowledge own;
+    if (w->synced > w->released_at || m == w->released_lanes) {
+        if (!w->released_snapshot) w->released_snapshot = new_snapshot(w, &w->released);
+        return w->released_snapshot;
+    }
+    if (m & ~w->released_lanes) return 0;
+    u32 self = (u32)ptx_warp_actor(w), n = 0;
+    ptx_knowledge_copy(&own, &w->released);
+    for (u32 j = 0; j < own.seen.nfar; j++)
+        if (own.seen.far[j].cluster || own.seen.far[j].actor != self) own.seen.far[n++] = own.seen.far[j];
+    own.seen.nfar = n;
+    if (self < own.seen.n && own.seen.at[self] >= w->synced) own.seen.at[self] = w->synced - 1;
+    clock_learn_lanes(&own.seen, self, m, w->released_at);
+    return new_snapshot(w, &own);
 }
 
 /* A relaxed write hands on what was known at a fence before it: of its own thread, or of threads that a barrier orders
  * before it (the usual "all threads fence, __syncthreads(), thread 0 counts": their stores have been performed). */
 void ptx_sync_write(Warp *w, u32 m, u64 address, Order order) {
     static Knowledge own;
-    if (!ptx_device.checks) return;
+    if (!ptx_device.checks || !(order & RELEASE || running->fences)) return;
+    u32 *list = sync_list(sync_address(w, address));
     if (order & RELEASE) {
         ptx_knowledge_clear(&own);
         ptx_release(w, m, &own);
-        to_table(w, address, &own);
+        *list = with_snapshot(*list, new_snapshot(w, &own));
     }
-    if (!running->fences) return;
-    for (int i = 0; i < w->cta->nwarps; i++) {
-        Warp *v = &w->cta->warp[i];
-        u32 actor = (u32)ptx_warp_actor(v);
+    const Clock *seen = &ptx_knows(w, m)->seen;
+    for (Warp *v = w->cta->warp; v < w->cta->warp + w->cta->nwarps; v++) {
         if (!v->released_at) continue;
-        if (v != w) {
-            if (clock_knows(&ptx_knows(w, m)->seen, 0, actor, v->released_lanes, v->released_at))
-                to_table(w, address, &v->released);
-        } else if (w->synced > w->released_at || m == w->released_lanes)
-            to_table(w, address, &w->released);
-        else if (
-            !(m &
-              ~w->released_lanes)) { /* of the lanes that fenced, and have not met since: their own accesses */
-            ptx_knowledge_copy(&own, &w->released);
-            Far *f = own.seen.far;
-            u32 n = 0;
-            for (u32 j = 0; j < own.seen.nfar; j++)
-                if (f[j].cluster || f[j].actor != actor) f[n++] = f[j];
-            own.seen.nfar = n;
-            if (actor < own.seen.n && own.seen.at[actor] >= w->synced) own.seen.at[actor] = w->synced - 1;
-            clock_learn_lanes(&own.seen, actor, m, w->released_at);
-            to_table(w, address, &own);
-        }
+        bool before =
+            v != w && clock_knows(seen, 0, (u32)ptx_warp_actor(v), v->released_lanes, v->released_at);
+        if (before && !v->released_snapshot) v->released_snapshot = new_snapshot(v, &v->released);
+        u32 snapshot = before ? v->released_snapshot : v == w ? fenced_snapshot(w, m) : 0;
+        if (snapshot) *list = with_snapshot(*list, snapshot);
     }
 }
 
@@ -705,7 +764,7 @@ void ptx_memory_fence(Warp *w, u32 m) {
     if (w->synced > w->released_at) /* else groups of lanes fence one after the other: all of it counts */
         ptx_knowledge_clear(&w->released), w->released_lanes = 0;
     hand_on(w, m, &w->released);
-    w->released_at = w->now++, w->released_lanes |= m;
+    w->released_at = w->now++, w->released_lanes |= m, w->released_snapshot = 0;
 }
 
 /* ---- shadow memory ----------------------------------------------------------------------------------------------- */
@@ -945,79 +1004,83 @@ static inline bool ordered(const Visit *v, const Rec *r) {
            (r->actor == v->rec.actor && v->generic_own && r->lanes == v->rec.lanes);
 }
 
-/* "shared memory tile+64 (offset 1088)", "device memory cudaMalloc #2+4096" */
+/* "shared memory tile+64 (offset 1088)", "byte 4096 of cudaMalloc #2" */
 static void name_address(const Visit *v, u64 at, char *text, size_t bytes) {
     if (!v->cta) {
-        snprintf(text, bytes, "device memory %s+%" PRIu64, v->allocation->name, at);
+        snprintf(text, bytes, "byte %" PRIu64 " of %s", at, v->allocation->name);
         return;
     }
     const Kernel *k = v->cta->grid->kernel;
-    char other[32] = "";
+    char of[48] = "", name[128] = "";
+    u64 begin = 0;
     if (v->cta != v->a->warp->cta)
-        snprintf(other, sizeof other, " of CTA (%u,%u,%u)", v->cta->x, v->cta->y, v->cta->z);
+        snprintf(of, sizeof of, " of CTA (%u,%u,%u)", v->cta->x, v->cta->y, v->cta->z);
+    if (k->uses_dynamic_shared && at >= k->dynamic_offset)
+        snprintf(name, sizeof name, "dynamic"), begin = k->dynamic_offset;
     for (int i = 0; i < k->nshared; i++) {
         const Symbol *s = &k->shared[i];
-        if (at < s->offset || at >= (u64)s->offset + s->size) continue;
-        snprintf(text, bytes, "shared memory%s %s+%" PRIu64 " (offset %" PRIu64 ")", other, s->name,
-                 at - s->offset, at);
-        return;
+        if (at >= s->offset && at < (u64)s->offset + s->size)
+            variable_name(s->name, name, sizeof name), begin = s->offset;
     }
-    if (k->uses_dynamic_shared && at >= k->dynamic_offset)
-        snprintf(text, bytes, "dynamic shared memory%s+%" PRIu64 " (offset %" PRIu64 ")", other,
-                 at - k->dynamic_offset, at);
-    else
-        snprintf(text, bytes, "shared memory%s, offset %" PRIu64, other, at);
+    snprintf(text, bytes, "shared memory%s %s+%" PRIu64 " (offset %" PRIu64 ")", of, name, at - begin, at);
+}
+
+/* What to do about two accesses that nothing orders. */
+static const char *remedy(const Visit *v, const Rec *r) {
+    const Clock *seen = &v->know->seen;
+    bool same_cluster = r->cluster == v->rec.cluster;
+    if (same_cluster && (r->flags & PROXY_BITS) != GENERIC_PROXY)
+        return "the asynchronous operation is not known to be complete here: wait for it, and let a barrier "
+               "follow "
+               "for the threads that do not wait themselves";
+    for (u32 i = 0; same_cluster && i < seen->nfar && !seen->far[i].cluster; i++)
+        if (seen->far[i].actor == r->actor && seen->far[i].time >= r->time)
+            return "another lane of that warp has arrived or released, which does not cover this one: add "
+                   "__syncwarp() before a lane does so for its warp";
+    if ((r->flags ^ v->rec.flags) & STRONG)
+        return "one of the two is a plain access, and no barrier or acquire orders them: make it atomic, "
+               "volatile, or "
+               "an acquire/release";
+    if (same_cluster) return "no barrier orders the two";
+    return "nothing orders these CTAs: it takes st; __threadfence(); atomic in the one and atomic; "
+           "__threadfence(); ld "
+           "in the other, or release and acquire";
 }
 
 static __attribute__((noinline)) void conflict(const Visit *v, const Rec *r, u64 at, Verdict verdict) {
+    static const char *const formats[] = {[RACE] = "race (%s): %s: %s",
+                                          [LANES_RACE] = "race of lanes (%s): %s: %s",
+                                          [NOT_FENCED] = "missing fence.proxy.async (%s): %s: %s",
+                                          [BEFORE_GRID_WAIT] = "race of grids (%s): %s: %s"};
     const Past *l = launch_of(r->cluster);
-    const Ins *in = v->a->in, *other = l ? &l->kernel->code[r->ins] : NULL;
-    if (is_told(in, other)) return;
+    const Ins *in = v->a->in, *other = &l->kernel->code[r->ins];
+    if (is_told(formats[verdict], in, other)) return;
     bool writes = v->rec.flags & IS_WRITE, wrote = r->flags & IS_WRITE;
-    bool async = (r->flags & PROXY_BITS) != GENERIC_PROXY, strong = (r->flags ^ v->rec.flags) & STRONG;
-    bool queue = async && r->cluster == v->rec.cluster;
-    const char *kind = writes ? wrote ? "write after write" : "write after read" : "read after write";
-    const char *verb = writes ? "writes" : "reads", *past_verb = wrote ? "wrote" : "read";
-    char where[200];
+    const char *advice = remedy(v, r);
+    if (verdict == LANES_RACE)
+        advice = in == other && writes && wrote
+                     ? "lanes put different values there, or one after the other: let one lane write, or add "
+                       "__syncwarp()"
+                     : "nothing orders these lanes of the warp: add __syncwarp()";
+    if (verdict == NOT_FENCED)
+        advice = wrote ? "the threads that wrote this need a fence.proxy.async before the barrier, or the "
+                         "async proxy "
+                         "may not see it"
+                       : "the threads that read this need a fence.proxy.async before the barrier, or the "
+                         "async proxy "
+                         "may overwrite it first";
+    if (verdict == BEFORE_GRID_WAIT)
+        advice = "the grids overlap, and the dependent one does this before griddepcontrol.wait "
+                 "(cudaGridDependencySynchronize())";
+    char where[256];
     name_address(v, at, where, sizeof where);
-    Party party = {other, l ? r->cluster - l->base : 0, r->actor,
+    Party party = {other, r->cluster - l->base, r->actor,
                    r->lanes & (r->lanes - 1) ? LANES : ptx_first_lane(r->lanes)};
-    u32 lanes = lanes_of(v->a);
-    switch (verdict) {
-    case NOT_FENCED:
-        ptx_finding(
-            v->a->warp, in, lanes, &party,
-            "missing fence.proxy.async (%s): %s: the async proxy %s what the generic proxy %s; a "
-            "fence.proxy.async of the threads that %s it is needed before the barrier that orders the two",
-            kind, where, verb, past_verb, past_verb);
-        break;
-    case LANES_RACE:
-        ptx_finding(v->a->warp, in, lanes, &party,
-                    other == in && writes && wrote
-                        ? "race of lanes (%s): %s: lanes of the warp write it, with different values or one "
-                          "after the "
-                          "other: add __syncwarp(), or let one lane write"
-                        : "race of lanes (%s): %s: nothing orders these lanes of the warp: add __syncwarp()",
-                    kind, where);
-        break;
-    case BEFORE_GRID_WAIT:
-        ptx_finding(v->a->warp, in, lanes, &party,
-                    "race of grids (%s): %s: the two grids overlap, and the dependent one touches it before "
-                    "griddepcontrol.wait (cudaGridDependencySynchronize())",
-                    kind, where);
-        break;
-    default:
-        ptx_finding(
-            v->a->warp, in, lanes, &party, "race (%s): %s: %s", kind, where,
-            queue    ? "the asynchronous operation may still be running: it has not been waited for"
-            : strong ? "one of the two is a plain access, no barrier or acquire orders them: use an atomic, "
-                       "volatile or acquire/release access"
-            : v->cta ? "no barrier orders the two"
-            : r->cluster != v->rec.cluster
-                ? "no release and acquire orders these CTAs (st; __threadfence(); atomic ... atomic; "
-                  "__threadfence(); ld)"
-                : "no barrier orders the two");
-    }
+    ptx_finding(v->a->warp, in, lanes_of(v->a), &party, formats[verdict],
+                !writes ? "read after write"
+                : wrote ? "write after write"
+                        : "write after read",
+                where, advice);
 }
 
 static void check_list(const Visit *v, u32 list, u8 mask, u64 at) {
@@ -1035,13 +1098,12 @@ static inline bool same_epoch(const Rec *a, const Rec *b) {
 
 /* Nobody needs the old read any more if whoever is ordered after the new one is ordered after it too. */
 static bool replaces(const Visit *v, const Rec *old, u8 mask) {
+    bool own = old->cluster == v->rec.cluster;
     if (old->mask & ~mask || old->flags != v->rec.flags) return false;
-    if (old->actor == v->rec.actor && old->cluster == v->rec.cluster && !(old->lanes & ~v->rec.lanes))
-        return true;
-    return ordered(v, old) || judge(v, old) == ORDERED;
+    return (own && old->actor == v->rec.actor && !(old->lanes & ~v->rec.lanes)) ||
+           clock_knows(&v->know->seen, own ? 0 : old->cluster, old->actor, old->lanes, old->time);
 }
 
-/* A list of these; the end of an old list is taken over if it is the same. */
 static u32 make_list(const Rec *rec, u32 n) {
     u32 list = 0;
     while (n-- > 0) list = push(list, &rec[n]);
@@ -1091,28 +1153,26 @@ static __attribute__((noinline)) u32 without(u32 list, u8 mask, const Rec *rec) 
     return make_list(keep, n);
 }
 
-static __attribute__((noinline)) void not_valid(const Visit *v, Cell *c, u8 mask, u64 at) {
-    u8 missing = mask & (u8)~c->valid, flying = missing & c->flying;
-    const Ins *copy = flying ? &running->is.kernel->code[c->copy] : NULL;
-    char where[200];
-    c->valid |= missing;
-    if (is_told(v->a->in, copy)) return;
-    name_address(v, at + (u32)__builtin_ctz(flying ? flying : missing), where, sizeof where);
-    Party party = {copy, 0, 0, LANES};
-    if (flying)
-        ptx_finding(v->a->warp, v->a->in, lanes_of(v->a), &party,
-                    "read too early: %s: an asynchronous copy is still writing it: wait for it", where);
-    else
-        ptx_finding(v->a->warp, v->a->in, lanes_of(v->a), NULL,
-                    "uninitialised: %s: nothing has been written there", where);
-}
-
-static __attribute__((noinline)) void written_in_flight(const Visit *v, Cell *c, u8 mask, u64 at) {
+static __attribute__((noinline)) void in_flight(const Visit *v, const Cell *c, u8 mask, u64 at) {
     Party party = {&running->is.kernel->code[c->copy], 0, 0, LANES};
-    char where[200];
+    char where[256];
     name_address(v, at + (u32)__builtin_ctz(mask & c->flying), where, sizeof where);
     ptx_finding(v->a->warp, v->a->in, lanes_of(v->a), &party,
-                "race (write after write): %s: an asynchronous copy is still writing it", where);
+                "%s too early: %s: an asynchronous copy is still writing it: wait for it first",
+                v->rec.flags & IS_WRITE ? "written" : "read", where);
+}
+
+static __attribute__((noinline)) void not_valid(const Visit *v, Cell *c, u8 mask, u64 at) {
+    u8 missing = mask & (u8)~c->valid;
+    char where[256];
+    c->valid |= missing;
+    if (missing & c->flying) {
+        in_flight(v, c, missing, at);
+        return;
+    }
+    name_address(v, at + (u32)__builtin_ctz(missing), where, sizeof where);
+    ptx_finding(v->a->warp, v->a->in, lanes_of(v->a), NULL,
+                "uninitialised: %s: nothing has been written there", where);
 }
 
 static inline void read_cell(Visit *v, Cell *c, u8 mask, u64 at, bool shared) {
@@ -1135,7 +1195,7 @@ static inline void write_cell(Visit *v, Cell *c, u8 mask, u64 at, bool shared) {
             if (v->rec.flags & PROXY_BITS)
                 c->flying &= (u8)~mask; /* the copy itself */
             else
-                written_in_flight(v, c, mask, at);
+                in_flight(v, c, mask, at);
         }
         c->valid |= mask;
     }
@@ -1180,24 +1240,27 @@ static inline __attribute__((always_inline)) void visit_cells(Visit *v, Page **p
     }
 }
 
-static inline void shared_bounds(Cta *c, u32 offset, u32 bytes, const Access *a) {
-    if ((u64)offset + bytes <= c->shared_bytes) return;
+static _Noreturn void outside_shared(const Cta *c, u32 offset, u32 bytes, const Access *a) {
     const Kernel *k = c->grid->kernel;
-    const Symbol *near = NULL;
-    for (int i = 0; i < k->nshared; i++)
-        if (k->shared[i].offset <= offset && (!near || k->shared[i].offset >= near->offset))
-            near = &k->shared[i];
-    bool dynamic = k->uses_dynamic_shared && offset >= k->dynamic_offset;
-    ptx_fatal(a->warp, a->in, lanes_of(a), NULL,
-              "out of bounds: shared memory offset %u, %u bytes: the CTA has %u (static %u, dynamic %u); %s "
-              "begins at %u",
-              offset, bytes, c->shared_bytes, k->shared_bytes, c->grid->dynamic_shared,
-              dynamic ? "dynamic shared memory"
-              : near  ? near->name
-                      : "it",
-              dynamic ? k->dynamic_offset
-              : near  ? near->offset
-                      : 0);
+    char near[200] = "";
+    u32 begin = 0;
+    for (int i = 0; i < k->nshared; i++) {
+        const Symbol *s = &k->shared[i];
+        char name[128];
+        if (s->offset > offset || s->offset < begin) continue;
+        variable_name(s->name, name, sizeof name), begin = s->offset;
+        snprintf(near, sizeof near, "; %s of %u bytes is at %u", name, s->size, begin);
+    }
+    if (k->uses_dynamic_shared && offset >= k->dynamic_offset)
+        snprintf(near, sizeof near, "; the dynamic part is at %u", k->dynamic_offset);
+    ptx_fatal(
+        a->warp, a->in, lanes_of(a), NULL,
+        "out of bounds: %u bytes at offset %u of shared memory, the CTA has %u (static %u, dynamic %u)%s",
+        bytes, offset, c->shared_bytes, k->shared_bytes, c->grid->dynamic_shared, near);
+}
+
+static inline void shared_bounds(const Cta *c, u32 offset, u32 bytes, const Access *a) {
+    if ((u64)offset + bytes > c->shared_bytes) outside_shared(c, offset, bytes, a);
 }
 
 void ptx_shared_read(Cta *c, u32 offset, u32 bytes, const Access *a) {
@@ -1230,21 +1293,22 @@ void ptx_shared_in_flight(Cta *c, u32 offset, u32 bytes, const Access *a) {
 
 static _Noreturn void outside(u64 address, u32 bytes, const Access *a) {
     const Allocation *near = ptx_nearest_allocation(address);
-    u64 begin = near ? (u64)(uintptr_t)near->memory : 0;
-    char text[200] = "there is no device memory";
-    if (address < 4096)
-        snprintf(text, sizeof text, "a null pointer");
-    else if (near && address + bytes <= begin)
-        snprintf(text, sizeof text, "%" PRIu64 " bytes before %s of %" PRIu64 " bytes", begin - address,
+    u64 begin = near ? (u64)(uintptr_t)near->memory : 0, end = near ? begin + near->bytes : 0;
+    char text[200];
+    if (address < 4096 || !near)
+        snprintf(text, sizeof text, address < 4096 ? "a null pointer" : "there is no device memory");
+    else
+        snprintf(text, sizeof text, "%s%" PRIu64 "%s %s (%" PRIu64 " bytes)",
+                 address < begin || address >= end ? "" : "byte ",
+                 address < begin ? begin - address
+                 : address < end ? address - begin
+                                 : address - end,
+                 address < begin ? " bytes before"
+                 : address < end ? " of"
+                                 : " bytes behind the end of",
                  near->name, near->bytes);
-    else if (near && address >= begin + near->bytes)
-        snprintf(text, sizeof text, "%" PRIu64 " bytes behind the end of %s of %" PRIu64 " bytes",
-                 address - begin - near->bytes, near->name, near->bytes);
-    else if (near)
-        snprintf(text, sizeof text, "at offset %" PRId64 " of %s of %" PRIu64 " bytes",
-                 (s64)(address - begin), near->name, near->bytes);
     ptx_fatal(a->warp, a->in, lanes_of(a), NULL,
-              "out of bounds: device memory address 0x%" PRIx64 ", %u bytes: %s", address, bytes, text);
+              "out of bounds: %u bytes of device memory at 0x%" PRIx64 ": %s", bytes, address, text);
 }
 
 static inline void visit_global(Allocation *m, u64 address, u32 bytes, const Access *a, bool write) {
@@ -1273,8 +1337,8 @@ u8 *ptx_global_write(u64 address, u32 bytes, const Access *a) {
     Allocation *m = ptx_find_allocation(address, bytes);
     if (!m) outside(address, bytes, a);
     if (m->read_only)
-        ptx_fatal(a->warp, a->in, lanes_of(a), NULL, "write to read-only memory: %s+%" PRIu64, m->name,
-                  address - (u64)(uintptr_t)m->memory);
+        ptx_fatal(a->warp, a->in, lanes_of(a), NULL, "write to read-only memory: byte %" PRIu64 " of %s",
+                  address - (u64)(uintptr_t)m->memory, m->name);
     m->written += bytes;
     if (ptx_device.checks) visit_global(m, address, bytes, a, true);
     return (u8 *)(uintptr_t)address;

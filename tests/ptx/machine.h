@@ -319,9 +319,10 @@ struct Warp {
     u32 now, synced;     /* the warp's own time: it moves on after each release; time of the last warp-wide sync */
     Knowledge released;  /* at the last fence: what a later relaxed store or atomic hands on */
     u32 released_at, released_lanes; /* time and lanes of that fence; 0: none */
+    u32 released_snapshot;           /* its entry in the table of strong accesses; 0: none yet */
     Knowledge acquired;  /* from relaxed loads and atomics: becomes known at the next fence */
     bool has_acquired;
-    u32 acquired_at;     /* time of the last of them */
+    u32 acquired_at, acquired_list; /* time and source of the last of them */
     u32 touched_lanes;   /* lanes with generic accesses since `synced` */
     bool grid_waited;    /* passed griddepcontrol.wait */
     /* async.c */
@@ -512,6 +513,8 @@ _Noreturn void ptx_fatal(Warp *w, const Ins *in, u32 lanes, const Party *other, 
 /* What the machine does not know: "unsupported opcode ... at file.cu:line"; ends the launch as ptx_fatal. */
 /* k is NULL outside kernels, place -1 where it is unknown. */
 _Noreturn void ptx_refuse(const Kernel *k, int place, const char *format, ...) __attribute__((format(printf, 3, 4)));
+/* C++ name of a symbol, where the program has a C++ runtime. */
+void ptx_demangle(const char *symbol, char *text, size_t bytes);
 void ptx_place_text(const Kernel *k, int place, char *text, size_t bytes); /* "k.cu:12, inlined at k.cu:80" */
 extern jmp_buf ptx_launch_exit; /* where ptx_fatal and ptx_refuse leave to: set by ptx_run, and by ptx_launch while it decodes */
 u64 ptx_findings(void);        /* of the process; the runtime ends a process that has some with exit status 86 */
