@@ -3,23 +3,23 @@
  *     happens-before    what asynchronous work knows and hands on
  *     mbarriers         their state, in a side table of each CTA; init, arrive, expect_tx, waits
  *     cp.async          per warp: instructions in order of issue, groups by lane
- *     bulk copies       one queue per cluster: 1-D, tensor (1 to 5 dimensions), reductions, st.async, red.async
- *     the engines       who does queued work when: IN_ORDER as soon as it can be done, LAZY when somebody waits for
- *                       it, RANDOM in any order and, big copies, in pieces
+ *     bulk copies       one queue per cluster: 1-D, tensors of 1 to 5 dimensions, reductions, st.async, red.async
+ *     the engines       who does queued work when: IN_ORDER as soon as it can be done, LAZY when somebody waits
+ *                       for it, RANDOM in any order and, big copies, in pieces
  *     the end of threads and CTAs, deadlock report, decoders
  *
- * Sources are read when a copy is done, not when it is issued, so that reusing them too early shows. A copy knows what
- * its issuer knew; who waits for it learns its actor: that of the mbarrier (time: phases completed), of the warp's
- * cp.async queue (time: number of the instruction) or of the lane's bulk groups (time: number of the group).
- * Sections named below are of the PTX ISA 8.7.
+ * Sources are read when a copy is done, not when it is issued, so that reusing them too early shows. A copy knows
+ * what its issuer knew; who waits for it learns its actor: that of the mbarrier (time: phases completed), of the
+ * warp's cp.async queue (time: number of the instruction) or of the lane's bulk groups (time: number of the group).
  */
 #include <stdlib.h>
 #include "numeric.h"
 
 enum {
-    COUNT_MAX = (1 << 20) - 1, /* of arrivals, and |tx-count|: 9.7.13.15.2 */
-    STATE_SHIFT = 24,          /* state of an arrive: pending count, and above it the phase */
-    KEPT_RECORDS = 256         /* cp.async instructions that are done, kept to know what a wait covers */
+    COUNT_MAX =
+        (1 << 20) - 1, /* of arrivals, and of |tx-count|: PTX ISA, "Contents of the mbarrier object" */
+    STATE_SHIFT = 24,  /* state of an arrive: pending count, and above it the phase */
+    KEPT_RECORDS = 256 /* cp.async instructions that are done, kept to know what a wait covers */
 };
 #define MBARRIER_PATTERN 0x6d62617272696572u /* "mbarrier": what its 8 bytes hold, xored with its offset */
 
@@ -29,7 +29,7 @@ static void grow(void **array, int n, int *room, size_t size) {
     *array = realloc(*array, (size_t)*room * size);
 }
 
-/* ---- happens-before ------------------------------------------------------------------------------------------------- */
+/* ---- happens-before ------------------------------------------------------------------------------------ */
 
 static Party party(Warp *w, const Ins *in, u32 lane) {
     return (Party){in, w->cta->cluster->serial, (u32)ptx_warp_actor(w), (int)lane};
@@ -48,7 +48,10 @@ static void learn(Warp *w, u32 m, u32 actor, u32 time) {
     ptx_knowledge_free(&k);
 }
 
-/* ---- addresses ------------------------------------------------------------------------------------------------------ */
+/* Ends the launch with a finding about one lane of w at in. */
+#define FATAL(lane, other, ...) ptx_fatal(w, in, LANE_BIT(lane), other, __VA_ARGS__)
+
+/* ---- addresses ----------------------------------------------------------------------------------------- */
 
 static u64 address_of(Warp *w, const Operand *o, u32 lane) {
     return (o->kind == KIND_R64 ? ptx_r64(w, o)[lane] : ptx_r32(w, o)[lane]) + (u64)o->value;
@@ -58,38 +61,35 @@ static u64 address_of(Warp *w, const Operand *o, u32 lane) {
 static u32 shared_address(Warp *w, const Ins *in, const Operand *o, u32 lane) {
     u64 a = address_of(w, o, lane);
     if (in->space == SPACE_GENERIC ? (a & WINDOW_MASK) != SHARED_WINDOW : o->kind == KIND_R64 && a >> 32)
-        ptx_fatal(w, in, LANE_BIT(lane), NULL, "0x%llx is no %s address of shared memory",
-                  (unsigned long long)a, in->space == SPACE_GENERIC ? "generic" : "32-bit");
+        FATAL(lane, NULL, "0x%llx is no %s address of shared memory", (unsigned long long)a,
+              in->space == SPACE_GENERIC ? "generic" : "32-bit");
     return (u32)a;
 }
 
 static Cta *shared_target(Warp *w, const Ins *in, u32 lane, u32 address, u32 *offset) {
     Cta *c = ptx_shared_target(w->cta, address, offset);
     if (!c)
-        ptx_fatal(w, in, LANE_BIT(lane), NULL, "shared address 0x%x: the cluster has no CTA of rank %u",
-                  address, (address >> SHARED_RANK_SHIFT) - 1);
+        FATAL(lane, NULL, "shared address 0x%x: the cluster has no CTA of rank %u", address,
+              (address >> SHARED_RANK_SHIFT) - 1);
     if (!c->alive)
-        ptx_fatal(w, in, LANE_BIT(lane), NULL, "shared address 0x%x: CTA rank %d of the cluster has ended",
-                  address, c->rank);
+        FATAL(lane, NULL, "shared address 0x%x: CTA rank %d of the cluster has ended", address, c->rank);
     return c;
 }
 
 static Cta *own_target(Warp *w, const Ins *in, u32 lane, u32 address, u32 *offset) {
     Cta *c = shared_target(w, in, lane, address, offset);
     if (c != w->cta)
-        ptx_fatal(w, in, LANE_BIT(lane), NULL,
-                  "%s of a remote CTA (rank %d): only shared memory of the own CTA is allowed", in->opcode,
-                  c->rank);
+        FATAL(lane, NULL, "%s of a remote CTA (rank %d): only shared memory of the own CTA is allowed",
+              in->opcode, c->rank);
     return c;
 }
 
 static void require_aligned(Warp *w, const Ins *in, u32 lane, const char *what, u64 value, u32 to) {
     if (value % to)
-        ptx_fatal(w, in, LANE_BIT(lane), NULL, "%s 0x%llx is not a multiple of %u", what,
-                  (unsigned long long)value, to);
+        FATAL(lane, NULL, "%s 0x%llx is not a multiple of %u", what, (unsigned long long)value, to);
 }
 
-/* ---- mbarriers ------------------------------------------------------------------------------------------------------ */
+/* ---- mbarriers ----------------------------------------------------------------------------------------- */
 
 typedef struct Mbarrier {
     u32 offset;
@@ -124,18 +124,17 @@ static Mbarrier *live_mbarrier(Warp *w, const Ins *in, u32 lane, Cta *c, u32 off
     require_aligned(w, in, lane, "mbarrier address", offset, 8);
     Mbarrier *b = find_mbarrier(c, offset);
     if (!b || !b->live)
-        ptx_fatal(w, in, LANE_BIT(lane), b ? &b->init : NULL,
-                  "there is no mbarrier at shared address 0x%x: %s", offset,
-                  b ? "it was invalidated" : "mbarrier.init is missing");
+        FATAL(lane, b ? &b->init : NULL, "there is no mbarrier at shared address 0x%x: %s", offset,
+              b ? "it was invalidated" : "mbarrier.init is missing");
     u64 word;
     memcpy(&word, c->shared + offset, 8);
     if (word != pattern_of(offset))
-        ptx_fatal(w, in, LANE_BIT(lane), &b->init,
-                  "the mbarrier at shared address 0x%x was overwritten by other data", offset);
+        FATAL(lane, &b->init, "the mbarrier at shared address 0x%x was overwritten by other data", offset);
     return b;
 }
 
-/* Whoever uses an mbarrier must be ordered after its initialisation; the async proxy needs a fence besides. */
+/* Whoever uses an mbarrier must be ordered after its initialisation; the async proxy needs a fence
+ * besides. */
 static void require_visible(Warp *w, const Ins *in, u32 lane, const Mbarrier *b, const Knowledge *k,
                             bool async) {
     if (!ptx_device.checks) return;
@@ -163,7 +162,7 @@ static Mbarrier *mbarrier_operand(Warp *w, const Ins *in, const Operand *o, u32 
     return b;
 }
 
-/* Ends the phase if all have arrived and all bytes are there (9.7.13.15.5). */
+/* Ends the phase if all have arrived and all bytes are there (PTX ISA, "Phase completion"). */
 static bool settle(Cta *c, Mbarrier *b) {
     if (b->pending || b->tx) return false;
     ptx_knowledge_join(&b->done, &b->coming);
@@ -178,20 +177,19 @@ static bool settle(Cta *c, Mbarrier *b) {
 static void change_tx(Warp *w, const Ins *in, u32 lane, Mbarrier *b, s64 change) {
     s64 tx = b->tx + change;
     if (tx > COUNT_MAX || tx < -COUNT_MAX)
-        ptx_fatal(w, in, LANE_BIT(lane), &b->expect,
-                  "mbarrier 0x%x: tx-count %lld is outside -(2^20-1)..2^20-1", b->offset, (long long)tx);
+        FATAL(lane, &b->expect, "mbarrier 0x%x: tx-count %lld is outside -(2^20-1)..2^20-1", b->offset,
+              (long long)tx);
     b->tx = (s32)tx;
 }
 
 static void arrive(Warp *w, const Ins *in, u32 lane, Cta *c, Mbarrier *b, u32 count) {
     if (count == 0 || count > COUNT_MAX)
-        ptx_fatal(w, in, LANE_BIT(lane), &b->init, "mbarrier 0x%x: arrival count %u is not in 1..2^20-1",
-                  b->offset, count);
+        FATAL(lane, &b->init, "mbarrier 0x%x: arrival count %u is not in 1..2^20-1", b->offset, count);
     if (count > b->pending)
-        ptx_fatal(w, in, LANE_BIT(lane), &b->arrival,
-                  "mbarrier 0x%x: over-arrival: %u more where %u of %u arrivals are pending (phase %u, %d "
-                  "bytes outstanding)",
-                  b->offset, count, b->pending, b->expected, b->phase - b->first, b->tx);
+        FATAL(lane, &b->arrival,
+              "mbarrier 0x%x: over-arrival: %u more where %u of %u arrivals are pending (phase %u, %d "
+              "bytes outstanding)",
+              b->offset, count, b->pending, b->expected, b->phase - b->first, b->tx);
     b->pending -= count;
     b->arrival = party(w, in, lane);
     settle(c, b);
@@ -214,10 +212,9 @@ static Outcome run_init(Warp *w, const Ins *in, u32 m) {
         ptx_shared_write(c, offset, 8, &a);
         Mbarrier *b = find_mbarrier(c, offset);
         if (b && b->live)
-            ptx_fatal(w, in, LANE_BIT(l), &b->init,
-                      "mbarrier 0x%x is initialised again without mbarrier.inval", offset);
+            FATAL(l, &b->init, "mbarrier 0x%x is initialised again without mbarrier.inval", offset);
         if (count == 0 || count > COUNT_MAX)
-            ptx_fatal(w, in, LANE_BIT(l), NULL, "mbarrier 0x%x: count %u is not in 1..2^20-1", offset, count);
+            FATAL(l, NULL, "mbarrier 0x%x: count %u is not in 1..2^20-1", offset, count);
         if (!b) {
             struct MbarrierTable *t = c->mbarriers;
             grow((void **)&t->barrier, t->n, &t->room, sizeof *t->barrier);
@@ -241,11 +238,9 @@ static Outcome run_inval(Warp *w, const Ins *in, u32 m) {
         Cta *c;
         Mbarrier *b = mbarrier_operand(w, in, &in->op[0], l, false, &c);
         if (b->waiting)
-            ptx_fatal(w, in, LANE_BIT(l), &b->waiter,
-                      "mbarrier 0x%x is invalidated while a warp waits for it", b->offset);
+            FATAL(l, &b->waiter, "mbarrier 0x%x is invalidated while a warp waits for it", b->offset);
         if (b->tx)
-            ptx_fatal(w, in, LANE_BIT(l), &b->expect,
-                      "mbarrier 0x%x is invalidated with %d bytes outstanding", b->offset, b->tx);
+            FATAL(l, &b->expect, "mbarrier 0x%x is invalidated with %d bytes outstanding", b->offset, b->tx);
         Access a = ptx_access(w, in, LANE_BIT(l));
         a.lane = (u8)l;
         ptx_shared_write(c, b->offset, 8, &a);
@@ -254,16 +249,11 @@ static Outcome run_inval(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-enum { /* Ins.mode of arrive and friends */
-       ARRIVES = 1,
-       DROPS = 2,
-       EXPECTS = 4,
-       COMPLETES = 8,
-       NO_COMPLETE = 16,
-       RELEASES = 32
-};
+/* Ins.mode of arrive and its relatives */
+enum { ARRIVES = 1, DROPS = 2, EXPECTS = 4, COMPLETES = 8, NO_COMPLETE = 16, RELEASES = 32 };
 
-/* arrive, arrive_drop, their .expect_tx and .noComplete forms, expect_tx, complete_tx. op: [state], address, [count or bytes] */
+/* arrive and arrive_drop with their .expect_tx and .noComplete forms, expect_tx, complete_tx.
+ * op: (state), address, (count or bytes) */
 static Outcome run_arrive(Warp *w, const Ins *in, u32 m) {
     const Operand *at = &in->op[in->mode & ARRIVES ? 1 : 0];
     const Operand *number = in->aux[0] ? at + 1 : NULL;
@@ -275,16 +265,15 @@ static Outcome run_arrive(Warp *w, const Ins *in, u32 m) {
         Mbarrier *b = mbarrier_operand(w, in, at, l, in->space != SPACE_SHARED, &c);
         u32 value = number ? ptx_r32(w, number)[l] : 1;
         if (c != w->cta && state)
-            ptx_fatal(w, in, LANE_BIT(l), NULL,
-                      "an arrival at a remote mbarrier (CTA rank %d) returns no state: write _", c->rank);
+            FATAL(l, NULL, "an arrival at a remote mbarrier (CTA rank %d) returns no state: write _",
+                  c->rank);
         if (in->mode & RELEASES && (b != released || b->phase != phase)) {
             ptx_release(w, m, &b->coming);
             released = b, phase = b->phase;
         }
         if (in->mode & EXPECTS) {
             if (value > COUNT_MAX)
-                ptx_fatal(w, in, LANE_BIT(l), &b->expect,
-                          "mbarrier 0x%x: %u bytes expected: more than 2^20-1", b->offset, value);
+                FATAL(l, &b->expect, "mbarrier 0x%x: %u bytes expected: more than 2^20-1", b->offset, value);
             b->expect = party(w, in, l);
             change_tx(w, in, l, b, value);
         }
@@ -295,9 +284,8 @@ static Outcome run_arrive(Warp *w, const Ins *in, u32 m) {
         }
         u32 count = in->mode & EXPECTS ? 1 : value;
         if (in->mode & NO_COMPLETE && count >= b->pending)
-            ptx_fatal(w, in, LANE_BIT(l), &b->arrival,
-                      "mbarrier 0x%x: .noComplete arrival completes the phase (%u pending)", b->offset,
-                      b->pending);
+            FATAL(l, &b->arrival, "mbarrier 0x%x: .noComplete arrival completes the phase (%u pending)",
+                  b->offset, b->pending);
         u64 before = (u64)b->phase << STATE_SHIFT | b->pending;
         if (in->mode & DROPS) b->expected -= count <= b->pending ? count : 0;
         arrive(w, in, l, c, b, count);
@@ -315,23 +303,21 @@ static Outcome run_pending_count(Warp *w, const Ins *in, u32 m) {
 
 enum { WAITS_PARITY = 1, WAITS_BLOCKING = 2, WAITS_RELAXED = 4 }; /* Ins.mode */
 
-/* Is the phase that lane l asks for complete? A thread that has seen k phases end and asks for the next one, when that and
- * the one after it have ended already, asks for a parity that has come round again: it would wait for ever. */
+/* Is the phase that lane l asks for complete? A thread that has seen k phases end and asks for the next
+ * one, when that and the one after it have ended already, asks for a parity that has come round again. */
 static bool phase_is_complete(Warp *w, const Ins *in, u32 l, const Mbarrier *b) {
     u32 current = b->phase - b->first;
     if (!(in->mode & WAITS_PARITY)) {
         u64 state = ptx_r64(w, &in->op[2])[l];
         u32 phase = (u32)(state >> STATE_SHIFT);
         if (phase > b->phase || phase < b->first || phase + 1 < b->phase)
-            ptx_fatal(w, in, LANE_BIT(l), &b->arrival,
-                      "mbarrier 0x%x: state 0x%llx is not of the current phase %u or the one before it",
-                      b->offset, (unsigned long long)state, current);
+            FATAL(l, &b->arrival,
+                  "mbarrier 0x%x: state 0x%llx is not of the current phase %u or the one before it",
+                  b->offset, (unsigned long long)state, current);
         return phase < b->phase;
     }
     u32 parity = ptx_r32(w, &in->op[2])[l];
-    if (parity > 1)
-        ptx_fatal(w, in, LANE_BIT(l), &b->init, "mbarrier 0x%x: parity %u is neither 0 nor 1", b->offset,
-                  parity);
+    if (parity > 1) FATAL(l, &b->init, "mbarrier 0x%x: parity %u is neither 0 nor 1", b->offset, parity);
     if ((current & 1) != parity) return true;
     if (ptx_device.checks) {
         const Clock *seen = &ptx_knows(w, LANE_BIT(l))->seen;
@@ -361,7 +347,7 @@ static Outcome run_wait(Warp *w, const Ins *in, u32 m) {
     bool blocking = in->mode & WAITS_BLOCKING;
     Grid *g = w->cta->grid;
     if (blocking && ptx_device.schedule == RANDOM && ptx_random(g, 8) == 0)
-        ready = 0; /* as it may: 9.7.13.15.16 */
+        ready = 0; /* as it may */
     else if (blocking && !ready) {
         EACH_LANE(l, m) barrier[l]->waiting |= LANE_BIT(w->id % LANES), barrier[l]->waiter = party(w, in, l);
         return WAIT;
@@ -378,12 +364,12 @@ static Outcome run_wait(Warp *w, const Ins *in, u32 m) {
     }
     ptx_set_pred(w, &in->op[0], m, ready);
     if (blocking || !ready) return RAN;
-    w->group[w->current]
-        .pc++; /* a test_wait that fails ends the turn (INS_YIELDS), one that succeeds does not */
+    /* a test_wait that fails ends the turn (INS_YIELDS), one that succeeds does not */
+    w->group[w->current].pc++;
     return JUMPED;
 }
 
-/* ---- cp.async ------------------------------------------------------------------------------------------------------- */
+/* ---- cp.async ------------------------------------------------------------------------------------------ */
 
 typedef struct { /* one warp instruction */
     const Ins *in;
@@ -407,15 +393,21 @@ struct CopyQueue {
     int actor;
 };
 
+/* The n oldest instructions: their memory is for the next ones. */
+static void forget_records(struct CopyQueue *q, int n) {
+    for (int i = 0; i < n; i++) {
+        grow((void **)&q->spare, q->nspare, &q->spare_room, sizeof *q->spare);
+        q->spare[q->nspare++] = q->item[i];
+    }
+    q->n -= n;
+    if (n) memmove(q->item, q->item + n, (size_t)q->n * sizeof *q->item);
+}
+
 static CpAsync *new_cp_async(Warp *w, const Ins *in, u32 m) {
     struct CopyQueue *q = w->copies;
     grow((void **)&q->item, q->n, &q->room, sizeof *q->item);
-    while (q->n >= KEPT_RECORDS &&
-           !q->item[0]->left) { /* never waited for, or by mbarrier: forget the oldest */
-        grow((void **)&q->spare, q->nspare, &q->spare_room, sizeof *q->spare);
-        q->spare[q->nspare++] = q->item[0];
-        memmove(q->item, q->item + 1, (size_t)--q->n * sizeof *q->item);
-    }
+    /* never waited for, or by mbarrier: forget the oldest */
+    if (q->n >= KEPT_RECORDS && !q->item[0]->left) forget_records(q, 1);
     CpAsync *p = q->nspare ? q->spare[--q->nspare] : calloc(1, sizeof *p);
     q->item[q->n++] = p;
     p->in = in, p->seq = ++q->seq, p->mask = p->left = m, p->waited = p->tracked = 0, p->arrives = false;
@@ -443,7 +435,8 @@ static void do_cp_async(Warp *w, CpAsync *p, u32 m) {
     p->left &= ~m;
 }
 
-/* What comes before item i, then its arrivals: the waiters learn that these copies are done, and nothing else. */
+/* What comes before item i, then its arrivals: the waiters learn that these copies are done, and nothing
+ * else. */
 static void do_cp_async_arrive(Warp *w, int i) {
     struct CopyQueue *q = w->copies;
     CpAsync *p = q->item[i];
@@ -460,7 +453,9 @@ static void do_cp_async_arrive(Warp *w, int i) {
     q->arrivals--;
 }
 
-/* op: [dst], [src], (bytes of the source | predicate: ignore it), (cache policy); aux[0]: 1 there are, 2 there is one */
+enum { SOURCE_SIZE = 1, IGNORE_SOURCE = 2 }; /* Ins.mode of cp.async */
+
+/* op: dst, src, (SOURCE_SIZE: bytes of the source | IGNORE_SOURCE: predicate), (cache policy) */
 static Outcome run_cp_async(Warp *w, const Ins *in, u32 m) {
     u64 source[LANES] = {0};
     u32 shared[LANES] = {0}, reads = m;
@@ -470,10 +465,9 @@ static Outcome run_cp_async(Warp *w, const Ins *in, u32 m) {
     EACH_LANE(l, m) {
         u32 take = in->width, offset, address = shared_address(w, in, &in->op[0], l);
         own_target(w, in, l, address, &offset);
-        if (in->aux[0] == 1) take = ptx_r32(w, &in->op[2])[l];
-        if (in->aux[0] == 2) take = ptx_pred(w, &in->op[2]) & LANE_BIT(l) ? 0 : in->width;
-        if (take > in->width)
-            ptx_fatal(w, in, LANE_BIT(l), NULL, "src-size %u is greater than cp-size %u", take, in->width);
+        if (in->mode == SOURCE_SIZE) take = ptx_r32(w, &in->op[2])[l];
+        if (in->mode == IGNORE_SOURCE) take = ptx_pred(w, &in->op[2]) & LANE_BIT(l) ? 0 : in->width;
+        if (take > in->width) FATAL(l, NULL, "src-size %u is greater than cp-size %u", take, in->width);
         u64 src = address_of(w, &in->op[1], l);
         require_aligned(w, in, l, "shared address", offset, in->width);
         require_aligned(w, in, l, "global address", src, in->width);
@@ -494,15 +488,14 @@ static Outcome run_cp_async(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* Without .noinc the arrival is made up for: the pending count goes up now (9.7.9.25.3.4 of cp.async.mbarrier.arrive). */
+/* Without .noinc (mode 0) the pending count goes up first, which makes up for the arrival. */
 static Outcome run_cp_async_arrive(Warp *w, const Ins *in, u32 m) {
     CpAsync *p = new_cp_async(w, in, m);
     EACH_LANE(l, m) {
         Cta *c;
         Mbarrier *b = mbarrier_operand(w, in, &in->op[0], l, false, &c);
         if (!in->mode && ++b->pending > COUNT_MAX)
-            ptx_fatal(w, in, LANE_BIT(l), &b->init, "mbarrier 0x%x: more than 2^20-1 arrivals pending",
-                      b->offset);
+            FATAL(l, &b->init, "mbarrier 0x%x: more than 2^20-1 arrivals pending", b->offset);
         p->dst[l] = b->offset;
     }
     p->arrives = true;
@@ -518,8 +511,8 @@ static Outcome run_commit(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* wait_group n (aux[0]) and wait_all (mode). What it covers is done if it is not yet. The lanes learn the moment up to which
- * all copies are waited for; beyond it only what they have issued themselves. */
+/* wait_group n (aux[0]) and wait_all (mode). What it covers is done if it is not yet. The lanes learn the
+ * moment up to which all copies are waited for; beyond it only what they have issued themselves. */
 static Outcome run_wait_group(Warp *w, const Ins *in, u32 m) {
     struct CopyQueue *q = w->copies;
     u32 covered = 0, beyond = 0, own[LANES];
@@ -546,16 +539,11 @@ static Outcome run_wait_group(Warp *w, const Ins *in, u32 m) {
     while (done < q->n && !q->item[done]->left &&
            (q->item[done]->waited | q->item[done]->tracked) == q->item[done]->mask)
         done++;
-    for (int i = 0; i < done; i++) {
-        grow((void **)&q->spare, q->nspare, &q->spare_room, sizeof *q->spare);
-        q->spare[q->nspare++] = q->item[i];
-    }
-    q->n -= done;
-    if (done) memmove(q->item, q->item + done, (size_t)q->n * sizeof *q->item);
+    forget_records(q, done);
     return RAN;
 }
 
-/* ---- bulk copies: reductions ---------------------------------------------------------------------------------------- */
+/* ---- bulk copies: reductions --------------------------------------------------------------------------- */
 
 typedef enum {
     NO_REDUCTION,
@@ -567,7 +555,7 @@ typedef enum {
     RED_AND,
     RED_OR,
     RED_XOR
-} Reduction;
+} Reduction; /* Ins.n */
 static const char *const reductions[] = {"add", "min", "max", "inc", "dec", "and", "or", "xor", NULL};
 
 /* One reduction of old by v, of an integer type. */
@@ -651,20 +639,11 @@ static const struct {
     {T_S64, 8, 0}, {T_F16, 2, HALF_NAN}, {T_F32, 4, HALF_NAN}, {T_F64, 8, HALF_NAN}, {T_BF16, 2, HALF_NAN},
 };
 
-/* ---- bulk copies: the queue --------------------------------------------------------------------------------------------- */
+/* ---- bulk copies: the queue ---------------------------------------------------------------------------- */
 
-typedef enum {
-    LOAD,
-    STORE,
-    SHARED_COPY /* to shared::cluster */,
-    VALUE /* st.async, red.async */,
-    PREFETCH
-} Direction;
-enum { /* Ins.aux[0] of bulk copies: what they have */
-       MULTICAST = 1,
-       TENSOR = 2,
-       READS_ONLY = 4
-};
+/* Ins.mode of bulk copies. SHARED_COPY: from shared::cta to shared::cluster; VALUE: st.async, red.async */
+typedef enum { LOAD, STORE, SHARED_COPY, VALUE, PREFETCH } Direction;
+enum { MULTICAST = 1, TENSOR = 2, READS_ONLY = 4 }; /* Ins.aux[0]: what they have */
 
 typedef struct {
     Warp *warp;
@@ -691,14 +670,13 @@ struct AsyncQueue {
     int n, room;
 };
 
-struct BulkQueue {   /* of one warp, by lane */
-    u32 open[LANES]; /* number of the group that is not committed yet, from 1 */
-    u32 stored
-        [LANES]; /* last group with a copy, and of which it is known that sources were read, that all is done */
-    u32 read[LANES], done[LANES];
-    const Ins *store[LANES]; /* last copy */
-    int read_actor[LANES], done_actor[LANES];
-    int setmaxnregs; /* executed by this warp; the last */
+/* Of one warp, by lane: bulk groups, numbered from 1. And, of the warp: setmaxnreg. */
+struct BulkQueue {
+    u32 open[LANES];                          /* the group that is not committed yet */
+    u32 stored[LANES], read[LANES];           /* last group with a copy; waited for, at least its reads */
+    const Ins *store[LANES];                  /* last copy */
+    int read_actor[LANES], done_actor[LANES]; /* who waited for reads alone does not know the second */
+    int setmaxnregs;                          /* how many, and the last of them */
     const Ins *setmaxnreg;
 };
 
@@ -775,7 +753,8 @@ static void fill_outside(const TensorMap *t, u8 *row, Row x, u32 bytes) {
     }
 }
 
-/* How the mbarrier in CTA c records what a copy does: who sees the end of its current phase is ordered after it. */
+/* How the mbarrier in CTA c records what a copy does: who sees the end of its current phase is ordered
+ * after it. */
 static Access signalled(const Copy *p, Cta *c, Mbarrier **b, u8 proxy) {
     *b = live_mbarrier(p->warp, p->in, p->lane, c, p->mbarrier);
     return (Access){.warp = p->warp,
@@ -835,6 +814,7 @@ static void do_row(Copy *p, u32 r) {
         if (!(p->ctas >> c & 1)) continue;
         Cta *to = &cl->cta[c];
         Access a = signalled(p, to, &b, in->mode == VALUE ? CP_ASYNC : ASYNC_PROXY);
+        if (in->n != NO_REDUCTION) check_row(p, to, p->to_offset, r, 0, bytes, ptx_shared_read, &a, chunk);
         int n = check_row(p, to, p->to_offset, r, 0, bytes, ptx_shared_write, &a, chunk);
         for (int i = 0; i < n; i++)
             reduce(to->shared + chunk[i].offset, row + chunk[i].byte, chunk[i].bytes, p->type,
@@ -864,7 +844,7 @@ static void do_copy(Cluster *cl, int i, u32 rows) {
     ptx_wake_cluster(cl);
 }
 
-/* ---- bulk copies: issue ------------------------------------------------------------------------------------------------- */
+/* ---- bulk copies: issue -------------------------------------------------------------------------------- */
 
 static Copy *new_copy(Warp *w, const Ins *in, u32 lane) {
     Copy *p = calloc(1, sizeof *p);
@@ -900,7 +880,7 @@ static void issue(Copy *p) {
     q->copy[q->n++] = p;
 }
 
-/* The tensor map that operand o points to (9.7.9.27.1.2): made by cuTensorMapEncodeTiled, rank as the instruction says. */
+/* The tensor map that operand o points to: made by cuTensorMapEncodeTiled, rank as the instruction says. */
 static void read_map(Copy *p, const Operand *o) {
     Warp *w = p->warp;
     u32 lane = LANE_BIT(p->lane);
@@ -945,15 +925,15 @@ static void require_box_place(Copy *p, u32 offset) {
                   p->row_bytes, 16u << s);
 }
 
-/* 1-D copies: multiples of 16 bytes at multiples of 16 (9.7.9.25.4.1). */
+/* 1-D copies: multiples of 16 bytes at multiples of 16. */
 static void read_size(Copy *p, u32 bytes) {
     require_aligned(p->warp, p->in, p->lane, "size of a bulk copy", bytes, 16);
     if (!bytes) ptx_fatal(p->warp, p->in, LANE_BIT(p->lane), NULL, "bulk copy of 0 bytes");
     p->bytes = bytes, p->row_bytes = ROW_BYTES, p->rows = (bytes + ROW_BYTES - 1) / ROW_BYTES;
 }
 
-/* Operands in the order that decode_bulk has put them into: destination, source (tensor: map, coordinates), size, mbarrier,
- * mask of CTAs; each as far as the form has it. */
+/* Operands as written, as far as the form has them: destination, source, size, mbarrier, mask of CTAs,
+ * cache policy; the one in device memory of a tensor copy is the map and the coordinates. */
 static Outcome run_bulk(Warp *w, const Ins *in, u32 m) {
     bool tensor = in->aux[0] & TENSOR;
     EACH_LANE(l, m) {
@@ -970,8 +950,8 @@ static Outcome run_bulk(Warp *w, const Ins *in, u32 m) {
         if (!tensor) read_size(p, ptx_r32(w, o++)[l]);
         if (in->mode == PREFETCH) {
             if (!tensor && !ptx_find_allocation(p->global, p->bytes))
-                ptx_fatal(w, in, LANE_BIT(l), NULL, "prefetch of %u bytes at 0x%llx: not in one allocation",
-                          p->bytes, (unsigned long long)p->global);
+                FATAL(l, NULL, "prefetch of %u bytes at 0x%llx: not in one allocation", p->bytes,
+                      (unsigned long long)p->global);
             ptx_knowledge_free(&p->know);
             free(p);
             continue;
@@ -989,17 +969,16 @@ static Outcome run_bulk(Warp *w, const Ins *in, u32 m) {
             Cta *signal = shared_target(w, in, l, mbarrier_address, &p->mbarrier);
             p->ctas = in->aux[0] & MULTICAST ? ptx_r32(w, o)[l] & 0xffff : LANE_BIT(c->rank);
             if (in->space == SPACE_SHARED && c != w->cta)
-                ptx_fatal(w, in, LANE_BIT(l), NULL, ".shared::cta destination is in CTA rank %d", c->rank);
+                FATAL(l, NULL, ".shared::cta destination is in CTA rank %d", c->rank);
             if (signal != c)
-                ptx_fatal(w, in, LANE_BIT(l), NULL,
-                          "the destination is in CTA rank %d, its mbarrier in CTA rank %d", c->rank,
-                          signal->rank);
+                FATAL(l, NULL, "the destination is in CTA rank %d, its mbarrier in CTA rank %d", c->rank,
+                      signal->rank);
             if (!p->ctas || p->ctas >> w->cta->cluster->nctas)
-                ptx_fatal(w, in, LANE_BIT(l), NULL, "multicast mask 0x%x in a cluster of %d CTAs", p->ctas,
-                          w->cta->cluster->nctas);
+                FATAL(l, NULL, "multicast mask 0x%x in a cluster of %d CTAs", p->ctas,
+                      w->cta->cluster->nctas);
             for (int i = 0; i < w->cta->cluster->nctas; i++)
                 if (p->ctas >> i & 1 && !w->cta->cluster->cta[i].alive)
-                    ptx_fatal(w, in, LANE_BIT(l), NULL, "multicast to CTA rank %d, which has ended", i);
+                    FATAL(l, NULL, "multicast to CTA rank %d, which has ended", i);
             p->signals = p->ctas >> w->cta->rank & 1 ? w->cta->rank : ptx_first_lane(p->ctas);
             if (tensor)
                 require_box_place(p, p->to_offset);
@@ -1020,9 +999,8 @@ static Outcome run_store_async(Warp *w, const Ins *in, u32 m) {
         Cta *signal =
             shared_target(w, in, l, shared_address(w, in, &in->op[1 + in->vector], l), &p->mbarrier);
         if (to != signal)
-            ptx_fatal(w, in, LANE_BIT(l), NULL,
-                      "the destination is in CTA rank %d, its mbarrier in CTA rank %d", to->rank,
-                      signal->rank);
+            FATAL(l, NULL, "the destination is in CTA rank %d, its mbarrier in CTA rank %d", to->rank,
+                  signal->rank);
         p->bytes = p->row_bytes = size * in->vector, p->rows = 1;
         p->ctas = LANE_BIT(to->rank), p->signals = to->rank;
         require_aligned(w, in, l, "shared address", p->to_offset, p->bytes);
@@ -1044,7 +1022,8 @@ static Outcome run_bulk_commit(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* wait_group n (aux[1]) of all but the newest n committed groups; READS_ONLY: until their sources have been read. */
+/* wait_group n (aux[1]): all but the newest n committed groups; READS_ONLY: until their sources have been
+ * read. */
 static Outcome run_bulk_wait(Warp *w, const Ins *in, u32 m) {
     struct BulkQueue *q = w->bulk;
     const struct AsyncQueue *queue = w->cta->cluster->async;
@@ -1063,7 +1042,6 @@ static Outcome run_bulk_wait(Warp *w, const Ins *in, u32 m) {
         if (upto > q->read[l]) q->read[l] = upto;
         ptx_knowledge_learn(&k, (u32)q->read_actor[l], upto);
         if (in->aux[0] & READS_ONLY) continue;
-        if (upto > q->done[l]) q->done[l] = upto;
         ptx_knowledge_learn(&k, (u32)q->done_actor[l], upto);
     }
     if (learnt) ptx_acquire(w, learnt, &k);
@@ -1071,11 +1049,11 @@ static Outcome run_bulk_wait(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* ---- setmaxnreg, griddepcontrol --------------------------------------------------------------------------------------------- */
+/* ---- setmaxnreg, griddepcontrol ------------------------------------------------------------------------ */
 
 enum { REGISTERS_INC = 1 };
 
-/* Registers move between a CTA's warps through a pool that is empty at the start (9.7.19.5). */
+/* Registers move between a CTA's warps through a pool that is empty at the start. */
 static Outcome run_setmaxnreg(Warp *w, const Ins *in, u32 m) {
     const Kernel *k = w->cta->grid->kernel;
     Cta *c = w->cta;
@@ -1117,7 +1095,7 @@ static Outcome run_nothing(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* ---- the engines ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the engines --------------------------------------------------------------------------------------- */
 
 /* Work of a warp's cp.async queue that somebody may wait for (arrivals), or any (RANDOM). */
 static bool step_cp_async(Warp *w, bool any) {
@@ -1211,7 +1189,7 @@ void ptx_async_free_cta(Cta *c) {
     }
 }
 
-/* ---- ends ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- ends ---------------------------------------------------------------------------------------------- */
 
 void ptx_async_at_exit(Warp *w, const Ins *in, u32 m) {
     Party here = party(w, in, LANES);
@@ -1235,7 +1213,8 @@ void ptx_async_at_exit(Warp *w, const Ins *in, u32 m) {
     }
 }
 
-/* Copies from this CTA and to it are done now: its memory ends with it. Those that nobody waited for are findings. */
+/* Copies from and to this CTA are done now: its memory ends with it. Those that nobody waited for are
+ * findings. */
 void ptx_async_at_cta_end(Cta *c) {
     struct AsyncQueue *q = c->cluster->async;
     for (int i = 0; i < c->nwarps; i++)
@@ -1243,6 +1222,9 @@ void ptx_async_at_cta_end(Cta *c) {
     for (int i = q->n - 1; i >= 0; i--) {
         Copy *p = q->copy[i];
         bool to_here = p->in->mode != STORE && p->ctas >> c->rank & 1;
+        if (p->from == c && p->in->mode == SHARED_COPY)
+            ptx_finding(p->warp, p->in, LANE_BIT(p->lane), NULL,
+                        "this copy may still read shared memory of its CTA when that ends");
         if (p->from == c || to_here) do_copy(c->cluster, i, p->rows);
     }
     for (int i = 0; i < c->mbarriers->n; i++) {
@@ -1302,7 +1284,7 @@ void ptx_async_describe_wait(const Warp *w, const Ins *in, u32 m, char *text, si
         snprintf(text, bytes, "the end of the primary grid");
 }
 
-/* ---- decoders ------------------------------------------------------------------------------------------------------------------- */
+/* ---- decoders ------------------------------------------------------------------------------------------ */
 
 /* Shared addresses are 32-bit or, generic ones always, 64-bit registers. */
 static bool use_shared(Text *t, Ins *in, int i) {
@@ -1395,10 +1377,10 @@ static bool decode_cp_async(Text *t, Ins *in) {
     if (!use_shared(t, in, 0) || !use_global(t, in, 1)) return false;
     int i = 3;
     if (i < t->nops && t->op[i].kind == KIND_PRED) {
-        in->aux[0] = 2;
+        in->mode = IGNORE_SOURCE;
         if (!ptx_use_pred(t, in, i++)) return false;
     } else if (i < t->nops && t->op[i].kind != KIND_R64) {
-        in->aux[0] = 1;
+        in->mode = SOURCE_SIZE;
         if (!ptx_use32(t, in, i++)) return false;
     }
     return use_policy(t, in, i);
@@ -1415,8 +1397,7 @@ static bool decode_reduction(Text *t, Ins *in, bool to_global, bool tensor) {
     return types_of((Reduction)in->n, to_global, false) & TYPE(in->type);
 }
 
-/* cp.async.bulk, cp.reduce.async.bulk, and their .tensor forms. The operands are put into the order destination, source, size,
- * mbarrier, mask of CTAs, cache policy. */
+/* cp.async.bulk, cp.reduce.async.bulk, and their .tensor forms. */
 static bool decode_bulk(Text *t, Ins *in, bool reduces) {
     static const char *const dims[] = {"1d", "2d", "3d", "4d", "5d", NULL};
     s64 n;
@@ -1482,7 +1463,7 @@ static bool decode_cp(Text *t, Ins *in) {
     return !reduces && decode_cp_async(t, in);
 }
 
-/* st.async{.weak} and red.async.relaxed.cluster to shared::cluster (9.7.9.12, 9.7.13.9) */
+/* st.async{.weak} and red.async.relaxed.cluster to shared::cluster */
 static bool decode_store_async(Text *t, Ins *in) {
     static const char *const vectors[] = {"v2", "v4", NULL};
     bool reduces = !strcmp(t->mod[0], "red");
