@@ -790,7 +790,7 @@ static void declaration(Parser *p, Declaration *v) {
             skip_to(p, ')');
         } else if (n > 1 && type_of(s + 1, n - 1) != T_NONE)
             v->type = type_of(s + 1, n - 1);
-        else if (!pointer)
+        else if (!pointer || !n)
             refuse(p, "unsupported declaration: \"%.30s\"", s);
     }
     if (v->type == T_NONE || v->type == T_PRED)
