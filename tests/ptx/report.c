@@ -8,6 +8,7 @@
  * The clocks and milliseconds are predictions from counts and published rates. Nothing here has been
  * measured: they say which resource limits a kernel and by how much, not how long it takes.
  */
+#include <inttypes.h>
 #include <stdlib.h>
 #include "machine.h"
 
@@ -243,6 +244,8 @@ typedef struct {
     double hbm_ms, l2_ms, floor_ms, serial_ms;
 } Cost;
 
+static int first_card(const Kernel *k) { return k->module->target <= 80 ? A100 : H100; }
+
 static u64 device_bytes(const Counters *c) {
     return c->load_bytes + c->store_bytes + c->copy_bytes + c->tma_load_bytes + c->tma_store_bytes +
            c->atomic_bytes;
@@ -352,53 +355,55 @@ static void print_table(FILE *f, const Grid *g, const Sums *s, double seconds) {
     Entry entry[ROOM];
     u64 ctas = (u64)g->dim[0] * g->dim[1] * g->dim[2];
     int threads = (int)(g->block[0] * g->block[1] * g->block[2]);
-    fprintf(f, "\n%s: launch %llu, grid %u x %u x %u, block %u x %u x %u", k->name,
-            (unsigned long long)g->serial, g->dim[0], g->dim[1], g->dim[2], g->block[0], g->block[1],
-            g->block[2]);
+    char name[1024];
+    ptx_demangle(k->name, name, sizeof name);
+    fprintf(f, "\n%s: launch %" PRIu64 ", grid %u x %u x %u, block %u x %u x %u", name, g->serial, g->dim[0],
+            g->dim[1], g->dim[2], g->block[0], g->block[1], g->block[2]);
     if (g->cluster_dim[0] * g->cluster_dim[1] * g->cluster_dim[2] > 1)
         fprintf(f, ", cluster %u x %u x %u", g->cluster_dim[0], g->cluster_dim[1], g->cluster_dim[2]);
     fprintf(f, "\n  %d registers at most, %u + %u bytes shared, sm_%d%s, interpreted in %.3g s\n",
             ptx_registers(k, threads), k->shared_bytes, g->dynamic_shared, k->module->target,
             k->module->target_specific ? "a" : "", seconds);
-    fprintf(f, "  instructions      %12llu warp %14llu thread\n", (unsigned long long)c->warp_instructions,
-            (unsigned long long)c->thread_instructions);
+    fprintf(f, "  instructions      %12" PRIu64 " warp %14" PRIu64 " thread\n", c->warp_instructions,
+            c->thread_instructions);
 
     fprintf(f,
-            "  device memory     %12llu bytes: ld %llu, st %llu, cp.async %llu, TMA load %llu, TMA store "
-            "%llu, atomics %llu\n",
-            (unsigned long long)device_bytes(c), (unsigned long long)c->load_bytes,
-            (unsigned long long)c->store_bytes, (unsigned long long)c->copy_bytes,
-            (unsigned long long)c->tma_load_bytes, (unsigned long long)c->tma_store_bytes,
-            (unsigned long long)c->atomic_bytes);
-    fprintf(f, "                    %12llu sectors read, %llu written\n", (unsigned long long)c->load_sectors,
-            (unsigned long long)c->store_sectors);
+            "  device memory     %12" PRIu64 " bytes: ld %" PRIu64 ", st %" PRIu64 ", cp.async %" PRIu64
+            ", TMA load %" PRIu64 ", TMA store "
+            "%" PRIu64 ", atomics %" PRIu64 "\n",
+            device_bytes(c), c->load_bytes, c->store_bytes, c->copy_bytes, c->tma_load_bytes,
+            c->tma_store_bytes, c->atomic_bytes);
+    fprintf(f,
+            "                    %12" PRIu64 " sectors read, %" PRIu64
+            " written, by ld, st, cp.async and atomics\n",
+            c->load_sectors, c->store_sectors);
     const Allocation *a;
     for (int i = 0; (a = ptx_each_allocation(i)); i++)
         if (a->read || a->written)
-            fprintf(f, "    %-22s %11llu bytes, read %llu (%llu sectors), written %llu (%llu sectors)\n",
-                    a->name, (unsigned long long)a->bytes, (unsigned long long)a->read,
-                    (unsigned long long)a->read_sectors, (unsigned long long)a->written,
-                    (unsigned long long)a->written_sectors);
+            fprintf(f,
+                    "    %-22s %11" PRIu64 " bytes, read %" PRIu64 " (%" PRIu64 " sectors), written %" PRIu64
+                    " (%" PRIu64 " sectors)\n",
+                    a->name, a->bytes, a->read, a->read_sectors, a->written, a->written_sectors);
 
     fprintf(f,
-            "  shared memory     %12llu wavefronts, %llu without conflicts; wgmma reads %llu bytes, TMA "
-            "moves %llu\n",
-            (unsigned long long)c->shared_wavefronts, (unsigned long long)c->shared_wavefronts_ideal,
-            (unsigned long long)c->wgmma_shared_bytes, (unsigned long long)c->tma_shared_bytes);
+            "  shared memory     %12" PRIu64 " wavefronts, %" PRIu64
+            " without conflicts; wgmma reads %" PRIu64 " bytes, TMA "
+            "moves %" PRIu64 "\n",
+            c->shared_wavefronts, c->shared_wavefronts_ideal, c->wgmma_shared_bytes, c->tma_shared_bytes);
     int n = conflicts(k, entry, ROOM);
     for (int i = 0; i < n && i < WORST; i++)
-        fprintf(f, "    %s:%d: %llu wavefronts above the minimum of %llu\n", file_of(k, entry[i].file),
-                entry[i].line, (unsigned long long)entry[i].value, (unsigned long long)entry[i].ideal);
+        fprintf(f, "    %s:%d: %" PRIu64 " wavefronts above the minimum of %" PRIu64 "\n",
+                file_of(k, entry[i].file), entry[i].line, entry[i].value, entry[i].ideal);
 
     fprintf(f, "  warp instructions by unit:");
     for (int u = 0; u < UNIT_COUNT; u++)
-        if (c->unit[u]) fprintf(f, " %s %llu", unit_name[u], (unsigned long long)c->unit[u]);
+        if (c->unit[u]) fprintf(f, " %s %" PRIu64, unit_name[u], c->unit[u]);
     fprintf(f, "\n  by opcode:");
     n = families(k, entry, ROOM);
     for (int i = 0; i < n; i++)
-        fprintf(f, " %.*s %llu", entry[i].family_length, entry[i].name, (unsigned long long)entry[i].value);
+        fprintf(f, " %.*s %" PRIu64, entry[i].family_length, entry[i].name, entry[i].value);
 
-    int first = k->module->target == 80 ? A100 : H100;
+    int first = first_card(k);
     Cost cost[CARDS];
     fprintf(f, "\n  predicted, not measured: clocks of the fullest SM");
     for (int at = first; at < CARDS; at++)
@@ -429,31 +434,33 @@ static void print_csv(FILE *f, const Grid *g, const Sums *s, double seconds) {
     const Kernel *k = g->kernel;
     const Counters *c = &ptx_count;
     Entry entry[ROOM];
+    char name[1024];
+    ptx_demangle(k->name, name, sizeof name);
 #define ROW(metric, place, format, value) \
-    fprintf(f, "%llu,%s,%s,%s," format "\n", (unsigned long long)g->serial, k->name, metric, place, value)
-    for (int i = 0; i < COUNTERS; i++) ROW(counter[i].name, "", "%llu", (unsigned long long)value_of(c, i));
+    fprintf(f, "%" PRIu64 ",\"%s\",%s,\"%s\"," format "\n", g->serial, name, metric, place, value)
+    for (int i = 0; i < COUNTERS; i++) ROW(counter[i].name, "", "%" PRIu64, value_of(c, i));
     ROW("seconds", "", "%.6f", seconds);
     for (int u = 0; u < UNIT_COUNT; u++)
-        if (c->unit[u]) ROW("unit", unit_name[u], "%llu", (unsigned long long)c->unit[u]);
+        if (c->unit[u]) ROW("unit", unit_name[u], "%" PRIu64, c->unit[u]);
     const Allocation *a;
     for (int i = 0; (a = ptx_each_allocation(i)); i++)
         if (a->read || a->written) {
-            ROW("bytes_read", a->name, "%llu", (unsigned long long)a->read);
-            ROW("bytes_written", a->name, "%llu", (unsigned long long)a->written);
+            ROW("bytes_read", a->name, "%" PRIu64, a->read);
+            ROW("bytes_written", a->name, "%" PRIu64, a->written);
         }
     int n = conflicts(k, entry, ROOM);
     for (int i = 0; i < n; i++) {
         char place[512];
         snprintf(place, sizeof place, "%s:%d", file_of(k, entry[i].file), entry[i].line);
-        ROW("conflicts", place, "%llu", (unsigned long long)entry[i].value);
+        ROW("conflicts", place, "%" PRIu64, entry[i].value);
     }
     n = families(k, entry, ROOM);
     for (int i = 0; i < n; i++) {
-        char name[64];
-        snprintf(name, sizeof name, "%.*s", entry[i].family_length, entry[i].name);
-        ROW("opcode", name, "%llu", (unsigned long long)entry[i].value);
+        char family[64];
+        snprintf(family, sizeof family, "%.*s", entry[i].family_length, entry[i].name);
+        ROW("opcode", family, "%" PRIu64, entry[i].value);
     }
-    for (int at = k->module->target == 80 ? A100 : H100; at < CARDS; at++) {
+    for (int at = first_card(k); at < CARDS; at++) {
         Cost cost = predict(at, c, s, (u64)g->dim[0] * g->dim[1] * g->dim[2]);
         for (int r = 0; r < RESOURCES; r++) {
             char metric[64];
