@@ -523,7 +523,7 @@ static Outcome lop3(Warp *w, const Ins *in, u32 m) {
 }
 static bool decode_lop3(Text *t, Ins *in) {
     s64 table;
-    in->mode = (u8)bool_op(t);
+    in->mode = (u8)(1 + ptx_mod_of(t, (const char *const[]){"and", "or", NULL}));
     int n = in->mode ? 2 : 1;
     in->run = lop3;
     in->ndst = (u16)n;
@@ -593,7 +593,7 @@ F32(maxf, fp32_lanes, smaller(a, b, true, flags))
 /* div.approx: PTX ISA gives 0 for |b| > 2^126 (NaN if a is infinite), as a * (1 / b) without subnormals would. */
 static inline float divided(float a, float b) {
     float r = a / b, least = isinf(a) ? NAN : copysignf(0, r);
-    return fabsf(b) > 0x1p126f && fabsf(b) < INFINITY ? least : r;
+    return fabsf(b) > 0x1p126f && fabsf(b) < INFINITY && r == r ? least : r;
 }
 F32(div_approx, mufu_lanes, divided(a, b))
 F32(div_full, mufu_lanes, a / b)
@@ -709,8 +709,12 @@ static inline u16 half_op(HalfOp op, bool bf16, u16 a, u16 b, u16 c, u32 flags) 
     case HALF_FMA: return half_out(ptx_half_fma_odd(x, y, z), bf16, flags);
     case HALF_NEG: return (u16)((flags & FTZ ? half_flush(a, F16_INF) : a) ^ 0x8000);
     case HALF_ABS: return (u16)((flags & FTZ ? half_flush(a, F16_INF) : a) & 0x7fff);
-    case HALF_MIN: return half_out(smaller(x, y, false, flags), bf16, flags);
-    case HALF_MAX: return half_out(smaller(x, y, true, flags), bf16, flags);
+    case HALF_MIN:
+    case HALF_MAX: {
+        u16 r = half_out(smaller(x, y, op == HALF_MAX, flags), bf16, flags);
+        /* the signs of NaNs count too, and widening has lost them */
+        return flags & XORSIGN && r != HALF_NAN ? (u16)((r & 0x7fff) | ((a ^ b) & 0x8000)) : r;
+    }
     case HALF_EX2: return half_out(ptx_ex2(x), bf16, flags);
     case HALF_TANH: return half_out(tanhf(x), bf16, flags);
     }
@@ -971,7 +975,8 @@ static bool decode_set(Text *t, Ins *in) {
     if (!in->n || !comparable(in->type) || (!to_pred && in->ndst != 1)) return false;
     if (t->nops != in->ndst + 2 + (in->k != 0)) return false;
     for (int i = 0; i < in->ndst; i++)
-        if (!(to_pred ? ptx_use_pred(t, in, i) : ptx_use32(t, in, i))) return false;
+        if (!(!to_pred ? ptx_use32(t, in, i) : t->op[i].kind == KIND_SINK ? ptx_use_sink(t, in, i) : ptx_use_pred(t, in, i)))
+            return false;
     char operand = ptx_type_bits(in->type) == 64 ? 'd' : 'r';
     return use(t, in, in->ndst, operand) && use(t, in, in->ndst + 1, operand) &&
            (!in->k || use(t, in, in->ndst + 2, 'p'));
