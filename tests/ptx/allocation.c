@@ -21,6 +21,7 @@ typedef struct {
     Allocation a; /* first: what the rest of the machine sees */
     Owner owner;
     unsigned flags;
+    bool closed; /* to the host: ptx_open_memory */
 } Memory;
 
 enum { FREED = 256 };  /* freed allocations that messages still know */
@@ -113,7 +114,7 @@ void ptx_remove_allocation(void *memory) {
 /* ---- device memory ------------------------------------------------------------------------------------- */
 
 #define ARENA ((u64)8 << 40)
-enum { PAGE = 4096, GUARD = 1 << 20, MISALIGNED = 256, POISON_BYTES = 16 << 20 };
+enum { PAGE = 4096, GUARD = 1 << 20, MISALIGNED = 256, POISON_BYTES = 16 << 20, CLOSINGS = 200 };
 static u8 *arena;
 static u64 arena_used, allocated;
 static unsigned serial;
@@ -149,13 +150,18 @@ static bool map_poison(u8 *at, u64 bytes) {
 }
 
 /* Host code that touches cudaMalloc'ed memory faults, as it does beside a GPU: the pages are closed except
- * while kernels and copies run. p: in one allocation; NULL: all of them. */
+ * while kernels and copies run. That costs more than a small launch, so a process does it for its first
+ * operations only. p: in one allocation; NULL: all of them. */
 void ptx_open_memory(const void *p, bool open) {
+    static int closed;
+    if (!open && closed++ >= CLOSINGS) return;
     for (int i = p ? above((u64)p) - 1 : 0; i >= 0 && i < nmemory; i++) {
-        const Allocation *a = &table[i]->a;
-        if (table[i]->owner == DEVICE)
-            mprotect(a->memory - MISALIGNED, pages(a->bytes + MISALIGNED),
+        Memory *m = table[i];
+        if (m->owner == DEVICE && m->closed == open) {
+            m->closed = !open;
+            mprotect(m->a.memory - MISALIGNED, pages(m->a.bytes + MISALIGNED),
                      open ? PROT_READ | PROT_WRITE : PROT_NONE);
+        }
         if (p) break;
     }
 }
