@@ -386,6 +386,7 @@ __global__ void operands(unsigned *out, unsigned *data) {
                  "  ld.global.u32 %3, [ at ] ;\n"
                  "  st.global.v4.u32 [at+16], {%0, 7, -1, 0xabcdU};\n"
                  "  mov.b32 {l, h}, 0x12345678; cvt.u32.u16 %4, h; mov.b32 %5, {h, l};\n"
+                 "  mov.b32 {l, h}, %4; mov.b16 l, -2; mov.b32 %4, {l, h};\n"
                  "  setp.lt.s32 p0|p1, 5, -3; @!p0 mov.u32 %6, -0x80000000; @ p0 mov.u32 %6, 1; @!p1 trap;\n"
                  "}"
                  : "=&r"(r[0]), "=&r"(r[1]), "=&r"(r[2]), "=&r"(r[3]), "=&r"(r[4]), "=&r"(r[5]), "=&r"(r[6])
@@ -417,7 +418,7 @@ FA_TEST(operand_syntax) {
     FA_CUDA(cudaMemcpy(data.at, numbers_in, sizeof numbers_in, cudaMemcpyHostToDevice));
     operands<<<1, 1>>>(out.at, data.at);
     FA_SYNC();
-    const unsigned want[16] = {33, 44, 11, 55, 0x1234, 0x56781234, 0x80000000u, 0x40490fdb, 0x3fc00000, 0xc3610000,
+    const unsigned want[16] = {33, 44, 11, 55, 0xfffe, 0x56781234, 0x80000000u, 0x40490fdb, 0x3fc00000, 0xc3610000,
                                0x3f800000, 0xc0020000, 22, 22, 22, 22};
     const unsigned *got = out.host();
     for (int i = 0; i < 16; i++) FA_EXPECT_MSG(got[i] == want[i], "value %d: got %#x, want %#x", i, got[i], want[i]);
@@ -611,7 +612,12 @@ __global__ void asserts(const int *p) {
     outer(p);
 }
 
+__global__ void store(int *p) { *p = 1; }
+
 FA_TEST(what_is_refused) {
+    static int *constant;
+    FA_CUDA(cudaGetSymbolAddress((void **)&constant, constants));
+    EXPECT_STOP((store<<<1, 1>>>(constant)), "constant constants");
     static int *out;
     FA_CUDA(cudaMalloc((void **)&out, 64));
     FA_CUDA(cudaMemset(out, 0, 64));
@@ -637,5 +643,11 @@ FA_TEST(assertions_name_their_lines) {
     FA_CUDA(cudaMemset(p, 0, sizeof good_then_bad));
     EXPECT_STOP((asserts<<<1, 1>>>(p)), "five");
 }
+
+/* The rest of this file has another name, with what would be a comment in it. */
+#line 7 "generated/a // of.cu"
+__global__ void elsewhere(int *p) { p[blockDim.x] = 1; }
+
+FA_TEST(names_of_files) { EXPECT_STOP((elsewhere<<<1, 1>>>(NULL)), "of.cu:7"); }
 
 FA_TEST_MAIN
