@@ -3,14 +3,15 @@
  *     happens-before    what asynchronous work knows and hands on
  *     mbarriers         their state, in a side table of each CTA; init, arrive, expect_tx, waits
  *     cp.async          per warp: instructions in order of issue, groups by lane
- *     bulk copies       one queue per cluster: 1-D, tensors of 1 to 5 dimensions, reductions, st.async, red.async
- *     the engines       who does queued work when: IN_ORDER as soon as it can be done, LAZY when somebody waits
- *                       for it, RANDOM in any order and, big copies, in pieces
+ *     bulk copies       one queue per cluster: 1-D, tensors, reductions, st.async, red.async
+ *     the engines       who does queued work when: IN_ORDER as soon as it can be done, LAZY when somebody
+ *                       waits for it, RANDOM in any order and, big copies, in pieces
  *     the end of threads and CTAs, deadlock report, decoders
  *
- * Sources are read when a copy is done, not when it is issued, so that reusing them too early shows. A copy knows
- * what its issuer knew; who waits for it learns its actor: that of the mbarrier (time: phases completed), of the
- * warp's cp.async queue (time: number of the instruction) or of the lane's bulk groups (time: number of the group).
+ * Sources are read when a copy is done, not when it is issued, so that reusing them too early shows. A copy
+ * knows what its issuer knew; who waits for it learns its actor: that of the mbarrier (time: phases completed),
+ * of the warp's cp.async queue (time: number of the instruction) or of the lane's bulk groups (time: number of
+ * the group).
  */
 #include <stdlib.h>
 #include "numeric.h"

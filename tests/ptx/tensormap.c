@@ -1,10 +1,10 @@
 /* tensormap.c - driver functions that programs get by cudaGetDriverEntryPoint: cuTensorMapEncodeTiled and
  * cuTensorMapReplaceAddress.
  *
- * The driver answers a wrong tensor map with CUDA_ERROR_INVALID_VALUE and no word more. Here every rule of its
- * documentation (cuda.h, "Tensor Map Object Management") is checked one by one, and stderr says which one was
- * broken, by which value. What is valid but not modelled by async.c is CUDA_ERROR_NOT_SUPPORTED, and said too.
- * The 128 bytes hold a TensorMap of the machine's own: the layout of the real ones is not documented.
+ * The driver answers a wrong tensor map with CUDA_ERROR_INVALID_VALUE and no word more. Here every rule of
+ * its documentation (cuda.h, "Tensor Map Object Management") is checked one by one, and stderr says which one
+ * was broken, by which value. What is valid but not modelled by async.c is CUDA_ERROR_NOT_SUPPORTED, and said
+ * too. The 128 bytes hold a TensorMap of the machine's own: the layout of the real ones is not documented.
  */
 #include <stdarg.h>
 #include <cuda.h>

@@ -67,11 +67,6 @@ static bool same_bytes(const std::vector<u8> &got, const std::vector<u8> &want, 
     return FA_EXPECT(got.size() == want.size());
 }
 
-static bool in_order(void) {
-    const char *s = getenv("FA_PTX_SCHEDULE");
-    return !s || !strcmp(s, "order");
-}
-
 #define DEV static __device__ __forceinline__
 DEV u32 smem(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
@@ -96,14 +91,6 @@ DEV void fence_async() { asm volatile("fence.proxy.async;" ::: "memory"); }
 DEV void mbar_arrive(u32 b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(b) : "memory"); }
 DEV void mbar_expect(u32 b, u32 n) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(b), "r"(n) : "memory");
-}
-DEV u32 mbar_test(u32 b, u32 parity) {
-    u32 r;
-    asm volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2; selp.b32 %0, 1, 0, p; }"
-                 : "=r"(r)
-                 : "r"(b), "r"(parity)
-                 : "memory");
-    return r;
 }
 DEV void mbar_wait(u32 b, u32 parity) {
     asm volatile("{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@!p bra AGAIN;\n}" ::"r"(b),
@@ -162,7 +149,7 @@ template <int N> DEV void cp_wait() { asm volatile("cp.async.wait_group %0;" ::"
 /* Each thread copies with every form into a slot of 16 bytes of its own. */
 enum { CP_THREADS = 96 };
 __global__ void cp_forms(const u8 *in, u8 *out, u32 per_thread) {
-    extern __shared__ __align__(128) u8 tile[];
+    extern __shared__ __align__(1024) u8 tile[];
     u32 t = threadIdx.x, slot = 0;
     u64 policy;
     asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
@@ -534,7 +521,7 @@ enum { BULK_LOAD_FORMS = 6 };
 
 /* in -> shared -> out: once by each form of load, twice by each form of store */
 __global__ void bulk_round_trip(const u8 *in, u8 *out, u32 bytes, u32 stride) {
-    extern __shared__ __align__(128) u8 tile[];
+    extern __shared__ __align__(1024) u8 tile[];
     __shared__ __align__(8) u64 bar;
     u64 policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
@@ -583,7 +570,7 @@ FA_TEST(bulk_copies) {
 
 /* Every CTA of a cluster loads a part and multicasts it to a mask; then sends a part to its right neighbour. */
 __global__ void bulk_cluster(const u8 *in, u8 *out, u32 bytes, u32 mask) {
-    extern __shared__ __align__(128) u8 tile[];
+    extern __shared__ __align__(1024) u8 tile[];
     __shared__ __align__(8) u64 bar, sent;
     u32 rank = cluster_rank(), n = gridDim.x, mine = mask | 1u << rank;
     u8 *received = tile + n * bytes;
@@ -631,6 +618,38 @@ FA_TEST(bulk_multicast_and_shared_to_shared) {
                 if (!finished() || !same_bytes(out.host(), want, "multicast")) return;
                 FA_EXPECT(ptx_counter("tma_load_bytes") == (u64)n * bytes); /* multicast reads device memory once */
             }
+}
+
+/* Two buffers that are filled again as soon as the store before the last has been read. */
+__global__ void store_ring(u32 *out, u32 tiles) {
+    __shared__ __align__(128) u32 tile[2][64];
+    for (u32 i = 0; i < tiles; i++) {
+        if (threadIdx.x == 0) bulk_wait_read<1>();
+        __syncthreads();
+        tile[i % 2][threadIdx.x] = i * 1000 + threadIdx.x;
+        fence_async();
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            bulk_store(out + i * 64, smem(tile[i % 2]), 256);
+            bulk_commit();
+        }
+    }
+    if (threadIdx.x == 0) {
+        bulk_wait<0>();
+        for (u32 i = 0; i < tiles; i++) out[tiles * 64 + i] = out[i * 64 + 5]; /* what it stored is there */
+    }
+}
+FA_TEST(bulk_store_ring) {
+    for (u32 tiles : {1u, 2u, 3u, 8u}) {
+        Device<u32> out(tiles * 65);
+        store_ring<<<1, 64>>>(out.p, tiles);
+        if (!finished()) return;
+        std::vector<u32> got = out.host();
+        for (u32 i = 0; i < tiles * 65; i++) {
+            u32 want = i < tiles * 64 ? i / 64 * 1000 + i % 64 : (i - tiles * 64) * 1000 + 5;
+            FA_EXPECT_MSG(got[i] == want, "word %u: %u, want %u", i, got[i], want);
+        }
+    }
 }
 
 /* ---- reductions ------------------------------------------------------------------------------------------------------------- */
@@ -715,7 +734,7 @@ static std::vector<u8> random_elements(size_t bytes, Element e, u64 salt) {
 
 /* Reduction number `form` of value, from shared memory, into `to`: in device memory or in the other CTA of the cluster. */
 __global__ void bulk_reduce(const u8 *value, u8 *to, u32 bytes, u32 form, bool hint) {
-    extern __shared__ __align__(128) u8 tile[];
+    extern __shared__ __align__(1024) u8 tile[];
     for (u32 i = threadIdx.x; i < bytes; i += blockDim.x) tile[i] = value[i];
     fence_async();
     __syncthreads();
@@ -741,7 +760,7 @@ __global__ void bulk_reduce(const u8 *value, u8 *to, u32 bytes, u32 form, bool h
     }
 }
 __global__ void cluster_reduce(const u8 *value, u8 *to, u32 bytes, u32 form) {
-    extern __shared__ __align__(128) u8 tile[]; /* value, then what is reduced into */
+    extern __shared__ __align__(1024) u8 tile[]; /* value, then what is reduced into */
     __shared__ __align__(8) u64 bar;
     u32 rank = cluster_rank();
     for (u32 i = threadIdx.x; i < bytes; i += blockDim.x)
@@ -895,7 +914,7 @@ static PFN_cuTensorMapEncodeTiled_v12000 encode_tiled(void) {
 
 /* A valid call, of which tests change single arguments. */
 struct Encode {
-    alignas(64) CUtensorMap map[2];
+    CUtensorMap map[2];
     CUtensorMapDataType type = CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
     u32 rank = 3, box[5] = {64, 4, 2, 1, 1}, step[5] = {1, 1, 1, 1, 1};
     u64 dim[5] = {64, 8, 4, 1, 1}, stride[4] = {128, 1024, 4096, 4096};
