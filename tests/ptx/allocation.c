@@ -293,6 +293,11 @@ static cudaError_t pointer_attributes(struct cudaPointerAttributes *a, const voi
     return cudaSuccess;
 }
 
+static bool is_managed(const void *p, size_t bytes) {
+    Memory *m = find_memory(p);
+    return m && m->owner == MANAGED && holds(&m->a, (u64)p, bytes);
+}
+
 static cudaError_t memory_info(size_t *available, size_t *total) {
     size_t all = device_bytes();
     if (total) *total = all;
@@ -336,9 +341,21 @@ cudaError_t cudaHostGetFlags(unsigned *flags, void *p) { return LOOK(host_flags(
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *a, const void *p) {
     return LOOK(pointer_attributes(a, p));
 }
+/* Hints about managed memory change no result. */
+cudaError_t cudaMemPrefetchAsync(const void *p, size_t bytes, struct cudaMemLocation where, unsigned flags,
+                                 cudaStream_t stream) {
+    (void)where, (void)stream;
+    return LOOK(!flags && is_managed(p, bytes) ? cudaSuccess : cudaErrorInvalidValue);
+}
+cudaError_t cudaMemAdvise(const void *p, size_t bytes, enum cudaMemoryAdvise advice,
+                          struct cudaMemLocation where) {
+    (void)advice, (void)where;
+    return LOOK(is_managed(p, bytes) ? cudaSuccess : cudaErrorInvalidValue);
+}
 cudaError_t cudaMemGetInfo(size_t *available, size_t *total) { return LOOK(memory_info(available, total)); }
 PER_THREAD(cudaMallocAsync, ptsz);
 PER_THREAD(cudaFreeAsync, ptsz);
+PER_THREAD(cudaMemPrefetchAsync, ptsz);
 
 /* ---- copies -------------------------------------------------------------------------------------------- */
 

@@ -46,7 +46,6 @@ cudaError_t cudaGetLastError(void) {
     return e;
 }
 cudaError_t cudaDeviceSynchronize(void) { return API(ptx_no_capture("cudaDeviceSynchronize")); }
-cudaError_t cudaThreadSynchronize(void) { return cudaDeviceSynchronize(); }
 
 /* ---- the program's kernels and variables --------------------------------------------------------------- */
 
@@ -588,7 +587,7 @@ static void at_exit(int status, void *nothing) {
     u64 n = ptx_findings();
     if (!n) return;
     fflush(NULL);
-    fprintf(stderr, "PTX machine: %llu findings\n", (unsigned long long)n);
+    fprintf(stderr, "PTX machine: %llu finding%s\n", (unsigned long long)n, n == 1 ? "" : "s");
     if (!status) _exit(86);
 }
 

@@ -282,6 +282,11 @@ FA_TEST(host_memory) {
         FA_EXPECT((a.devicePointer == k.p) == (k.type != cudaMemoryTypeUnregistered));
         FA_EXPECT((a.hostPointer == k.p) == (k.type != cudaMemoryTypeDevice));
     }
+    cudaMemLocation here = {};
+    here.type = cudaMemLocationTypeDevice, here.id = 0;
+    OK(cudaMemAdvise(managed, 1024, cudaMemAdviseSetReadMostly, here));
+    OK(cudaMemPrefetchAsync(managed, 1024, here, 0, 0));
+    FAILS(cudaMemPrefetchAsync(pageable, 1024, here, 0, 0), cudaErrorInvalidValue);
     OK(cudaFree(known[2].p));
     OK(cudaHostUnregister(pageable));
     FAILS(cudaHostUnregister(pageable), cudaErrorHostMemoryNotRegistered);
@@ -365,6 +370,11 @@ FA_TEST(launch_errors) {
     LAUNCH_FAILS(cudaSuccess, dynamic_shared, 1, 32, optin>>>(p, optin / 4));
     FA_EXPECT(host(p, 1)[0] == optin / 4 - 1);
     OK(cudaFuncSetAttribute(dynamic_shared, cudaFuncAttributeMaxDynamicSharedMemorySize, 49152));
+    cudaLaunchAttribute event;
+    event.id = cudaLaunchAttributeProgrammaticEvent;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = config.blockDim = 1, config.attrs = &event, config.numAttrs = 1;
+    if (on_machine()) FAILS(cudaLaunchKernelEx(&config, fill, p, 0, 0), cudaErrorNotSupported);
     FAILS(cudaLaunchKernel((const void *)&optin, dim3(1), dim3(1), nullptr, 0, 0), cudaErrorInvalidDeviceFunction);
     OK(cudaFree(p));
 }
