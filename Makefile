@@ -129,4 +129,4 @@ format: ## clang-format the C sources in place
 clean: ## remove build/
 	rm -rf build
 
--include $(wildcard build/*/*.d)
+-include $(wildcard build/*/*.d build/ptx/shared/*.d)
