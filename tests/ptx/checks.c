@@ -406,20 +406,27 @@ bool ptx_is_ordered(const Clock *c, u32 actor, u32 lanes, u32 time) {
     return clock_knows(c, 0, actor, lanes, time);
 }
 
+static bool clock_is_empty(const Clock *c) { return !c->n && !c->nfar; }
 static void clock_clear(Clock *c) { c->n = c->nfar = 0; }
 
-void ptx_knowledge_clear(Knowledge *k) { clock_clear(&k->seen), clock_clear(&k->fenced); }
+void ptx_knowledge_clear(Knowledge *k) {
+    for (int i = 0; i < CLOCKS; i++) clock_clear(&k->clock[i]);
+}
 void ptx_knowledge_join(Knowledge *to, const Knowledge *from) {
-    clock_join(&to->seen, &from->seen);
-    clock_join(&to->fenced, &from->fenced);
+    for (int i = 0; i < CLOCKS; i++) clock_join(&to->clock[i], &from->clock[i]);
 }
 void ptx_knowledge_copy(Knowledge *to, const Knowledge *from) {
     ptx_knowledge_clear(to);
     ptx_knowledge_join(to, from);
 }
 void ptx_knowledge_free(Knowledge *k) {
-    free(k->seen.at), free(k->seen.far), free(k->fenced.at), free(k->fenced.far);
+    for (int i = 0; i < CLOCKS; i++) free(k->clock[i].at), free(k->clock[i].far);
     *k = (Knowledge){0};
+}
+static bool knowledge_same(const Knowledge *a, const Knowledge *b) {
+    for (int i = 0; i < CLOCKS; i++)
+        if (!clock_same(&a->clock[i], &b->clock[i])) return false;
+    return true;
 }
 void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time) {
     clock_learn(&k->seen, actor, time);
@@ -469,6 +476,7 @@ static void drop_part(Warp *w, Part **at) {
 
 /* Makes parts that cover exactly the lanes m. */
 static void separate(Warp *w, u32 m) {
+    w->changes++;
     for (Part *p = w->part; p; p = p->next)
         if (p->lanes & m && p->lanes & ~m) {
             u32 inside = p->lanes & m;
@@ -480,10 +488,10 @@ static void separate(Warp *w, u32 m) {
 
 /* Parts that know the same become one; one that has all lanes is the warp. */
 static void unite(Warp *w) {
+    w->changes++;
     for (Part *p = w->part; p; p = p->next)
         for (Part **q = &p->next; *q;) {
-            if (clock_same(&p->know.seen, &(*q)->know.seen) &&
-                clock_same(&p->know.fenced, &(*q)->know.fenced)) {
+            if (knowledge_same(&p->know, &(*q)->know)) {
                 u32 lanes = (*q)->lanes;
                 drop_part(w, q);
                 p->lanes |= lanes, w->part_lanes |= lanes;
@@ -511,11 +519,22 @@ static void hand_on_own(Warp *w, u32 m, Clock *to) {
         clock_learn(to, self, now(w));
 }
 
+/* The same as far as a memory fence came after it. */
+static void publish_own(const Warp *w, u32 m, Clock *to) {
+    u32 self = (u32)ptx_warp_actor(w), lanes = m & w->fence_lanes;
+    if (!lanes) return;
+    if (w->touched_lanes & ~lanes)
+        clock_learn_lanes(to, self, lanes, w->fence_at);
+    else
+        clock_learn(to, self, w->fence_at);
+}
+
 static void hand_on(Warp *w, u32 m, Knowledge *to) {
     if (m & ~w->part_lanes) ptx_knowledge_join(to, &w->know);
     for (const Part *p = w->part; p; p = p->next)
         if (p->lanes & m) ptx_knowledge_join(to, &p->know);
     hand_on_own(w, m, &to->seen);
+    publish_own(w, m, &to->published);
 }
 
 void ptx_release(Warp *w, u32 m, Knowledge *to) {
@@ -526,6 +545,7 @@ void ptx_release(Warp *w, u32 m, Knowledge *to) {
 
 void ptx_acquire(Warp *w, u32 m, const Knowledge *from) {
     if (!ptx_device.checks) return;
+    if (!clock_is_empty(&from->published)) w->changes++;
     if (!(w->live & ~m)) {
         ptx_knowledge_join(&w->know, from);
         for (Part *p = w->part; p; p = p->next) ptx_knowledge_join(&p->know, from);
@@ -551,8 +571,10 @@ void ptx_sync_warp(Warp *w, u32 m) {
         drop_part(w, &w->part);
     }
     clock_learn(&w->know.seen, (u32)ptx_warp_actor(w), now(w));
+    publish_own(w, ALL_LANES, &w->know.published);
     w->synced = ++w->now;
-    w->touched_lanes = 0;
+    w->touched_lanes = w->fence_lanes = 0;
+    w->changes++;
 }
 
 /* A proxy fence anywhere on the way from the generic access to the async one will do (PTX ISA 8.9.1, causality order): so
@@ -568,22 +590,30 @@ void ptx_proxy_fence(Warp *w, u32 m) {
 }
 
 /* Strong accesses hand knowledge on by address: a table of what has been released there. What is released is a snapshot
- * that many addresses may refer to, each by a list (lists do not change, so that addresses share them too). The clocks of
- * snapshots have no dense part, as clusters come and go. */
+ * of what a warp knew, and many addresses may refer to it, each by a list; lists do not change, so that addresses share
+ * them too. The clocks of snapshots have no dense part, as clusters come and go. */
 typedef struct {
     u64 address; /* 0: free. Shared memory: window, number of the cluster, rank, offset */
     u32 list;
 } SyncWord;
+typedef struct {
+    Knowledge know;
+    u64 owner; /* a later snapshot of the same owner says more; 0: of some lanes of a warp */
+} Snapshot;
+typedef struct {
+    u32 snapshot, next;
+    Knowledge *sum; /* of the list, made when it is first read */
+} Link;
+enum { LINKS_MADE = 4096 };
 static struct {
     SyncWord *slot;
     u32 room, used;
-    Knowledge *snapshot; /* [0] is not used */
-    u32 snapshots, snapshot_room;
-    struct Link {
-        u32 snapshot, next;
-    } * link; /* [0] is not used */
-    u32 links, link_room;
-    u32 from, added, to; /* the list that was made last: `from` with snapshot `added` in front */
+    Snapshot *snapshot; /* [0] is not used, nor is that of link */
+    Link *link;
+    u32 snapshots, snapshot_room, links, link_room;
+    struct {
+        u32 list, snapshot, to; /* what list became with the snapshot */
+    } made[LINKS_MADE];
 } table;
 
 static SyncWord *find_slot(u64 address) {
@@ -608,7 +638,9 @@ static u32 *sync_list(u64 address) {
 }
 
 static void forget_sync_table(void) {
-    for (u32 i = 1; i <= table.snapshots; i++) ptx_knowledge_free(&table.snapshot[i]);
+    for (u32 i = 1; i <= table.snapshots; i++) ptx_knowledge_free(&table.snapshot[i].know);
+    for (u32 i = 1; i <= table.links; i++)
+        if (table.link[i].sum) ptx_knowledge_free(table.link[i].sum), free(table.link[i].sum);
     free(table.slot), free(table.snapshot), free(table.link);
     memset(&table, 0, sizeof table);
 }
@@ -637,134 +669,160 @@ static void clock_to_table(Clock *to, const Clock *from, u32 cluster) {
     free(f);
 }
 
-/* And back. True if there is anything in it that neither `to` nor `known` has, and that `self` has not put there. */
-static bool clock_from_table(Clock *to, const Clock *from, u32 cluster, const Clock *known, u32 self) {
+/* And back. */
+static void clock_from_table(Clock *to, const Clock *from, u32 cluster) {
     Far *f = malloc((from->nfar + 1) * sizeof *f);
-    bool new = false;
     u32 n = 0;
     for (int other = 0; other < 2; other++) /* entries of the own cluster have number 0 and come first */
         for (u32 i = 0; i < from->nfar; i++) {
-            Far e = from->far[i];
-            if ((e.cluster != cluster) != other) continue;
-            if (!other) e.cluster = 0;
-            if (clock_knows(known, e.cluster, e.actor, e.lanes, e.time) ||
-                clock_knows(to, e.cluster, e.actor, e.lanes, e.time))
-                continue;
-            new |= other || e.actor != self;
-            if (!other && e.lanes == ALL_LANES)
-                clock_learn(to, e.actor, e.time);
+            const Far *e = &from->far[i];
+            if ((e->cluster != cluster) != other) continue;
+            if (!other && e->lanes == ALL_LANES)
+                clock_learn(to, e->actor, e->time);
             else
-                f[n++] = e;
+                f[n++] = (Far){other ? e->cluster : 0, e->actor, e->lanes, e->time};
         }
     clock_join_far(to, f, n);
     free(f);
-    return new;
 }
 
-static u32 new_snapshot(const Warp *w, const Knowledge *know) {
+static u32 new_snapshot(const Warp *w, const Clock *seen, const Clock *fenced, u64 owner) {
     if (table.snapshots + 2 > table.snapshot_room) {
         table.snapshot_room = 2 * table.snapshot_room + 64;
         table.snapshot = realloc(table.snapshot, table.snapshot_room * sizeof *table.snapshot);
     }
-    Knowledge *s = &table.snapshot[++table.snapshots];
-    *s = (Knowledge){0};
-    clock_to_table(&s->seen, &know->seen, cluster_number(w));
-    clock_to_table(&s->fenced, &know->fenced, cluster_number(w));
+    Snapshot *s = &table.snapshot[++table.snapshots];
+    *s = (Snapshot){.owner = owner};
+    clock_to_table(&s->know.seen, seen, cluster_number(w));
+    clock_to_table(&s->know.fenced, fenced, cluster_number(w));
     return table.snapshots;
 }
 
-static u32 with_snapshot(u32 list, u32 snapshot) {
-    if (table.from == list && table.added == snapshot) return table.to;
-    for (u32 i = list; i; i = table.link[i].next)
-        if (table.link[i].snapshot == snapshot) return list;
+static u32 new_link(u32 snapshot, u32 next) {
     if (table.links + 2 > table.link_room) {
         table.link_room = 2 * table.link_room + 64;
         table.link = realloc(table.link, table.link_room * sizeof *table.link);
     }
-    table.link[++table.links] = (struct Link){snapshot, list};
-    table.from = list, table.added = snapshot, table.to = table.links;
+    table.link[++table.links] = (Link){snapshot, next, NULL};
     return table.links;
 }
 
+/* The list without what this owner has released before. */
+static u32 without_owner(u32 list, u64 owner) {
+    u32 kept[256], n = 0, i = list;
+    for (; i && n < 256 && table.snapshot[table.link[i].snapshot].owner != owner; i = table.link[i].next)
+        kept[n++] = i;
+    if (!i || n == 256) return list;
+    i = table.link[i].next;
+    while (n-- > 0) i = new_link(table.link[kept[n]].snapshot, i);
+    return i;
+}
+
+static u32 with_snapshot(u32 list, u32 snapshot) {
+    u32 at = (list * 0x9e3779b1u ^ snapshot * 0x85ebca6bu) >> 8 & (LINKS_MADE - 1);
+    if (table.made[at].list == list && table.made[at].snapshot == snapshot) return table.made[at].to;
+    u32 to = list;
+    while (to && table.link[to].snapshot != snapshot) to = table.link[to].next;
+    u64 owner = table.snapshot[snapshot].owner;
+    to = to ? list : new_link(snapshot, owner ? without_owner(list, owner) : list);
+    table.made[at].list = list, table.made[at].snapshot = snapshot, table.made[at].to = to;
+    return to;
+}
+
+/* All that a list says. The sum of the list behind it, if there is one, is taken over: that one is hardly read again. */
+static const Knowledge *sum_of(u32 list) {
+    Link *first = &table.link[list];
+    if (first->sum) return first->sum;
+    u32 end = first->next;
+    while (end && !table.link[end].sum) end = table.link[end].next;
+    first->sum = end ? table.link[end].sum : calloc(1, sizeof *first->sum);
+    if (end) table.link[end].sum = NULL;
+    for (u32 i = list; i != end; i = table.link[i].next)
+        ptx_knowledge_join(first->sum, &table.snapshot[table.link[i].snapshot].know);
+    return first->sum;
+}
+
+/* Relaxed accesses order nothing by themselves, but with fences they do (PTX ISA 8.8, release and acquire patterns): a
+ * write hands on what a fence came after, and what a read has found becomes known at a fence behind it. Both travel with
+ * barriers: "all threads fence, __syncthreads(), thread 0 counts" is as good as a fence of thread 0, and so is the
+ * reverse; the stores have been performed, and the caches are cleared. */
 void ptx_sync_read(Warp *w, u32 m, u64 address, Order order) {
     static Knowledge read;
     if (!ptx_device.checks || !table.used) return;
-    u32 list = find_slot(sync_address(w, address))->list;
-    if (!list || (!(order & ACQUIRE) && w->acquired_list == list)) return;
-    const Knowledge *known = ptx_knows(w, m);
-    Knowledge *to = order & ACQUIRE ? &read : &w->acquired;
-    u32 cluster = cluster_number(w), self = (u32)ptx_warp_actor(w);
-    bool new = false;
-    if (order & ACQUIRE) ptx_knowledge_clear(to);
-    for (u32 i = list; i; i = table.link[i].next) {
-        const Knowledge *s = &table.snapshot[table.link[i].snapshot];
-        new |= clock_from_table(&to->seen, &s->seen, cluster, &known->seen, self);
-        clock_from_table(&to->fenced, &s->fenced, cluster, &known->fenced, self);
-    }
+    u32 list = find_slot(sync_address(w, address))->list, cluster = cluster_number(w);
+    if (!list) return;
     if (order & ACQUIRE) {
-        ptx_acquire(w, m, to);
-        return;
+        const Knowledge *sum = sum_of(list);
+        ptx_knowledge_clear(&read);
+        clock_from_table(&read.seen, &sum->seen, cluster);
+        clock_from_table(&read.fenced, &sum->fenced, cluster);
+        ptx_acquire(w, m, &read);
+    } else if (w->read_list != list) {
+        const Knowledge *sum = sum_of(list);
+        for (Part *p = w->part;; p = p->next) {
+            Knowledge *k = p ? &p->know : &w->know;
+            clock_from_table(&k->pending, &sum->seen, cluster);
+            clock_from_table(&k->pending_fenced, &sum->fenced, cluster);
+            if (!p) break;
+        }
+        w->read_list = list;
     }
-    if (new || !w->has_acquired) w->acquired_at = now(w);
-    w->has_acquired = true, w->acquired_list = list;
 }
 
-/* What lanes m of the warp hand on of what was known at its last fence; 0: nothing. Lanes that have fenced, and have not
- * met since, hand on their own accesses only. */
-static u32 fenced_snapshot(Warp *w, u32 m) {
-    static Knowledge own;
-    if (w->synced > w->released_at || m == w->released_lanes) {
-        if (!w->released_snapshot) w->released_snapshot = new_snapshot(w, &w->released);
-        return w->released_snapshot;
-    }
-    if (m & ~w->released_lanes) return 0;
-    u32 self = (u32)ptx_warp_actor(w), n = 0;
-    ptx_knowledge_copy(&own, &w->released);
-    for (u32 j = 0; j < own.seen.nfar; j++)
-        if (own.seen.far[j].cluster || own.seen.far[j].actor != self) own.seen.far[n++] = own.seen.far[j];
-    own.seen.nfar = n;
-    if (self < own.seen.n && own.seen.at[self] >= w->synced) own.seen.at[self] = w->synced - 1;
-    clock_learn_lanes(&own.seen, self, m, w->released_at);
-    return new_snapshot(w, &own);
+static u32 published_snapshot(Warp *w, u32 m) {
+    static Clock seen;
+    static struct {
+        u32 cluster, actor, lanes, changes, snapshot;
+        const Knowledge *know;
+    } made[1024], *s;
+    const Knowledge *k = ptx_knows(w, m);
+    u32 lanes = m & w->fence_lanes, cluster = cluster_number(w), actor = (u32)ptx_warp_actor(w);
+    if (!lanes && clock_is_empty(&k->published)) return 0;
+    s = &made[(actor * LANES + (lanes ? (u32)ptx_first_lane(lanes) : 0)) % 1024];
+    if (s->cluster == cluster && s->actor == actor && s->lanes == lanes && s->changes == w->changes &&
+        s->know == k)
+        return s->snapshot;
+    clock_clear(&seen);
+    clock_join(&seen, &k->published);
+    publish_own(w, m, &seen);
+    u64 owner = lanes || w->part ? 0 : (u64)cluster << 32 | actor;
+    u32 snapshot = new_snapshot(w, &seen, &k->published_fenced, owner);
+    s->cluster = cluster, s->actor = actor, s->lanes = lanes, s->changes = w->changes, s->know = k;
+    return s->snapshot = snapshot;
 }
 
-/* A relaxed write hands on what was known at a fence before it: of its own thread, or of threads that a barrier orders
- * before it (the usual "all threads fence, __syncthreads(), thread 0 counts": their stores have been performed). */
 void ptx_sync_write(Warp *w, u32 m, u64 address, Order order) {
     static Knowledge own;
     if (!ptx_device.checks || !(order & RELEASE || running->fences)) return;
-    u32 *list = sync_list(sync_address(w, address));
+    u32 *list = sync_list(sync_address(w, address)),
+        snapshot = running->fences ? published_snapshot(w, m) : 0;
+    if (snapshot) *list = with_snapshot(*list, snapshot);
     if (order & RELEASE) {
         ptx_knowledge_clear(&own);
         ptx_release(w, m, &own);
-        *list = with_snapshot(*list, new_snapshot(w, &own));
-    }
-    const Clock *seen = &ptx_knows(w, m)->seen;
-    for (Warp *v = w->cta->warp; v < w->cta->warp + w->cta->nwarps; v++) {
-        if (!v->released_at) continue;
-        bool before =
-            v != w && clock_knows(seen, 0, (u32)ptx_warp_actor(v), v->released_lanes, v->released_at);
-        if (before && !v->released_snapshot) v->released_snapshot = new_snapshot(v, &v->released);
-        u32 snapshot = before ? v->released_snapshot : v == w ? fenced_snapshot(w, m) : 0;
-        if (snapshot) *list = with_snapshot(*list, snapshot);
+        u64 owner =
+            w->part || (w->live & ~m) ? 0 : (u64)cluster_number(w) << 32 | 1u << 31 | (u32)ptx_warp_actor(w);
+        *list = with_snapshot(*list, new_snapshot(w, &own.seen, &own.fenced, owner));
     }
 }
 
-/* The other half: what a relaxed read has found becomes known at a fence after it, of its thread or of threads that come
- * after it by a barrier. */
+static void fence_knowledge(Knowledge *k) {
+    clock_join(&k->seen, &k->pending), clock_clear(&k->pending);
+    clock_join(&k->fenced, &k->pending_fenced), clock_clear(&k->pending_fenced);
+    clock_join(&k->published, &k->seen);
+    clock_join(&k->published_fenced, &k->fenced);
+}
+
 void ptx_memory_fence(Warp *w, u32 m) {
     if (!ptx_device.checks) return;
     running->fences = true;
-    for (int i = 0; i < w->cta->nwarps; i++) {
-        const Warp *v = &w->cta->warp[i];
-        if (v->has_acquired && (v == w || clock_knows(&ptx_knows(w, m)->seen, 0, (u32)ptx_warp_actor(v),
-                                                      ALL_LANES, v->acquired_at)))
-            ptx_acquire(w, m, &v->acquired);
-    }
-    if (w->synced > w->released_at) /* else groups of lanes fence one after the other: all of it counts */
-        ptx_knowledge_clear(&w->released), w->released_lanes = 0;
-    hand_on(w, m, &w->released);
-    w->released_at = w->now++, w->released_lanes |= m, w->released_snapshot = 0;
+    bool all = !(w->live & ~m);
+    if (!all) separate(w, m);
+    for (Part *p = w->part; p; p = p->next)
+        if (p->lanes & m) fence_knowledge(&p->know);
+    if (all) fence_knowledge(&w->know);
+    w->fence_at = now(w), w->fence_lanes |= m;
+    w->now++, w->changes++;
 }
 
 /* ---- shadow memory ----------------------------------------------------------------------------------------------- */

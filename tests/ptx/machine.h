@@ -284,10 +284,15 @@ typedef struct Clock {
     u32 nfar, farroom;
 } Clock;
 
-/* Two clocks that travel together: what happened before, and which of the generic accesses among it a proxy fence has
- * made visible to the async proxy. */
-typedef struct Knowledge {
-    Clock seen, fenced;
+/* Clocks that travel together: what happened before, and which of the generic accesses among it a proxy fence has made
+ * visible to the async proxy; the same two of what a memory fence came after (relaxed writes hand it on), and of what
+ * relaxed reads have found (known from the next memory fence on). */
+enum { CLOCKS = 6 };
+typedef union Knowledge {
+    struct {
+        Clock seen, fenced, published, published_fenced, pending, pending_fenced;
+    };
+    Clock clock[CLOCKS];
 } Knowledge;
 
 typedef struct {
@@ -317,12 +322,8 @@ struct Warp {
     struct Part *part;   /* what only some lanes know, until the warp synchronises: a list, lanes disjoint */
     u32 part_lanes;      /* all lanes of the list */
     u32 now, synced;     /* the warp's own time: it moves on after each release; time of the last warp-wide sync */
-    Knowledge released;  /* at the last fence: what a later relaxed store or atomic hands on */
-    u32 released_at, released_lanes; /* time and lanes of that fence; 0: none */
-    u32 released_snapshot;           /* its entry in the table of strong accesses; 0: none yet */
-    Knowledge acquired;  /* from relaxed loads and atomics: becomes known at the next fence */
-    bool has_acquired;
-    u32 acquired_at, acquired_list; /* time and source of the last of them */
+    u32 fence_at, fence_lanes; /* time of the last memory fence, lanes that have fenced since `synced` */
+    u32 changes, read_list;    /* counts changes of know.published; what the last relaxed read has found */
     u32 touched_lanes;   /* lanes with generic accesses since `synced` */
     bool grid_waited;    /* passed griddepcontrol.wait */
     /* async.c */

@@ -664,8 +664,7 @@ static void free_cluster(Cluster *cl) {
             Warp *w = &c->warp[j];
             free(w->reg), free(w->reg_init), free(w->reg_flight), free(w->pred), free(w->pred_init);
             free(w->local), free(w->local_init);
-            Knowledge *all[] = {&w->know, &w->released, &w->acquired};
-            for (int n = 0; n < 3; n++) ptx_knowledge_free(all[n]);
+            ptx_knowledge_free(&w->know);
         }
         for (int j = 0; j < 16; j++) ptx_knowledge_free(&c->barrier[j].know);
         free(c->warp), free(c->shared);
