@@ -395,6 +395,24 @@ __global__ void matrix_stores(const uint32_t *words, const uint32_t *row, uint8_
     STM1(".shared", "r", a) STM2(".shared::cta", "r", a) STM4(".shared", "r", a)
     STM1(".trans.shared", "r", a) STM2(".trans", "l", generic) STM4(".trans.shared", "r", a)
 }
+/* What a lane has stored it can read without a barrier: stmatrix writes for each lane the elements that it holds. */
+__global__ void own_elements(uint32_t *out) {
+    __shared__ alignas(16) uint16_t s[2][64];
+    uint32_t lane = threadIdx.x, d = lane * 2 | (lane * 2 + 1) << 16;
+    uint32_t a = (uint32_t)__cvta_generic_to_shared(s[0] + lane % 8 * 8), b = (uint32_t)__cvta_generic_to_shared(s[1] + lane % 8 * 8);
+    asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" ::"r"(a), "r"(d) : "memory");
+    asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(b), "r"(d) : "memory");
+    uint32_t row = lane / 4, column = lane % 4 * 2;
+    out[lane] = s[0][row * 8 + column] | s[0][row * 8 + column + 1] << 16;
+    out[LANES + lane] = s[1][column * 8 + row] | s[1][(column + 1) * 8 + row] << 16;
+}
+FA_TEST(matrix_stores_own_elements) {
+    Device<uint32_t> out(std::vector<uint32_t>(2 * LANES, 0));
+    own_elements<<<1, LANES>>>(out.p);
+    FA_REQUIRE(finished());
+    std::vector<uint32_t> got = out.host();
+    for (uint32_t i = 0; i < 2 * LANES; i++) FA_EXPECT(got[i] == (i % LANES * 2 | (i % LANES * 2 + 1) << 16));
+}
 FA_TEST(matrix_stores) {
     std::vector<uint32_t> words = random_words(4 * LANES, 1000), row(LANES);
     for (int l = 0; l < LANES; l++) row[l] = (l * 11 + 5) % 64; /* all different */
@@ -458,6 +476,9 @@ BAD_KERNEL(matrix_behind, SHARED_TILE uint32_t r[4]; LDMATRIX((lane == 31 ? 256 
 BAD_KERNEL(matrix_before, SHARED_TILE uint32_t r[4]; LDMATRIX((lane == 0 ? 0u - 16 : lane / 2 * 16)); d = r[0] + r[1] + r[2] + r[3];)
 BAD_KERNEL(matrix_uninitialised, __shared__ alignas(16) uint32_t s[64]; s[lane] = 1; __syncthreads(); uint32_t r[4]; LDMATRIX(lane / 2 * 16); d = r[0] + r[1] + r[2] + r[3];)
 BAD_KERNEL(matrix_part, SHARED_TILE uint32_t r[4]; LDMATRIX(lane / 2 * 16); d = r[0] + r[1] + r[2] + r[3];)
+#if HAS_90
+BAD_KERNEL(matrix_race, SHARED_TILE asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" ::"r"((uint32_t)__cvta_generic_to_shared(s + lane % 8 * 4)), "r"(d) : "memory"); d = s[lane ^ 1];)
+#endif
 
 static void expect_finding(const char *name, int line, const char *what, void (*kernel)(uint32_t *), int threads = LANES) {
     Device<uint32_t> memory(std::vector<uint32_t>(512, 0));
@@ -485,6 +506,9 @@ FA_TEST(findings) {
     EXPECT_FINDING(matrix_behind, "out of bounds");
     EXPECT_FINDING(matrix_before, "not in the shared memory");
     if (!checks || strcmp(checks, "0")) EXPECT_FINDING(matrix_uninitialised, "ninitialised");
+#if HAS_90
+    if (!checks || strcmp(checks, "0")) EXPECT_FINDING(matrix_race, "race");
+#endif
     expect_finding("matrix_part", LINE_matrix_part, "needs all 32 lanes", matrix_part, 24);
 }
 
