@@ -1,13 +1,14 @@
 #!/bin/sh
-# gates.sh - compiles a .cu file to machine code and fails if ptxas made of it what costs speed: spills, stack frames, too many
-# registers, serialised or repaired wgmma (the (C75xx) messages, which ptxas calls information), or instructions that
-# should not be there. Needs nvcc, no GPU.
+# tests/ptx/gates.sh - compiles a .cu file to machine code and fails if ptxas made of it what costs speed: spills,
+# stack frames, too many registers, serialised or repaired wgmma (the (C75xx) messages, which ptxas calls information),
+# or instructions that should not be there. Needs nvcc, no GPU.
 #
 #     sh tests/ptx/gates.sh [-a ARCH] [-r [PART=]REGISTERS]... FILE.cu [nvcc options] [-- assertions of sass.c]
 #     sh tests/ptx/gates.sh -a 90a -r 168 k.cu -I. -- --kernel forward --require HGMMA=16,UTMALDG --forbid HMMA
 #
-# ARCH: 90a (default), 80, ... The budget of registers is for the kernels with PART in their mangled name, or all. Prints a
-# table, then one line a failure; exit status 1 if there are any. Local loads and stores (LDL, STL) always fail.
+# ARCH: 90a (default), 80, ... The budget of registers is for the kernels with PART in their mangled name, or all.
+# Prints a table, then one line a failure; exit status 1 if there are any. Local loads and stores (LDL, STL) always
+# fail.
 set -u
 usage() { sed -n 's/^# \{0,1\}//; 6,7p' "$0" >&2; exit 2; }
 arch=90a budgets=
@@ -38,7 +39,8 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
 done
 [ $# -eq 0 ] || shift
 "${NVCC:-nvcc}" -O3 -gencode "arch=compute_$arch,code=sm_$arch" -cubin -Xptxas -v -o "$work/k.cubin" \
-    -optf "$work/options" "$source" >"$work/log" 2>&1 || { cat "$work/log" >&2; echo "FAILED: $source does not compile"; exit 1; }
+    -optf "$work/options" "$source" >"$work/log" 2>&1 ||
+    { cat "$work/log" >&2; echo "FAILED: $source does not compile"; exit 1; }
 
 awk -v budgets="$budgets" '
     function fail(text) { failed[++failures] = "FAILED " text }

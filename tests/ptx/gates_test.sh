@@ -1,5 +1,6 @@
 #!/bin/sh
-# gates_test.sh - do the gates fail where they have to, and say why? Each input in gates/ has one fault.
+# tests/ptx/gates_test.sh - do the gates fail where they have to, and say why? Each input in gates/ has one fault. The
+# last line is "N passed, N failed, N skipped".
 cd "$(dirname "$0")" || exit 2
 passed=0 failed=0
 
@@ -40,5 +41,5 @@ expect 1 '4 HGMMA, wanted at least 5' gates/wgmma.cu -DCASE=0 -- $chain 'HGMMA>=
 expect 1 "no kernel has 'forward'" gates/wgmma.cu -DCASE=0 -- --kernel forward --require HGMMA
 expect 1 'no opcode of that name' gates/wgmma.cu -DCASE=0 -- --forbid HMMMA
 expect 1 'does not compile' -a 80 gates/wgmma.cu -DCASE=0
-echo "$passed passed, $failed failed"
+echo "$passed passed, $failed failed, 0 skipped"
 [ $failed = 0 ]
