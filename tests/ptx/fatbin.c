@@ -14,7 +14,7 @@
 
 #include "machine.h"
 
-enum { WRAPPER_MAGIC = 0x466243b1, WRAPPER_WHOLE = 1, KIND_PTX = 1 };
+enum { WRAPPER_MAGIC = 0x466243b1, WRAPPER_WHOLE = 1 /* 2: of nvlink */, ENTRY_PTX = 1 };
 #define HEADER_MAGIC 0xba55ed50u
 enum {
     COMPRESSED_LZ4 = 0x2000,
@@ -82,65 +82,64 @@ static bool runs(const FatEntry *e) {
     return e->flags & ARCH_SPECIFIC ? e->arch == device && ptx_device.arch_specific : e->arch <= device;
 }
 
-Module *ptx_module_from_fatbin(const void *fatbin, char *why, size_t why_bytes) {
-    const Wrapper *w = fatbin;
-    if (w->magic != WRAPPER_MAGIC) {
-        snprintf(why, why_bytes, "fat binary with magic 0x%x: not made by nvcc 11 to 13", w->magic);
-        return NULL;
-    }
-    if (w->version != WRAPPER_WHOLE) {
-        snprintf(why, why_bytes,
-                 "relocatable device code (-rdc=true) cannot be run: it has to be linked by nvlink; "
-                 "compile without -rdc");
-        return NULL;
-    }
-    const u8 *at = w->data;
+/* Picks the entry; NULL and a message if there is none. */
+static const FatEntry *best_entry(const Header *h, char *why, size_t why_bytes) {
+    const u8 *at = (const u8 *)h + h->header, *end = at + h->bytes;
     const FatEntry *best = NULL;
     char found[256] = "";
-    Header h;
-    memcpy(&h, at, sizeof h);
-    if (h.magic != HEADER_MAGIC) {
-        snprintf(why, why_bytes, "fat binary header with magic 0x%x", h.magic);
-        return NULL;
-    }
-    const u8 *end = at + h.header + h.bytes;
-    for (at += h.header; at + sizeof(FatEntry) <= end;) {
+    while (at + sizeof(FatEntry) <= end) {
         const FatEntry *e = (const FatEntry *)(const void *)at; /* 8-byte aligned */
         if (e->header < sizeof *e) break;
         at += e->header + e->bytes;
-        const char *letter = e->flags & ARCH_SPECIFIC ? "a" : e->flags & FAMILY_SPECIFIC ? "f" : "";
+        bool specific = e->flags & ARCH_SPECIFIC;
         size_t n = strlen(found);
         snprintf(found + n, sizeof found - n, "%s%s_%u%s", n ? ", " : "",
-                 e->kind == KIND_PTX ? "compute" : "sm", e->arch, letter);
-        if (e->kind != KIND_PTX || !runs(e)) continue;
-        bool specific = e->flags & ARCH_SPECIFIC;
+                 e->kind == ENTRY_PTX ? "compute" : "sm", e->arch,
+                 specific                     ? "a"
+                 : e->flags & FAMILY_SPECIFIC ? "f"
+                                              : "");
+        if (e->kind != ENTRY_PTX || !runs(e)) continue;
         if (!best || e->arch > best->arch || (e->arch == best->arch && specific)) best = e;
     }
     int arch = ptx_device.major * 10 + ptx_device.minor;
     const char *a = ptx_device.arch_specific ? "a" : "";
-    if (!best) {
+    if (!best)
         snprintf(why, why_bytes,
                  "no PTX for the device sm_%d%s; the program has %s. Compile with -gencode "
-                 "arch=compute_%d%s,code=compute_%d%s, "
-                 "or present another device with FA_PTX_DEVICE",
+                 "arch=compute_%d%s,code=compute_%d%s, or present another device with FA_PTX_DEVICE",
                  arch, a, *found ? found : "nothing", arch, a, arch, a);
+    return best;
+}
+
+Module *ptx_module_from_fatbin(const void *fatbin, char *why, size_t why_bytes) {
+    const Wrapper *w = fatbin;
+    const Header *h = (const Header *)(const void *)w->data; /* 8-byte aligned */
+    if (w->magic != WRAPPER_MAGIC || (w->version == WRAPPER_WHOLE && h->magic != HEADER_MAGIC)) {
+        snprintf(why, why_bytes, "no fat binary as nvcc makes them");
         return NULL;
     }
-    const char *payload = (const char *)best + best->header;
-    if (best->flags & COMPRESSED_ZSTD) {
+    if (w->version != WRAPPER_WHOLE) {
+        snprintf(why, why_bytes,
+                 "relocatable device code (-rdc=true) is not supported: its PTX is not linked; compile "
+                 "without -rdc");
+        return NULL;
+    }
+    const FatEntry *e = best_entry(h, why, why_bytes);
+    if (!e) return NULL;
+    const char *payload = (const char *)e + e->header;
+    if (!(e->flags & (COMPRESSED_LZ4 | COMPRESSED_ZSTD)))
+        return ptx_module_from_text(payload, strnlen(payload, e->bytes));
+    char *text = calloc(1, e->uncompressed + 1);
+    if (!text) abort();
+    Module *m = NULL;
+    if (e->flags & COMPRESSED_ZSTD)
         snprintf(
             why, why_bytes,
             "the PTX is compressed with Zstandard; compile with -no-compress (or --compress-mode=speed)");
-        return NULL;
-    }
-    if (!(best->flags & COMPRESSED_LZ4)) return ptx_module_from_text(payload, strnlen(payload, best->bytes));
-    char *text = calloc(1, best->uncompressed + 1);
-    if (!text) abort();
-    Module *m = NULL;
-    if (unpack_lz4((const u8 *)payload, best->compressed, (u8 *)text, best->uncompressed))
-        m = ptx_module_from_text(text, strlen(text));
-    else
+    else if (!unpack_lz4((const u8 *)payload, e->compressed, (u8 *)text, e->uncompressed))
         snprintf(why, why_bytes, "the compressed PTX is damaged; compile with -no-compress");
+    else
+        m = ptx_module_from_text(text, strlen(text));
     free(text);
     return m;
 }

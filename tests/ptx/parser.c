@@ -1,8 +1,10 @@
 /* parser.c - PTX text to modules and kernels.
  *
  *     memory and names    an arena, and hash tables from (scope, name) to what the name means
+ *     the parser's state  cursor, words, refusals
+ *     registers           rows for registers, constants, special registers; what a name means in a scope
  *     expressions         literals and constant expressions (PTX ISA 4.5), addresses of variables
- *     operands            ptx_use32() and its family: what a decoder asks of one statement
+ *     operands, modifiers ptx_use32(), ptx_mod() and their families: what a decoder asks of one statement
  *     statements          one instruction: opcode, operands, the decoder tables
  *     declarations        .reg, .shared, .local, .param, .loc, labels
  *     kernels             the body of an entry, branch targets, the finished Kernel
@@ -226,7 +228,7 @@ static void skip_braces(Parser *p) {
     } while (depth);
 }
 
-/* ---- registers, constants, names in scopes ------------------------------------------------------------- */
+/* ---- registers ----------------------------------------------------------------------------------------- */
 
 /* Rows of 64-bit registers are 256-byte aligned. */
 static s32 new_row(Parser *p, bool wide) {
