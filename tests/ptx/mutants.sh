@@ -2,7 +2,7 @@
 # tests/ptx/mutants.sh [pattern] - does the machine find planted bugs?  Breaks the kernels of kernels/ in one line, many
 # times over, and expects each to be caught by one of the schedules lazy, 1 and 2: by a finding, by a wrong result, by
 # counts that are not what they should be. The kernels as they are have to pass.  Prints a table: what each schedule
-# says (F finding, R wrong result or counts, . nothing) and the first message. Takes about a minute.
+# says (F finding, R wrong result or counts, T no end, . nothing) and the first message. Takes about a minute.
 #
 # A mutant is a line of the list: kernel, name, sed command. A command that no longer changes anything is an error: the
 # kernel was rewritten, and the mutant has to follow. All are compiled at once, each in a namespace of its own.
@@ -23,6 +23,7 @@ forward_sm80  no-wait-v                /copy_wait<1>(); \/\/ V of/d
 forward_sm80  no-commit                /tile + 1 < tiles) T::load(sk/{n;d}
 forward_sm80  no-barrier-k             /nobody reads the other stage of K/d
 forward_sm80  no-barrier-v             /nobody reads the other stage of V/d
+forward_sm80  barrier-of-half-the-cta  s/__syncthreads(); \/\/ the copies of all threads; nobody reads the other stage of K/if (warp < 4) &/
 forward_sm80  no-syncwarp              /__syncwarp(); \/\/ the rows of all lanes/d
 forward_sm80  row-maximum-of-2-lanes   s/__shfl_xor_sync(~0u, m, 2)/__shfl_xor_sync(~0u, m, 1)/
 forward_sm80  v-not-transposed         s/ldmatrix_x4_trans(/ldmatrix_x4(/
@@ -50,6 +51,7 @@ forward_sm90  no-proxy-fence           /^    fence_proxy_async(); \/\/ the write
 forward_sm90  proxy-fence-of-1-thread  s/^    fence_proxy_async(); \/\/ the writes above/    if (thread == 0) &/
 forward_sm90  no-barrier-before-store  /barrier_sync(1 + half, 128);/d
 forward_sm90  one-barrier-for-both     s/barrier_sync(1 + half, 128)/barrier_sync(1, 128)/
+forward_sm90  barrier-count            s/barrier_sync(1 + half, 128)/barrier_sync(1 + half, 256)/
 forward_sm90  no-wait-before-exit      /bulk_wait_read();/d
 forward_sm90  no-commit-of-store       /bulk_commit();/d
 forward_sm90  no-wait-q                /mbarrier_wait(q_full, 0);/d
@@ -78,9 +80,13 @@ forward_sm90  v-leading-dimension      s/descriptor(v + c \* 16 \* 128, PANEL,/d
 forward_sm90  k-swizzle-64-bytes       s/descriptor(k + /(3ull << 62) ^ descriptor(k + /
 forward_sm90  v-not-transposed         s/wgmma_registers<1>/wgmma_registers<0>/
 forward_sm90  too-many-registers       s/registers_up<240>/registers_up<248>/
+forward_sm90  registers-of-one-warp    s/registers_down<24>()/if (threadIdx.x < 32) registers_down<24>()/
+forward_sm90  loads-of-all-lanes       s/threadIdx.x < 32 && elect_one()/threadIdx.x < 32/
+forward_sm90  heads-share-lse          s/\[row + 8 \* h + blockIdx.y \* n\]/[row + 8 * h]/
 forward_sm90  lse-past-the-end         s/row + 8 \* h < n)/row + 8 * h <= n)/
 forward_sm90  key-past-the-end         s/key >= n/key > n/
 decode        no-grid-wait             /grid_wait(); \/\//d
+decode        grid-wait-too-late       /grid_wait(); \/\//d; s/^    float query\[/    grid_wait(); &/
 decode        no-fence-after-init      /fence_mbarrier_init();/d
 decode        no-syncwarp-after-init   /__syncwarp(); \/\/ all see/d
 decode        no-wait-page             /mbarrier_wait(/d
@@ -149,18 +155,24 @@ done
 
 printf '%-13s %-25s %-5s%-3s%-3s %s\n' kernel mutant lazy 1 2 'first message'
 while read -r i kernel name; do
+    for schedule in lazy 1 2; do
+        {
+            MUTANT=$i FA_PTX_SCHEDULE=$schedule FA_PTX_LIMIT=20000000 timeout 100 "$dir/test" \
+                --filter "${kernel}_d128" >"$log.$schedule" 2>&1
+            echo $? >"$log.$schedule.status"
+        } &
+    done
+    wait
     row= message=
     for schedule in lazy 1 2; do
-        MUTANT=$i FA_PTX_SCHEDULE=$schedule FA_PTX_LIMIT=20000000 timeout 100 "$dir/test" --filter ${kernel}_d128 \
-            >"$log" 2>&1
-        case $?:$(grep -c '^ptx: ' "$log") in
+        finding=$(grep '^ptx: ' "$log.$schedule" | head -1)
+        case $(cat "$log.$schedule.status"):$finding in
         0:*) row="$row ." ;;
         124:*) row="$row T" ;;
-        *:0) row="$row R" ;;
+        *:) row="$row R" finding=$(grep '^# ' "$log.$schedule" | head -1) ;;
         *) row="$row F" ;;
         esac
-        [ -n "$message" ] || message=$(grep '^ptx: ' "$log" | head -1)
-        [ -n "$message" ] || [ "${row##* }" != R ] || message=$(grep '^# ' "$log" | head -1)
+        [ -n "$message" ] || message=$finding
     done
     case $row in *F* | *R*) killed=$((killed + 1)) ;; *) survived=$((survived + 1)) ;; esac
     # shellcheck disable=SC2086
