@@ -877,10 +877,12 @@ static struct {
     Page **all, *free;
     u32 count, room;
 } pages;
+enum { COLLECT_AT = 1 << 17 }; /* few enough to stay in the cache */
 static struct {
-    Node *at; /* [0] is not used */
-    u32 count, room, collect_at;
-} nodes = {.collect_at = 1 << 20};
+    Node *at, *spare; /* [0] is not used */
+    u32 *moved;       /* while they are collected: where a node is in `spare` */
+    u32 count, room, spare_room, collect_at;
+} nodes = {.collect_at = COLLECT_AT};
 
 /* An access while it goes through its cells, and what it has found out on the way. */
 typedef struct {
@@ -907,22 +909,27 @@ static u32 push(u32 next, const Rec *rec) {
     return nodes.count;
 }
 
-/* Copies a list, as far as that has not been done. */
-static u32 move_list(u32 list, Node *to, u32 *count, u32 *moved) {
+/* Copies a list to `spare`, as far as that has not been done. */
+static u32 move_list(u32 list, u32 *count) {
     u32 first = 0, *link = &first;
-    for (; list && !moved[list]; list = nodes.at[list].next) {
+    for (; list && !nodes.moved[list]; list = nodes.at[list].next) {
         u32 n = ++*count;
-        to[n] = nodes.at[list];
-        *link = moved[list] = n;
-        link = &to[n].next;
+        nodes.spare[n] = nodes.at[list];
+        *link = nodes.moved[list] = n;
+        link = &nodes.spare[n].next;
     }
-    *link = list ? moved[list] : 0;
+    *link = list ? nodes.moved[list] : 0;
     return first;
 }
 
 static void collect(void) {
-    Node *to = malloc((nodes.count + 1) * sizeof *to);
-    u32 *moved = calloc(nodes.count + 1, sizeof *moved), count = 0;
+    u32 count = 0, cells = 0, room = nodes.spare_room;
+    if (room < nodes.room) {
+        nodes.spare = realloc(nodes.spare, nodes.room * sizeof *nodes.spare);
+        nodes.moved = realloc(nodes.moved, nodes.room * sizeof *nodes.moved);
+        room = nodes.room;
+    }
+    memset(nodes.moved, 0, (nodes.count + 1) * sizeof *nodes.moved);
     for (u32 i = 0; i < pages.count; i++) {
         Page *p = pages.all[i];
         if (!p->used) continue;
@@ -931,13 +938,16 @@ static void collect(void) {
             continue;
         }
         for (Cell *c = p->cell; c < p->cell + CELLS; c++) {
-            c->writes = move_list(c->writes, to, &count, moved);
-            c->reads = move_list(c->reads, to, &count, moved);
+            if (c->writes) c->writes = move_list(c->writes, &count);
+            if (c->reads) c->reads = move_list(c->reads, &count);
         }
+        cells += CELLS;
     }
-    free(moved), free(nodes.at);
-    nodes.at = to, nodes.room = nodes.count + 1, nodes.count = count;
-    nodes.collect_at = 3 * count > 1 << 20 ? 3 * count : 1 << 20;
+    Node *old = nodes.at;
+    nodes.at = nodes.spare, nodes.spare = old;
+    nodes.spare_room = nodes.room, nodes.room = room, nodes.count = count;
+    nodes.collect_at =
+        count + (count > COLLECT_AT ? count : COLLECT_AT) + cells / 4; /* as long as it takes */
     last = (Visit){0};
 }
 
@@ -1162,6 +1172,12 @@ static bool replaces(const Visit *v, const Rec *old, u8 mask) {
            clock_knows(&v->know->seen, own ? 0 : old->cluster, old->actor, old->lanes, old->time);
 }
 
+static u32 only(const Visit *v, u8 mask) {
+    Rec r = v->rec;
+    r.mask = mask;
+    return push(0, &r);
+}
+
 static u32 make_list(const Rec *rec, u32 n) {
     u32 list = 0;
     while (n-- > 0) list = push(list, &rec[n]);
@@ -1242,7 +1258,7 @@ static inline void read_cell(Visit *v, Cell *c, u8 mask, u64 at, bool shared) {
     if (c->reads == v->reads_to && c->reads && mask == v->read_mask) return;
     if (c->reads != v->reads_from || mask != v->read_mask || !v->reads_to) {
         v->reads_from = c->reads, v->read_mask = mask;
-        v->reads_to = with_read(v, c->reads, mask);
+        v->reads_to = c->reads ? with_read(v, c->reads, mask) : only(v, mask);
     }
     c->reads = v->reads_to;
 }
@@ -1267,7 +1283,7 @@ static inline void write_cell(Visit *v, Cell *c, u8 mask, u64 at, bool shared) {
     }
     bool alone =
         mask == ALL_BYTES && (v->a->lane >= LANES || !c->writes || nodes.at[c->writes].rec.ins != v->rec.ins);
-    if (alone && v->own_mask != mask) v->own = without(0, mask, &v->rec), v->own_mask = mask;
+    if (alone && v->own_mask != mask) v->own = only(v, mask), v->own_mask = mask;
     c->writes = alone ? v->own : without(c->writes, mask, &v->rec);
     c->reads = mask == ALL_BYTES || !c->reads ? 0 : without(c->reads, mask, NULL);
 }
