@@ -286,6 +286,8 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int bytes, int device) {
     return LOOK(pci_bus_id(text, bytes, device));
 }
 cudaError_t cudaDeviceCanAccessPeer(int *can, int device, int peer) { return LOOK(peers(can, device, peer)); }
+cudaError_t cudaProfilerStart(void) { return LOOK(cudaSuccess); }
+cudaError_t cudaProfilerStop(void) { return LOOK(cudaSuccess); }
 cudaError_t cudaDriverGetVersion(int *version) { return LOOK(set(version, CUDART_VERSION)); }
 cudaError_t cudaRuntimeGetVersion(int *version) { return LOOK(set(version, CUDART_VERSION)); }
 
@@ -312,14 +314,14 @@ PER_THREAD(cudaGetDriverEntryPointByVersion, ptsz);
 
 /* ---- occupancy ----------------------------------------------------------------------------------------- */
 
-static int bound_threads(const Kernel *k) {
+int ptx_thread_bound(const Kernel *k) {
     int n = 1;
     for (int i = 0; i < 3; i++) n *= k->max_threads[i] ? k->max_threads[i] : 1;
     return k->max_threads[0] ? n : 0;
 }
 
 int ptx_registers(const Kernel *k, int threads) {
-    int bound = bound_threads(k), blocks = k->min_blocks ? k->min_blocks : 1;
+    int bound = ptx_thread_bound(k), blocks = k->min_blocks ? k->min_blocks : 1;
     if (k->max_registers) return k->max_registers;
     int n = ptx_device.registers_per_sm / (((bound ? bound : threads) + LANES - 1) / LANES * LANES * blocks) /
             8 * 8;
@@ -345,7 +347,7 @@ static cudaError_t occupancy(int *blocks, const void *func, int threads, size_t 
     if (!blocks || threads <= 0) return cudaErrorInvalidValue;
     cudaError_t e = ptx_function(func, &f);
     if (e) return e;
-    if (threads > 1024 || (bound_threads(f->kernel) && threads > bound_threads(f->kernel)))
+    if (threads > 1024 || (ptx_thread_bound(f->kernel) && threads > ptx_thread_bound(f->kernel)))
         *blocks = 0;
     else
         *blocks =
@@ -440,6 +442,7 @@ cudaError_t cudaOccupancyMaxPotentialClusterSize(int *size, const void *func,
     E(cudaErrorUnsupportedLimit, "limit is not supported on this architecture") \
     E(cudaErrorInvalidPtx, "a PTX JIT compilation failed") \
     E(cudaErrorInvalidResourceHandle, "invalid resource handle") \
+    E(cudaErrorIllegalState, "the operation cannot be performed in the present state") \
     E(cudaErrorSymbolNotFound, "named symbol not found") \
     E(cudaErrorNotReady, "device not ready") \
     E(cudaErrorIllegalAddress, "an illegal memory access was encountered") \
@@ -461,6 +464,8 @@ cudaError_t cudaOccupancyMaxPotentialClusterSize(int *size, const void *func,
     E(cudaErrorStreamCaptureImplicit, \
       "operation would make the legacy stream depend on a capturing blocking stream") \
     E(cudaErrorCapturedEvent, "operation not permitted on an event last recorded in a capturing stream") \
+    E(cudaErrorStreamCaptureWrongThread, \
+      "attempt to terminate a thread-local capture sequence from another thread") \
     E(cudaErrorInvalidClusterSize, "a kernel launch error has occurred due to cluster misconfiguration") \
     E(cudaErrorUnknown, "unknown error")
 

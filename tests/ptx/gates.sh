@@ -28,7 +28,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 work=$(mktemp -d) || exit 2
 trap 'rm -rf "$work"' EXIT
 sass=$here/build/ptx/sass
-[ -x "$sass" ] && [ "$sass" -nt "$here/tests/ptx/sass.c" ] || make -s -C "$here" build/ptx/sass >"$work/make" 2>&1 ||
+[ -n "$(find "$sass" -newer "$here/tests/ptx/sass.c" 2>/dev/null)" ] || make -s -C "$here" build/ptx/sass >"$work/make" 2>&1 ||
     { cat "$work/make" >&2; exit 2; }
 
 # nvcc options up to --, then the assertions

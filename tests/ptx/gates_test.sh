@@ -18,8 +18,7 @@ expect() {
     fi
 }
 
-chain='--kernel chain --require'
-expect 0 'HGMMA 4' -r 64 gates/wgmma.cu -DCASE=0 -- $chain HGMMA=4 --forbid HMMA
+expect 0 'HGMMA 4' -r 64 gates/wgmma.cu -DCASE=0 -- --kernel chain --require HGMMA=4 --forbid HMMA
 expect 0 'HMMA 1' -a 80 gates/mma.cu -- --require HMMA=1
 expect 1 '16 bytes' gates/wgmma.cu -DCASE=7510
 for message in 7510 7511 7514 7517 7519; do
@@ -35,9 +34,9 @@ expect 1 '30 registers, the budget is 29' -r 100 -r chain=29 gates/wgmma.cu -DCA
 expect 1 'no kernel for the budget forward=99' -r forward=99 gates/wgmma.cu -DCASE=0
 expect 1 '0 HGMMA, wanted at least 1' gates/mma.cu -- --require HGMMA
 expect 1 '1 HMMA, wanted 0' gates/mma.cu -- --forbid HMMA
-expect 1 '4 HGMMA, wanted 16' gates/wgmma.cu -DCASE=0 -- $chain HGMMA=16
-expect 1 '4 HGMMA, wanted at most 3' gates/wgmma.cu -DCASE=0 -- $chain 'HGMMA<=3'
-expect 1 '4 HGMMA, wanted at least 5' gates/wgmma.cu -DCASE=0 -- $chain 'HGMMA>=5'
+expect 1 '4 HGMMA, wanted 16' gates/wgmma.cu -DCASE=0 -- --kernel chain --require HGMMA=16
+expect 1 '4 HGMMA, wanted at most 3' gates/wgmma.cu -DCASE=0 -- --kernel chain --require 'HGMMA<=3'
+expect 1 '4 HGMMA, wanted at least 5' gates/wgmma.cu -DCASE=0 -- --kernel chain --require 'HGMMA>=5'
 expect 1 "no kernel has 'forward'" gates/wgmma.cu -DCASE=0 -- --kernel forward --require HGMMA
 expect 1 'no opcode of that name' gates/wgmma.cu -DCASE=0 -- --forbid HMMMA
 expect 1 'does not compile' -a 80 gates/wgmma.cu -DCASE=0

@@ -201,57 +201,70 @@ static cudaStream_t last_stream; /* of the last launch */
 
 static u64 product(const u32 *n) { return (u64)n[0] * n[1] * n[2]; }
 
+/* Says why a kernel is not launched as asked. */
+static cudaError_t __attribute__((format(printf, 3, 4)))
+refuse(const Kernel *k, cudaError_t e, const char *format, ...) {
+    char name[256], text[256];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    ptx_demangle(k->name, name, sizeof name);
+    return ptx_fail(e, "%s: %s", name, text);
+}
+
 cudaError_t ptx_check_shape(const Kernel *k, const LaunchShape *s) {
     static const u32 grid_limit[] = {0x7fffffff, 65535, 65535}, block_limit[] = {1024, 1024, 64};
     const Device *d = &ptx_device;
-#define REFUSE(code, ...) return ptx_fail(code, "launch of " __VA_ARGS__)
     for (int i = 0; i < 3; i++) {
         if (s->grid[i] - 1 >= grid_limit[i])
-            REFUSE(cudaErrorInvalidConfiguration, "%s: gridDim.%c = %u, allowed: 1 to %u", k->name, 'x' + i,
-                   s->grid[i], grid_limit[i]);
+            return refuse(k, cudaErrorInvalidConfiguration, "gridDim.%c = %u, allowed: 1 to %u", 'x' + i,
+                          s->grid[i], grid_limit[i]);
         if (s->block[i] - 1 >= block_limit[i])
-            REFUSE(cudaErrorInvalidConfiguration, "%s: blockDim.%c = %u, allowed: 1 to %u", k->name, 'x' + i,
-                   s->block[i], block_limit[i]);
+            return refuse(k, cudaErrorInvalidConfiguration, "blockDim.%c = %u, allowed: 1 to %u", 'x' + i,
+                          s->block[i], block_limit[i]);
     }
-    u64 threads = product(s->block), bound = 1;
-    if (threads > 1024)
-        REFUSE(cudaErrorInvalidConfiguration, "%s: %llu threads a block, at most 1024", k->name,
-               (unsigned long long)threads);
-    for (int i = 0; i < 3; i++) bound *= k->max_threads[i] ? (u64)k->max_threads[i] : 1;
-    if (k->max_threads[0] && threads > bound)
-        REFUSE(cudaErrorInvalidValue, "%s: %llu threads a block, its __launch_bounds__ allow %llu", k->name,
-               (unsigned long long)threads, (unsigned long long)bound);
-    if ((u64)ptx_registers(k, (int)threads) * threads > (u64)d->registers_per_sm)
-        REFUSE(cudaErrorLaunchOutOfResources, "%s: %d registers a thread x %llu threads, the SM has %d",
-               k->name, ptx_registers(k, (int)threads), (unsigned long long)threads, d->registers_per_sm);
+    u64 all = product(s->block);
+    if (all > 1024)
+        return refuse(k, cudaErrorInvalidConfiguration, "%llu threads a block, at most 1024",
+                      (unsigned long long)all);
+    int threads = (int)all, bound = ptx_thread_bound(k), registers = ptx_registers(k, threads);
+    if (bound && threads > bound)
+        return refuse(k, cudaErrorInvalidValue, "%d threads a block, its __launch_bounds__ allow %d", threads,
+                      bound);
+    if (registers * threads > d->registers_per_sm)
+        return refuse(k, cudaErrorLaunchOutOfResources, "%d registers a thread x %d threads, the SM has %d",
+                      registers, threads, d->registers_per_sm);
     if (k->shared_bytes > 48 << 10)
-        REFUSE(cudaErrorInvalidValue, "%s: %u bytes of static shared memory, at most 49152", k->name,
-               k->shared_bytes);
+        return refuse(k, cudaErrorInvalidValue, "%u bytes of static shared memory, at most 49152",
+                      k->shared_bytes);
     if ((u64)k->shared_bytes + s->dynamic_shared > (u64)d->shared_per_block)
-        REFUSE(cudaErrorInvalidValue, "%s: %u static + %u dynamic bytes of shared memory, at most %d",
-               k->name, k->shared_bytes, s->dynamic_shared, d->shared_per_block);
+        return refuse(k, cudaErrorInvalidValue, "%u static + %u dynamic bytes of shared memory, at most %d",
+                      k->shared_bytes, s->dynamic_shared, d->shared_per_block);
+
     u32 cluster[3];
     for (int i = 0; i < 3; i++) {
-        u32 own = (u32)k->cluster[i];
-        cluster[i] = s->cluster[i] ? s->cluster[i] : own ? own : 1;
-        if (s->cluster[i] && k->cluster[0] && s->cluster[i] != (own ? own : 1))
-            REFUSE(cudaErrorInvalidClusterSize, "%s: cluster dimension %c = %u, its __cluster_dims__ says %u",
-                   k->name, 'x' + i, s->cluster[i], own);
+        u32 own = k->cluster[i] ? (u32)k->cluster[i] : 1;
+        cluster[i] = s->cluster[i] ? s->cluster[i] : own;
+        if (k->cluster[0] && cluster[i] != own)
+            return refuse(k, cudaErrorInvalidClusterSize,
+                          "cluster dimension %c = %u, its __cluster_dims__ says %u", 'x' + i, cluster[i],
+                          own);
         if (s->grid[i] % cluster[i])
-            REFUSE(cudaErrorInvalidClusterSize, "%s: gridDim.%c = %u is no multiple of the cluster's %u",
-                   k->name, 'x' + i, s->grid[i], cluster[i]);
+            return refuse(k, cudaErrorInvalidClusterSize,
+                          "gridDim.%c = %u is no multiple of the cluster's %u", 'x' + i, s->grid[i],
+                          cluster[i]);
     }
     if (product(cluster) > 1 && d->major < 9)
-        REFUSE(cudaErrorInvalidClusterSize, "%s: clusters need sm_90", k->name);
+        return refuse(k, cudaErrorInvalidClusterSize, "clusters need sm_90");
     if (product(cluster) > 16)
-        REFUSE(cudaErrorInvalidClusterSize, "%s: %llu blocks a cluster, at most 16", k->name,
-               (unsigned long long)product(cluster));
-    int resident = ptx_blocks_per_sm(k, (int)threads, s->dynamic_shared) * d->sms;
+        return refuse(k, cudaErrorInvalidClusterSize, "%llu blocks a cluster, at most 16",
+                      (unsigned long long)product(cluster));
+    int resident = ptx_blocks_per_sm(k, threads, s->dynamic_shared) * d->sms;
     if (s->cooperative && product(s->grid) > (u64)resident)
-        REFUSE(cudaErrorCooperativeLaunchTooLarge,
-               "%s: %llu blocks in a cooperative launch, %d fit on the device", k->name,
-               (unsigned long long)product(s->grid), resident);
-#undef REFUSE
+        return refuse(k, cudaErrorCooperativeLaunchTooLarge,
+                      "%llu blocks in a cooperative launch, %d fit on the device",
+                      (unsigned long long)product(s->grid), resident);
     return cudaSuccess;
 }
 
@@ -337,15 +350,15 @@ cudaError_t ptx_check_op(const Op *op) {
     const Function *f = op->function;
     const LaunchShape *s = &op->shape;
     if (s->dynamic_shared > (u32)ptx_max_dynamic(f))
-        return ptx_fail(cudaErrorInvalidValue,
-                        "launch of %s: %u bytes of dynamic shared memory, allowed: %d "
-                        "(cudaFuncAttributeMaxDynamicSharedMemorySize)",
-                        f->name, s->dynamic_shared, ptx_max_dynamic(f));
+        return refuse(
+            f->kernel, cudaErrorInvalidValue,
+            "%u bytes of dynamic shared memory, allowed: %d (cudaFuncAttributeMaxDynamicSharedMemorySize)",
+            s->dynamic_shared, ptx_max_dynamic(f));
     if (!f->large_clusters && s->cluster[0] && product(s->cluster) > 8)
-        return ptx_fail(cudaErrorInvalidClusterSize,
-                        "launch of %s: %llu blocks a cluster, more than 8 need "
-                        "cudaFuncAttributeNonPortableClusterSizeAllowed",
-                        f->name, (unsigned long long)product(s->cluster));
+        return refuse(
+            f->kernel, cudaErrorInvalidClusterSize,
+            "%llu blocks a cluster, more than 8 need cudaFuncAttributeNonPortableClusterSizeAllowed",
+            (unsigned long long)product(s->cluster));
     return ptx_check_shape(f->kernel, s);
 }
 
@@ -482,8 +495,8 @@ static cudaError_t set_attribute(const void *func, enum cudaFuncAttribute attrib
     switch ((int)attribute) {
     case cudaFuncAttributeMaxDynamicSharedMemorySize:
         if (value < 0 || value > room)
-            return ptx_fail(cudaErrorInvalidValue, "%s: MaxDynamicSharedMemorySize = %d, allowed: 0 to %d",
-                            f->name, value, room);
+            return refuse(f->kernel, cudaErrorInvalidValue,
+                          "MaxDynamicSharedMemorySize = %d, allowed: 0 to %d", value, room);
         f->max_dynamic_shared = value;
         return cudaSuccess;
     case cudaFuncAttributePreferredSharedMemoryCarveout:
@@ -503,9 +516,7 @@ static cudaError_t get_attributes(struct cudaFuncAttributes *a, const void *func
     cudaError_t e = ptx_function(func, &f);
     if (e) return e;
     const Kernel *k = f->kernel;
-    int threads = 1;
-    for (int i = 0; i < 3; i++) threads *= k->max_threads[i] ? k->max_threads[i] : 1;
-    if (!k->max_threads[0]) threads = 1024;
+    int threads = ptx_thread_bound(k) ? ptx_thread_bound(k) : 1024;
     *a = (struct cudaFuncAttributes){.sharedSizeBytes = k->shared_bytes,
                                      .localSizeBytes = k->local_bytes,
                                      .maxThreadsPerBlock = threads,

@@ -16,6 +16,7 @@
 #pragma GCC visibility push(default)
 #define CUDA_ENABLE_DEPRECATED
 #include <cuda_runtime_api.h>
+#include <cuda_profiler_api.h>
 
 void **__cudaRegisterFatBinary(void *fatbin);
 void __cudaRegisterFatBinaryEnd(void **handle);
@@ -38,7 +39,7 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void 
     extern __typeof__(name) name##_##suffix __attribute__((alias(#name), visibility("default")))
 #pragma GCC visibility pop
 
-/* ---- calls (runtime.c) ----------------------------------------------------------------------------------- */
+/* ---- calls (runtime.c) --------------------------------------------------------------------------------- */
 
 /* Every API function is API(work) or, where a launch held back for programmatic dependent launch stays held
  * back, LOOK(work): takes the lock, refuses after a sticky error, records the error that work returns. */
@@ -65,6 +66,7 @@ typedef struct Function { /* one __global__ function of the program; a cudaKerne
 
 cudaError_t ptx_function(const void *host, Function **f); /* with f->kernel */
 int ptx_max_dynamic(const Function *f);
+int ptx_thread_bound(const Kernel *k); /* of __launch_bounds__, 0: none (device.c) */
 cudaError_t ptx_check_shape(const Kernel *k, const LaunchShape *shape);
 cudaError_t ptx_shape_of(const cudaLaunchConfig_t *config, LaunchShape *shape);
 

@@ -164,7 +164,7 @@ static cudaError_t end_capture(cudaStream_t stream, cudaGraph_t *graph) {
     if (c->mode != cudaStreamCaptureModeRelaxed && !pthread_equal(c->thread, pthread_self()))
         return cudaErrorStreamCaptureWrongThread;
     cudaError_t e = c->failed ? cudaErrorStreamCaptureInvalidated : cudaSuccess;
-    per_thread.next = streams;
+    per_thread.next = streams; /* not in the list, but it may capture too */
     for (struct CUstream_st *i = &per_thread; i; i = i->next) {
         if (i->capture != c) continue;
         if (i->unjoined && !e) e = cudaErrorStreamCaptureUnjoined;

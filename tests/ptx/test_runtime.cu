@@ -1,6 +1,6 @@
-// test_runtime.cu - the CUDA runtime API as an ordinary program sees it: memory, variables, launches and their errors,
-// streams, graphs, clusters, programmatic dependent launch, and how a process with errors ends. Programs that have
-// to fail are this one again, started as a child with --child NAME.
+// test_runtime.cu - the CUDA runtime API as an ordinary program sees it: memory, variables, launches and their
+// errors, streams, graphs, clusters, programmatic dependent launch, and how a process with errors ends. Programs
+// that have to fail are this one again, started as a child with --child NAME.
 #include "fa_test.h"
 
 #include <cooperative_groups.h>
@@ -111,7 +111,7 @@ template <class T> static std::vector<T> host(const T *p, size_t n) {
     return v;
 }
 
-/* ---- device ------------------------------------------------------------------------------------------------ */
+/* ---- device ---------------------------------------------------------------------------------------- */
 
 FA_TEST(device_properties) {
     int n = 0, device = -1, value = 0;
@@ -172,7 +172,7 @@ FA_TEST(driver_entry_point) {
     FA_EXPECT(f == nullptr && result == cudaDriverEntryPointSymbolNotFound);
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------ */
+/* ---- memory ---------------------------------------------------------------------------------------- */
 
 FA_TEST(allocation) {
     size_t before, total, now;
@@ -267,7 +267,8 @@ FA_TEST(host_memory) {
     fill<<<1, 256>>>(managed, 256, 2);
     fill<<<1, 256>>>(mapped, 256, 3);
     OK(cudaDeviceSynchronize());
-    for (int i = 0; i < 256; i++) FA_EXPECT(pinned[i] == 1 + i && managed[i] == 2 + i && pageable[i] == 3 + i);
+    for (int i = 0; i < 256; i++)
+        FA_EXPECT(pinned[i] == 1 + i && managed[i] == 2 + i && pageable[i] == 3 + i);
     struct {
         void *p;
         cudaMemoryType type;
@@ -339,7 +340,7 @@ FA_TEST(variables) {
     OK(cudaFree(p));
 }
 
-/* ---- launches ---------------------------------------------------------------------------------------------- */
+/* ---- launches -------------------------------------------------------------------------------------- */
 
 FA_TEST(launch_errors) {
     int *p = device<int>(1024);
@@ -375,7 +376,8 @@ FA_TEST(launch_errors) {
     cudaLaunchConfig_t config = {};
     config.gridDim = config.blockDim = 1, config.attrs = &event, config.numAttrs = 1;
     if (on_machine()) FAILS(cudaLaunchKernelEx(&config, fill, p, 0, 0), cudaErrorNotSupported);
-    FAILS(cudaLaunchKernel((const void *)&optin, dim3(1), dim3(1), nullptr, 0, 0), cudaErrorInvalidDeviceFunction);
+    FAILS(cudaLaunchKernel((const void *)&optin, dim3(1), dim3(1), nullptr, 0, 0),
+          cudaErrorInvalidDeviceFunction);
     OK(cudaFree(p));
 }
 
@@ -457,7 +459,8 @@ FA_TEST(cooperative) {
 static cudaError_t launch_cluster(int *p, int blocks, int cluster) {
     cudaLaunchAttribute attribute[2];
     attribute[0].id = cudaLaunchAttributeClusterDimension;
-    attribute[0].val.clusterDim.x = cluster, attribute[0].val.clusterDim.y = attribute[0].val.clusterDim.z = 1;
+    attribute[0].val.clusterDim.x = cluster;
+    attribute[0].val.clusterDim.y = attribute[0].val.clusterDim.z = 1;
     attribute[1].id = cudaLaunchAttributePriority;
     attribute[1].val.priority = 0;
     cudaLaunchConfig_t config = {};
@@ -495,7 +498,8 @@ static cudaError_t launch_secondary(const int *p, int *q, int *early, int n, cud
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
-    config.gridDim = 1, config.blockDim = 128, config.stream = stream, config.attrs = &attribute, config.numAttrs = 1;
+    config.gridDim = 1, config.blockDim = 128, config.stream = stream;
+    config.attrs = &attribute, config.numAttrs = 1;
     return cudaLaunchKernelEx(&config, secondary, p, q, early, n);
 }
 
@@ -527,7 +531,7 @@ FA_TEST(programmatic_dependent_launch) {
 }
 #endif
 
-/* ---- streams, events, graphs --------------------------------------------------------------------------------- */
+/* ---- streams, events, graphs ----------------------------------------------------------------------- */
 
 static void CUDART_CB append_digit(void *data) { *(int *)data = *(int *)data * 10 + 1; }
 
@@ -678,7 +682,8 @@ FA_TEST(host_threads) {
                 ok = ok && cudaMemcpy(v.data(), p, N * sizeof *p, cudaMemcpyDeviceToHost) == cudaSuccess;
                 for (int j = 0; j < N; j++) ok = ok && v[j] == t * 1000 + i + j;
             }
-            if (cudaMalloc((void **)nullptr, 1) != cudaErrorInvalidValue) ok = false; /* errors are per thread */
+            /* errors are per thread */
+            if (cudaMalloc((void **)nullptr, 1) != cudaErrorInvalidValue) ok = false;
             right[t] = ok && cudaGetLastError() == cudaErrorInvalidValue && cudaFree(p) == cudaSuccess;
         });
     for (auto &t : threads) t.join();
@@ -686,7 +691,7 @@ FA_TEST(host_threads) {
     FA_EXPECT(cudaGetLastError() == cudaSuccess);
 }
 
-/* ---- processes that fail ------------------------------------------------------------------------------------- */
+/* ---- processes that fail --------------------------------------------------------------------------- */
 
 static int child_main(const char *what) {
     int *p;
@@ -714,7 +719,8 @@ static int child_main(const char *what) {
     if (!strcmp(what, "status")) return 3;
     if (cudaDeviceSynchronize() != cudaErrorLaunchFailure) return 10;
     if (cudaMalloc(&p, 4) != cudaErrorLaunchFailure) return 11; /* nothing works any more */
-    if (cudaGetLastError() != cudaErrorLaunchFailure || cudaGetLastError() != cudaErrorLaunchFailure) return 12;
+    for (int i = 0; i < 2; i++)
+        if (cudaGetLastError() != cudaErrorLaunchFailure) return 12;
     fill<<<1, 1>>>(p, 1, 1);
     if (cudaPeekAtLastError() != cudaErrorLaunchFailure) return 13;
     if (cudaDeviceReset() != cudaSuccess || cudaGetLastError() != cudaSuccess) return 14;
@@ -787,11 +793,12 @@ FA_TEST(messages) {
 
 FA_TEST(devices) {
     if (!on_machine()) FA_SKIP("rules of the machine");
-    static const char *const cases[][2] = {{"FA_PTX_DEVICE=sm_80 FA_PTX_SMS= FA_PTX_SHARED=", "8.0 108 166912"},
-                                           {"FA_PTX_DEVICE=sm_86 FA_PTX_SMS= FA_PTX_SHARED=", "8.6 82 101376"},
-                                           {"FA_PTX_DEVICE=sm_89 FA_PTX_SMS= FA_PTX_SHARED=", "8.9 128 101376"},
-                                           {"FA_PTX_DEVICE=sm_90a FA_PTX_SMS= FA_PTX_SHARED=", "9.0 132 232448"},
-                                           {"FA_PTX_DEVICE= FA_PTX_SMS=2 FA_PTX_SHARED=65536", "9.0 2 65536"}};
+    static const char *const cases[][2] = {
+        {"FA_PTX_DEVICE=sm_80 FA_PTX_SMS= FA_PTX_SHARED=", "8.0 108 166912"},
+        {"FA_PTX_DEVICE=sm_86 FA_PTX_SMS= FA_PTX_SHARED=", "8.6 82 101376"},
+        {"FA_PTX_DEVICE=sm_89 FA_PTX_SMS= FA_PTX_SHARED=", "8.9 128 101376"},
+        {"FA_PTX_DEVICE=sm_90a FA_PTX_SMS= FA_PTX_SHARED=", "9.0 132 232448"},
+        {"FA_PTX_DEVICE= FA_PTX_SMS=2 FA_PTX_SHARED=65536", "9.0 2 65536"}};
     char output[256];
     for (auto &c : cases) {
         run_child(c[0], "properties", output, sizeof output);

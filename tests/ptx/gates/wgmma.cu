@@ -1,5 +1,5 @@
-// A chain of wgmma instructions, right (CASE 0) and in the ways that ptxas repairs at the cost of speed. The CASE is
-// the number of the message that it prints.
+// A chain of wgmma instructions, right (CASE 0) and in the ways that ptxas repairs at the cost of speed. The CASE
+// is the number of the message that it prints.
 #include <cuda_runtime.h>
 
 typedef unsigned long long u64;
@@ -14,7 +14,8 @@ __device__ __noinline__
 __device__ __forceinline__
 #endif
 void multiply(float (&d)[4], u64 a, u64 b) { // d[64][8] += a[64][16] * b[16][8]
-    asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;"
+    asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 "
+                 "{%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
                  : "l"(a), "l"(b));
 }
