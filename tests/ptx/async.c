@@ -1059,9 +1059,10 @@ static Outcome run_setmaxnreg(Warp *w, const Ins *in, u32 m) {
     const Kernel *k = w->cta->grid->kernel;
     Cta *c = w->cta;
     int want = (int)in->aux[0], change = want - w->registers;
-    if (!k->max_threads[0] && !k->max_registers)
+    if (!k->min_blocks && !k->max_registers)
         ptx_finding(w, in, m, NULL,
-                    "setmaxnreg in a kernel without __launch_bounds__: ptxas ignores it (C7508)");
+                    "setmaxnreg without __launch_bounds__(threads, blocks): where ptxas cannot tell the "
+                    "registers at entry, it ignores it (C7508)");
     if (in->mode & REGISTERS_INC ? change < 0 : change > 0)
         ptx_fatal(w, in, m, NULL, "%s %d, but the warp has %d registers per thread", in->opcode, want,
                   w->registers);
