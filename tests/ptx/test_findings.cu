@@ -140,6 +140,30 @@ FA_TEST(named_barrier_of_the_wrong_warps) {
     cudaFree(out);
 }
 
+// Producers arrive, consumers wait; the buffer comes back by a second barrier.
+template <int BUG> __global__ void arrive(int *out) {
+    __shared__ int buf[32];
+    int t = threadIdx.x;
+    for (int i = 0; i < 3; i++) {
+        if (t < 32) {
+            if (i && BUG != 2) asm volatile("bar.sync 2, 64;" ::: "memory");
+            buf[t] = i + t; // @arrive.write
+            if (BUG != 1) asm volatile("bar.arrive 1, 64;" ::: "memory");
+        } else {
+            if (BUG != 1) asm volatile("bar.sync 1, 64;" ::: "memory");
+            out[i * 32 + t - 32] = buf[63 - t]; // @arrive.read
+            if (i < 2 && BUG != 2) asm volatile("bar.arrive 2, 64;" ::: "memory");
+        }
+    }
+}
+FA_TEST(barriers_with_arrive) {
+    int *out = ints(96);
+    silent(RUN(1, 64, 0, arrive<0>, out));
+    finds(RUN(1, 64, 0, arrive<1>, out), "", {"arrive.write", "arrive.read"});
+    finds(RUN(1, 64, 0, arrive<2>, out), "", {});
+    cudaFree(out);
+}
+
 template <int BUG> __global__ void divergent(int *out) {
     int t = threadIdx.x;
     if (BUG && t == 5) {
@@ -229,6 +253,17 @@ template <int BUG> __global__ void lanes_halves(int *out) {
         out[t] = buf[BUG ? 31 - t : 47 - t]; // @lanes_halves.read
     }
 }
+// ldmatrix reads rows that other lanes have written; stores after it come after all lanes' reads.
+template <int BUG> __global__ void lanes_matrix(int *out) {
+    __shared__ alignas(128) int buf[64];
+    int t = threadIdx.x, a, b;
+    buf[t] = t, buf[t + 32] = -t; // @lanes_matrix.write
+    if (!BUG) __syncwarp();
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];" : "=r"(a), "=r"(b) : "r"(shared_address(buf + t % 16 * 4)) : "memory"); // @lanes_matrix.read
+    buf[t] = a + b;
+    __syncwarp();
+    out[t] = buf[31 - t];
+}
 FA_TEST(missing_syncwarp) {
     int *out = ints(64);
     silent(RUN(1, 32, 0, lanes_raw<0>, out));
@@ -240,6 +275,8 @@ FA_TEST(missing_syncwarp) {
     silent(RUN(1, 64, 0, lanes_share_words, (short *)out));
     silent(RUN(1, 32, 0, lanes_halves<0>, out));
     finds(RUN(1, 32, 0, lanes_halves<1>, out), "__syncwarp()", {"lanes_halves.write", "lanes_halves.read"});
+    silent(RUN(1, 32, 0, lanes_matrix<0>, out));
+    finds(RUN(1, 32, 0, lanes_matrix<1>, out), "__syncwarp()", {"lanes_matrix.write", "lanes_matrix.read"});
     cudaFree(out);
 }
 
@@ -258,10 +295,34 @@ template <int BUG> __global__ void __cluster_dims__(2) remote(int *out) {
     cluster.sync();
     out[blockIdx.x * 32 + t] = v;
 }
+// CTA 1 writes into CTA 0 and arrives at its mbarrier. BUG 1: the arrival is relaxed and orders nothing.
+template <int BUG> __global__ void __cluster_dims__(2) remote_arrive(int *out) {
+    __shared__ int buf[32];
+    __shared__ unsigned long long full;
+    auto cluster = cooperative_groups::this_cluster();
+    int t = threadIdx.x;
+    if (t == 0) asm volatile("mbarrier.init.shared::cta.b64 [%0], 32;" ::"r"(shared_address(&full)) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    cluster.sync();
+    if (cluster.block_rank() == 1) {
+        cluster.map_shared_rank(buf, 0)[t] = t; // @remote_arrive.write
+        if (BUG) {
+            asm volatile("{ .reg .b32 a; mapa.shared::cluster.u32 a, %0, 0; mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [a]; }" ::"r"(shared_address(&full)) : "memory");
+        } else {
+            asm volatile("{ .reg .b32 a; mapa.shared::cluster.u32 a, %0, 0; mbarrier.arrive.release.cluster.shared::cluster.b64 _, [a]; }" ::"r"(shared_address(&full)) : "memory");
+        }
+    } else {
+        asm volatile("{ .reg .pred p; AGAIN: mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%0], 0; @!p bra AGAIN; }" ::"r"(shared_address(&full)) : "memory");
+        out[t] = buf[31 - t]; // @remote_arrive.read
+    }
+    cluster.sync();
+}
 FA_TEST(missing_cluster_barrier) {
     int *out = ints(64);
     silent(RUN(2, 32, 0, remote<0>, out));
     finds(RUN(2, 32, 0, remote<1>, out), "race (", {"remote.write", "remote.read"});
+    silent(RUN(2, 32, 0, remote_arrive<0>, out));
+    finds(RUN(2, 32, 0, remote_arrive<1>, out), "", {"remote_arrive.write", "remote_arrive.read"});
     cudaFree(out);
 }
 #endif
@@ -339,6 +400,70 @@ FA_TEST(last_cta_done) {
     cudaFree(p);
 }
 
+// A counter for each tile; warps run ahead to the next tile while thread 0 still counts this one.
+template <int BUG> __global__ void tile_counters(int *tiles, int *count, int *out) {
+    __shared__ int last;
+    for (int tile = 0; tile < 4; tile++) {
+        tiles[(tile * gridDim.x + blockIdx.x) * 64 + threadIdx.x] = tile; // @tile_counters.write
+        if (!BUG || threadIdx.x == 0) __threadfence();
+        if (!BUG) __syncthreads();
+        if (threadIdx.x == 0) atomicAdd(count + tile, 1);
+    }
+    if (blockIdx.x) return;
+    for (int tile = 0; tile < 4; tile++) {
+        if (threadIdx.x == 0) {
+            while (atomicAdd(count + tile, 0) < (int)gridDim.x) {
+            }
+            __threadfence();
+            last = tile;
+        }
+        __syncthreads();
+        for (unsigned i = 0; i < gridDim.x; i++)
+            out[threadIdx.x] += tiles[(tile * gridDim.x + i) * 64 + 63 - threadIdx.x] + last; // @tile_counters.read
+        __syncthreads();
+    }
+}
+// All lanes store and fence, but nothing orders them before the lane that counts.
+template <int BUG> __global__ void lane_counts(int *data, int *count, int *out) {
+    if (blockIdx.x == 0) {
+        data[threadIdx.x] = 1; // @lane_counts.write
+        __threadfence();
+        if (!BUG) __syncwarp();
+        if (threadIdx.x == 0) atomicExch(count, 1);
+    } else {
+        while (atomicAdd(count, 0) == 0) {
+        }
+        __threadfence();
+        out[threadIdx.x] = data[31 - threadIdx.x]; // @lane_counts.read
+    }
+}
+// A lock. BUG 1: no fence when it is taken, 2: none before it is given back.
+template <int BUG> __global__ void lock(int *word, int *value) {
+    if (threadIdx.x != 0) return;
+    while (atomicCAS(word, 0, 1) != 0) {
+    }
+    if (BUG != 1) __threadfence();
+    *value += 1; // @lock.use
+    if (BUG != 2) __threadfence();
+    atomicExch(word, 0);
+}
+FA_TEST(fences_and_atomics) {
+    int *p = ints(4096);
+    silent(RUN(3, 64, 0, tile_counters<0>, p + 1024, p, p + 512));
+    cudaMemset(p, 0, 16384);
+    finds(RUN(3, 64, 0, tile_counters<1>, p + 1024, p, p + 512), "race (", {"tile_counters.write", "tile_counters.read"});
+    cudaMemset(p, 0, 16384);
+    silent(RUN(2, 32, 0, lane_counts<0>, p + 1024, p, p + 512));
+    cudaMemset(p, 0, 16384);
+    std::string text = RUN(2, 32, 0, lane_counts<1>, p + 1024, p, p + 512);
+    finds(text, "race (", {"lane_counts.write", "lane_counts.read"});
+    cudaMemset(p, 0, 16384);
+    silent(RUN(8, 32, 0, lock<0>, p, p + 512));
+    finds(RUN(8, 32, 0, lock<1>, p, p + 512), "race (", {"lock.use"});
+    finds(RUN(8, 32, 0, lock<2>, p, p + 512), "race (", {"lock.use"});
+    cudaFree(p);
+}
+
 // CTA 0 tells CTA 1 by a flag. BUG 1: plain accesses of the flag; BUG 2: strong, but relaxed.
 template <int BUG> __global__ void message(int *data, int *flag, int *out) {
     if (blockIdx.x == 0) {
@@ -405,6 +530,23 @@ template <int BUG> __global__ void dependent(const int *data, int *out) {
 #endif
     out[threadIdx.x] = data[threadIdx.x]; // @dependent.read
 }
+template <int BUG> __global__ void reader(const int *data, int *out) {
+    out[threadIdx.x] = data[threadIdx.x] + BUG; // @reader.read
+}
+template <int BUG> __global__ void overwriter(const int *, int *data) {
+#if __CUDA_ARCH__ >= 900
+    if (!BUG) asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+    data[threadIdx.x] = 7; // @overwriter.write
+}
+// One thread waits, and tells the others by a barrier.
+__global__ void one_waits(const int *data, int *out) {
+#if __CUDA_ARCH__ >= 900
+    if (threadIdx.x == 0) asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+    __syncthreads();
+    out[threadIdx.x] = data[31 - threadIdx.x];
+}
 template <class Kernel> static void launch_dependent(Kernel kernel, const int *data, int *out) {
     cudaLaunchAttribute attribute = {};
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
@@ -423,6 +565,10 @@ FA_TEST(missing_griddepcontrol_wait) {
     FA_EXPECT_MSG(result == 32, "%d", result);
     finds(findings_of([&] { primary<<<1, 32>>>(p), launch_dependent(dependent<1>, p, p + 32); }), "griddepcontrol.wait",
           {"primary.write", "dependent.read"});
+    silent(findings_of([&] { primary<<<1, 32>>>(p), launch_dependent(one_waits, p, p + 32); }));
+    silent(findings_of([&] { reader<0><<<1, 32>>>(p, p + 32), launch_dependent(overwriter<0>, p, p); }));
+    finds(findings_of([&] { reader<0><<<1, 32>>>(p, p + 32), launch_dependent(overwriter<1>, p, p); }),
+          "griddepcontrol.wait", {"reader.read", "overwriter.write"});
     silent(findings_of([&] { // the host has waited: there is nothing to overlap with
         primary<<<1, 32>>>(p);
         cudaDeviceSynchronize();
@@ -631,6 +777,40 @@ FA_TEST(bulk_load_over_generic_reads) {
     cudaFree(p);
 }
 
+// The same tile by wgmma: A and B are written by all threads. BUG 1: no proxy fence, 2: no barrier, 3: the tile is
+// overwritten before wgmma.wait_group.
+template <int BUG> __global__ void __launch_bounds__(128) wgmma_tile(float *out) {
+    __shared__ alignas(1024) short a[64 * 16], b[8 * 16];
+    int t = threadIdx.x;
+    for (int i = t; i < 64 * 16; i += 128) a[i] = 0x3f80; // @wgmma_tile.a
+    b[t] = 0x3f80;                                        // @wgmma_tile.b
+    if (BUG != 1) fence_proxy();
+    if (BUG != 2) __syncthreads();
+    float d[4] = {0, 0, 0, 0};
+    // K-major, no swizzle: LBO 128 bytes between the halves of K, SBO 256 between groups of 8 rows
+    unsigned long long strides = 128ull >> 4 << 16 | 256ull >> 4 << 32;
+    unsigned long long da = strides | shared_address(a) >> 4, db = strides | shared_address(b) >> 4;
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;" : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "l"(da), "l"(db)); // @wgmma_tile.mma
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    if (BUG == 3) a[t] = 0; // @wgmma_tile.early
+    asm volatile("wgmma.wait_group.sync.aligned 0;" : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])::"memory");
+    if (BUG != 3) __syncthreads(), a[t] = 0;
+    for (int i = 0; i < 4; i++) out[t * 4 + i] = d[i];
+}
+FA_TEST(wgmma_of_generic_data) {
+    float *out = (float *)ints(512), result = 0;
+    silent(RUN(1, 128, 0, wgmma_tile<0>, out));
+    cudaMemcpy(&result, out + 511, sizeof result, cudaMemcpyDefault);
+    FA_EXPECT_NEAR(result, 16, 0);
+    std::string text = RUN(1, 128, 0, wgmma_tile<1>, out);
+    finds(text, "missing fence.proxy.async", {"wgmma_tile.a", "wgmma_tile.mma"});
+    finds(text, "missing fence.proxy.async", {"wgmma_tile.b", "wgmma_tile.mma"});
+    finds(RUN(1, 128, 0, wgmma_tile<2>, out), "race (", {"wgmma_tile.a", "wgmma_tile.mma"});
+    finds(RUN(1, 128, 0, wgmma_tile<3>, out), "race (", {"wgmma_tile.mma", "wgmma_tile.early"});
+    cudaFree(out);
+}
+
 // Warp 0 makes, warp 1 uses, by mbarriers. BUG 1: one lane arrives for the warp without __syncwarp(), 2: the maker does not
 // wait until the stage is free.
 template <int BUG> __global__ void ring(int *out) {
@@ -680,6 +860,7 @@ FA_TEST(mbarrier_rings) {
     int *out = ints(256);
     silent(RUN(1, 64, 0, ring<0>, out));
     finds(RUN(1, 64, 0, ring<1>, out), "race (", {"ring.write", "ring.read"});
+    FA_EXPECT(std::string(ptx_last_findings()).find("ptx: ", 1) == std::string::npos); // once for all its copies
     finds(RUN(1, 64, 0, ring<2>, out), "", {}); // a race, or phases that overtake the reader
     silent(RUN(1, 96, 0, halves<0>, out));
     finds(RUN(1, 96, 0, halves<1>, out), "", {"halves.write", "halves.read"});
