@@ -567,7 +567,7 @@ static Outcome run_atomic(Warp *w, const Ins *in, u32 m) {
             memcpy(at, &new, in->width);
             if (in->ndst) set_lane(w, &in->op[e], l, old);
         }
-        synchronise(w, in, LANE_BIT(l), address, READS | WRITES);
+        synchronise(w, in, LANE_BIT(l), address, in->ndst ? READS | WRITES : WRITES); /* red shows nothing */
     }
     if (device) count(in, device, inner, in->n, SPACE_GLOBAL, READS | WRITES);
     if (shared) count(in, shared, inner, in->n, SPACE_SHARED, READS | WRITES);

@@ -360,18 +360,23 @@ __global__ void operands(uint32_t *out) {
     __syncwarp();
     asm volatile("ld.shared.u32 %0, [%1+-4];" : "=r"(x) : "r"((uint32_t)__cvta_generic_to_shared(s + lane) + (lane ? 0 : 4)) : "memory");
     out[lane] = x;
+    if (lane) return;
+    asm volatile("{ .reg .b16 h; st.global.u8 [table+200], 0x80; ld.global.s8 h, [table+200]; mov.b32 %0, {h, h}; }" : "=r"(x)::"memory");
+    out[32] = x; /* 16 bits are extended, not more */
 }
 FA_TEST(operands) {
-    Device<uint32_t> out(std::vector<uint32_t>(32, 0));
+    Device<uint32_t> out(std::vector<uint32_t>(33, 0));
     uint32_t got[64] = {0}, want[64] = {0};
     cudaMemcpyToSymbol(table, got, sizeof got);
     operands<<<1, 32>>>(out.p);
     FA_REQUIRE(finished());
     cudaMemcpyFromSymbol(got, table, sizeof got);
     want[3] = 77, want[4] = 0x3f800000, want[5] = 0x40200000, want[6] = 0x9abcdef0, want[7] = 0x12345678, want[8] = 0xff;
+    want[50] = 0x80;
     for (int i = 0; i < 64; i++) FA_EXPECT_MSG(got[i] == want[i], "word %d: got %x, want %x", i, got[i], want[i]);
     std::vector<uint32_t> shifted = out.host();
     for (uint32_t l = 0; l < 32; l++) FA_EXPECT(shifted[l] == (l ? l - 1 : 0) * 3);
+    FA_EXPECT(shifted[32] == 0xff80ff80);
 }
 
 /* ---- atom, red -------------------------------------------------------------------------------------------------------- */
@@ -465,7 +470,7 @@ template <class T, class Y, class F>
 static void check_atomic(const char *name, void (*kernel)(int, T *, const T *, T *), int place, int n, bool returns,
                          bool ordered, Y operand, F model) {
     std::vector<T> first(WORDS * n), y(THREADS * n);
-    for (size_t i = 0; i < first.size(); i++) first[i] = operand((int)(i + 1000 + fat_seed));
+    for (size_t i = 0; i < first.size(); i++) first[i] = operand((int)(i + 1000 + fat_seed)) + (T)(n == 1 ? 4 * i : 0);
     for (size_t i = 0; i < y.size(); i++) y[i] = operand((int)(i + fat_seed * 10000));
     Device<T> words(first), ys(y), olds(y);
     kernel<<<1, THREADS>>>(place, words.p, ys.p, olds.p);
@@ -580,8 +585,9 @@ FLOATS(DEFINE_2, 2) FLOATS(DEFINE_4, 4)
 HALVES(DEFINE_2, 2) HALVES(DEFINE_4, 4) HALVES(DEFINE_8, 8)
 PAIRS(DEFINE_2, 2) PAIRS(DEFINE_4, 4)
 
-/* Small whole numbers, so that sums are exact and every order gives the same. */
-static uint64_t small_number(int t, const char *type) {
+/* Of sums: small whole numbers, so that they are exact and every order gives the same. Else anything, and NaNs. */
+static uint64_t half_operand(int t, const char *op, const char *type) {
+    if (op[0] == 'm') return mix((uint64_t)t) | (mix((uint64_t)t + 1) % 2 ? 0x7f817f81 : 0);
     float f = (float)(mix((uint64_t)t) % 9) - 4;
     uint32_t u;
     memcpy(&u, &f, 4);
@@ -592,7 +598,7 @@ static uint64_t small_number(int t, const char *type) {
 #define CHECK_VECTOR(name, op, type, rc, T_, n, model) \
     { \
         typedef T_ T; \
-        auto y = [](int t) -> T { return (T)small_number(t, type); }; \
+        auto y = [](int t) -> T { return (T)half_operand(t, op, type); }; \
         auto f = [](T x, T y, T) -> T { return model; }; \
         check_atomic<T>("atom " op " " type, atom_##name, place, n, true, false, y, f); \
         check_atomic<T>("red " op " " type, red_##name, place, n, false, false, y, f); \
@@ -728,6 +734,7 @@ __device__ static void cluster_body(uint32_t *out, int size) {
         asm volatile("getctarank.u64 %0, %1;" : "=r"(x[1]) : "l"(generic));
         asm volatile("getctarank.u64 %0, %1;" : "=r"(rank_at) : "l"(mine));
         asm volatile("{ .reg .pred p; isspacep.shared::cluster p, %1; selp.b32 %0, 1, 0, p; }" : "=r"(x[2]) : "l"(generic));
+        asm volatile("{ .reg .pred p; isspacep.shared::cta p, %1; @p add.u32 %0, %0, 2; }" : "+r"(x[2]) : "l"(generic));
         o[3] = x[0] | x[1] << 8 | rank_at << 16 | x[2] << 24;
         /* my word in the inbox of r; two counters there */
         asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(b) : "r"((uint32_t)__cvta_generic_to_shared(&inbox[me][t])), "r"(r));
@@ -763,6 +770,31 @@ FA_TEST(cluster_memory) {
                 }
     }
 }
+
+/* Data and a flag that another CTA writes; one word has one name, whoever uses it. */
+__global__ void __cluster_dims__(2) cluster_handover(uint32_t *out) {
+    __shared__ uint32_t data[32], flag;
+    cg::cluster_group cluster = cg::this_cluster();
+    uint32_t t = threadIdx.x, a, seen = 0;
+    if (t == 0) flag = 0;
+    cluster.sync();
+    if (cluster.block_rank() == 1) {
+        cluster.map_shared_rank(data, 0)[t] = 50 + t;
+        __syncwarp();
+        asm volatile("mapa.shared::cluster.u32 %0, %1, 0;" : "=r"(a) : "r"((uint32_t)__cvta_generic_to_shared(&flag)));
+        if (t == 0) asm volatile("st.release.cluster.shared::cluster.u32 [%0], 1;" ::"r"(a) : "memory");
+    } else {
+        while (!seen) asm volatile("ld.acquire.cluster.u32 %0, [%1];" : "=r"(seen) : "l"(&flag) : "memory");
+        out[t] = data[t];
+    }
+    cluster.sync();
+}
+FA_TEST(cluster_handovers) {
+    Device<uint32_t> out(std::vector<uint32_t>(32, 0));
+    cluster_handover<<<2, 32>>>(out.p);
+    FA_REQUIRE(finished());
+    for (uint32_t i = 0; i < 32; i++) FA_EXPECT(out.host()[i] == 50 + i);
+}
 #endif
 
 /* ---- order between CTAs: every pattern that PTX allows must pass without a finding ------------------------------------------ */
@@ -795,8 +827,10 @@ __global__ void handover(int pattern, uint32_t *flag, uint32_t *data, uint32_t *
             if (pattern == 1) asm volatile("fence.acq_rel.gpu;" ::: "memory");
             if (pattern == 2 || pattern == 4) __threadfence();
         }
+        /* thread 0 alone knows already that it may read the data */
+        asm volatile("ld.global.u32 %0, [%1];" : "=r"(seen) : "l"(threadIdx.x ? out + threadIdx.x : data + 33) : "memory");
         __syncthreads();
-        out[threadIdx.x] = data[threadIdx.x];
+        out[threadIdx.x] = data[threadIdx.x] + (threadIdx.x ? seen : seen - 133);
     }
 }
 FA_TEST(handovers) {
