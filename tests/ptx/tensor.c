@@ -867,7 +867,8 @@ static bool decode_mma(Text *t, Ins *in) {
     int m, n, k, next = 0;
     bool known = false;
     if (!ptx_mod(t, "sync") || !ptx_mod(t, "aligned") || !take_shape(t, &m, &n, &k) || n != 8 ||
-        !ptx_mod(t, "row") || !ptx_mod(t, "col") || !take_types(t, in) || ptx_type(t) != in->width)
+        !strstr(t->opcode, ".row.col.") || !ptx_mod(t, "row") || !ptx_mod(t, "col") || !take_types(t, in) ||
+        ptx_type(t) != in->width)
         return false;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
         known |= shapes[i].type == family(in->type) && shapes[i].m == m && shapes[i].k == k;

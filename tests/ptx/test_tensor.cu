@@ -578,12 +578,94 @@ FA_TEST(counters) {
     cudaFree(out);
 }
 
+/* Moves of registers in flight, as a compiler may place them: e = d before the wait, and A of the second wgmma in the
+ * registers that the first still reads. d = 1 + A B, e = 1 + A B + 2 A B, where A is 1 and then 2, B is 1. */
+FA_TEST(moves_in_flight) {
+    u32 *out = managed<u32>(9 * 128);
+    Form f = {&F32, &BF16, &BF16, 8, true, false, K_MAJOR, K_MAJOR, 1, 1, 1};
+    say(".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 out)\n{\n"
+        ".shared .align 1024 .b8 s[256];\n.reg .b32 %%t, %%r<4>, %%a<4>;\n.reg .f32 %%d<4>, %%e<4>;\n.reg .b64 %%x<4>;\n"
+        "mov.u32 %%t, %%tid.x;\nld.param.u64 %%x0, [out];\nmul.wide.u32 %%x1, %%t, 4;\nadd.s64 %%x0, %%x0, %%x1;\n"
+        "shl.b32 %%r0, %%t, 2;\nand.b32 %%r0, %%r0, 255;\nmov.u32 %%r1, s;\nadd.u32 %%r0, %%r0, %%r1;\nmov.b32 %%r2, %d;\n"
+        "st.volatile.shared.b32 [%%r0], %%r2;\nfence.proxy.async.shared::cta;\nbar.sync 0;\nshr.u32 %%r1, %%r1, 4;\n"
+        "cvt.u64.u32 %%x2, %%r1;\nor.b64 %%x2, %%x2, %llu;\nmov.b32 %%r3, %d;\n",
+        BF16_ONES, (unsigned long long)DESCRIPTOR(0), 0x40004000);
+    for (int i = 0; i < 4; i++) say("mov.b32 %%a%d, %%r2;\nmov.f32 %%d%d, 0f3F800000;\n", i, i);
+    say("wgmma.fence.sync.aligned;\n");
+    say_wgmma(f, "%d", "", "%x2", "1");
+    say("wgmma.commit_group.sync.aligned;\n");
+    for (int i = 0; i < 4; i++) say("mov.b32 %%a%d, %%r3;\nmov.f32 %%e%d, %%d%d;\n", i, i, i);
+    say("mov.b32 %%r3, 0;\nwgmma.fence.sync.aligned;\n");
+    say_wgmma(f, "%e", "", "%x2", "1");
+    say("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 1;\n");
+    for (int i = 0; i < 4; i++) say("st.global.f32 [%%x0+%d], %%d%d;\n", i * 512, i);
+    say("wgmma.wait_group.sync.aligned 0;\n");
+    for (int i = 0; i < 4; i++) say("st.global.f32 [%%x0+%d], %%e%d;\n", (4 + i) * 512, i);
+    say("st.global.b32 [%%x0+4096], %%a1;\nret;\n}\n");
+    void *args[] = {&out};
+    FA_REQUIRE(launch(finish(), 128, 0, args) == 0);
+    for (int i = 0; i < 1024; i++) FA_EXPECT_NEAR(value_of(F32, out[i]), i < 512 ? 1 + 16 : 1 + 16 + 32, 0);
+    for (int i = 1024; i < 1152; i++) FA_EXPECT(out[i] == 0x40004000);
+    cudaFree(out);
+}
+
+/* ---- what is refused ------------------------------------------------------------------------------------------------------ */
+
+static void expect_refused(const char *target, const char *instruction) {
+    say(".version 8.7\n.target %s\n.address_size 64\n.visible .entry k()\n{\n.reg .b32 %%r<16>;\n.reg .f32 %%f<16>;\n.reg .b64 %%x<4>;\n"
+        ".reg .pred %%p<2>;\n%s\nret;\n}\n",
+        target, instruction);
+    ptx_expect_findings(true);
+    bool refused = setjmp(ptx_launch_exit) != 0;
+    if (!refused) finish();
+    FA_EXPECT_MSG(refused && *ptx_last_findings(), "%s is not refused", instruction);
+    ptx_expect_findings(false);
+}
+
+FA_TEST(refused) {
+#define D4 "{%f0, %f1, %f2, %f3}, "
+#define R4 "{%r0, %r1, %r2, %r3}, "
+#define R2 "{%r0, %r1}, "
+#define MMA_SYNC(form) "mma.sync.aligned." form " "
+#define MMA_ASYNC(form) "wgmma.mma_async.sync.aligned." form " "
+    static const char *const wrong[] = {
+        MMA_SYNC("m16n8k16.col.row.f32.bf16.bf16.f32") D4 R4 R2 "{%f0, %f1, %f2, %f3};",
+        MMA_SYNC("m16n8k16.row.col.f32.bf16.f16.f32") D4 R4 R2 "{%f0, %f1, %f2, %f3};",
+        MMA_SYNC("m16n8k16.row.col.bf16.bf16.bf16.bf16") R2 R4 R2 "{%r0, %r1};",
+        MMA_SYNC("m16n8k16.row.col.f32.f16.f16.f16") D4 R4 R2 "{%r0, %r1};",
+        MMA_SYNC("m16n8k16.row.col.satfinite.f32.f16.f16.f32") D4 R4 R2 "{%f0, %f1, %f2, %f3};",
+        MMA_SYNC("m16n8k16.row.col.f32.bf16.bf16.f32") D4 R2 R2 "{%f0, %f1, %f2, %f3};",
+        MMA_SYNC("m16n8k32.row.col.s32.s4.s4.s32") R4 R2 "{%r0}, {%r0, %r1, %r2, %r3};",
+        MMA_SYNC("m16n8k256.row.col.s32.b1.b1.s32.and.popc") R4 R4 R2 "{%r0, %r1, %r2, %r3};",
+        MMA_SYNC("m8n8k4.row.col.f32.f16.f16.f32") "{%f0, %f1, %f2, %f3, %f4, %f5, %f6, %f7}, " R2 R2 "{%f0, %f1, %f2, %f3, %f4, %f5, %f6, %f7};",
+        "mma.sp.sync.aligned.m16n8k32.row.col.f32.bf16.bf16.f32 " D4 R4 R4 D4 "%r0, 0;",
+        MMA_ASYNC("m64n8k16.f32.bf16.bf16") D4 "%x0, %x1, %p0, 1, 1, 0;",
+        MMA_ASYNC("m64n8k16.f32.bf16.bf16") D4 "%x0, %x1, %p0, 1, 2, 0, 0;",
+        MMA_ASYNC("m64n8k16.f32.bf16.bf16") D4 "%x0, %x1, %p0, 1, 1, 0, 2;",
+        MMA_ASYNC("m64n8k16.f32.bf16.bf16") D4 "%x0, %x1, 2, 1, 1, 0, 0;",
+        MMA_ASYNC("m64n8k16.f32.bf16.f16") D4 "%x0, %x1, %p0, 1, 1, 0, 0;",
+        MMA_ASYNC("m64n8k8.f32.bf16.bf16") D4 "%x0, %x1, %p0, 1, 1, 0, 0;",
+        MMA_ASYNC("m64n8k8.f32.tf32.tf32") D4 "%x0, %x1, %p0, 1, 1, 0, 0;",
+        MMA_ASYNC("m64n8k32.s32.s8.s8") R4 "%x0, %x1, %p0, 1, 1;",
+        MMA_ASYNC("m64n12k16.f32.bf16.bf16") "{%f0, %f1, %f2, %f3, %f4, %f5}, %x0, %x1, %p0, 1, 1, 0, 0;",
+        MMA_ASYNC("m64n8k16.bf16.bf16.bf16") R2 "%x0, %x1, %p0, 1, 1, 0, 0;",
+        MMA_ASYNC("m64n8k256.s32.b1.b1.and.popc") R4 "%x0, %x1, %p0;",
+        "wgmma.mma_async.sp.sync.aligned.m64n8k32.f32.bf16.bf16 " D4 "%x0, %x1, %r0, 0, %p0, 1, 1, 0, 0;",
+        "wgmma.fence.sync;",
+        "wgmma.wait_group.sync.aligned;",
+    };
+    for (const char *instruction : wrong) expect_refused("sm_90a", instruction);
+    expect_refused("sm_80", MMA_SYNC("m16n8k32.row.col.f32.e4m3.e4m3.f32") D4 R4 R2 "{%f0, %f1, %f2, %f3};");
+    expect_refused("sm_80", MMA_SYNC("m16n8k8.row.col.f64.f64.f64.f64") "{%x0, %x0, %x0, %x0}, {%x0, %x0, %x0, %x0}, {%x0, %x0}, {%x0, %x0, %x0, %x0};");
+    expect_refused("sm_90", "wgmma.fence.sync.aligned;");
+}
+
 /* ---- wgmma: planted bugs --------------------------------------------------------------------------------------------- */
 
 enum Bug {
     NO_BUG, NO_FENCE, NO_FENCE_AFTER_WRITE, NO_FENCE_AFTER_WRITE_OF_A, OTHER_SHAPE, READ_IN_FLIGHT, WRITTEN_IN_FLIGHT, A_WRITTEN_IN_FLIGHT,
     READ_UNCOMMITTED, NOT_COMMITTED, NOT_WAITED, NO_VALUE, BASE_OFFSET, OFF_PATTERN, CROSSES_ROW, RESERVED_BITS, OUT_OF_BOUNDS, LANES_DIFFER,
-    DIVERGENT, WARPS_DIFFER, WARP_MISSING, GROUPS_DIFFER, NO_PROXY_FENCE, NO_BARRIER, OVERWRITTEN, TOO_FEW_WARPS
+    DIVERGENT, WARPS_DIFFER, WARP_MISSING, GROUPS_DIFFER, NO_PROXY_FENCE, NO_BARRIER, OVERWRITTEN, TOO_FEW_WARPS, READ_NEWER_GROUP
 };
 
 /* thread 0 tells the line of what comes next on the line */
@@ -630,6 +712,12 @@ template <int BUG> __global__ void planted(volatile int *line, float *out) {
     if (BUG == OTHER_SHAPE) { HERE MMA("k8.f32.tf32.tf32", d, A, B, ""); }
     if (BUG == READ_UNCOMMITTED) { WAIT_GROUP(0); HERE TOUCH(x, d[0]); }
     if (BUG != NOT_COMMITTED && BUG != WARP_MISSING) COMMIT;
+    if (BUG == READ_NEWER_GROUP) {
+        MMA8(d, A, B);
+        COMMIT;
+        WAIT_GROUP(1);
+        HERE TOUCH(x, d[0]);
+    }
     if (BUG == READ_IN_FLIGHT) { HERE TOUCH(x, d[3]); }
     if (BUG == WRITTEN_IN_FLIGHT) { HERE asm volatile("add.f32 %0, %0, %0;" : "+f"(d[3])::"memory"); }
     if (BUG == A_WRITTEN_IN_FLIGHT) { HERE asm volatile("or.b32 %0, %0, 1;" : "+r"(a[1])::"memory"); }
@@ -667,6 +755,7 @@ FA_TEST(planted_bugs) {
     expect_finding<NO_FENCE_AFTER_WRITE_OF_A>("missing wgmma.fence: A register 3 was written after the last one");
     expect_finding<OTHER_SHAPE>("missing wgmma.fence: the accumulators were used by a wgmma of another shape");
     expect_finding<READ_IN_FLIGHT>("reads a register of a wgmma in flight");
+    expect_finding<READ_NEWER_GROUP>("reads a register of a wgmma in flight");
     expect_finding<WRITTEN_IN_FLIGHT>("writes a register of a wgmma in flight");
     expect_finding<A_WRITTEN_IN_FLIGHT>("a register of a wgmma in flight");
     expect_finding<READ_UNCOMMITTED>("reads a register of a wgmma in flight");
