@@ -251,6 +251,11 @@ static u64 device_bytes(const Counters *c) {
            c->atomic_bytes;
 }
 
+/* What passes between L2 and the SMs: whole sectors of what threads ask for, and the bytes of TMA. */
+static u64 l2_bytes(const Counters *c) {
+    return 32 * (c->load_sectors + c->store_sectors) + c->tma_load_bytes + c->tma_store_bytes;
+}
+
 /* Floor: the fullest resource, as if all others hid behind it. Serial: the tensor cores and then the softmax,
  * whose steps (maximum, exponential, conversion) feed one another and so take turns too: the sum of the
  * pipes, or the issue slots if they take longer. Several CTAs an SM and specialised warps lead from serial
@@ -274,7 +279,7 @@ static Cost predict(int at, const Counters *c, const Sums *s, u64 ctas) {
         [SHFL] = (double)s->lanes[UNIT_SHUFFLE],
         [SMEM] = (double)(128 * c->shared_wavefronts + c->wgmma_shared_bytes + c->tma_shared_bytes),
         [SLOT] = (double)(c->warp_instructions - s->moves),
-        [BYTES] = (double)device_bytes(c),
+        [BYTES] = (double)l2_bytes(c),
         [TMA_OP] = (double)c->unit[UNIT_TMA],
     };
     for (int i = 0; i < RATES; i++)
@@ -285,7 +290,7 @@ static Cost predict(int at, const Counters *c, const Sums *s, u64 ctas) {
     cost.serial = t[TENSOR] + (path > t[ISSUE] ? path : t[ISSUE]);
     if (cost.serial < cost.floor) cost.serial = cost.floor;
     cost.hbm_ms = (double)(s->read + s->written) / card[at].hbm * 1e3;
-    cost.l2_ms = (double)device_bytes(c) / (card[at].l2 * card[at].ghz * 1e6);
+    cost.l2_ms = (double)l2_bytes(c) / (card[at].l2 * card[at].ghz * 1e6);
     double memory = cost.hbm_ms > cost.l2_ms ? cost.hbm_ms : cost.l2_ms;
     cost.floor_ms = cost.floor / (card[at].ghz * 1e6);
     cost.serial_ms = cost.serial / (card[at].ghz * 1e6);
@@ -381,7 +386,7 @@ static void print_table(FILE *f, const Grid *g, const Sums *s, double seconds) {
     for (int i = 0; (a = ptx_each_allocation(i)); i++)
         if (a->read || a->written)
             fprintf(f,
-                    "    %-22s %11" PRIu64 " bytes, read %" PRIu64 " (%" PRIu64 " sectors), written %" PRIu64
+                    "    %-34s %11" PRIu64 " bytes, read %" PRIu64 " (%" PRIu64 " sectors), written %" PRIu64
                     " (%" PRIu64 " sectors)\n",
                     a->name, a->bytes, a->read, a->read_sectors, a->written, a->written_sectors);
 

@@ -89,7 +89,8 @@ static __global__ void __launch_bounds__(128)
     }
     float query[COLUMNS], top = -INFINITY, sum = 0;
     Values value = {};
-    for (int c = 0; c < COLUMNS; c++) query[c] = __bfloat162float(q[(size_t)row * D + column + c]) * scale_log2;
+    const Elements of_q = *(const Elements *)&q[(size_t)row * D + column];
+    for (int c = 0; c < COLUMNS; c++) query[c] = __bfloat162float(of_q.x[c]) * scale_log2;
 
     for (int i = first, visit = 0; i < pages; i += step, visit++) {
         const int stage = visit % STAGES, keys = min(length - i * PAGE, PAGE);
