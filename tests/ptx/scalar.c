@@ -1,5 +1,5 @@
-/* scalar.c - the register-to-register instructions of the PTX machine: integer, f16/bf16, f32 and f64 arithmetic,
- * comparisons, logic, moves and conversions.
+/* scalar.c - the register-to-register instructions of the PTX machine: arithmetic of integers, f16, bf16, f32 and
+ * f64, comparisons, logic, moves and conversions.
  *
  *     lanes         macros that make a handler from one expression
  *     integers      handlers, and `forms`: opcode -> handler where the whole opcode says what to do
@@ -15,11 +15,11 @@
 #include "machine.h"
 #include "numeric.h"
 
-/* ---- lanes ------------------------------------------------------------------------------------------------------ */
+/* ---- lanes ---------------------------------------------------------------------------------------------- */
 
 static inline void *row(Warp *w, const Ins *in, int i) { return ptx_r32(w, &in->op[i]); }
 
-/* Of a type: ROW_, what a lane of its row is; OUT_, what a result is cut to (narrow registers have upper bits zero). */
+/* Of a type: ROW_ what a lane of its row is, OUT_ what a result is cut to (narrow registers have upper bits zero) */
 #define ROW_u16 u32
 #define ROW_s16 u32
 #define ROW_u32 u32
@@ -78,7 +78,7 @@ static inline void *row(Warp *w, const Ins *in, int i) { return ptx_r32(w, &in->
 #define SIGNED(M) M(s16) M(s32) M(s64)
 #define INTEGERS(M) UNSIGNED(M) SIGNED(M)
 
-/* ---- integers (9.7.1, 9.7.2, 9.7.8) ------------------------------------------------------------------------------ */
+/* ---- integers (9.7.1, 9.7.2, 9.7.8) --------------------------------------------------------------------- */
 
 /* twice the width, for mul.hi and mul.wide */
 #define WIDE_u16 u32
@@ -142,11 +142,12 @@ BINARY(mul24_lo, u32, uproduct24(a, b))
 BINARY(mul24_hi, u32, uproduct24(a, b) >> 16)
 LANES3(mad24_lo_s32, s32, s32, s32, u32, (u32)product24(a, b) + c)
 LANES3(mad24_hi_s32, s32, s32, s32, u32, (u32)(product24(a, b) >> 16) + c)
+LANES3(mad24_hi_sat_s32, s32, s32, s32, s32, clamp32((product24(a, b) >> 16) + c))
 LANES3(mad24_lo_u32, u32, u32, u32, u32, (u32)uproduct24(a, b) + c)
 LANES3(mad24_hi_u32, u32, u32, u32, u32, (u32)(uproduct24(a, b) >> 16) + c)
 
-/* PTX leaves division by zero unspecified; the instruction sequences of the hardware give all ones for quotient and
- * remainder. Nobody wants either. */
+/* PTX leaves division by zero unspecified; the instruction sequences of the hardware give all ones for quotient
+ * and remainder. Nobody wants either. */
 #define DIVISION(name, T, expression) \
     static Outcome name##_##T(Warp *w, const Ins *in, u32 m) { \
         ROW_##T *d = row(w, in, 0); \
@@ -197,24 +198,21 @@ static inline u32 reversed(u32 x) {
 UNARY(brev, u32, reversed(a))
 UNARY(brev, u64, (u64)reversed((u32)a) << 32 | reversed((u32)(a >> 32)))
 /* position of the most significant bit that is not the sign; all ones if there is none */
-#define BFIND(T, U, clz) \
-    LANES1(bfind_##T, u32, T, ({ \
-               U x = (U)(a < 0 ? ~a : a); \
-               x ? (u32)(8 * sizeof(T) - 1) - (u32)clz(x) : ~0u; \
-           })) \
-    LANES1(bfind_shiftamt_##T, u32, T, ({ \
-               U x = (U)(a < 0 ? ~a : a); \
-               x ? (u32)clz(x) : ~0u; \
-           }))
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wtype-limits" /* a < 0 of the unsigned types */
-BFIND(u32, u32, __builtin_clz)
-BFIND(s32, u32, __builtin_clz)
-BFIND(u64, u64, __builtin_clzll)
-BFIND(s64, u64, __builtin_clzll)
-#pragma GCC diagnostic pop
+static inline u32 top_bit(u64 x, bool minus, u32 bits, bool distance) {
+    x = (minus ? ~x : x) & (~(u64)0 >> (64 - bits));
+    u32 top = 63 - (x ? (u32)__builtin_clzll(x) : 0);
+    return x == 0 ? ~0u : distance ? bits - 1 - top : top;
+}
+LANES1(bfind_u32, u32, u32, top_bit(a, false, 32, false))
+LANES1(bfind_s32, u32, s32, top_bit((u64)(s64)a, a < 0, 32, false))
+LANES1(bfind_u64, u32, u64, top_bit(a, false, 64, false))
+LANES1(bfind_s64, u32, s64, top_bit((u64)a, a < 0, 64, false))
+LANES1(bfind_shiftamt_u32, u32, u32, top_bit(a, false, 32, true))
+LANES1(bfind_shiftamt_s32, u32, s32, top_bit((u64)(s64)a, a < 0, 32, true))
+LANES1(bfind_shiftamt_u64, u32, u64, top_bit(a, false, 64, true))
+LANES1(bfind_shiftamt_s64, u32, s64, top_bit((u64)a, a < 0, 64, true))
 
-/* bit fields: position and length are the low bytes of the operands; what reaches over the top is the sign or zero */
+/* bit fields: position and length are the low bytes of the operands; past the top come the sign or zeros */
 static inline u64 field_mask(u32 length) { return length < 64 ? ((u64)1 << length) - 1 : ~(u64)0; }
 static inline u64 extracted(u64 a, u32 position, u32 length, u32 bits, bool is_signed) {
     position &= 0xff, length &= 0xff;
@@ -317,7 +315,7 @@ PREDICATES(xor, a ^ b)
 PREDICATES(not, ~a)
 PREDICATES(mov, a)
 
-/* Opcodes that say all there is to know. Operands, destination first: r 32 bits or less, d 64 bits, p predicate. */
+/* Opcodes that say all there is to know. Operands, destination first: r up to 32 bits, d 64 bits, p predicate. */
 typedef struct {
     const char *opcode;
     Handler run;
@@ -345,81 +343,44 @@ typedef struct {
         op ".s32.s32", f##_s8_s8, "rrrr" \
     }
 
+/* clang-format off */
 static const Form forms[] = {
-    EACH6("add", add, "rrr", "ddd"),
-    EACH6("sub", sub, "rrr", "ddd"),
-    EACH6("mul.lo", mul_lo, "rrr", "ddd"),
-    EACH6("mul.hi", mul_hi, "rrr", "ddd"),
-    EACH6("mad.lo", mad_lo, "rrrr", "dddd"),
-    EACH6("mad.hi", mad_hi, "rrrr", "dddd"),
-    WIDE("mul.wide", mul_wide, "rrr", "drr"),
-    WIDE("mad.wide", mad_wide, "rrrr", "drrd"),
-    {"add.sat.s32", add_sat_s32, "rrr"},
-    {"sub.sat.s32", sub_sat_s32, "rrr"},
-    {"mad.hi.sat.s32", mad_hi_sat_s32, "rrrr"},
-    EACH2("mul24.lo", mul24_lo, "rrr"),
-    EACH2("mul24.hi", mul24_hi, "rrr"),
-    EACH2("mad24.lo", mad24_lo, "rrrr"),
-    EACH2("mad24.hi", mad24_hi, "rrrr"),
-    EACH6("sad", sad, "rrrr", "dddd"),
-    EACH6("div", div, "rrr", "ddd"),
-    EACH6("rem", rem, "rrr", "ddd"),
-    SIGNED3("abs", abs),
-    SIGNED3("neg", neg),
-    EACH6("min", min, "rrr", "ddd"),
-    EACH6("max", max, "rrr", "ddd"),
-    {"min.relu.s32", min_relu_s32, "rrr"},
-    {"max.relu.s32", max_relu_s32, "rrr"},
-    {"add.u16x2", add_u16x2, "rrr"},
-    {"add.s16x2", add_u16x2, "rrr"},
-    {"min.u16x2", min_u16x2, "rrr"},
-    {"max.u16x2", max_u16x2, "rrr"},
-    {"min.s16x2", min_s16x2, "rrr"},
-    {"max.s16x2", max_s16x2, "rrr"},
-    {"min.relu.s16x2", min_relu_s16x2, "rrr"},
-    {"max.relu.s16x2", max_relu_s16x2, "rrr"},
-    DOTS("dp4a", dp4a),
-    DOTS("dp2a.lo", dp2a_lo),
-    DOTS("dp2a.hi", dp2a_hi),
-    {"popc.b32", popc_u32, "rr"},
-    {"popc.b64", popc_u64, "rd"},
-    {"clz.b32", clz_u32, "rr"},
-    {"clz.b64", clz_u64, "rd"},
-    {"brev.b32", brev_u32, "rr"},
-    {"brev.b64", brev_u64, "dd"},
-    EACH4("bfind", bfind, "rr", "rd"),
-    EACH4("bfind.shiftamt", bfind_shiftamt, "rr", "rd"),
-    EACH4("bfe", bfe, "rrrr", "ddrr"),
-    {"bfi.b32", bfi_u32, "rrrrr"},
-    {"bfi.b64", bfi_u64, "dddrr"},
-    {"shf.l.wrap.b32", shf_l_wrap, "rrrr"},
-    {"shf.r.wrap.b32", shf_r_wrap, "rrrr"},
-    {"shf.l.clamp.b32", shf_l_clamp, "rrrr"},
-    {"shf.r.clamp.b32", shf_r_clamp, "rrrr"},
-    EACH2("szext.wrap", szext_wrap, "rrr"),
-    EACH2("szext.clamp", szext_clamp, "rrr"),
-    {"bmsk.wrap.b32", bmsk_wrap, "rrr"},
-    {"bmsk.clamp.b32", bmsk_clamp, "rrr"},
-    {"prmt.b32", prmt, "rrrr"},
-    {"prmt.b32.f4e", prmt_f4e, "rrrr"},
-    {"prmt.b32.b4e", prmt_b4e, "rrrr"},
-    {"prmt.b32.rc8", prmt_rc8, "rrrr"},
-    {"prmt.b32.ecl", prmt_ecl, "rrrr"},
-    {"prmt.b32.ecr", prmt_ecr, "rrrr"},
-    {"prmt.b32.rc16", prmt_rc16, "rrrr"},
-    BITS3("and", and, "rrr", "ddd"),
-    BITS3("or", or, "rrr", "ddd"),
-    BITS3("xor", xor, "rrr", "ddd"),
-    BITS3("not", not, "rr", "dd"),
-    BITS3("cnot", cnot, "rr", "dd"),
-    BITS3("shl", shl, "rrr", "ddr"),
-    BITS3("shr", shr, "rrr", "ddr"),
-    EACH6("shr", shr, "rrr", "ddr"),
-    {"and.pred", and_pred, "ppp"},
-    {"or.pred", or_pred, "ppp"},
-    {"xor.pred", xor_pred, "ppp"},
+    EACH6("add", add, "rrr", "ddd"), EACH6("sub", sub, "rrr", "ddd"),
+    EACH6("mul.lo", mul_lo, "rrr", "ddd"), EACH6("mul.hi", mul_hi, "rrr", "ddd"),
+    EACH6("mad.lo", mad_lo, "rrrr", "dddd"), EACH6("mad.hi", mad_hi, "rrrr", "dddd"),
+    WIDE("mul.wide", mul_wide, "rrr", "drr"), WIDE("mad.wide", mad_wide, "rrrr", "drrd"),
+    {"add.sat.s32", add_sat_s32, "rrr"}, {"sub.sat.s32", sub_sat_s32, "rrr"},
+    {"mad.hi.sat.s32", mad_hi_sat_s32, "rrrr"}, {"mad24.hi.sat.s32", mad24_hi_sat_s32, "rrrr"},
+    EACH2("mul24.lo", mul24_lo, "rrr"), EACH2("mul24.hi", mul24_hi, "rrr"),
+    EACH2("mad24.lo", mad24_lo, "rrrr"), EACH2("mad24.hi", mad24_hi, "rrrr"),
+    EACH6("sad", sad, "rrrr", "dddd"), EACH6("div", div, "rrr", "ddd"), EACH6("rem", rem, "rrr", "ddd"),
+    SIGNED3("abs", abs), SIGNED3("neg", neg),
+    EACH6("min", min, "rrr", "ddd"), EACH6("max", max, "rrr", "ddd"),
+    {"min.relu.s32", min_relu_s32, "rrr"}, {"max.relu.s32", max_relu_s32, "rrr"},
+    {"add.u16x2", add_u16x2, "rrr"}, {"add.s16x2", add_u16x2, "rrr"},
+    {"min.u16x2", min_u16x2, "rrr"}, {"max.u16x2", max_u16x2, "rrr"},
+    {"min.s16x2", min_s16x2, "rrr"}, {"max.s16x2", max_s16x2, "rrr"},
+    {"min.relu.s16x2", min_relu_s16x2, "rrr"}, {"max.relu.s16x2", max_relu_s16x2, "rrr"},
+    DOTS("dp4a", dp4a), DOTS("dp2a.lo", dp2a_lo), DOTS("dp2a.hi", dp2a_hi),
+    {"popc.b32", popc_u32, "rr"}, {"popc.b64", popc_u64, "rd"},
+    {"clz.b32", clz_u32, "rr"}, {"clz.b64", clz_u64, "rd"},
+    {"brev.b32", brev_u32, "rr"}, {"brev.b64", brev_u64, "dd"},
+    EACH4("bfind", bfind, "rr", "rd"), EACH4("bfind.shiftamt", bfind_shiftamt, "rr", "rd"),
+    EACH4("bfe", bfe, "rrrr", "ddrr"), {"bfi.b32", bfi_u32, "rrrrr"}, {"bfi.b64", bfi_u64, "dddrr"},
+    {"shf.l.wrap.b32", shf_l_wrap, "rrrr"}, {"shf.l.clamp.b32", shf_l_clamp, "rrrr"},
+    {"shf.r.wrap.b32", shf_r_wrap, "rrrr"}, {"shf.r.clamp.b32", shf_r_clamp, "rrrr"},
+    EACH2("szext.wrap", szext_wrap, "rrr"), EACH2("szext.clamp", szext_clamp, "rrr"),
+    {"bmsk.wrap.b32", bmsk_wrap, "rrr"}, {"bmsk.clamp.b32", bmsk_clamp, "rrr"},
+    {"prmt.b32", prmt, "rrrr"}, {"prmt.b32.f4e", prmt_f4e, "rrrr"}, {"prmt.b32.b4e", prmt_b4e, "rrrr"},
+    {"prmt.b32.rc8", prmt_rc8, "rrrr"}, {"prmt.b32.rc16", prmt_rc16, "rrrr"},
+    {"prmt.b32.ecl", prmt_ecl, "rrrr"}, {"prmt.b32.ecr", prmt_ecr, "rrrr"},
+    BITS3("and", and, "rrr", "ddd"), BITS3("or", or, "rrr", "ddd"), BITS3("xor", xor, "rrr", "ddd"),
+    BITS3("not", not, "rr", "dd"), BITS3("cnot", cnot, "rr", "dd"),
+    BITS3("shl", shl, "rrr", "ddr"), BITS3("shr", shr, "rrr", "ddr"), EACH6("shr", shr, "rrr", "ddr"),
+    {"and.pred", and_pred, "ppp"}, {"or.pred", or_pred, "ppp"}, {"xor.pred", xor_pred, "ppp"},
     {"not.pred", not_pred, "pp"},
 };
+/* clang-format on */
 
 static bool use(Text *t, Ins *in, int i, char what) {
     return what == 'p' ? ptx_use_pred(t, in, i) : what == 'd' ? ptx_use64(t, in, i) : ptx_use32(t, in, i);
@@ -447,14 +408,7 @@ static bool integer(Text *t, Ins *in) {
 }
 
 /* Extended precision (9.7.2): add.cc, addc, sub.cc, subc, mad.cc, madc. The flag CC.CF is a bit a lane. */
-enum {
-    SUBTRACTS = 1,
-    TAKES_CARRY = 2,
-    SETS_CARRY = 4,
-    PRODUCT_LOW = 8,
-    PRODUCT_HIGH = 16,
-    SIGNED_PRODUCT = 32
-};
+enum { SUBTRACTS = 1, TAKES_CARRY = 2, SETS_CARRY = 4, PRODUCT_LOW = 8, PRODUCT_HIGH = 16, IS_SIGNED = 32 };
 #define CARRY(T, U, S, W) \
     static Outcome carry_##T(Warp *w, const Ins *in, u32 m) { \
         T *d = row(w, in, 0); \
@@ -463,8 +417,7 @@ enum {
             W x = a[l]; \
             if (in->mode & PRODUCT_LOW) x = (T)(x * b[l]); \
             if (in->mode & PRODUCT_HIGH) \
-                x = (T)((in->mode & SIGNED_PRODUCT ? (W)((S)(U)a[l] * (U)b[l]) : x * b[l]) >> \
-                        8 * sizeof(T)); \
+                x = (T)((in->mode & IS_SIGNED ? (W)((S)(U)a[l] * (U)b[l]) : x * b[l]) >> 8 * sizeof(T)); \
             W carry = in->mode & TAKES_CARRY ? w->carry >> l & 1 : 0; \
             W sum = in->mode & SUBTRACTS ? x - c[l] - carry : x + c[l] + carry; \
             d[l] = (T)sum; \
@@ -486,7 +439,7 @@ static bool carry(Text *t, Ins *in) {
     if (!(in->mode & (TAKES_CARRY | SETS_CARRY)) || mad != !!(in->mode & (PRODUCT_LOW | PRODUCT_HIGH)))
         return false;
     Type type = ptx_type(t);
-    if (type == T_S32 || type == T_S64) in->mode |= SIGNED_PRODUCT;
+    if (type == T_S32 || type == T_S64) in->mode |= IS_SIGNED;
     bool wide = type == T_U64 || type == T_S64;
     if (!wide && type != T_U32 && type != T_S32) return false;
     in->run = wide ? carry_u64 : carry_u32;
@@ -495,7 +448,7 @@ static bool carry(Text *t, Ins *in) {
     return use_all(t, in, wide ? (mad ? "dddd" : "ddd") : mad ? "rrrr" : "rrr");
 }
 
-/* lop3 (9.7.8): bit 4 a + 2 b + c of the table; lop3.BoolOp.b32 d|p, a, b, c, lut, q: p = (d != 0) BoolOp q. */
+/* lop3 (9.7.8): bit 4 a + 2 b + c of the table; lop3.or.b32 d|p, a, b, c, table, q: p = (d != 0) or q */
 enum { BOOL_NONE, BOOL_AND, BOOL_OR, BOOL_XOR };
 static u32 combine(u32 mode, u32 x, u32 y) {
     return mode == BOOL_AND ? x & y : mode == BOOL_OR ? x | y : mode == BOOL_XOR ? x ^ y : x;
@@ -536,7 +489,7 @@ static bool decode_lop3(Text *t, Ins *in) {
     return ok && (!in->mode || ptx_use_pred(t, in, 6));
 }
 
-/* ---- floats (9.7.3, 9.7.4) --------------------------------------------------------------------------------------- */
+/* ---- floats (9.7.3, 9.7.4) ------------------------------------------------------------------------------ */
 
 enum { FTZ = 1, SAT = 2, RELU = 4, KEEP_NAN = 8, XORSIGN = 16, SATFINITE = 32 }; /* Ins.mode */
 
@@ -548,8 +501,14 @@ static inline float f32_out(float x, u32 flags) {
     return x;
 }
 
+static inline void count_lanes(const Ins *in, u32 m) {
+    u64 n = (u64)__builtin_popcount(m);
+    if (in->unit == UNIT_FP32) ptx_count.fp32_lanes += n;
+    if (in->unit == UNIT_MUFU) ptx_count.mufu_lanes += n * in->vector;
+}
+
 /* Three handlers of an f32 instruction: without modifiers, with .ftz, with whatever Ins.mode says. */
-#define F32(name, lanes, expression) \
+#define F32(name, expression) \
     static inline __attribute__((always_inline)) \
     Outcome name##_run(Warp *w, const Ins *in, u32 m, u32 flags) { \
         float *d_ = row(w, in, 0); \
@@ -560,20 +519,20 @@ static inline float f32_out(float x, u32 flags) {
                       (void)b, (void)c; \
                       f32_out(expression, flags); \
                   })); \
-        ptx_count.lanes += (u64)__builtin_popcount(m); \
+        count_lanes(in, m); \
         return RAN; \
     } \
     static Outcome name##_plain(Warp *w, const Ins *in, u32 m) { return name##_run(w, in, m, 0); } \
     static Outcome name##_ftz(Warp *w, const Ins *in, u32 m) { return name##_run(w, in, m, FTZ); } \
     static Outcome name##_any(Warp *w, const Ins *in, u32 m) { return name##_run(w, in, m, in->mode); }
 
-F32(addf, fp32_lanes, a + b)
-F32(subf, fp32_lanes, a - b)
-F32(mulf, fp32_lanes, a *b)
-F32(fmaf, fp32_lanes, __builtin_fmaf(a, b, c))
-F32(divf, fp32_lanes, a / b)
-F32(sqrtf, fp32_lanes, sqrtf(a))
-F32(rcpf, fp32_lanes, 1 / a)
+F32(addf, a + b)
+F32(subf, a - b)
+F32(mulf, a *b)
+F32(fmaf, __builtin_fmaf(a, b, c))
+F32(divf, a / b)
+F32(sqrtf, sqrtf(a))
+F32(rcpf, 1 / a)
 
 /* -0 is less than +0; a NaN loses against a number, or wins with .NaN. */
 static inline float smaller(float x, float y, bool greater, u32 flags) {
@@ -587,24 +546,24 @@ static inline float smaller(float x, float y, bool greater, u32 flags) {
     r = flags & KEEP_NAN && nb ? b : r;
     return ptx_float((u32)(flags & XORSIGN ? r | sign : r));
 }
-F32(minf, fp32_lanes, smaller(a, b, false, flags))
-F32(maxf, fp32_lanes, smaller(a, b, true, flags))
+F32(minf, smaller(a, b, false, flags))
+F32(maxf, smaller(a, b, true, flags))
 
-/* div.approx: PTX ISA gives 0 for |b| > 2^126 (NaN if a is infinite), as a * (1 / b) without subnormals would. */
+/* div.approx: PTX ISA gives 0 for |b| > 2^126 (NaN if a is infinite), as a * (1 / b) would without subnormals. */
 static inline float divided(float a, float b) {
     float r = a / b, least = isinf(a) ? NAN : copysignf(0, r);
     return fabsf(b) > 0x1p126f && fabsf(b) < INFINITY && r == r ? least : r;
 }
-F32(div_approx, mufu_lanes, divided(a, b))
-F32(div_full, mufu_lanes, a / b)
-F32(rcp_approx, mufu_lanes, 1 / a)
-F32(sqrt_approx, mufu_lanes, sqrtf(a))
-F32(rsqrt_approx, mufu_lanes, (float)(1 / sqrt((double)a)))
-F32(ex2_approx, mufu_lanes, ptx_ex2(a))
-F32(lg2_approx, mufu_lanes, log2f(a))
-F32(sin_approx, mufu_lanes, sinf(a))
-F32(cos_approx, mufu_lanes, cosf(a))
-F32(tanh_approx, mufu_lanes, tanhf(a))
+F32(div_approx, divided(a, b))
+F32(div_full, a / b)
+F32(rcp_approx, 1 / a)
+F32(sqrt_approx, sqrtf(a))
+F32(rsqrt_approx, (float)(1 / sqrt((double)a)))
+F32(ex2_approx, ptx_ex2(a))
+F32(lg2_approx, log2f(a))
+F32(sin_approx, sinf(a))
+F32(cos_approx, cosf(a))
+F32(tanh_approx, tanhf(a))
 
 /* neg and abs touch the sign alone; .ftz flushes. */
 LANES1(neg_f32, u32, u32, (in->mode & FTZ ? ptx_ftz(a) : a) ^ 0x80000000u)
@@ -632,8 +591,8 @@ static inline double smaller64(double a, double b, bool greater) {
 BINARY(min, double, smaller64(a, b, false))
 BINARY(max, double, smaller64(a, b, true))
 
-/* Rounding .rz, .rm, .rp: the host rounds so while it computes. The volatile operands are read and written between
- * the two calls of fesetround(), so the operation stays there. */
+/* Rounding .rz, .rm, .rp: the host rounds so while it computes. The volatile operands are read and written
+ * between the two calls of fesetround(), so the operation stays there. */
 typedef enum { ADD, SUB, MUL, FMA, DIV, SQRT, RCP } Operation;
 static int host_round(Round round) {
     return round == ROUND_RZ   ? FE_TOWARDZERO
@@ -641,7 +600,7 @@ static int host_round(Round round) {
            : round == ROUND_RP ? FE_UPWARD
                                : FE_TONEAREST;
 }
-#define DIRECTED(T, fma_, sqrt_) \
+#define DIRECTED(T, fma_, sqrt_, before, after) \
     static T directed_##T(Operation operation, Round round, T x, T y, T z) { \
         volatile T a = x, b = y, c = z, d = 0; \
         fesetround(host_round(round)); \
@@ -656,39 +615,22 @@ static int host_round(Round round) {
         } \
         fesetround(FE_TONEAREST); \
         return d; \
+    } \
+    static Outcome directed_lanes_##T(Warp *w, const Ins *in, u32 m) { \
+        T *d = row(w, in, 0); \
+        const T *a = row(w, in, 1), *b = row(w, in, in->nops > 2 ? 2 : 1), *c = row(w, in, in->nops - 1); \
+        EACH_LANE(l, m) { \
+            T x = before(a[l], in->mode), y = before(b[l], in->mode), z = before(c[l], in->mode); \
+            d[l] = after(directed_##T(in->n, in->k, x, y, z), in->mode); \
+        } \
+        count_lanes(in, m); \
+        return RAN; \
     }
-DIRECTED(float, __builtin_fmaf, sqrtf)
-DIRECTED(double, __builtin_fma, sqrt)
-static Outcome directed_f32(Warp *w, const Ins *in, u32 m) {
-    float *d = row(w, in, 0);
-    const float *a = row(w, in, 1), *b = row(w, in, in->nops > 2 ? 2 : 1), *c = row(w, in, in->nops - 1);
-    EACH_LANE(l, m)
-    d[l] = f32_out(
-        directed_float(in->n, in->k, f32_in(a[l], in->mode), f32_in(b[l], in->mode), f32_in(c[l], in->mode)),
-        in->mode);
-    ptx_count.fp32_lanes += (u64)__builtin_popcount(m);
-    return RAN;
-}
-static Outcome directed_f64(Warp *w, const Ins *in, u32 m) {
-    double *d = row(w, in, 0);
-    const double *a = row(w, in, 1), *b = row(w, in, in->nops > 2 ? 2 : 1), *c = row(w, in, in->nops - 1);
-    EACH_LANE(l, m) d[l] = directed_double(in->n, in->k, a[l], b[l], c[l]);
-    return RAN;
-}
-
+#define UNCHANGED(x, flags) (x)
+DIRECTED(float, __builtin_fmaf, sqrtf, f32_in, f32_out)
+DIRECTED(double, __builtin_fma, sqrt, UNCHANGED, UNCHANGED)
 /* f16 and bf16: computed in f32 so that one rounding remains (numeric.h). */
-typedef enum {
-    HALF_ADD,
-    HALF_SUB,
-    HALF_MUL,
-    HALF_FMA,
-    HALF_NEG,
-    HALF_ABS,
-    HALF_MIN,
-    HALF_MAX,
-    HALF_EX2,
-    HALF_TANH
-} HalfOp;
+typedef enum { H_ADD, H_SUB, H_MUL, H_FMA, H_NEG, H_ABS, H_MIN, H_MAX, H_EX2, H_TANH } HalfOp;
 static inline u16 half_flush(u16 h, u32 inf) { return h & inf ? h : h & 0x8000; }
 static inline float half_in(u16 h, bool bf16, u32 flags) {
     if (flags & FTZ) h = half_flush(h, bf16 ? BF16_INF : F16_INF);
@@ -703,20 +645,20 @@ static inline u16 half_out(float x, bool bf16, u32 flags) {
 static inline u16 half_op(HalfOp op, bool bf16, u16 a, u16 b, u16 c, u32 flags) {
     float x = half_in(a, bf16, flags), y = half_in(b, bf16, flags), z = half_in(c, bf16, flags);
     switch (op) {
-    case HALF_ADD: return half_out(ptx_half_fma_odd(x, 1, y), bf16, flags);
-    case HALF_SUB: return half_out(ptx_half_fma_odd(x, 1, -y), bf16, flags);
-    case HALF_MUL: return half_out(ptx_f64_to_f32_odd((double)x * y), bf16, flags);
-    case HALF_FMA: return half_out(ptx_half_fma_odd(x, y, z), bf16, flags);
-    case HALF_NEG: return (u16)((flags & FTZ ? half_flush(a, F16_INF) : a) ^ 0x8000);
-    case HALF_ABS: return (u16)((flags & FTZ ? half_flush(a, F16_INF) : a) & 0x7fff);
-    case HALF_MIN:
-    case HALF_MAX: {
-        u16 r = half_out(smaller(x, y, op == HALF_MAX, flags), bf16, flags);
+    case H_ADD: return half_out(ptx_half_fma_odd(x, 1, y), bf16, flags);
+    case H_SUB: return half_out(ptx_half_fma_odd(x, 1, -y), bf16, flags);
+    case H_MUL: return half_out(ptx_f64_to_f32_odd((double)x * y), bf16, flags);
+    case H_FMA: return half_out(ptx_half_fma_odd(x, y, z), bf16, flags);
+    case H_NEG: return (u16)((flags & FTZ ? half_flush(a, F16_INF) : a) ^ 0x8000);
+    case H_ABS: return (u16)((flags & FTZ ? half_flush(a, F16_INF) : a) & 0x7fff);
+    case H_MIN:
+    case H_MAX: {
+        u16 r = half_out(smaller(x, y, op == H_MAX, flags), bf16, flags);
         /* the signs of NaNs count too, and widening has lost them */
         return flags & XORSIGN && r != HALF_NAN ? (u16)((r & 0x7fff) | ((a ^ b) & 0x8000)) : r;
     }
-    case HALF_EX2: return half_out(ptx_ex2(x), bf16, flags);
-    case HALF_TANH: return half_out(tanhf(x), bf16, flags);
+    case H_EX2: return half_out(ptx_ex2(x), bf16, flags);
+    case H_TANH: return half_out(tanhf(x), bf16, flags);
     }
     return 0;
 }
@@ -730,23 +672,23 @@ static inline u16 half_op(HalfOp op, bool bf16, u16 a, u16 b, u16 c, u32 flags) 
                            half_op(op, bf16, (u16)HIGH(a[l]), (u16)HIGH(b[l]), (u16)HIGH(c[l]), in->mode))); \
         else \
             FOR_LANES(m, d, half_op(op, bf16, (u16)a[l], (u16)b[l], (u16)c[l], in->mode)); \
-        if (op >= HALF_EX2) ptx_count.mufu_lanes += (u64)__builtin_popcount(m) * in->vector; \
+        count_lanes(in, m); \
         return RAN; \
     }
 #define HALVES(name, op) HALF(name, op, f16, false) HALF(name, op, bf16, true)
-HALVES(addh, HALF_ADD)
-HALVES(subh, HALF_SUB)
-HALVES(mulh, HALF_MUL)
-HALVES(fmah, HALF_FMA)
-HALVES(negh, HALF_NEG)
-HALVES(absh, HALF_ABS)
-HALVES(minh, HALF_MIN)
-HALVES(maxh, HALF_MAX)
-HALVES(ex2h, HALF_EX2)
-HALVES(tanhh, HALF_TANH)
+HALVES(addh, H_ADD)
+HALVES(subh, H_SUB)
+HALVES(mulh, H_MUL)
+HALVES(fmah, H_FMA)
+HALVES(negh, H_NEG)
+HALVES(absh, H_ABS)
+HALVES(minh, H_MIN)
+HALVES(maxh, H_MAX)
+HALVES(ex2h, H_EX2)
+HALVES(tanhh, H_TANH)
 
-/* What each floating-point opcode has, by format. `takes`: the modifiers that it may have (`half_takes`: with f16,
- * bf16). `round`: .rn or another mode must be there or may be there. */
+/* What each floating-point opcode has, by format. `takes`: the modifiers that it may have (`half_takes`: with f16
+ * and bf16). `round`: whether .rn or another mode must or may be there. */
 enum { NO_ROUND, MAY_ROUND, MUST_ROUND };
 typedef struct {
     const char *name; /* opcode and, of the approximations, its second word */
@@ -756,8 +698,9 @@ typedef struct {
 } FloatForm;
 #define F32_OF(f) f##_plain, f##_ftz, f##_any
 #define HALF_OF(f) f##_f16, f##_bf16
-#define NO_F32 NULL, NULL, NULL
 #define NO_HALF NULL, NULL
+#define MINMAX (FTZ | KEEP_NAN | XORSIGN)
+/* clang-format off */
 static const FloatForm float_forms[] = {
     {"add", 2, MAY_ROUND, FTZ | SAT, FTZ | SAT, UNIT_FP32, ADD, F32_OF(addf), add_double, HALF_OF(addh)},
     {"sub", 2, MAY_ROUND, FTZ | SAT, FTZ | SAT, UNIT_FP32, SUB, F32_OF(subf), sub_double, HALF_OF(subh)},
@@ -768,10 +711,8 @@ static const FloatForm float_forms[] = {
     {"div", 2, MUST_ROUND, FTZ, 0, UNIT_FP32, DIV, F32_OF(divf), div_double, NO_HALF},
     {"sqrt", 1, MUST_ROUND, FTZ, 0, UNIT_FP32, SQRT, F32_OF(sqrtf), sqrt_double, NO_HALF},
     {"rcp", 1, MUST_ROUND, FTZ, 0, UNIT_FP32, RCP, F32_OF(rcpf), rcp_double, NO_HALF},
-    {"min", 2, NO_ROUND, FTZ | KEEP_NAN | XORSIGN, FTZ | KEEP_NAN | XORSIGN, UNIT_ALU, 0, F32_OF(minf),
-     min_double, HALF_OF(minh)},
-    {"max", 2, NO_ROUND, FTZ | KEEP_NAN | XORSIGN, FTZ | KEEP_NAN | XORSIGN, UNIT_ALU, 0, F32_OF(maxf),
-     max_double, HALF_OF(maxh)},
+    {"min", 2, NO_ROUND, MINMAX, MINMAX, UNIT_ALU, 0, F32_OF(minf), min_double, HALF_OF(minh)},
+    {"max", 2, NO_ROUND, MINMAX, MINMAX, UNIT_ALU, 0, F32_OF(maxf), max_double, HALF_OF(maxh)},
     {"neg", 1, NO_ROUND, FTZ, FTZ, UNIT_ALU, 0, neg_f32, neg_f32, neg_f32, neg_f64, HALF_OF(negh)},
     {"abs", 1, NO_ROUND, FTZ, FTZ, UNIT_ALU, 0, abs_f32, abs_f32, abs_f32, abs_f64, HALF_OF(absh)},
     {"copysign", 2, NO_ROUND, 0, 0, UNIT_ALU, 0, copysign_f32, NULL, NULL, copysign_f64, NO_HALF},
@@ -786,6 +727,7 @@ static const FloatForm float_forms[] = {
     {"cos.approx", 1, NO_ROUND, FTZ, 0, UNIT_MUFU, 0, F32_OF(cos_approx), NULL, NO_HALF},
     {"tanh.approx", 1, NO_ROUND, 0, 0, UNIT_MUFU, 0, F32_OF(tanh_approx), NULL, HALF_OF(tanhh)},
 };
+/* clang-format on */
 
 static int rounding(Text *t) {
     return ptx_mod_of(t, (const char *const[]){"rn", "rna", "rz", "rm", "rp", NULL});
@@ -822,9 +764,12 @@ static bool floating(Text *t, Ins *in) {
     in->ndst = 1;
     bool directed = round > ROUND_RN;
     if (type == T_F32)
-        in->run = directed ? directed_f32 : in->mode == 0 ? f->plain : in->mode == FTZ ? f->ftz : f->any;
+        in->run = directed          ? directed_lanes_float
+                  : in->mode == 0   ? f->plain
+                  : in->mode == FTZ ? f->ftz
+                                    : f->any;
     else if (type == T_F64)
-        in->run = directed ? directed_f64 : f->f64;
+        in->run = directed ? directed_lanes_double : f->f64;
     else if (half && !directed)
         in->run = f->f16;
     else if (bf16 && !directed)
@@ -838,33 +783,22 @@ static bool number_or_carry(Text *t, Ins *in) {
     return number(t, in);
 }
 
-/* ---- comparisons (9.7.5) ------------------------------------------------------------------------------------------ */
+/* ---- comparisons (9.7.5) -------------------------------------------------------------------------------- */
 
 /* A comparison is the set of relations that make it true. */
 enum { LESS = 1, EQUAL = 2, GREATER = 4, UNORDERED = 8 };
+/* clang-format off */
 static const struct {
     const char *name;
     u8 accepts;
 } comparisons[] = {
-    {"eq", EQUAL},
-    {"ne", LESS | GREATER},
-    {"lt", LESS},
-    {"le", LESS | EQUAL},
-    {"gt", GREATER},
-    {"ge", GREATER | EQUAL},
-    {"lo", LESS},
-    {"ls", LESS | EQUAL},
-    {"hi", GREATER},
-    {"hs", GREATER | EQUAL},
-    {"equ", EQUAL | UNORDERED},
-    {"neu", LESS | GREATER | UNORDERED},
-    {"ltu", LESS | UNORDERED},
-    {"leu", LESS | EQUAL | UNORDERED},
-    {"gtu", GREATER | UNORDERED},
-    {"geu", GREATER | EQUAL | UNORDERED},
-    {"num", LESS | EQUAL | GREATER},
-    {"nan", UNORDERED},
+    {"eq", EQUAL}, {"ne", LESS | GREATER}, {"lt", LESS}, {"le", LESS | EQUAL}, {"gt", GREATER},
+    {"ge", GREATER | EQUAL}, {"lo", LESS}, {"ls", LESS | EQUAL}, {"hi", GREATER}, {"hs", GREATER | EQUAL},
+    {"equ", EQUAL | UNORDERED}, {"neu", LESS | GREATER | UNORDERED}, {"ltu", LESS | UNORDERED},
+    {"leu", LESS | EQUAL | UNORDERED}, {"gtu", GREATER | UNORDERED}, {"geu", GREATER | EQUAL | UNORDERED},
+    {"num", LESS | EQUAL | GREATER}, {"nan", UNORDERED},
 };
+/* clang-format on */
 static int comparison(Text *t) {
     for (size_t i = 0; i < sizeof comparisons / sizeof *comparisons; i++)
         if (ptx_mod(t, comparisons[i].name)) return comparisons[i].accepts;
@@ -956,9 +890,9 @@ static bool decode_set(Text *t, Ins *in) {
     in->type = (u8)ptx_type(t);
     in->vector = in->type == T_F16X2 || in->type == T_BF16X2 ? 2 : 1;
     in->ndst = t->nops > 1 && t->op[1].group == 0 ? 2 : 1;
-    in->unit = UNIT_ALU;
+    bool pair = in->vector == 2, half = in->type >= T_F16 && in->type <= T_BF16X2;
+    in->unit = half ? UNIT_HALF : in->type == T_F64 ? UNIT_FP64 : UNIT_ALU;
     in->run = to_pred ? setp : set;
-    bool pair = in->vector == 2;
     switch (to) {
     case T_PRED: break;
     case T_U32:
@@ -975,7 +909,9 @@ static bool decode_set(Text *t, Ins *in) {
     if (!in->n || !comparable(in->type) || (!to_pred && in->ndst != 1)) return false;
     if (t->nops != in->ndst + 2 + (in->k != 0)) return false;
     for (int i = 0; i < in->ndst; i++)
-        if (!(!to_pred ? ptx_use32(t, in, i) : t->op[i].kind == KIND_SINK ? ptx_use_sink(t, in, i) : ptx_use_pred(t, in, i)))
+        if (!(!to_pred                     ? ptx_use32(t, in, i)
+              : t->op[i].kind == KIND_SINK ? ptx_use_sink(t, in, i)
+                                           : ptx_use_pred(t, in, i)))
             return false;
     char operand = ptx_type_bits(in->type) == 64 ? 'd' : 'r';
     return use(t, in, in->ndst, operand) && use(t, in, in->ndst + 1, operand) &&
@@ -1015,7 +951,7 @@ static bool decode_testp(Text *t, Ins *in) {
     return use_all(t, in, in->type == T_F64 ? "pd" : "pr");
 }
 
-/* ---- selections and moves (9.7.5, 9.7.9) --------------------------------------------------------------------------- */
+/* ---- selections and moves (9.7.5, 9.7.9) ---------------------------------------------------------------- */
 
 /* selp d, a, b, p: what is chosen may hold nothing, and then d does; p may not. */
 static void check_predicate(Warp *w, const Ins *in, u32 m, const Operand *p) {
@@ -1023,12 +959,9 @@ static void check_predicate(Warp *w, const Ins *in, u32 m, const Operand *p) {
     if (missing) ptx_finding(w, in, missing, NULL, "reads a predicate that was never written");
 }
 static void select_init(Warp *w, const Ins *in, u32 m, u32 p) {
-    const Operand *op = in->op;
-    for (int i = 0; i < (op[0].kind == KIND_R64 ? 2 : 1); i++) {
-        u32 from = (p & w->reg_init[op[1].row + i]) | (~p & w->reg_init[op[2].row + i]);
-        u32 *to = &w->reg_init[op[0].row + i];
-        *to = (*to & ~m) | (from & m);
-    }
+    u32 from = (p & w->reg_init[in->op[1].row]) | (~p & w->reg_init[in->op[2].row]);
+    u32 *to = &w->reg_init[in->op[0].row];
+    *to = (*to & ~m) | (from & m);
 }
 #define SELP(T) \
     static Outcome selp_##T(Warp *w, const Ins *in, u32 m) { \
@@ -1159,54 +1092,45 @@ static bool mov(Text *t, Ins *in) {
     return true;
 }
 
-/* ---- cvt (9.7.9.21) ------------------------------------------------------------------------------------------------ */
+/* ---- cvt (9.7.9.21) ------------------------------------------------------------------------------------- */
 
-/* The general form goes through rows of s64 (integer to integer) or double (all others): read, round, saturate, write.
- * Ins: type, type2 destination and source; k rounding of floats; n rounding to an integer; mode flags */
+/* The general form goes through rows of s64 (integer to integer) or double (all others): read, round, saturate,
+ * write. Ins: type, type2 destination and source; k rounding of floats; n rounding to an integer; mode flags */
 enum { NO_INTEGER_ROUND, RNI, RZI, RMI, RPI };
 static bool is_integer(Type t) { return t >= T_U8 && t <= T_S64; }
 static bool is_signed(Type t) { return t >= T_S8 && t <= T_S64; }
 
-static void read_integers(Warp *w, const Operand *o, Type type, s64 *x) {
-    const u32 *r = ptx_r32(w, o);
-    const u64 *r64 = ptx_r64(w, o);
-    for (int l = 0; l < LANES; l++) x[l] = o->kind == KIND_R64 ? (s64)r64[l] : (s64)r[l];
-#define READ(T) \
-    for (int l = 0; l < LANES; l++) x[l] = (s64)(T)x[l]; \
-    break
-    switch (type) {
-    case T_U8: READ(u8);
-    case T_U16: READ(u16);
-    case T_U32: READ(u32);
-    case T_S8: READ(s8);
-    case T_S16: READ(s16);
-    case T_S32: READ(s32);
-    default: break;
-    }
-#undef READ
-}
-/* A register that is wider than the type gets the sign or zeros in its upper part. */
-static void write_integers(Warp *w, const Operand *o, Type type, const s64 *x, u32 m) {
-    if (o->kind == KIND_R64) {
-        u64 *d = ptx_r64(w, o);
-        FOR_LANES(m, d, (u64)x[l]);
-    } else {
-        u32 *d = ptx_r32(w, o), mask = o->bits && o->bits < 32 ? (1u << o->bits) - 1 : ~0u;
-        FOR_LANES(m, d, (u32)x[l] & mask);
-    }
-    (void)type;
-}
-static s64 least_of(Type t) { return is_signed(t) ? INT64_MIN >> (64 - ptx_type_bits(t)) : 0; }
-static s64 greatest_of(Type t) { /* of u64: as far as an s64 goes */
-    int bits = ptx_type_bits(t);
-    return is_signed(t) ? INT64_MAX >> (64 - bits) : bits == 64 ? INT64_MAX : ((s64)1 << bits) - 1;
-}
+/* Cuts to the type and extends again. */
 static void cut(Type type, s64 *x) {
     int unused = 64 - ptx_type_bits(type);
     if (is_signed(type))
         for (int l = 0; l < LANES; l++) x[l] = (s64)((u64)x[l] << unused) >> unused;
     else
         for (int l = 0; l < LANES; l++) x[l] = (s64)((u64)x[l] << unused >> unused);
+}
+static void read_integers(Warp *w, const Operand *o, Type type, s64 *x) {
+    const u32 *r = ptx_r32(w, o);
+    const u64 *r64 = ptx_r64(w, o);
+    if (o->kind == KIND_R64)
+        for (int l = 0; l < LANES; l++) x[l] = (s64)r64[l];
+    else
+        for (int l = 0; l < LANES; l++) x[l] = (s64)r[l];
+    cut(type, x);
+}
+/* A register that is wider than the type gets the sign or zeros in its upper part. */
+static void write_integers(Warp *w, const Operand *o, Type type, s64 *x, u32 m) {
+    u64 *d64 = ptx_r64(w, o);
+    u32 *d = ptx_r32(w, o), mask = o->bits && o->bits < 32 ? (1u << o->bits) - 1 : ~0u;
+    cut(type, x);
+    if (o->kind == KIND_R64)
+        FOR_LANES(m, d64, (u64)x[l]);
+    else
+        FOR_LANES(m, d, (u32)x[l] & mask);
+}
+static s64 least_of(Type t) { return is_signed(t) ? INT64_MIN >> (64 - ptx_type_bits(t)) : 0; }
+static s64 greatest_of(Type t) { /* of u64: as far as an s64 goes */
+    int bits = ptx_type_bits(t);
+    return is_signed(t) ? INT64_MAX >> (64 - bits) : bits == 64 ? INT64_MAX : ((s64)1 << bits) - 1;
 }
 static Outcome cvt_integers(Warp *w, const Ins *in, u32 m) {
     s64 x[LANES], least = least_of(in->type), greatest = greatest_of(in->type);
@@ -1217,12 +1141,11 @@ static Outcome cvt_integers(Warp *w, const Ins *in, u32 m) {
     } else if (in->mode & SAT) {
         for (int l = 0; l < LANES; l++) x[l] = x[l] < least ? least : x[l] > greatest ? greatest : x[l];
     }
-    cut(in->type, x);
     write_integers(w, &in->op[0], in->type, x, m);
     return RAN;
 }
 
-/* An integer as a double: exact, or rounded to odd (which a later rounding to f32 or less does not notice). */
+/* An integer as a double: exact, or rounded to odd (a later rounding to f32 or less does not notice). */
 static double odd_from(s64 x, bool is_unsigned) {
     bool minus = !is_unsigned && x < 0;
     u64 magnitude = minus ? -(u64)x : (u64)x;
@@ -1292,10 +1215,7 @@ static Outcome cvt_general(Warp *w, const Ins *in, u32 m) {
         else
             set_lane(w, to, l, float_bits(x, in->type, in->k, in->mode));
     }
-    if (is_integer(in->type)) {
-        cut(in->type, integers);
-        write_integers(w, to, in->type, integers, m);
-    }
+    if (is_integer(in->type)) write_integers(w, to, in->type, integers, m);
     return RAN;
 }
 
@@ -1309,59 +1229,27 @@ static u32 f32_to_narrow(float x, Type pair, Round round, u32 flags) {
     default: return ptx_f32_to_e5m2(x);
     }
 }
-static Outcome cvt_pair(Warp *w, const Ins *in, u32 m) {
-    u32 *d = row(w, in, 0);
-    const float *a = row(w, in, 1), *b = row(w, in, 2);
+static inline u32 to_pair(u32 a, u32 b, const Ins *in) {
     u32 bits = in->type == T_F16X2 || in->type == T_BF16X2 ? 16 : 8;
-    FOR_LANES(m, d,
-              f32_to_narrow(a[l], in->type, in->k, in->mode) << bits |
-                  f32_to_narrow(b[l], in->type, in->k, in->mode));
-    return RAN;
+    return f32_to_narrow(ptx_float(a), in->type, in->k, in->mode) << bits |
+           f32_to_narrow(ptx_float(b), in->type, in->k, in->mode);
 }
-static Outcome cvt_pair_bf16(Warp *w, const Ins *in, u32 m) {
-    u32 *d = row(w, in, 0);
-    const float *a = row(w, in, 1), *b = row(w, in, 2);
-    FOR_LANES(m, d, PAIR(ptx_f32_to_bf16(b[l]), ptx_f32_to_bf16(a[l])));
-    return RAN;
+LANES2(cvt_pair, u32, u32, u32, to_pair(a, b, in))
+LANES2(cvt_pair_bf16, u32, u32, u32, PAIR(ptx_f32_to_bf16(ptx_float(b)), ptx_f32_to_bf16(ptx_float(a))))
+LANES2(cvt_pair_e4m3, u32, u32, u32, (u32)ptx_f32_to_e4m3(ptx_float(a)) << 8 | ptx_f32_to_e4m3(ptx_float(b)))
+static inline u32 f16_to_fp8(u32 h, const Ins *in) {
+    return f32_to_narrow(ptx_f16_to_f32((u16)h), in->type, ROUND_RN, in->mode);
 }
-static Outcome cvt_pair_e4m3(Warp *w, const Ins *in, u32 m) {
-    u32 *d = row(w, in, 0);
-    const float *a = row(w, in, 1), *b = row(w, in, 2);
-    FOR_LANES(m, d, (u32)ptx_f32_to_e4m3(a[l]) << 8 | ptx_f32_to_e4m3(b[l]));
-    return RAN;
+LANES1(cvt_f16x2_to_fp8, u32, u32, f16_to_fp8(HIGH(a), in) << 8 | f16_to_fp8(a, in))
+static inline u16 fp8_to_f16(u32 e, const Ins *in) {
+    return half_out(in->type2 == T_E4M3X2 ? ptx_e4m3_to_f32((u8)e) : ptx_e5m2_to_f32((u8)e), false, in->mode);
 }
-static Outcome cvt_f16x2_to_fp8(Warp *w, const Ins *in, u32 m) {
-    u32 *d = row(w, in, 0);
-    const u32 *a = row(w, in, 1);
-    FOR_LANES(m, d,
-              f32_to_narrow(ptx_f16_to_f32((u16)HIGH(a[l])), in->type, ROUND_RN, in->mode) << 8 |
-                  f32_to_narrow(ptx_f16_to_f32((u16)a[l]), in->type, ROUND_RN, in->mode));
-    return RAN;
+LANES1(cvt_fp8_to_f16x2, u32, u32, PAIR(fp8_to_f16(a, in), fp8_to_f16(a >> 8, in)))
+static inline u32 to_tf32(float x, const Ins *in) {
+    u32 r = ptx_bits(ptx_f32_to_tf32(in->mode & RELU && x <= 0 ? 0 : x, in->k));
+    return in->mode & SATFINITE && (r & 0x7fffffffu) == F32_INF ? (r & 0x80000000u) | 0x7f7fe000u : r;
 }
-static Outcome cvt_fp8_to_f16x2(Warp *w, const Ins *in, u32 m) {
-    u32 *d = row(w, in, 0);
-    const u32 *a = row(w, in, 1);
-    bool e4m3 = in->type2 == T_E4M3X2;
-    for (int l = 0; l < LANES; l++) {
-        if (!(m >> l & 1)) continue;
-        u8 low = (u8)a[l], high = (u8)(a[l] >> 8);
-        float x = e4m3 ? ptx_e4m3_to_f32(low) : ptx_e5m2_to_f32(low);
-        float y = e4m3 ? ptx_e4m3_to_f32(high) : ptx_e5m2_to_f32(high);
-        d[l] = PAIR(half_out(x, false, in->mode), half_out(y, false, in->mode));
-    }
-    return RAN;
-}
-static Outcome cvt_tf32(Warp *w, const Ins *in, u32 m) {
-    u32 *d = row(w, in, 0);
-    const float *a = row(w, in, 1);
-    bool clamp = in->mode & RELU, finite = in->mode & SATFINITE;
-    for (int l = 0; l < LANES; l++) {
-        if (!(m >> l & 1)) continue;
-        u32 x = ptx_bits(ptx_f32_to_tf32(clamp && a[l] <= 0 ? 0 : a[l], in->k));
-        d[l] = finite && (x & 0x7fffffffu) == F32_INF ? (x & 0x80000000u) | 0x7f7fe000u : x;
-    }
-    return RAN;
-}
+LANES1(cvt_tf32, u32, u32, to_tf32(ptx_float(a), in))
 static bool decode_cvt_narrow(Text *t, Ins *in) {
     Type to = in->type, from = in->type2;
     bool fp8 = to == T_E4M3X2 || to == T_E5M2X2;
@@ -1416,18 +1304,8 @@ LANES1(cvt_s64_s32, u64, s32, (s64)a)
 LANES1(cvt_u64_u32, u64, u32, a)
 LANES1(cvt_u32_u64, u32, u64, (u32)a)
 LANES1(cvt_u16_u32, u16, u32, a)
-static Outcome cvt_f32_s32(Warp *w, const Ins *in, u32 m) {
-    float *d = row(w, in, 0);
-    const s32 *a = row(w, in, 1);
-    FOR_LANES(m, d, (float)a[l]);
-    return RAN;
-}
-static Outcome cvt_f32_u32(Warp *w, const Ins *in, u32 m) {
-    float *d = row(w, in, 0);
-    const u32 *a = row(w, in, 1);
-    FOR_LANES(m, d, (float)a[l]);
-    return RAN;
-}
+LANES1(cvt_f32_s32, u32, s32, ptx_bits((float)a))
+LANES1(cvt_f32_u32, u32, u32, ptx_bits((float)a))
 LANES1(cvt_f32_f16, u32, u32, ptx_bits(ptx_f16_to_f32((u16)a)))
 LANES1(cvt_f32_bf16, u32, u32, ptx_canonical(a << 16))
 LANES1(cvt_f16_f32, u32, u32, ptx_f32_to_f16(ptx_float(a)))
@@ -1468,6 +1346,8 @@ static bool cvt(Text *t, Ins *in) {
     if ((in->n != 0) != (to_int_from_float || integral) || (round >= 0) != narrows) return false;
     if (in->mode & (RELU | SATFINITE) && !(from == T_F32 && (to == T_F16 || to == T_BF16))) return false;
     in->run = to_integer && from_integer ? cvt_integers : cvt_general;
+    if ((to_integer && from_integer) || (to == T_F32 && from == T_BF16))
+        in->unit = UNIT_ALU; /* moves, shifts */
     for (size_t i = 0; i < sizeof frequent / sizeof *frequent; i++)
         if (frequent[i].to == to && frequent[i].from == from && !in->mode && !in->n &&
             in->k == frequent[i].round && t->nops == 2 && t->op[0].bits == frequent[i].to_bits &&
@@ -1484,59 +1364,18 @@ static bool cvt(Text *t, Ins *in) {
     return true;
 }
 
+/* clang-format off */
 const Opcode ptx_scalar_opcodes[] = {
-    {"add", number_or_carry},
-    {"addc", carry},
-    {"sub", number_or_carry},
-    {"subc", carry},
-    {"mad", number_or_carry},
-    {"madc", carry},
-    {"mul", number},
-    {"mul24", integer},
-    {"mad24", integer},
-    {"fma", floating},
-    {"sad", integer},
-    {"div", number},
-    {"rem", integer},
-    {"abs", number},
-    {"neg", number},
-    {"min", number},
-    {"max", number},
-    {"dp4a", integer},
-    {"dp2a", integer},
-    {"popc", integer},
-    {"clz", integer},
-    {"brev", integer},
-    {"bfind", integer},
-    {"bfe", integer},
-    {"bfi", integer},
-    {"shf", integer},
-    {"shl", integer},
-    {"shr", integer},
-    {"szext", integer},
-    {"bmsk", integer},
-    {"prmt", integer},
-    {"and", integer},
-    {"or", integer},
-    {"xor", integer},
-    {"not", integer},
-    {"cnot", integer},
-    {"lop3", decode_lop3},
-    {"rcp", floating},
-    {"sqrt", floating},
-    {"rsqrt", floating},
-    {"ex2", floating},
-    {"lg2", floating},
-    {"sin", floating},
-    {"cos", floating},
-    {"tanh", floating},
-    {"copysign", floating},
-    {"testp", decode_testp},
-    {"setp", decode_set},
-    {"set", decode_set},
-    {"selp", decode_selp},
-    {"slct", decode_slct},
-    {"mov", mov},
-    {"cvt", cvt},
-    {NULL, NULL},
+    {"add", number_or_carry}, {"addc", carry}, {"sub", number_or_carry}, {"subc", carry},
+    {"mad", number_or_carry}, {"madc", carry}, {"mul", number}, {"mul24", integer}, {"mad24", integer},
+    {"fma", floating}, {"sad", integer}, {"div", number}, {"rem", integer}, {"abs", number}, {"neg", number},
+    {"min", number}, {"max", number}, {"dp4a", integer}, {"dp2a", integer}, {"popc", integer},
+    {"clz", integer}, {"brev", integer}, {"bfind", integer}, {"bfe", integer}, {"bfi", integer},
+    {"shf", integer}, {"shl", integer}, {"shr", integer}, {"szext", integer}, {"bmsk", integer},
+    {"prmt", integer}, {"and", integer}, {"or", integer}, {"xor", integer}, {"not", integer},
+    {"cnot", integer}, {"lop3", decode_lop3}, {"rcp", floating}, {"sqrt", floating}, {"rsqrt", floating},
+    {"ex2", floating}, {"lg2", floating}, {"sin", floating}, {"cos", floating}, {"tanh", floating},
+    {"copysign", floating}, {"testp", decode_testp}, {"setp", decode_set}, {"set", decode_set},
+    {"selp", decode_selp}, {"slct", decode_slct}, {"mov", mov}, {"cvt", cvt}, {NULL, NULL},
 };
+/* clang-format on */
