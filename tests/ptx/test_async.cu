@@ -11,6 +11,7 @@
 #include <cudaTypedefs.h>
 #include <cuda_runtime.h>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 #if __CUDA_ARCH_LIST__ >= 900
@@ -974,6 +975,24 @@ struct Encode {
     }
 };
 
+/* What f prints to stderr. */
+template <class F> static CUresult with_stderr(std::string *said, F f) {
+    char text[512];
+    FILE *file = tmpfile();
+    fflush(stderr);
+    int old = dup(2);
+    dup2(fileno(file), 2);
+    CUresult result = f();
+    fflush(stderr);
+    dup2(old, 2);
+    close(old);
+    rewind(file);
+    size_t n = fread(text, 1, sizeof text, file);
+    fclose(file);
+    said->assign(text, n);
+    return result;
+}
+
 FA_TEST(tensor_map_rules) {
     Device<u8> memory(4096);
     FA_REQUIRE(encode_tiled() != NULL);
@@ -981,51 +1000,55 @@ FA_TEST(tensor_map_rules) {
     struct Rule {
         void (*breaks)(Encode &);
         CUresult want;
+        const char *says; /* nothing, if it is valid */
     };
     const CUresult bad = CUDA_ERROR_INVALID_VALUE, not_here = CUDA_ERROR_NOT_SUPPORTED;
     const Rule rules[] = {
-        {[](Encode &e) { e.rank = 0; }, bad},
-        {[](Encode &e) { e.rank = 6; }, bad},
-        {[](Encode &e) { e.type = (CUtensorMapDataType)16; }, bad},
-        {[](Encode &e) { e.dim[1] = 0; }, bad},
-        {[](Encode &e) { e.dim[2] = (1ull << 32) + 1; }, bad},
-        {[](Encode &e) { e.stride[0] = 136; }, bad},
-        {[](Encode &e) { e.stride[1] = 1ull << 40; }, bad},
-        {[](Encode &e) { e.box[1] = 0; }, bad},
-        {[](Encode &e) { e.box[2] = 257; }, bad},
-        {[](Encode &e) { e.box[0] = 65; }, bad},
-        {[](Encode &e) { e.box[0] = 72; }, bad},
-        {[](Encode &e) { e.swizzle = CU_TENSOR_MAP_SWIZZLE_64B; }, bad},
-        {[](Encode &e) { e.swizzle = CU_TENSOR_MAP_SWIZZLE_32B; }, bad},
-        {[](Encode &e) { e.swizzle = (CUtensorMapSwizzle)7; }, bad},
-        {[](Encode &e) { e.step[1] = 0; }, bad},
-        {[](Encode &e) { e.step[1] = 9; }, bad},
-        {[](Encode &e) { e.interleave = (CUtensorMapInterleave)3; }, bad},
-        {[](Encode &e) { e.rank = 2, e.interleave = CU_TENSOR_MAP_INTERLEAVE_16B; }, bad},
-        {[](Encode &e) { e.promotion = (CUtensorMapL2promotion)4; }, bad},
-        {[](Encode &e) { e.fill = (CUtensorMapFloatOOBfill)2; }, bad},
-        {[](Encode &e) { e.type = CU_TENSOR_MAP_DATA_TYPE_UINT16, e.fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA; }, bad},
-        {[](Encode &e) { e.step[2] = 2; }, not_here},
-        {[](Encode &e) { e.interleave = CU_TENSOR_MAP_INTERLEAVE_16B; }, not_here},
-        {[](Encode &e) { e.type = CU_TENSOR_MAP_DATA_TYPE_TFLOAT32; }, not_here},
-        {[](Encode &e) { e.swizzle = CU_TENSOR_MAP_SWIZZLE_128B_ATOM_32B; }, not_here},
-        {[](Encode &e) { e.step[0] = 5; }, CUDA_SUCCESS}, /* ignored */
-        {[](Encode &e) { e.box[0] = 32; }, CUDA_SUCCESS},
-        {[](Encode &e) { e.rank = 1; }, CUDA_SUCCESS},
-        {[](Encode &e) { e.dim[2] = 1ull << 32; }, CUDA_SUCCESS},
-        {[](Encode &e) { e.fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA; }, CUDA_SUCCESS},
+        {[](Encode &e) { e.rank = 0; }, bad, "tensorRank 0"},
+        {[](Encode &e) { e.rank = 6; }, bad, "tensorRank 6"},
+        {[](Encode &e) { e.type = (CUtensorMapDataType)16; }, bad, "tensorDataType"},
+        {[](Encode &e) { e.dim[1] = 0; }, bad, "globalDim[1]"},
+        {[](Encode &e) { e.dim[2] = (1ull << 32) + 1; }, bad, "globalDim[2]"},
+        {[](Encode &e) { e.stride[0] = 136; }, bad, "globalStrides[0]"},
+        {[](Encode &e) { e.stride[1] = 1ull << 40; }, bad, "globalStrides[1]"},
+        {[](Encode &e) { e.box[1] = 0; }, bad, "boxDim[1]"},
+        {[](Encode &e) { e.box[2] = 257; }, bad, "boxDim[2]"},
+        {[](Encode &e) { e.box[0] = 65; }, bad, "boxDim[0]"},
+        {[](Encode &e) { e.box[0] = 72; }, bad, "boxDim[0]"},
+        {[](Encode &e) { e.swizzle = CU_TENSOR_MAP_SWIZZLE_64B; }, bad, "boxDim[0]"},
+        {[](Encode &e) { e.swizzle = CU_TENSOR_MAP_SWIZZLE_32B; }, bad, "boxDim[0]"},
+        {[](Encode &e) { e.swizzle = (CUtensorMapSwizzle)7; }, bad, "swizzle 7"},
+        {[](Encode &e) { e.step[1] = 0; }, bad, "elementStrides[1]"},
+        {[](Encode &e) { e.step[1] = 9; }, bad, "elementStrides[1]"},
+        {[](Encode &e) { e.interleave = (CUtensorMapInterleave)3; }, bad, "interleave 3"},
+        {[](Encode &e) { e.rank = 2, e.interleave = CU_TENSOR_MAP_INTERLEAVE_16B; }, bad, "tensorRank 2"},
+        {[](Encode &e) { e.promotion = (CUtensorMapL2promotion)4; }, bad, "l2Promotion"},
+        {[](Encode &e) { e.fill = (CUtensorMapFloatOOBfill)2; }, bad, "oobFill 2"},
+        {[](Encode &e) { e.type = CU_TENSOR_MAP_DATA_TYPE_UINT16, e.fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA; }, bad, "UINT16"},
+        {[](Encode &e) { e.step[2] = 2; }, not_here, "elementStrides[2]"},
+        {[](Encode &e) { e.interleave = CU_TENSOR_MAP_INTERLEAVE_16B; }, not_here, "interleave 1"},
+        {[](Encode &e) { e.type = CU_TENSOR_MAP_DATA_TYPE_TFLOAT32; }, not_here, "TFLOAT32"},
+        {[](Encode &e) { e.swizzle = CU_TENSOR_MAP_SWIZZLE_128B_ATOM_32B; }, not_here, "swizzle 4"},
+        {[](Encode &e) { e.step[0] = 5; }, CUDA_SUCCESS, ""}, /* ignored */
+        {[](Encode &e) { e.box[0] = 32; }, CUDA_SUCCESS, ""},
+        {[](Encode &e) { e.rank = 1; }, CUDA_SUCCESS, ""},
+        {[](Encode &e) { e.dim[2] = 1ull << 32; }, CUDA_SUCCESS, ""},
+        {[](Encode &e) { e.fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA; }, CUDA_SUCCESS, ""},
     };
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         Encode e;
         rules[i].breaks(e);
-        CUresult got = e(memory.p);
+        std::string said;
+        CUresult got = with_stderr(&said, [&] { return e(memory.p); });
         FA_EXPECT_MSG(got == rules[i].want, "rule %zu: %d, want %d", i, (int)got, (int)rules[i].want);
+        FA_EXPECT_MSG(*rules[i].says ? said.find(rules[i].says) != std::string::npos : said.empty(), "rule %zu: \"%s\"", i, said.c_str());
     }
     Encode e;
-    FA_EXPECT(e(memory.p + 8) == bad);
-    FA_EXPECT(e(NULL) == bad);
-    FA_EXPECT(e(&e) == bad);
-    FA_EXPECT(e(memory.p, 32) == bad);
+    std::string said;
+    FA_EXPECT(with_stderr(&said, [&] { return e(memory.p + 8); }) == bad && said.find("globalAddress") != std::string::npos);
+    FA_EXPECT(with_stderr(&said, [&] { return e(NULL); }) == bad && said.find("globalAddress") != std::string::npos);
+    FA_EXPECT(with_stderr(&said, [&] { return e(&e); }) == bad && said.find("device memory") != std::string::npos);
+    FA_EXPECT(with_stderr(&said, [&] { return e(memory.p, 32); }) == bad && said.find("tensorMap") != std::string::npos);
     FA_EXPECT(e(memory.p, 64) == CUDA_SUCCESS);
 }
 
