@@ -1,19 +1,21 @@
 /* tensor.c - tensor cores: mma.sync, and wgmma with its queue.
  *
- * Both come down to one kernel, multiply(): a warp's 16 rows of A times n columns of B, added to accumulators that lie
- * in the register file as PTX ISA lays them out (lane 4g + t holds columns 2t and 2t + 1 of rows g and g + 8, of each
- * block of 8 columns), so that a register row is a vector and nothing has to be transposed. Operands are widened to
- * float first, which is exact for every type; so are the products. Sums are made in float, starting from the
- * accumulator and going up in k; f16 accumulators are rounded once an instruction. Integer sums (at most 32 products
- * below 2^16) are exact in float; they are added to the 32-bit accumulator as integers. A card may align and truncate
- * addends differently: PTX leaves that open, and results agree within rounding only.
+ * Both come down to one kernel, multiply(): a warp's 16 rows of A times n columns of B, added to accumulators
+ * that lie in the register file as PTX ISA lays them out (lane 4g + t holds columns 2t and 2t + 1 of rows g
+ * and g + 8, of each block of 8 columns), so that a register row is a vector and nothing has to be
+ * transposed. Operands are widened to float first, which is exact for every type; so are the products. Sums
+ * are made in float, starting from the accumulator and going up in k; f16 accumulators are rounded once an
+ * instruction. Integer sums (at most 32 products below 2^16) are exact in float; they are added to the 32-bit
+ * accumulator as integers. A card may align and truncate addends differently: PTX leaves that open, and
+ * results agree within rounding only.
  *
  * In this order: multiply, widening, mma.sync, shared-memory matrices of wgmma, its queue, decoders.
  *
- * wgmma is an operation of a warpgroup. Each of the four warps issues its part: registers are checked and marked as in
- * flight, and the warp's share of the reads of shared memory is checked and recorded. The operations of a warpgroup
- * form one queue, and one is carried out for all four warps at once, in order, when all of them have committed it and
- * the schedule says so: at once (IN_ORDER), when a wait_group needs it (LAZY), at some moment in between (RANDOM).
+ * wgmma is an operation of a warpgroup. Each of the four warps issues its part: registers are checked and
+ * marked as in flight, and the warp's share of the reads of shared memory is checked and recorded. The
+ * operations of a warpgroup form one queue, and one is carried out for all four warps at once, in order, when
+ * all of them have committed it and the schedule says so: at once (IN_ORDER), when a wait_group needs it
+ * (LAZY), at some moment in between (RANDOM).
  *
  * PTX ISA 9.1: 9.7.14.5 (mma), 9.7.15.5 to 9.7.15.7 (wgmma).
  */
@@ -24,9 +26,9 @@
 #include "machine.h"
 #include "numeric.h"
 
-/* ---- multiply ------------------------------------------------------------------------------------------------------ */
+/* ---- multiply ------------------------------------------------------------------------------------------ */
 
-/* Products are exact, so fused and separate multiply-adds agree (but where a product leaves the range of a float). */
+/* Products are exact, so fused and separate multiply-adds agree (unless a product leaves the range of float). */
 #if defined __AVX512F__
 enum { VEC = 16, BLOCKS = 4 /* of 8 columns at a time: as many as there are vector registers for */ };
 typedef __m512 Vec;
@@ -61,7 +63,8 @@ static inline Vec multiply_add(Vec a, Vec b, Vec c) { return a * b + c; }
 typedef float RowsA[32][2][LANES]; /* [k][h][lane] */
 enum { MAX_K = 32, MAX_N = 256, MAX_SUMS = MAX_N / 2 };
 
-/* B is [k][n], each 8 columns in the order 0 2 4 6 1 3 5 7: the columns that one register holds are neighbours. */
+/* B is [k][n], each 8 columns in the order 0 2 4 6 1 3 5 7: the columns that one register holds are
+ * neighbours. */
 static inline int column(int n) { return (n & ~7) | (n & 1) << 2 | (n >> 1 & 3); }
 
 static inline __attribute__((always_inline)) void multiply_blocks(float *const *d, const RowsA a,
@@ -89,7 +92,7 @@ static void multiply(float *const *d, const RowsA a, const float *b, int n, int 
     for (; j < n / 8; j++) multiply_blocks(d + 4 * j, a, b + 8 * j, n, depth, 1);
 }
 
-/* ---- types --------------------------------------------------------------------------------------------------------- */
+/* ---- types --------------------------------------------------------------------------------------------- */
 
 static inline void widen(float *to, const void *from, int n /* multiple of 8, or 4 */, Type type,
                          bool negate) {
@@ -130,14 +133,15 @@ static bool accumulates_in(Type a, Type d) {
     }
 }
 
-enum {               /* Ins.mode */
-       A_ACROSS = 1, /* A is MN-major: k is the slow index */
-       B_ACROSS = 2,
-       NEGATE = 4, /* of the product: exactly one of imm-scale-a and imm-scale-b is -1 */
-       SATURATE = 8,
-       A_REGISTERS = 16,
-       KEEP_ALWAYS = 32, /* scale-d is the constant 1 */
-       KEEP_IF = 64      /* scale-d is the last operand, a predicate */
+/* Ins.mode */
+enum {
+    A_ACROSS = 1, /* A is MN-major: k is the slow index */
+    B_ACROSS = 2,
+    NEGATE = 4, /* of the product: exactly one of imm-scale-a and imm-scale-b is -1 */
+    SATURATE = 8,
+    A_REGISTERS = 16,
+    KEEP_ALWAYS = 32, /* scale-d is the constant 1 */
+    KEEP_IF = 64      /* scale-d is the last operand, a predicate */
 };
 
 /* d = c + A B, c NULL: zero. in: .type of A and B, .width of C and D. */
@@ -181,7 +185,7 @@ static void accumulate(Warp *w, const Ins *in, const Operand *c, const RowsA a, 
     }
 }
 
-/* ---- fragments and mma.sync ------------------------------------------------------------------------------------------
+/* ---- fragments and mma.sync -------------------------------------------------------------------------------
  * A register holds `per` elements, neighbours in k. Register r of A: rows g + 8 (r % halves), k from
  * 4 per (r / halves) + per t; register r of B: column g, k from 4 per r + per t. */
 
@@ -272,10 +276,11 @@ static Outcome run_mma_f64(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* ---- matrices in shared memory -----------------------------------------------------------------------------------------
- * A matrix of 8-row groups: 32 bytes of k (16 elements of 16 bits, ...) are two halves, and (group, half) is a core
- * matrix of eight lines of 16 bytes. K-major: a line is one row (m or n), 16 bytes of k. MN-major: a line is one k, eight
- * rows. Both layouts differ in where core matrices and lines lie, and in what a line means. */
+/* ---- matrices in shared memory ----------------------------------------------------------------------------
+ * A matrix of 8-row groups: 32 bytes of k (16 elements of 16 bits, ...) are two halves, and (group, half) is
+ * a core matrix of eight lines of 16 bytes. K-major: a line is one row (m or n), 16 bytes of k. MN-major: a
+ * line is one k, eight rows. Both layouts differ in where core matrices and lines lie, and in what a line
+ * means. */
 
 typedef struct {
     u32 start, lead, stride; /* bytes */
@@ -294,7 +299,8 @@ static Matrix matrix_of(u64 descriptor, bool across, int rows) {
                     .groups = rows / 8};
 }
 
-/* Shared address of a line (PTX ISA 9.7.15.5.1.2; leading and stride offsets swap roles in swizzled MN-major). */
+/* Shared address of a line (PTX ISA 9.7.15.5.1.2; leading and stride offsets swap roles in swizzled MN-
+ * major). */
 static inline u32 line_at(const Matrix *x, int group, int half, int line) {
     u32 g = (u32)group, h = (u32)half, i = (u32)line, span = 16u << x->mode; /* bytes of a swizzled row */
     u32 offset = !x->mode    ? g * x->stride + h * x->lead + i * 16
@@ -349,8 +355,7 @@ static void check_matrix(Warp *w, const Ins *in, char name, u64 descriptor, cons
     if (x->start % (8 * span) >= span)
         ptx_fatal(w, in, ALL_LANES, NULL,
                   "descriptor of %c: start address 0x%x is %u bytes into its swizzle pattern of %u bytes, "
-                  "which needs "
-                  "another base offset than 0",
+                  "which needs another base offset than 0",
                   name, x->start, x->start % (8 * span), 8 * span);
     if (x->across) needs = (u32)x->groups * 16 < span ? (u32)x->groups * 16 : span;
     if (x->start % span + needs > span)
@@ -393,7 +398,7 @@ static void read_matrix(Warp *w, const Ins *in, char name, const Matrix *x, int 
     }
 }
 
-/* ---- the queue of a warpgroup ------------------------------------------------------------------------------------------- */
+/* ---- the queue of a warpgroup -------------------------------------------------------------------------- */
 
 typedef struct { /* one wgmma of the warpgroup */
     const Ins *in;
@@ -464,12 +469,13 @@ void ptx_tensor_free_cta(Cta *c) {
 }
 
 static const Ins *instruction(const Warp *w, s32 index) { return &w->cta->grid->kernel->code[index]; }
+static s32 index_of(const Warp *w, const Ins *in) { return (s32)(in - w->cta->grid->kernel->code); }
 
 static void set_flight(Member *me, const Operand *o, const Ins *owner, bool input) {
     Warp *w = me->warp;
     w->in_flight += !w->reg_flight[o->row];
     w->reg_flight[o->row] = 1;
-    me->reg[o->row].owner = (s32)(owner - w->cta->grid->kernel->code), me->reg[o->row].input = input;
+    me->reg[o->row].owner = index_of(w, owner), me->reg[o->row].input = input;
 }
 static void clear_flight(Member *me, const Operand *o) {
     me->warp->in_flight -= me->warp->reg_flight[o->row];
@@ -520,7 +526,7 @@ static void carry_out(Queue *q) {
     ptx_count.wgmma_shared_bytes += (u64)32 * (in->n + (in->mode & A_REGISTERS ? 0 : 64));
 }
 
-/* Groups that all warps have committed. A warp that has exited never commits again. */
+/* How many groups all four warps have committed. */
 static u32 committed_by_all(const Queue *q) {
     u32 least = UINT32_MAX;
     for (int i = 0; i < 4; i++) least = q->member[i].committed < least ? q->member[i].committed : least;
@@ -542,7 +548,7 @@ bool ptx_wgmma_step(Cta *c) {
     return false;
 }
 
-/* ---- issue ---------------------------------------------------------------------------------------------------------------- */
+/* ---- issue --------------------------------------------------------------------------------------------- */
 
 static Party party(const Warp *w, const Ins *in) {
     return (Party){in, w->cta->cluster->serial, (u32)ptx_warp_actor(w), LANES};
@@ -552,11 +558,12 @@ const Ins *ptx_wgmma_owner(const Warp *w, u32 row) {
     return w->wgmma && w->reg_flight[row] ? instruction(w, member_of(w)->reg[row].owner) : NULL;
 }
 
-/* A copy is no access of its own, compilers make one wherever they need another name: the destination takes over the
- * write of its source. Registers in flight are left alone: a finding, or a move that runs behind the wgmma. */
+/* A copy is no access of its own, compilers make one wherever they need another name: the destination
+ * takes over the write of its source. Registers in flight are left alone: a finding, or a move that runs
+ * behind the wgmma. */
 void ptx_wgmma_note_write(Warp *w, const Ins *in) {
     Member *me = member_of(w);
-    Register now = {.fences = me->fences, .accessed = (s32)(in - w->cta->grid->kernel->code)}, copied = {0};
+    Register now = {.fences = me->fences, .accessed = index_of(w, in)}, copied = {0};
     bool copies = in->flags & INS_COPIES;
     for (int i = in->nops - 1; i >= 0; i--) { /* sources first */
         const Operand *o = &in->op[i];
@@ -594,7 +601,7 @@ bool ptx_wgmma_defer_move(Warp *w, const Ins *in, u32 m) {
     } else {
         for (int l = 0; l < LANES; l++)
             v->value[l] = s->kind == KIND_R64 ? ptx_r64(w, s)[l] : ptx_r32(w, s)[l];
-        to->fences = me->fences, to->accessed = (s32)(in - w->cta->grid->kernel->code), to->written = true;
+        to->fences = me->fences, to->accessed = index_of(w, in), to->written = true;
     }
     v->owner = to->owner, v->input = to->input;
     run_moves(w->wgmma);
@@ -605,48 +612,41 @@ static bool same_shape(const Ins *a, const Ins *b) {
     return a->n == b->n && a->k == b->k && a->width == b->width;
 }
 
-/* PTX ISA 9.7.15.7.1: a wgmma.fence comes before the first wgmma of a warp, and between any other access to a register
- * and a wgmma that uses it, but not between wgmmas of one shape that add to the same accumulators. */
+/* PTX ISA 9.7.15.7.1: a wgmma.fence comes before the first wgmma of a warp, and between any other access to a
+ * register and a wgmma that uses it, but not between wgmmas of one shape that add to the same accumulators.
+ * Reports the first register that is wrong. */
 static void check_registers(Member *me, const Ins *in, bool keep) {
     Warp *w = me->warp;
-    bool unfenced = me->fences == 1, reported_init = false;
-    if (unfenced)
-        ptx_finding(w, in, ALL_LANES, NULL,
-                    "missing wgmma.fence: none was executed before this, the warp's first, wgmma");
+    if (me->fences == 1) {
+        ptx_finding(w, in, ALL_LANES, NULL, "missing wgmma.fence: none before this, the warp's first, wgmma");
+        return;
+    }
     for (int i = 0; i < in->ndst + (in->mode & A_REGISTERS ? 4 : 0); i++) {
-        const Operand *o = &in->op[i];
-        const Register *r = &me->reg[o->row];
-        bool input = i >= in->ndst;
+        s32 row = in->op[i].row;
+        const Register *r = &me->reg[row];
+        bool input = i >= in->ndst, unfenced = r->fences == me->fences;
         const char *name = input ? "A" : "accumulator";
-        if ((input || keep) && w->reg_init[o->row] != ALL_LANES && !reported_init) {
-            reported_init = true;
-            ptx_finding(w, in, ~w->reg_init[o->row], NULL, "%s register %d holds no value%s", name,
-                        input ? i - in->ndst : i, input ? "" : " (scale-d is true)");
-        }
-        if (w->reg_flight[o->row]) {
-            Party owner = party(w, instruction(w, r->owner));
-            if (input != r->input) {
-                ptx_finding(w, in, ALL_LANES, &owner, "%s register %d is in flight as %s of an earlier wgmma",
-                            name, input ? i - in->ndst : i, r->input ? "A" : "an accumulator");
-                return;
-            }
-        }
-        if (unfenced || r->fences != me->fences) continue;
-        const Ins *other = instruction(w, r->accessed);
-        Party accessed = party(w, other);
-        if (other->unit != UNIT_WGMMA) {
+        int number = input ? i - in->ndst : i;
+        Party owner = party(w, instruction(w, r->owner)), other = party(w, instruction(w, r->accessed));
+        if ((input || keep) && w->reg_init[row] != ALL_LANES)
+            ptx_finding(w, in, ~w->reg_init[row], NULL, "%s register %d holds no value%s", name, number,
+                        input ? "" : " (scale-d is true)");
+        else if (w->reg_flight[row] && input != r->input)
+            ptx_finding(w, in, ALL_LANES, &owner, "%s register %d is in flight as %s of an earlier wgmma",
+                        name, number, r->input ? "A" : "an accumulator");
+        else if (unfenced && other.in->unit != UNIT_WGMMA)
             ptx_finding(
-                w, in, ALL_LANES, &accessed,
-                "missing wgmma.fence: %s register %d was %s after the last one (if not in the source, the "
-                "compiler moved it: pin the value by asm volatile(\"\" : \"+f\"(x)) before the fence)",
-                name, input ? i - in->ndst : i, r->written ? "written" : "read");
-            return;
-        }
-        if (!input && !same_shape(in, other)) {
-            ptx_finding(w, in, ALL_LANES, &accessed,
-                        "missing wgmma.fence: the accumulators were used by a wgmma of another shape");
-            return;
-        }
+                w, in, ALL_LANES, &other,
+                "missing wgmma.fence: %s register %d was %s after the last one (if not in the source, "
+                "the compiler moved it: pin the value by asm volatile(\"\" : \"+f\"(x)) before the fence)",
+                name, number, r->written ? "written" : "read");
+        else if (unfenced && !input && !same_shape(in, other.in))
+            ptx_finding(w, in, ALL_LANES, &other,
+                        "missing wgmma.fence: accumulator register %d was used by a wgmma of another shape",
+                        number);
+        else
+            continue;
+        return;
     }
 }
 
@@ -743,7 +743,7 @@ static Outcome run_wgmma(Warp *w, const Ins *in, u32 m) {
     set_flight_operation(me, in);
     for (int i = 0; i < in->ndst; i++) {
         Register *r = &me->reg[in->op[i].row];
-        r->fences = me->fences, r->accessed = (s32)(in - w->cta->grid->kernel->code);
+        r->fences = me->fences, r->accessed = index_of(w, in), r->written = false;
     }
     return RAN;
 }
@@ -793,15 +793,14 @@ static void retire(Member *me, u32 groups) {
             clear_flight(me, &v->in->op[0]);
     }
     me->nmoves = kept;
-    for (u32 i = me->retired; i < me->issued; i++) {
-        set_flight_operation(me, operation(q, i)->in);
-    }
+    for (u32 i = me->retired; i < me->issued; i++) set_flight_operation(me, operation(q, i)->in);
     for (int i = 0; i < kept; i++)
         set_flight(me, &me->move[i].in->op[0], instruction(me->warp, me->move[i].owner), me->move[i].input);
     drop_retired(q);
 }
 
-/* A group is complete when the operation of the whole warpgroup is: the wait needs the other warps to commit it too. */
+/* A group is complete when the operation of the whole warpgroup is: the wait needs the other warps to
+ * commit it too. */
 static Outcome run_wait(Warp *w, const Ins *in, u32 m) {
     Member *me = warpgroup(w, in, m);
     Queue *q = w->wgmma;
@@ -835,7 +834,7 @@ void ptx_tensor_at_cta_end(Cta *c) {
     }
 }
 
-/* ---- decoders --------------------------------------------------------------------------------------------------------------- */
+/* ---- decoders ------------------------------------------------------------------------------------------ */
 
 /* Takes the modifier "m16n8k16"; false if there is none. */
 static bool take_shape(Text *t, int *m, int *n, int *k) {

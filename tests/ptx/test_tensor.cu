@@ -750,10 +750,10 @@ FA_TEST(planted_bugs) {
     expect_finding<TOO_FEW_WARPS>("a warpgroup is 4 warps", 64);
     expect_finding<TOO_FEW_WARPS>("a warpgroup is 4 warps", 192);
     expect_finding<TOO_FEW_WARPS>("needs all 32 lanes", 120);
-    expect_finding<NO_FENCE>("missing wgmma.fence: none was executed");
+    expect_finding<NO_FENCE>("missing wgmma.fence: none before this");
     expect_finding<NO_FENCE_AFTER_WRITE>("missing wgmma.fence: accumulator register 2 was written after the last one");
     expect_finding<NO_FENCE_AFTER_WRITE_OF_A>("missing wgmma.fence: A register 3 was written after the last one");
-    expect_finding<OTHER_SHAPE>("missing wgmma.fence: the accumulators were used by a wgmma of another shape");
+    expect_finding<OTHER_SHAPE>("missing wgmma.fence: accumulator register 0 was used by a wgmma of another shape");
     expect_finding<READ_IN_FLIGHT>("reads a register of a wgmma in flight");
     expect_finding<READ_NEWER_GROUP>("reads a register of a wgmma in flight");
     expect_finding<WRITTEN_IN_FLIGHT>("writes a register of a wgmma in flight");
