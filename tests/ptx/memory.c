@@ -453,9 +453,9 @@ COMBINE(add_f16, ptx_f32_to_f16(ptx_f16_to_f32((u16)x) + ptx_f16_to_f32((u16)y))
 COMBINE(add_bf16, ptx_f32_to_bf16(ptx_bf16_to_f32((u16)x) + ptx_bf16_to_f32((u16)y)))
 
 /* The lesser of two halves as bits; the number if one is NaN; -0 is less than +0. */
-static bool less(float a, float b) { return isnan(b) || a < b || (a == b && signbit(a) > signbit(b)); }
+static bool less(float a, float b) { return isnan(b) || a < b || (a == b && signbit(a) && !signbit(b)); }
 static u32 half_min(u64 x, u64 y, float a, float b) {
-    return isnan(a) && isnan(b) ? (u32)HALF_NAN : (u32)(!isnan(a) && less(a, b) ? x : y);
+    return isnan(a) && isnan(b) ? (u32)HALF_NAN : (u32)(less(a, b) ? x : y);
 }
 static u32 half_max(u64 x, u64 y, float a, float b) {
     return isnan(a) && isnan(b) ? (u32)HALF_NAN : (u32)(!isnan(a) && (isnan(b) || less(b, a)) ? x : y);

@@ -360,12 +360,16 @@ __global__ void operands(uint32_t *out) {
     __syncwarp();
     asm volatile("ld.shared.u32 %0, [%1+-4];" : "=r"(x) : "r"((uint32_t)__cvta_generic_to_shared(s + lane) + (lane ? 0 : 4)) : "memory");
     out[lane] = x;
+    uint32_t local[32];
+    for (int i = 0; i < 32; i++) local[i] = lane * 100 + i;
+    asm volatile("ld.local.u32 %0, [%1];" : "=r"(x) : "l"(__cvta_generic_to_local(local + lane)) : "memory");
+    out[33 + lane] = x; /* side by side, but each in a memory of its own */
     if (lane) return;
     asm volatile("{ .reg .b16 h; st.global.u8 [table+200], 0x80; ld.global.s8 h, [table+200]; mov.b32 %0, {h, h}; }" : "=r"(x)::"memory");
     out[32] = x; /* 16 bits are extended, not more */
 }
 FA_TEST(operands) {
-    Device<uint32_t> out(std::vector<uint32_t>(33, 0));
+    Device<uint32_t> out(std::vector<uint32_t>(65, 0));
     uint32_t got[64] = {0}, want[64] = {0};
     cudaMemcpyToSymbol(table, got, sizeof got);
     operands<<<1, 32>>>(out.p);
@@ -376,6 +380,7 @@ FA_TEST(operands) {
     for (int i = 0; i < 64; i++) FA_EXPECT_MSG(got[i] == want[i], "word %d: got %x, want %x", i, got[i], want[i]);
     std::vector<uint32_t> shifted = out.host();
     for (uint32_t l = 0; l < 32; l++) FA_EXPECT(shifted[l] == (l ? l - 1 : 0) * 3);
+    for (uint32_t l = 0; l < 32; l++) FA_EXPECT(shifted[33 + l] == l * 101);
     FA_EXPECT(shifted[32] == 0xff80ff80);
 }
 
@@ -586,8 +591,9 @@ HALVES(DEFINE_2, 2) HALVES(DEFINE_4, 4) HALVES(DEFINE_8, 8)
 PAIRS(DEFINE_2, 2) PAIRS(DEFINE_4, 4)
 
 /* Of sums: small whole numbers, so that they are exact and every order gives the same. Else anything, and NaNs. */
-static uint64_t half_operand(int t, const char *op, const char *type) {
-    if (op[0] == 'm') return mix((uint64_t)t) | (mix((uint64_t)t + 1) % 2 ? 0x7f817f81 : 0);
+static uint64_t half_operand(int t, const char *op, const char *type, int place) {
+    static const uint64_t zeros[2][4] = {{0, 0x80008000, 0x00010001, 0x7fff7fff}, {0, 0x80008000, 0x80018001, 0xffffffff}};
+    if (op[0] == 'm') return place ? mix((uint64_t)t) | (mix((uint64_t)t + 1) % 2 ? 0x7f817f81 : 0) : zeros[t & 1][mix((uint64_t)t) % 4];
     float f = (float)(mix((uint64_t)t) % 9) - 4;
     uint32_t u;
     memcpy(&u, &f, 4);
@@ -598,7 +604,7 @@ static uint64_t half_operand(int t, const char *op, const char *type) {
 #define CHECK_VECTOR(name, op, type, rc, T_, n, model) \
     { \
         typedef T_ T; \
-        auto y = [](int t) -> T { return (T)half_operand(t, op, type); }; \
+        auto y = [place](int t) -> T { return (T)half_operand(t, op, type, place); }; \
         auto f = [](T x, T y, T) -> T { return model; }; \
         check_atomic<T>("atom " op " " type, atom_##name, place, n, true, false, y, f); \
         check_atomic<T>("red " op " " type, red_##name, place, n, false, false, y, f); \
@@ -632,6 +638,20 @@ FA_TEST(subnormal_sums) {
     float want[] = {0, 1, -0.f, -0.f, 2 * tiny, 1, -2 * tiny, -0x1p-127f};
     for (int i = 0; i < 8; i++)
         FA_EXPECT_MSG(!memcmp(&got[i], &want[i], 4), "word %d: got %a, want %a", i, got[i], want[i]);
+}
+
+/* Lanes of an atomic come in any order; the machine takes them in turn, and in a random order where the schedule is random. */
+__global__ void last_lane(uint32_t *word) { atomicExch(word, threadIdx.x); }
+FA_TEST(order_of_lanes) {
+    const char *schedule = getenv("FA_PTX_SCHEDULE");
+    Device<uint32_t> word(std::vector<uint32_t>(1, 0));
+    int others = 0;
+    for (int i = 0; i < 20; i++) {
+        last_lane<<<1, 32>>>(word.p);
+        FA_REQUIRE(finished());
+        others += word.host()[0] != 31;
+    }
+    FA_EXPECT(schedule && atoi(schedule) > 0 ? others > 0 : others == 0);
 }
 
 __global__ void atomic_modifiers(uint32_t *word, uint32_t *out) {
