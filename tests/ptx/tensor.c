@@ -28,7 +28,7 @@
 
 /* ---- multiply ------------------------------------------------------------------------------------------ */
 
-/* Products are exact, so fused and separate multiply-adds agree (unless a product leaves the range of float). */
+/* Products are exact: fused and separate multiply-adds agree, unless a product leaves the range of float. */
 #if defined __AVX512F__
 enum { VEC = 16, BLOCKS = 4 /* of 8 columns at a time: as many as there are vector registers for */ };
 typedef __m512 Vec;
