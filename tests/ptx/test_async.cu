@@ -1,5 +1,5 @@
-/* test_async.cu - cp.async, mbarriers, bulk and tensor copies of the PTX machine, every form against a plain model on the
- * host; and every misuse, found at the right line.
+/* test_async.cu - cp.async, mbarriers, bulk and tensor copies of the PTX machine, every form against a plain
+ * model on the host; and every misuse, found at the right line.
  *
  *     make build/ptx/test_async && FA_PTX_SCHEDULE=lazy build/ptx/test_async
  */
@@ -29,7 +29,7 @@ typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
 
-/* ---- what the tests share ------------------------------------------------------------------------------------------ */
+/* ---- what the tests share ------------------------------------------------------------------------------ */
 
 __host__ __device__ static u64 mix(u64 x) { /* the finaliser of splitmix64 */
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
@@ -80,7 +80,8 @@ static bool same_bytes(const std::vector<u8> &got, const std::vector<u8> &want, 
 DEV u32 smem(const void *p) { return (u32)__cvta_generic_to_shared(p); }
 
 /* Launches with clusters. */
-template <class K, class... A> static void launch(K k, int ctas, int threads, int cluster, size_t shared, A... args) {
+template <class K, class... A>
+static void launch(K k, int ctas, int threads, int cluster, size_t shared, A... args) {
     cudaLaunchConfig_t c = {};
     cudaLaunchAttribute a = {};
     a.id = cudaLaunchAttributeClusterDimension;
@@ -98,11 +99,16 @@ template <class K, class... A> static void launch(K k, int ctas, int threads, in
 #define TRY_WAIT "test_wait"
 #endif
 
+#define TX ".mbarrier::complete_tx::bytes"
+
 /* The instructions that most tests need. */
-DEV void mbar_init(u32 b, u32 n) { asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(b), "r"(n) : "memory"); }
+DEV void mbar_init(u32 b, u32 n) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(b), "r"(n) : "memory");
+}
 DEV void mbar_arrive(u32 b) { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(b) : "memory"); }
 DEV void mbar_wait(u32 b, u32 parity) {
-    asm volatile("{\n.reg .pred p;\nAGAIN:\nmbarrier." TRY_WAIT ".parity.shared::cta.b64 p, [%0], %1;\n@!p bra AGAIN;\n}" ::"r"(b),
+    asm volatile("{\n.reg .pred p;\nAGAIN:\nmbarrier." TRY_WAIT
+                 ".parity.shared::cta.b64 p, [%0], %1;\n@!p bra AGAIN;\n}" ::"r"(b),
                  "r"(parity)
                  : "memory");
 }
@@ -124,19 +130,24 @@ DEV u32 cluster_rank() {
     return r;
 }
 DEV void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
+                     : "memory");
 }
 DEV void bulk_load(u32 to, const void *from, u32 bytes, u32 b) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+    asm volatile("cp.async.bulk.shared::cluster.global" TX " [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
                  "r"(bytes), "r"(b)
                  : "memory");
 }
 DEV void bulk_store(void *to, u32 from, u32 bytes) {
-    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+                 "r"(bytes)
+                 : "memory");
 }
 DEV void bulk_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
 template <int N> DEV void bulk_wait() { asm volatile("cp.async.bulk.wait_group %0;" ::"n"(N) : "memory"); }
-template <int N> DEV void bulk_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }
+template <int N> DEV void bulk_wait_read() {
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory");
+}
 #endif
 DEV void cp_async16(u32 to, const void *from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
@@ -144,24 +155,33 @@ DEV void cp_async16(u32 to, const void *from) {
 DEV void cp_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEV void cp_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 
-/* ---- cp.async ------------------------------------------------------------------------------------------------------ */
+/* ---- cp.async ------------------------------------------------------------------------------------------ */
 
-/* X(bytes, text): operands are destination, source, size of the source, a predicate register p, a cache policy */
+/* X(bytes, text): operands are destination, source, size of the source, a predicate register p, a cache
+ * policy */
+/* clang-format off */
 #define CP_FORMS(X) \
-    X(4, "cp.async.ca.shared.global [%0], [%1], 4;") X(8, "cp.async.ca.shared::cta.global [%0], [%1], 8;") \
-    X(16, "cp.async.ca.shared.global [%0], [%1], 16;") X(16, "cp.async.cg.shared.global [%0], [%1], 16;") \
-    X(16, "cp.async.cg.shared.global.L2::64B [%0], [%1], 16;") X(16, "cp.async.cg.shared.global.L2::128B [%0], [%1], 16;") \
+    X(4, "cp.async.ca.shared.global [%0], [%1], 4;") \
+    X(8, "cp.async.ca.shared::cta.global [%0], [%1], 8;") \
+    X(16, "cp.async.ca.shared.global [%0], [%1], 16;") \
+    X(16, "cp.async.cg.shared.global [%0], [%1], 16;") \
+    X(16, "cp.async.cg.shared.global.L2::64B [%0], [%1], 16;") \
+    X(16, "cp.async.cg.shared.global.L2::128B [%0], [%1], 16;") \
     X(8, "cp.async.ca.shared.global.L2::256B [%0], [%1], 8;") \
     X(16, "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %4;") \
     X(16, "cp.async.cg.shared::cta.global.L2::cache_hint.L2::128B [%0], [%1], 16, %4;")
 #define CP_SIZED_FORMS(X) \
-    X(4, "cp.async.ca.shared.global [%0], [%1], 4, %2;") X(8, "cp.async.ca.shared.global [%0], [%1], 8, %2;") \
-    X(16, "cp.async.ca.shared.global.L2::128B [%0], [%1], 16, %2;") X(16, "cp.async.cg.shared.global [%0], [%1], 16, %2;") \
+    X(4, "cp.async.ca.shared.global [%0], [%1], 4, %2;") \
+    X(8, "cp.async.ca.shared.global [%0], [%1], 8, %2;") \
+    X(16, "cp.async.ca.shared.global.L2::128B [%0], [%1], 16, %2;") \
+    X(16, "cp.async.cg.shared.global [%0], [%1], 16, %2;") \
     X(16, "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %4;") \
     X(8, "cp.async.ca.shared::cta.global.L2::cache_hint.L2::256B [%0], [%1], 8, %2, %4;")
 #define CP_IGNORE_FORMS(X) \
-    X(4, "cp.async.ca.shared.global [%0], [%1], 4, p;") X(16, "cp.async.cg.shared.global [%0], [%1], 16, p;") \
+    X(4, "cp.async.ca.shared.global [%0], [%1], 4, p;") \
+    X(16, "cp.async.cg.shared.global [%0], [%1], 16, p;") \
     X(16, "cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, p, %4;")
+/* clang-format on */
 
 /* Each thread copies with every form into a slot of 16 bytes of its own. */
 enum { CP_THREADS = 96 };
@@ -172,7 +192,8 @@ __global__ void cp_forms(const u8 *in, u8 *out, u32 per_thread) {
     asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
     for (u32 i = 0; i < per_thread; i++) tile[t * per_thread + i] = 0xee;
 #define CP(bytes, text, take, ignore) \
-    asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0;\n" text "}" ::"r"(smem(tile + t * per_thread + slot)), \
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %3, 0;\n" text \
+                 "}" ::"r"(smem(tile + t * per_thread + slot)), \
                  "l"(in + t * per_thread + slot), "r"(take), "r"((u32)(ignore)), "l"(policy) \
                  : "memory"); \
     slot += 16;
@@ -209,7 +230,9 @@ FA_TEST(cp_async_forms) {
     std::vector<u8> data = random_bytes(CP_THREADS * per_thread), want(data.size(), 0xee);
     for (u32 t = 0; t < CP_THREADS; t++)
         for (u32 f = 0; f < forms.size(); f++) {
-            u32 take = forms[f].kind == 1 ? t % (forms[f].bytes + 1) : forms[f].kind == 2 && t % 3 == 0 ? 0 : forms[f].bytes;
+            u32 take = forms[f].kind == 1                 ? t % (forms[f].bytes + 1)
+                       : forms[f].kind == 2 && t % 3 == 0 ? 0
+                                                          : forms[f].bytes;
             for (u32 i = 0; i < forms[f].bytes; i++) {
                 size_t at = t * per_thread + 16 * f + i;
                 want[at] = i < take ? data[at] : 0;
@@ -220,7 +243,8 @@ FA_TEST(cp_async_forms) {
     if (finished()) same_bytes(out.host(), want, "cp.async");
 }
 
-/* A ring of cp.async groups: `DEPTH` in flight, each thread reads what it has copied itself: no barrier is needed. */
+/* A ring of cp.async groups: `DEPTH` in flight, each thread reads what it has copied itself: no barrier is
+ * needed. */
 template <int DEPTH> __global__ void cp_ring(const u32 *in, u32 *out, int tiles) {
     __shared__ __align__(16) u32 ring[DEPTH + 1][64][4];
     u32 t = threadIdx.x;
@@ -250,7 +274,8 @@ template <int DEPTH> static void check_cp_ring(int tiles) {
     if (finished()) FA_EXPECT_MSG(out.host() == want, "depth %d, %d tiles", DEPTH, tiles);
 }
 FA_TEST(cp_async_groups) {
-    for (int tiles : {0, 1, 2, 5, 9, 33}) check_cp_ring<1>(tiles), check_cp_ring<2>(tiles), check_cp_ring<4>(tiles);
+    for (int tiles : {0, 1, 2, 5, 9, 33})
+        check_cp_ring<1>(tiles), check_cp_ring<2>(tiles), check_cp_ring<4>(tiles);
 }
 
 /* Lanes with different numbers of groups, and half of a warp waiting on its own. */
@@ -283,12 +308,15 @@ FA_TEST(cp_async_divergent) {
     if (finished()) FA_EXPECT(out.host() == want);
 }
 
-/* cp.async.mbarrier.arrive: the waiters see the copies of all threads. X(text, constraint, address, arrivals of a thread) */
+/* cp.async.mbarrier.arrive: the waiters see the copies of all threads. X(text, constraint, address,
+ * arrivals of a thread) */
+/* clang-format off */
 #define CP_ARRIVE_FORMS(X) \
     X("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];", "r", smem(&full[s]), 1) \
     X("cp.async.mbarrier.arrive.noinc.b64 [%0];", "l", &full[s], 1) \
     X("cp.async.mbarrier.arrive.shared.b64 [%0];", "r", smem(&full[s]), 0) \
     X("cp.async.mbarrier.arrive.b64 [%0];", "l", &full[s], 0)
+/* clang-format on */
 template <int FORM> __global__ void cp_arrive(const u32 *in, u32 *out, int tiles) {
     __shared__ __align__(16) u32 tile[2][64][4];
     __shared__ __align__(8) u64 full[2], empty[2];
@@ -326,7 +354,8 @@ template <int FORM> static void check_cp_arrive(int tiles) {
     for (size_t i = 0; i < data.size(); i++) data[i] = (u32)mix(i + fat_seed);
     for (u32 t = 0; t < 64; t++)
         for (int i = 0; i < tiles; i++)
-            for (u32 j = 0; j < 4; j++) want[t] = want[t] * 31 + data[((size_t)i * 64 + ((t + 64) * 7 + 5) % 64) * 4 + j];
+            for (u32 j = 0; j < 4; j++)
+                want[t] = want[t] * 31 + data[((size_t)i * 64 + ((t + 64) * 7 + 5) % 64) * 4 + j];
     Device<u32> in(data), out(64);
     cp_arrive<FORM><<<1, 128>>>(in.p, out.p, tiles);
     if (finished()) FA_EXPECT_MSG(out.host() == want, "form %d, %d tiles", FORM, tiles);
@@ -338,7 +367,8 @@ FA_TEST(cp_async_mbarrier_arrive) {
     }
 }
 
-/* Many threads, several lanes at once, several mbarriers in one instruction; the last arrival of each phase is anybody's. */
+/* Many threads, several lanes at once, several mbarriers in one instruction; the last arrival of each
+ * phase is anybody's. */
 __global__ void mbar_crowd(u32 *out, int phases) {
     __shared__ __align__(8) u64 bar[2];
     __shared__ u32 sum[2];
@@ -366,16 +396,21 @@ FA_TEST(mbarrier_of_many_threads) {
 
 #if HAS_90
 
-/* ---- mbarriers: a random program of one thread against a model --------------------------------------------------------- */
+/* ---- mbarriers: a random program of one thread against a model ----------------------------------------- */
 
-/* X(kind, text): operands are state, 32-bit address, generic address, value; the result of a wait is r.
- * A: arrive n; D: arrive_drop n; N: noComplete; E: expect_tx; C: complete_tx; AE, DE: with expect_tx;
- * TP, TS: test_wait by parity, by state; WP, WS: try_wait; P: pending_count. A small letter: no state result. */
+/* X(kind, text): operands are state, 32-bit address, generic address, value; the result of a wait is r. A:
+ * arrive n; D: arrive_drop n; N: noComplete; E: expect_tx; C: complete_tx; AE, DE: with expect_tx; TP, TS:
+ * test_wait by parity, by state; WP, WS: try_wait; P: pending_count. A small letter: no state result. */
+/* clang-format off */
 #define MBAR_FORMS(X) \
-    X(A1, "mbarrier.arrive.shared::cta.b64 %0, [%2];") X(A1, "mbarrier.arrive.shared.b64 %0, [%2];") \
-    X(A1, "mbarrier.arrive.b64 %0, [%3];") X(A1, "mbarrier.arrive.release.cta.shared::cta.b64 %0, [%2];") \
-    X(A1, "mbarrier.arrive.relaxed.cluster.b64 %0, [%3];") X(A, "mbarrier.arrive.shared::cta.b64 %0, [%2], %4;") \
-    X(A, "mbarrier.arrive.release.cluster.shared::cta.b64 %0, [%2], %4;") X(a, "mbarrier.arrive.b64 _, [%3], %4;") \
+    X(A1, "mbarrier.arrive.shared::cta.b64 %0, [%2];") \
+    X(A1, "mbarrier.arrive.shared.b64 %0, [%2];") \
+    X(A1, "mbarrier.arrive.b64 %0, [%3];") \
+    X(A1, "mbarrier.arrive.release.cta.shared::cta.b64 %0, [%2];") \
+    X(A1, "mbarrier.arrive.relaxed.cluster.b64 %0, [%3];") \
+    X(A, "mbarrier.arrive.shared::cta.b64 %0, [%2], %4;") \
+    X(A, "mbarrier.arrive.release.cluster.shared::cta.b64 %0, [%2], %4;") \
+    X(a, "mbarrier.arrive.b64 _, [%3], %4;") \
     X(a1, "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%2];") \
     X(a, "mbarrier.arrive.relaxed.cta.shared::cluster.b64 _, [%2], %4;") \
     X(AE, "mbarrier.arrive.expect_tx.shared::cta.b64 %0, [%2], %4;") \
@@ -384,24 +419,33 @@ FA_TEST(mbarrier_of_many_threads) {
     X(aE, "mbarrier.arrive.expect_tx.release.cluster.shared::cluster.b64 _, [%2], %4;") \
     X(N, "mbarrier.arrive.noComplete.shared::cta.b64 %0, [%2], %4;") \
     X(N, "mbarrier.arrive.noComplete.release.cta.b64 %0, [%3], %4;") \
-    X(D1, "mbarrier.arrive_drop.shared::cta.b64 %0, [%2];") X(D, "mbarrier.arrive_drop.b64 %0, [%3], %4;") \
+    X(D1, "mbarrier.arrive_drop.shared::cta.b64 %0, [%2];") \
+    X(D, "mbarrier.arrive_drop.b64 %0, [%3], %4;") \
     X(D, "mbarrier.arrive_drop.release.cluster.shared.b64 %0, [%2], %4;") \
     X(d1, "mbarrier.arrive_drop.relaxed.cluster.shared::cluster.b64 _, [%2];") \
     X(DE, "mbarrier.arrive_drop.expect_tx.shared::cta.b64 %0, [%2], %4;") \
     X(dE, "mbarrier.arrive_drop.expect_tx.shared::cluster.b64 _, [%2], %4;") \
     X(DN, "mbarrier.arrive_drop.noComplete.shared::cta.b64 %0, [%2], %4;") \
-    X(E, "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%2], %4;") X(E, "mbarrier.expect_tx.shared::cluster.b64 [%2], %4;") \
-    X(E, "mbarrier.expect_tx.relaxed.cluster.b64 [%3], %4;") X(C, "mbarrier.complete_tx.shared::cta.b64 [%2], %4;") \
-    X(C, "mbarrier.complete_tx.relaxed.cluster.shared::cluster.b64 [%2], %4;") X(C, "mbarrier.complete_tx.b64 [%3], %4;") \
-    X(TP, "mbarrier.test_wait.parity.shared::cta.b64 p, [%2], %4;") X(TP, "mbarrier.test_wait.parity.b64 p, [%3], %4;") \
+    X(E, "mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%2], %4;") \
+    X(E, "mbarrier.expect_tx.shared::cluster.b64 [%2], %4;") \
+    X(E, "mbarrier.expect_tx.relaxed.cluster.b64 [%3], %4;") \
+    X(C, "mbarrier.complete_tx.shared::cta.b64 [%2], %4;") \
+    X(C, "mbarrier.complete_tx.relaxed.cluster.shared::cluster.b64 [%2], %4;") \
+    X(C, "mbarrier.complete_tx.b64 [%3], %4;") \
+    X(TP, "mbarrier.test_wait.parity.shared::cta.b64 p, [%2], %4;") \
+    X(TP, "mbarrier.test_wait.parity.b64 p, [%3], %4;") \
     X(TP, "mbarrier.test_wait.parity.acquire.cluster.shared.b64 p, [%2], %4;") \
-    X(TS, "mbarrier.test_wait.shared::cta.b64 p, [%2], %0;") X(TS, "mbarrier.test_wait.acquire.cta.b64 p, [%3], %0;") \
+    X(TS, "mbarrier.test_wait.shared::cta.b64 p, [%2], %0;") \
+    X(TS, "mbarrier.test_wait.acquire.cta.b64 p, [%3], %0;") \
     X(TS, "mbarrier.test_wait.relaxed.cluster.shared::cta.b64 p, [%2], %0;") \
     X(WP, "mbarrier.try_wait.parity.shared::cta.b64 p, [%2], %4;") \
     X(WP, "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%2], %4, 100;") \
-    X(WP, "mbarrier.try_wait.parity.relaxed.cluster.b64 p, [%3], %4;") X(WS, "mbarrier.try_wait.shared::cta.b64 p, [%2], %0;") \
-    X(WS, "mbarrier.try_wait.b64 p, [%3], %0, 7;") X(WS, "mbarrier.try_wait.acquire.cluster.shared::cta.b64 p, [%2], %0;") \
+    X(WP, "mbarrier.try_wait.parity.relaxed.cluster.b64 p, [%3], %4;") \
+    X(WS, "mbarrier.try_wait.shared::cta.b64 p, [%2], %0;") \
+    X(WS, "mbarrier.try_wait.b64 p, [%3], %0, 7;") \
+    X(WS, "mbarrier.try_wait.acquire.cluster.shared::cta.b64 p, [%2], %0;") \
     X(P, "mbarrier.pending_count.b64 %1, %0;")
+/* clang-format on */
 enum Kind { A1, A, a1, a, AE, aE, N, D1, D, d1, DE, dE, DN, E, C, TP, TS, WP, WS, P };
 
 struct Step {
@@ -454,7 +498,8 @@ FA_TEST(mbarrier_random_programs) {
     int used[MBAR_KINDS] = {0};
     for (int trial = 0; trial < 12; trial++) {
         u32 count = trial == 0 ? 1 : trial == 1 ? (1 << 20) - 1 : 1 + (u32)fat_below(&rng, 40);
-        u32 expected = count, pending = count, phase = 0, known = 0; /* known: phases that a wait has seen to end */
+        u32 expected = count, pending = count, phase = 0,
+            known = 0; /* known: phases that a wait has seen to end */
         int tx = 0;
         struct State {
             u32 phase, pending;
@@ -471,9 +516,12 @@ FA_TEST(mbarrier_random_programs) {
             State before = {phase, pending, true};
             u32 r = 0;
             if (k <= dE || k == N || k == DN) { /* arrivals */
-                bool expects = k == AE || k == aE || k == DE || k == dE, one = expects || k == A1 || k == a1 || k == D1 || k == d1;
-                bool drops = k == D1 || k == D || k == d1 || k == DE || k == dE || k == DN, holds = k == N || k == DN;
-                u32 n = one ? 1 : 1 + (fat_below(&rng, 3) ? (u32)fat_below(&rng, (int)std::max(pending, 1u)) : 0);
+                bool expects = k == AE || k == aE || k == DE || k == dE,
+                     one = expects || k == A1 || k == a1 || k == D1 || k == d1;
+                bool drops = k == D1 || k == D || k == d1 || k == DE || k == dE || k == DN,
+                     holds = k == N || k == DN;
+                u32 n =
+                    one ? 1 : 1 + (fat_below(&rng, 3) ? (u32)fat_below(&rng, (int)std::max(pending, 1u)) : 0);
                 if (pending >= 1000 && !one) n = pending - (u32)holds;
                 if (n > pending - (u32)(holds && pending) || n == 0 || (drops && n >= expected)) continue;
                 u32 bytes = expects ? (u32)fat_below(&rng, 3) * 16 * (1 + (u32)fat_below(&rng, 100)) : 0;
@@ -519,18 +567,21 @@ FA_TEST(mbarrier_random_programs) {
         if (!finished()) return;
         std::vector<u32> got = result.host();
         for (size_t i = 0; i < want.size(); i++)
-            FA_EXPECT_MSG(got[i] == want[i], "trial %d, step %zu (form %u, value %u): %u, want %u", trial, i, steps[i].form,
-                          steps[i].value, got[i], want[i]);
+            FA_EXPECT_MSG(got[i] == want[i], "trial %d, step %zu (form %u, value %u): %u, want %u", trial, i,
+                          steps[i].form, steps[i].value, got[i], want[i]);
     }
     for (int i = 0; i < MBAR_KINDS; i++) FA_EXPECT_MSG(used[i] > 0, "form %d was never used", i);
 }
 
 DEV void relaxed_wait(u32 b, u32 parity) {
-    asm volatile("{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.relaxed.cta.shared::cta.b64 p, [%0], %1;\n@!p bra AGAIN;\n}" ::"r"(b),
+    asm volatile("{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.relaxed.cta.shared::cta.b64 p, [%0], "
+                 "%1;\n@!p bra AGAIN;\n}" ::"r"(b),
                  "r"(parity)
                  : "memory");
 }
-DEV void relaxed_arrive(u32 b) { asm volatile("mbarrier.arrive.relaxed.cta.shared::cta.b64 _, [%0];" ::"r"(b) : "memory"); }
+DEV void relaxed_arrive(u32 b) {
+    asm volatile("mbarrier.arrive.relaxed.cta.shared::cta.b64 _, [%0];" ::"r"(b) : "memory");
+}
 
 /* Who acquires a phase knows what was released in the phases before it, by whomever. */
 __global__ void mbar_chain(u32 *out) {
@@ -553,17 +604,19 @@ FA_TEST(mbarrier_phases_are_cumulative) {
     if (finished()) FA_EXPECT((out.host() == std::vector<u32>{5, 7}));
 }
 
-/* ---- 1-D bulk copies ------------------------------------------------------------------------------------------------------ */
+/* ---- 1-D bulk copies ----------------------------------------------------------------------------------- */
 
 /* X(text): to, from, bytes, mbarrier, policy, mask of the own CTA */
+/* clang-format off */
 #define BULK_LOADS(X) \
-    X("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];") \
-    X("cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];") \
-    X("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;") \
-    X("cp.async.bulk.shared::cta.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;") \
-    X("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %5;") \
-    X("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1], " \
-      "%2, [%3], %5, %4;")
+    X("cp.async.bulk.shared::cluster.global" TX " [%0], [%1], %2, [%3];") \
+    X("cp.async.bulk.shared::cta.global" TX " [%0], [%1], %2, [%3];") \
+    X("cp.async.bulk.shared::cluster.global" TX ".L2::cache_hint [%0], [%1], %2, [%3], %4;") \
+    X("cp.async.bulk.shared::cta.global" TX ".L2::cache_hint [%0], [%1], %2, [%3], %4;") \
+    X("cp.async.bulk.shared::cluster.global" TX ".multicast::cluster [%0], [%1], %2, [%3], %5;") \
+    X("cp.async.bulk.shared::cluster.global" TX ".multicast::cluster.L2::cache_hint " \
+      "[%0], [%1], %2, [%3], %5, %4;")
+/* clang-format on */
 enum { BULK_LOAD_FORMS = 6 };
 
 /* in -> shared -> out: once by each form of load, twice by each form of store */
@@ -578,10 +631,12 @@ __global__ void bulk_round_trip(const u8 *in, u8 *out, u32 bytes, u32 stride) {
         u32 i = 0;
         u16 own = 1;
         asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(in), "r"(bytes));
-        asm volatile("cp.async.bulk.prefetch.L2.global.L2::cache_hint [%0], %1, %2;" ::"l"(in), "r"(bytes), "l"(policy));
+        asm volatile("cp.async.bulk.prefetch.L2.global.L2::cache_hint [%0], %1, %2;" ::"l"(in), "r"(bytes),
+                     "l"(policy));
         mbar_expect(smem(&bar), bytes * BULK_LOAD_FORMS);
 #define X(text) \
-    asm volatile(text ::"r"(smem(tile + i * stride)), "l"(in + i * stride), "r"(bytes), "r"(smem(&bar)), "l"(policy), "h"(own) \
+    asm volatile(text ::"r"(smem(tile + i * stride)), "l"(in + i * stride), "r"(bytes), "r"(smem(&bar)), \
+                 "l"(policy), "h"(own) \
                  : "memory"); \
     i++;
         BULK_LOADS(X)
@@ -592,10 +647,11 @@ __global__ void bulk_round_trip(const u8 *in, u8 *out, u32 bytes, u32 stride) {
     if (threadIdx.x == 0)
         for (u32 i = 0; i < BULK_LOAD_FORMS; i++) {
             bulk_store(out + i * stride, smem(tile + i * stride), bytes);
-            asm volatile("cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, %3;" ::"l"(
-                             out + (i + BULK_LOAD_FORMS) * stride),
-                         "r"(smem(tile + i * stride)), "r"(bytes), "l"(policy)
-                         : "memory");
+            asm volatile(
+                "cp.async.bulk.global.shared::cta.bulk_group.L2::cache_hint [%0], [%1], %2, %3;" ::"l"(
+                    out + (i + BULK_LOAD_FORMS) * stride),
+                "r"(smem(tile + i * stride)), "r"(bytes), "l"(policy)
+                : "memory");
             bulk_commit();
         }
     bulk_wait<2>();
@@ -615,7 +671,8 @@ FA_TEST(bulk_copies) {
     }
 }
 
-/* Every CTA of a cluster loads a part and multicasts it to a mask; then sends a part to its right neighbour. */
+/* Every CTA of a cluster loads a part and multicasts it to a mask; then sends a part to its right
+ * neighbour. */
 __global__ void bulk_cluster(const u8 *in, u8 *out, u32 bytes, u32 mask) {
     extern __shared__ __align__(1024) u8 tile[];
     __shared__ __align__(8) u64 bar, sent;
@@ -632,16 +689,16 @@ __global__ void bulk_cluster(const u8 *in, u8 *out, u32 bytes, u32 mask) {
     fence_async();
     cluster_sync();
     if (threadIdx.x == 0)
-        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(
-                         smem(tile + rank * bytes)),
+        asm volatile("cp.async.bulk.shared::cluster.global" TX
+                     ".multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(smem(tile + rank * bytes)),
                      "l"(in + rank * bytes), "r"(bytes), "r"(smem(&bar)), "h"((u16)mine)
                      : "memory");
     mbar_wait(smem(&bar), 0);
     cluster_sync();
     if (threadIdx.x == 0) {
         u32 to = (rank + 1) % n;
-        asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                         mapa(smem(received), to)),
+        asm volatile("cp.async.bulk.shared::cluster.shared::cta" TX
+                     " [%0], [%1], %2, [%3];" ::"r"(mapa(smem(received), to)),
                      "r"(smem(tile + rank * bytes)), "r"(bytes), "r"(mapa(smem(&sent), to))
                      : "memory");
     }
@@ -658,12 +715,16 @@ FA_TEST(bulk_multicast_and_shared_to_shared) {
                     for (u32 i = 0; i < (n + 1) * bytes; i++) {
                         u32 part = i / bytes, from = (r + n - 1) % n;
                         bool here = part < n && ((mask | 1u << part) >> r & 1);
-                        want[(size_t)r * (n + 1) * bytes + i] = part == n ? data[from * bytes + i % bytes] : here ? data[i] : 0x11;
+                        want[(size_t)r * (n + 1) * bytes + i] = part == n ? data[from * bytes + i % bytes]
+                                                                : here    ? data[i]
+                                                                          : 0x11;
                     }
                 Device<u8> in(data), out(want.size());
-                launch(bulk_cluster, (int)n, 64, (int)n, (n + 1) * bytes, (const u8 *)in.p, out.p, bytes, mask);
+                launch(bulk_cluster, (int)n, 64, (int)n, (n + 1) * bytes, (const u8 *)in.p, out.p, bytes,
+                       mask);
                 if (!finished() || !same_bytes(out.host(), want, "multicast")) return;
-                FA_EXPECT(ptx_counter("tma_load_bytes") == (u64)n * bytes); /* multicast reads device memory once */
+                FA_EXPECT(ptx_counter("tma_load_bytes") ==
+                          (u64)n * bytes); /* multicast reads device memory once */
             }
 }
 
@@ -699,11 +760,13 @@ FA_TEST(bulk_store_ring) {
     }
 }
 
-/* ---- reductions ------------------------------------------------------------------------------------------------------------- */
+/* ---- reductions ---------------------------------------------------------------------------------------- */
 
 enum Op { ADD, MIN, MAX, INC, DEC, AND, OR, XOR };
 enum Element { U32, S32, U64, S64, B32, B64, F16, BF16, F32, F64 };
-static u32 element_bytes(Element e) { return e == F16 || e == BF16 ? 2 : e == U64 || e == S64 || e == B64 || e == F64 ? 8 : 4; }
+static u32 element_bytes(Element e) {
+    return e == F16 || e == BF16 ? 2 : e == U64 || e == S64 || e == B64 || e == F64 ? 8 : 4;
+}
 
 template <class T> static T reduced(T a, T b, Op op) {
     switch (op) {
@@ -734,18 +797,30 @@ template <class T, class F> static void each(std::vector<u8> &old, const u8 *val
 /* What reducing `value` into `old` gives. */
 static void reduce_model(std::vector<u8> &old, const u8 *value, Element e, Op op) {
     switch (e) {
-    case U32: case B32: return each<u32>(old, value, [&](u32 a, u32 b) { return reduced_bits(a, b, op); });
-    case U64: case B64: return each<u64>(old, value, [&](u64 a, u64 b) { return reduced_bits(a, b, op); });
-    case S32: return each<int32_t>(old, value, [&](int32_t a, int32_t b) {
-        return op == ADD ? (int32_t)((u32)a + (u32)b) : op >= AND ? (int32_t)reduced_bits((u32)a, (u32)b, op) : reduced(a, b, op); });
-    case S64: return each<int64_t>(old, value, [&](int64_t a, int64_t b) {
-        return op >= AND ? (int64_t)reduced_bits((u64)a, (u64)b, op) : reduced(a, b, op); });
+    case U32:
+    case B32: return each<u32>(old, value, [&](u32 a, u32 b) { return reduced_bits(a, b, op); });
+    case U64:
+    case B64: return each<u64>(old, value, [&](u64 a, u64 b) { return reduced_bits(a, b, op); });
+    case S32:
+        return each<int32_t>(old, value, [&](int32_t a, int32_t b) {
+            return op == ADD   ? (int32_t)((u32)a + (u32)b)
+                   : op >= AND ? (int32_t)reduced_bits((u32)a, (u32)b, op)
+                               : reduced(a, b, op);
+        });
+    case S64:
+        return each<int64_t>(old, value, [&](int64_t a, int64_t b) {
+            return op >= AND ? (int64_t)reduced_bits((u64)a, (u64)b, op) : reduced(a, b, op);
+        });
     case F32: return each<float>(old, value, [&](float a, float b) { return reduced(a, b, op); });
     case F64: return each<double>(old, value, [&](double a, double b) { return reduced(a, b, op); });
-    case F16: return each<__half>(old, value, [&](__half a, __half b) {
-        return __float2half_rn(reduced(__half2float(a), __half2float(b), op)); });
-    case BF16: return each<__nv_bfloat16>(old, value, [&](__nv_bfloat16 a, __nv_bfloat16 b) {
-        return __float2bfloat16_rn(reduced(__bfloat162float(a), __bfloat162float(b), op)); });
+    case F16:
+        return each<__half>(old, value, [&](__half a, __half b) {
+            return __float2half_rn(reduced(__half2float(a), __half2float(b), op));
+        });
+    case BF16:
+        return each<__nv_bfloat16>(old, value, [&](__nv_bfloat16 a, __nv_bfloat16 b) {
+            return __float2bfloat16_rn(reduced(__bfloat162float(a), __bfloat162float(b), op));
+        });
     }
 }
 /* Random elements: floats without NaN, integers that are close together now and then (inc and dec wrap). */
@@ -767,19 +842,23 @@ static std::vector<u8> random_elements(size_t bytes, Element e, u64 salt) {
     return v;
 }
 
+/* clang-format off */
 #define GLOBAL_REDUCTIONS(X) \
-    X(ADD, U32, "add.u32") X(ADD, S32, "add.s32") X(ADD, U64, "add.u64") X(ADD, F32, "add.f32") X(ADD, F64, "add.f64") \
-    X(ADD, F16, "add.noftz.f16") X(ADD, BF16, "add.noftz.bf16") X(MIN, U32, "min.u32") X(MIN, S32, "min.s32") \
-    X(MIN, U64, "min.u64") X(MIN, S64, "min.s64") X(MIN, F16, "min.f16") X(MIN, BF16, "min.bf16") X(MAX, U32, "max.u32") \
-    X(MAX, S32, "max.s32") X(MAX, U64, "max.u64") X(MAX, S64, "max.s64") X(MAX, F16, "max.f16") X(MAX, BF16, "max.bf16") \
-    X(INC, U32, "inc.u32") X(DEC, U32, "dec.u32") X(AND, B32, "and.b32") X(AND, B64, "and.b64") X(OR, B32, "or.b32") \
-    X(OR, B64, "or.b64") X(XOR, B32, "xor.b32") X(XOR, B64, "xor.b64")
+    X(ADD, U32, "add.u32") X(ADD, S32, "add.s32") X(ADD, U64, "add.u64") X(ADD, F32, "add.f32") \
+    X(ADD, F64, "add.f64") X(ADD, F16, "add.noftz.f16") X(ADD, BF16, "add.noftz.bf16") \
+    X(MIN, U32, "min.u32") X(MIN, S32, "min.s32") X(MIN, U64, "min.u64") X(MIN, S64, "min.s64") \
+    X(MIN, F16, "min.f16") X(MIN, BF16, "min.bf16") X(MAX, U32, "max.u32") X(MAX, S32, "max.s32") \
+    X(MAX, U64, "max.u64") X(MAX, S64, "max.s64") X(MAX, F16, "max.f16") X(MAX, BF16, "max.bf16") \
+    X(INC, U32, "inc.u32") X(DEC, U32, "dec.u32") X(AND, B32, "and.b32") X(AND, B64, "and.b64") \
+    X(OR, B32, "or.b32") X(OR, B64, "or.b64") X(XOR, B32, "xor.b32") X(XOR, B64, "xor.b64")
 #define CLUSTER_REDUCTIONS(X) \
-    X(ADD, U32, "add.u32") X(ADD, S32, "add.s32") X(ADD, U64, "add.u64") X(MIN, U32, "min.u32") X(MIN, S32, "min.s32") \
-    X(MAX, U32, "max.u32") X(MAX, S32, "max.s32") X(INC, U32, "inc.u32") X(DEC, U32, "dec.u32") X(AND, B32, "and.b32") \
-    X(OR, B32, "or.b32") X(XOR, B32, "xor.b32")
+    X(ADD, U32, "add.u32") X(ADD, S32, "add.s32") X(ADD, U64, "add.u64") X(MIN, U32, "min.u32") \
+    X(MIN, S32, "min.s32") X(MAX, U32, "max.u32") X(MAX, S32, "max.s32") X(INC, U32, "inc.u32") \
+    X(DEC, U32, "dec.u32") X(AND, B32, "and.b32") X(OR, B32, "or.b32") X(XOR, B32, "xor.b32")
+/* clang-format on */
 
-/* Reduction number `form` of value, from shared memory, into `to`: in device memory or in the other CTA of the cluster. */
+/* Reduction number `form` of value, from shared memory, into `to`: in device memory or in the other CTA of
+ * the cluster. */
 __global__ void bulk_reduce(const u8 *value, u8 *to, u32 bytes, u32 form, bool hint) {
     extern __shared__ __align__(1024) u8 tile[];
     for (u32 i = threadIdx.x; i < bytes; i += blockDim.x) tile[i] = value[i];
@@ -792,12 +871,14 @@ __global__ void bulk_reduce(const u8 *value, u8 *to, u32 bytes, u32 form, bool h
 #define X(op, element, text) \
     if (form == __COUNTER__ - base) { \
         if (hint) \
-            asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.L2::cache_hint." text " [%0], [%1], %2, %3;" ::"l"(to), \
+            asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.L2::cache_hint." text \
+                         " [%0], [%1], %2, %3;" ::"l"(to), \
                          "r"(smem(tile)), "r"(bytes), "l"(policy) \
                          : "memory"); \
         else \
-            asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group." text " [%0], [%1], %2;" ::"l"(to), "r"(smem(tile)), \
-                         "r"(bytes) \
+            asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group." text \
+                         " [%0], [%1], %2;" ::"l"(to), \
+                         "r"(smem(tile)), "r"(bytes) \
                          : "memory"); \
     }
         GLOBAL_REDUCTIONS(X)
@@ -821,8 +902,8 @@ __global__ void cluster_reduce(const u8 *value, u8 *to, u32 bytes, u32 form) {
         enum { base = __COUNTER__ + 1 };
 #define X(op, element, text) \
     if (form == __COUNTER__ - base) \
-        asm volatile("cp.reduce.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes." text " [%0], [%1], %2, [%3];" ::"r"( \
-                         there), \
+        asm volatile("cp.reduce.async.bulk.shared::cluster.shared::cta" TX "." text \
+                     " [%0], [%1], %2, [%3];" ::"r"(there), \
                      "r"(smem(tile)), "r"(bytes), "r"(bar_there) \
                      : "memory");
         CLUSTER_REDUCTIONS(X)
@@ -853,7 +934,8 @@ FA_TEST(bulk_reductions_into_device_memory) {
     for (u32 f = 0; f < sizeof global_forms / sizeof *global_forms; f++)
         for (u32 bytes : {16u, 1008u}) {
             const ReduceForm &r = global_forms[f];
-            std::vector<u8> value = random_elements(bytes, r.e, f), old = random_elements(bytes, r.e, f + 1000), want = old;
+            std::vector<u8> value = random_elements(bytes, r.e, f),
+                            old = random_elements(bytes, r.e, f + 1000), want = old;
             for (int ctas = 0; ctas < 3; ctas++) reduce_model(want, value.data(), r.e, r.op);
             Device<u8> v(value), to(old);
             launch(bulk_reduce, 3, 32, 1, bytes, (const u8 *)v.p, to.p, bytes, f, bytes == 16);
@@ -864,7 +946,8 @@ FA_TEST(bulk_reductions_into_the_cluster) {
     for (u32 f = 0; f < sizeof cluster_forms / sizeof *cluster_forms; f++) {
         const u32 bytes = 528;
         const ReduceForm &r = cluster_forms[f];
-        std::vector<u8> value = random_elements(2 * bytes, r.e, f), old = random_elements(2 * bytes, r.e, f + 1000), swapped(value), want = old;
+        std::vector<u8> value = random_elements(2 * bytes, r.e, f),
+                        old = random_elements(2 * bytes, r.e, f + 1000), swapped(value), want = old;
         std::rotate(swapped.begin(), swapped.begin() + bytes, swapped.end());
         reduce_model(want, swapped.data(), r.e, r.op);
         Device<u8> v(value), to(old);
@@ -873,16 +956,19 @@ FA_TEST(bulk_reductions_into_the_cluster) {
     }
 }
 
-/* ---- st.async, red.async ---------------------------------------------------------------------------------------------------- */
+/* ---- st.async, red.async ------------------------------------------------------------------------------- */
 
+/* clang-format off */
 #define RED_ASYNC(X) \
-    X(ADD, U32, u32, "r", "add.u32") X(ADD, S32, u32, "r", "add.s32") X(ADD, U64, u64, "l", "add.u64") X(ADD, S64, u64, "l", "add.s64") \
-    X(MIN, U32, u32, "r", "min.u32") X(MIN, S32, u32, "r", "min.s32") X(MAX, U32, u32, "r", "max.u32") X(MAX, S32, u32, "r", "max.s32") \
-    X(INC, U32, u32, "r", "inc.u32") X(DEC, U32, u32, "r", "dec.u32") X(AND, B32, u32, "r", "and.b32") X(OR, B32, u32, "r", "or.b32") \
+    X(ADD, U32, u32, "r", "add.u32") X(ADD, S32, u32, "r", "add.s32") X(ADD, U64, u64, "l", "add.u64") \
+    X(ADD, S64, u64, "l", "add.s64") X(MIN, U32, u32, "r", "min.u32") X(MIN, S32, u32, "r", "min.s32") \
+    X(MAX, U32, u32, "r", "max.u32") X(MAX, S32, u32, "r", "max.s32") X(INC, U32, u32, "r", "inc.u32") \
+    X(DEC, U32, u32, "r", "dec.u32") X(AND, B32, u32, "r", "and.b32") X(OR, B32, u32, "r", "or.b32") \
     X(XOR, B32, u32, "r", "xor.b32")
+/* clang-format on */
 
-/* Every thread stores to the other CTA, in all widths, and reduces a word there of `size` bytes. 64 bytes a thread. */
-#define ASYNC_TX ".mbarrier::complete_tx::bytes"
+/* Every thread stores to the other CTA, in all widths, and reduces a word there of `size` bytes. 64 bytes
+ * a thread. */
 __global__ void store_async(const u64 *value, u64 *out, u32 form, u32 size) {
     __shared__ __align__(64) u64 tile[32][8];
     __shared__ __align__(8) u64 bar;
@@ -895,23 +981,29 @@ __global__ void store_async(const u64 *value, u64 *out, u32 form, u32 size) {
     u64 generic_to, generic_b;
     asm volatile("mapa.u64 %0, %1, %2;" : "=l"(generic_to) : "l"(tile[t]), "r"(there));
     asm volatile("mapa.u64 %0, %1, %2;" : "=l"(generic_b) : "l"(&bar), "r"(there));
-    asm volatile("st.async.weak.shared::cluster" ASYNC_TX ".v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to), "r"((u32)v[0]),
-                 "r"((u32)(v[0] >> 32)), "r"((u32)v[1]), "r"((u32)(v[1] >> 32)), "r"(b)
+    asm volatile("st.async.weak.shared::cluster" TX ".v4.b32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+                 "r"((u32)v[0]), "r"((u32)(v[0] >> 32)), "r"((u32)v[1]), "r"((u32)(v[1] >> 32)), "r"(b)
                  : "memory");
-    asm volatile("st.async.shared::cluster" ASYNC_TX ".v2.u64 [%0], {%1, %2}, [%3];" ::"r"(to + 16), "l"(v[2]), "l"(v[3]), "r"(b)
+    asm volatile("st.async.shared::cluster" TX ".v2.u64 [%0], {%1, %2}, [%3];" ::"r"(to + 16), "l"(v[2]),
+                 "l"(v[3]), "r"(b)
                  : "memory");
-    asm volatile("st.async.weak.shared::cluster" ASYNC_TX ".v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to + 32),
+    asm volatile("st.async.weak.shared::cluster" TX ".v2.f32 [%0], {%1, %2}, [%3];" ::"r"(to + 32),
                  "f"(__uint_as_float((u32)v[4])), "f"(__uint_as_float((u32)(v[4] >> 32))), "r"(b)
                  : "memory");
-    asm volatile("st.async.shared::cluster" ASYNC_TX ".f64 [%0], %1, [%2];" ::"r"(to + 40), "d"(__longlong_as_double((long long)v[5])),
-                 "r"(b)
+    asm volatile("st.async.shared::cluster" TX ".f64 [%0], %1, [%2];" ::"r"(to + 40),
+                 "d"(__longlong_as_double((long long)v[5])), "r"(b)
                  : "memory");
-    asm volatile("st.async.shared::cluster" ASYNC_TX ".s32 [%0], %1, [%2];" ::"r"(to + 48), "r"((u32)v[6]), "r"(b) : "memory");
-    asm volatile("st.async" ASYNC_TX ".b32 [%0], %1, [%2];" ::"l"(generic_to + 52), "r"((u32)(v[6] >> 32)), "l"(generic_b) : "memory");
+    asm volatile("st.async.shared::cluster" TX ".s32 [%0], %1, [%2];" ::"r"(to + 48), "r"((u32)v[6]), "r"(b)
+                 : "memory");
+    asm volatile("st.async" TX ".b32 [%0], %1, [%2];" ::"l"(generic_to + 52), "r"((u32)(v[6] >> 32)),
+                 "l"(generic_b)
+                 : "memory");
     enum { base = __COUNTER__ + 1 };
 #define X(op, element, T, c, text) \
     if (form == __COUNTER__ - base) \
-        asm volatile("red.async.relaxed.cluster.shared::cluster" ASYNC_TX "." text " [%0], %1, [%2];" ::"r"(to + 56), c((T)v[7]), "r"(b) \
+        asm volatile("red.async.relaxed.cluster.shared::cluster" TX "." text \
+                     " [%0], %1, [%2];" ::"r"(to + 56), \
+                     c((T)v[7]), "r"(b) \
                      : "memory");
     RED_ASYNC(X)
 #undef X
@@ -944,18 +1036,20 @@ FA_TEST(store_and_reduce_async) {
         if (!finished()) return;
         std::vector<u64> got = out.host();
         for (size_t i = 0; i < want.size(); i++)
-            if (!FA_EXPECT_MSG(got[i] == want[i], "%s: word %zu: %llx, want %llx", forms[f].text, i, (unsigned long long)got[i],
-                               (unsigned long long)want[i]))
+            if (!FA_EXPECT_MSG(got[i] == want[i], "%s: word %zu: %llx, want %llx", forms[f].text, i,
+                               (unsigned long long)got[i], (unsigned long long)want[i]))
                 return;
     }
 }
 
-/* ---- tensor maps: the rules of the driver ----------------------------------------------------------------------------------- */
+/* ---- tensor maps: the rules of the driver -------------------------------------------------------------- */
 
 static PFN_cuTensorMapEncodeTiled_v12000 encode_tiled(void) {
     static PFN_cuTensorMapEncodeTiled_v12000 f;
     cudaDriverEntryPointQueryResult found;
-    if (!f) cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&f, 12000, cudaEnableDefault, &found);
+    if (!f)
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&f, 12000, cudaEnableDefault,
+                                         &found);
     return f;
 }
 
@@ -970,8 +1064,8 @@ struct Encode {
     CUtensorMapL2promotion promotion = CU_TENSOR_MAP_L2_PROMOTION_L2_256B;
     CUtensorMapFloatOOBfill fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
     CUresult operator()(void *address, size_t map_offset = 0) {
-        return encode_tiled()((CUtensorMap *)((char *)map + map_offset), type, rank, address, dim, stride, box, step, interleave,
-                              swizzle, promotion, fill);
+        return encode_tiled()((CUtensorMap *)((char *)map + map_offset), type, rank, address, dim, stride,
+                              box, step, interleave, swizzle, promotion, fill);
     }
 };
 
@@ -1024,7 +1118,11 @@ FA_TEST(tensor_map_rules) {
         {[](Encode &e) { e.rank = 2, e.interleave = CU_TENSOR_MAP_INTERLEAVE_16B; }, bad, "tensorRank 2"},
         {[](Encode &e) { e.promotion = (CUtensorMapL2promotion)4; }, bad, "l2Promotion"},
         {[](Encode &e) { e.fill = (CUtensorMapFloatOOBfill)2; }, bad, "oobFill 2"},
-        {[](Encode &e) { e.type = CU_TENSOR_MAP_DATA_TYPE_UINT16, e.fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA; }, bad, "UINT16"},
+        {[](Encode &e) {
+             e.type = CU_TENSOR_MAP_DATA_TYPE_UINT16,
+             e.fill = CU_TENSOR_MAP_FLOAT_OOB_FILL_NAN_REQUEST_ZERO_FMA;
+         },
+         bad, "UINT16"},
         {[](Encode &e) { e.step[2] = 2; }, not_here, "elementStrides[2]"},
         {[](Encode &e) { e.interleave = CU_TENSOR_MAP_INTERLEAVE_16B; }, not_here, "interleave 1"},
         {[](Encode &e) { e.type = CU_TENSOR_MAP_DATA_TYPE_TFLOAT32; }, not_here, "TFLOAT32"},
@@ -1041,22 +1139,28 @@ FA_TEST(tensor_map_rules) {
         std::string said;
         CUresult got = with_stderr(&said, [&] { return e(memory.p); });
         FA_EXPECT_MSG(got == rules[i].want, "rule %zu: %d, want %d", i, (int)got, (int)rules[i].want);
-        FA_EXPECT_MSG(*rules[i].says ? said.find(rules[i].says) != std::string::npos : said.empty(), "rule %zu: \"%s\"", i, said.c_str());
+        FA_EXPECT_MSG(*rules[i].says ? said.find(rules[i].says) != std::string::npos : said.empty(),
+                      "rule %zu: \"%s\"", i, said.c_str());
     }
     Encode e;
     std::string said;
-    FA_EXPECT(with_stderr(&said, [&] { return e(memory.p + 8); }) == bad && said.find("globalAddress") != std::string::npos);
-    FA_EXPECT(with_stderr(&said, [&] { return e(NULL); }) == bad && said.find("globalAddress") != std::string::npos);
-    FA_EXPECT(with_stderr(&said, [&] { return e(&e); }) == bad && said.find("device memory") != std::string::npos);
-    FA_EXPECT(with_stderr(&said, [&] { return e(memory.p, 32); }) == bad && said.find("tensorMap") != std::string::npos);
+    FA_EXPECT(with_stderr(&said, [&] { return e(memory.p + 8); }) == bad &&
+              said.find("globalAddress") != std::string::npos);
+    FA_EXPECT(with_stderr(&said, [&] { return e(NULL); }) == bad &&
+              said.find("globalAddress") != std::string::npos);
+    FA_EXPECT(with_stderr(&said, [&] { return e(&e); }) == bad &&
+              said.find("device memory") != std::string::npos);
+    FA_EXPECT(with_stderr(&said, [&] { return e(memory.p, 32); }) == bad &&
+              said.find("tensorMap") != std::string::npos);
     FA_EXPECT(e(memory.p, 64) == CUDA_SUCCESS);
 }
 
-/* ---- tensor copies ---------------------------------------------------------------------------------------------------------- */
+/* ---- tensor copies ------------------------------------------------------------------------------------- */
 
 struct Coordinates {
     int c[5];
 };
+/* clang-format off */
 #define AT1 "{%2}"
 #define AT2 "{%2, %3}"
 #define AT3 "{%2, %3, %4}"
@@ -1065,8 +1169,8 @@ struct Coordinates {
 /* One tensor instruction of rank R; operands: shared address, map, 5 coordinates, mbarrier, policy, mask */
 #define TENSOR(R, before, middle, after) \
     if (RANK == R) \
-    asm volatile(before #R "d" middle AT##R after ::"r"(shared), "l"(&map), "r"(at.c[0]), "r"(at.c[1]), "r"(at.c[2]), "r"(at.c[3]), \
-                 "r"(at.c[4]), "r"(bar), "l"(policy), "h"(own) \
+    asm volatile(before #R "d" middle AT##R after ::"r"(shared), "l"(&map), "r"(at.c[0]), "r"(at.c[1]), \
+                 "r"(at.c[2]), "r"(at.c[3]), "r"(at.c[4]), "r"(bar), "l"(policy), "h"(own) \
                  : "memory")
 #define ALL_RANKS(before, middle, after) \
     TENSOR(1, before, middle, after); \
@@ -1074,20 +1178,19 @@ struct Coordinates {
     TENSOR(3, before, middle, after); \
     TENSOR(4, before, middle, after); \
     TENSOR(5, before, middle, after)
-#define LOADS ".mbarrier::complete_tx::bytes"
 enum { LOAD_FORMS = 6, STORE_FORMS = 3, REDUCE_FORMS = 8 };
-
-template <int RANK> DEV void tensor_load(int form, const CUtensorMap &map, Coordinates at, u32 shared, u32 bar, u64 policy, u16 own) {
+#define LOAD_BOX(to, hints, tail) \
+    ALL_RANKS("cp.async.bulk.tensor.", to TX hints " [%0], [%1, ", "], [%7]" tail ";")
+template <int RANK>
+DEV void tensor_load(int form, const CUtensorMap &map, Coordinates at, u32 shared, u32 bar, u64 policy,
+                     u16 own) {
     switch (form) {
-    case 0: ALL_RANKS("cp.async.bulk.tensor.", ".shared::cluster.global" LOADS " [%0], [%1, ", "], [%7];"); break;
-    case 1: ALL_RANKS("cp.async.bulk.tensor.", ".shared::cta.global.tile" LOADS " [%0], [%1, ", "], [%7];"); break;
-    case 2: ALL_RANKS("cp.async.bulk.tensor.", ".shared::cluster.global.tile" LOADS ".L2::cache_hint [%0], [%1, ", "], [%7], %8;"); break;
-    case 3: ALL_RANKS("cp.async.bulk.tensor.", ".shared::cta.global" LOADS ".L2::cache_hint [%0], [%1, ", "], [%7], %8;"); break;
-    case 4: ALL_RANKS("cp.async.bulk.tensor.", ".shared::cluster.global" LOADS ".multicast::cluster [%0], [%1, ", "], [%7], %9;"); break;
-    case 5:
-        ALL_RANKS("cp.async.bulk.tensor.", ".shared::cluster.global" LOADS ".multicast::cluster.L2::cache_hint [%0], [%1, ",
-                  "], [%7], %9, %8;");
-        break;
+    case 0: LOAD_BOX(".shared::cluster.global", "", ""); break;
+    case 1: LOAD_BOX(".shared::cta.global.tile", "", ""); break;
+    case 2: LOAD_BOX(".shared::cluster.global.tile", ".L2::cache_hint", ", %8"); break;
+    case 3: LOAD_BOX(".shared::cta.global", ".L2::cache_hint", ", %8"); break;
+    case 4: LOAD_BOX(".shared::cluster.global", ".multicast::cluster", ", %9"); break;
+    case 5: LOAD_BOX(".shared::cluster.global", ".multicast::cluster.L2::cache_hint", ", %9, %8"); break;
     }
 }
 template <int RANK> DEV void tensor_prefetch(const CUtensorMap &map, Coordinates at, u64 policy) {
@@ -1098,29 +1201,33 @@ template <int RANK> DEV void tensor_prefetch(const CUtensorMap &map, Coordinates
     ALL_RANKS("cp.async.bulk.prefetch.tensor.", ".L2.global.tile.L2::cache_hint [%1, ", "], %8;");
 }
 /* form: a store, or STORE_FORMS + a reduction */
-template <int RANK> DEV void tensor_store(int form, const CUtensorMap &map, Coordinates at, u32 shared, u64 policy) {
+#define STORE_BOX(instruction, kind, hint, tail) \
+    ALL_RANKS(instruction ".bulk.tensor.", ".global.shared::cta" kind ".bulk_group" hint " [%1, ", \
+              "], [%0]" tail ";")
+template <int RANK>
+DEV void tensor_store(int form, const CUtensorMap &map, Coordinates at, u32 shared, u64 policy) {
     u32 bar = 0;
     u16 own = 0;
-#define REDUCES(op, hint, tail) \
-    ALL_RANKS("cp.reduce.async.bulk.tensor.", ".global.shared::cta." op ".bulk_group" hint " [%1, ", "], [%0]" tail ";")
     switch (form) {
-    case 0: ALL_RANKS("cp.async.bulk.tensor.", ".global.shared::cta.bulk_group [%1, ", "], [%0];"); break;
-    case 1: ALL_RANKS("cp.async.bulk.tensor.", ".global.shared::cta.tile.bulk_group [%1, ", "], [%0];"); break;
-    case 2: ALL_RANKS("cp.async.bulk.tensor.", ".global.shared::cta.bulk_group.L2::cache_hint [%1, ", "], [%0], %8;"); break;
-    case STORE_FORMS + ADD: REDUCES("add", "", ""); break;
-    case STORE_FORMS + MIN: REDUCES("min", ".L2::cache_hint", ", %8"); break;
-    case STORE_FORMS + MAX: REDUCES("max.tile", "", ""); break;
-    case STORE_FORMS + INC: REDUCES("inc", "", ""); break;
-    case STORE_FORMS + DEC: REDUCES("dec", "", ""); break;
-    case STORE_FORMS + AND: REDUCES("and", "", ""); break;
-    case STORE_FORMS + OR: REDUCES("or", "", ""); break;
-    case STORE_FORMS + XOR: REDUCES("xor", "", ""); break;
+    case 0: STORE_BOX("cp.async", "", "", ""); break;
+    case 1: STORE_BOX("cp.async", ".tile", "", ""); break;
+    case 2: STORE_BOX("cp.async", "", ".L2::cache_hint", ", %8"); break;
+    case STORE_FORMS + ADD: STORE_BOX("cp.reduce.async", ".add", "", ""); break;
+    case STORE_FORMS + MIN: STORE_BOX("cp.reduce.async", ".min", ".L2::cache_hint", ", %8"); break;
+    case STORE_FORMS + MAX: STORE_BOX("cp.reduce.async", ".max.tile", "", ""); break;
+    case STORE_FORMS + INC: STORE_BOX("cp.reduce.async", ".inc", "", ""); break;
+    case STORE_FORMS + DEC: STORE_BOX("cp.reduce.async", ".dec", "", ""); break;
+    case STORE_FORMS + AND: STORE_BOX("cp.reduce.async", ".and", "", ""); break;
+    case STORE_FORMS + OR: STORE_BOX("cp.reduce.async", ".or", "", ""); break;
+    case STORE_FORMS + XOR: STORE_BOX("cp.reduce.async", ".xor", "", ""); break;
     }
 }
+/* clang-format on */
 
 /* Loads a box to `offset` of dynamic shared memory and hands out what is there then. */
 template <int RANK>
-__global__ void box_load(const __grid_constant__ CUtensorMap map, Coordinates at, u32 offset, u32 bytes, u8 *out, int form) {
+__global__ void box_load(const __grid_constant__ CUtensorMap map, Coordinates at, u32 offset, u32 bytes,
+                         u8 *out, int form) {
     extern __shared__ __align__(1024) u8 tile[];
     __shared__ __align__(8) u64 bar;
     u64 policy;
@@ -1138,7 +1245,8 @@ __global__ void box_load(const __grid_constant__ CUtensorMap map, Coordinates at
 }
 /* Puts `in` into shared memory and stores or reduces the box. */
 template <int RANK>
-__global__ void box_store(const __grid_constant__ CUtensorMap map, Coordinates at, u32 offset, u32 bytes, const u8 *in, int form) {
+__global__ void box_store(const __grid_constant__ CUtensorMap map, Coordinates at, u32 offset, u32 bytes,
+                          const u8 *in, int form) {
     extern __shared__ __align__(1024) u8 tile[];
     u64 policy;
     asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
@@ -1158,11 +1266,11 @@ static const struct {
     u32 bytes;
     bool is_float;
 } tensor_types[] = {
-    {CU_TENSOR_MAP_DATA_TYPE_UINT8, U32, 1, false},   {CU_TENSOR_MAP_DATA_TYPE_UINT16, U32, 2, false},
-    {CU_TENSOR_MAP_DATA_TYPE_UINT32, U32, 4, false},  {CU_TENSOR_MAP_DATA_TYPE_INT32, S32, 4, false},
-    {CU_TENSOR_MAP_DATA_TYPE_UINT64, U64, 8, false},  {CU_TENSOR_MAP_DATA_TYPE_INT64, S64, 8, false},
-    {CU_TENSOR_MAP_DATA_TYPE_FLOAT16, F16, 2, true},  {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, F32, 4, true},
-    {CU_TENSOR_MAP_DATA_TYPE_FLOAT64, F64, 8, true},  {CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, BF16, 2, true},
+    {CU_TENSOR_MAP_DATA_TYPE_UINT8, U32, 1, false},  {CU_TENSOR_MAP_DATA_TYPE_UINT16, U32, 2, false},
+    {CU_TENSOR_MAP_DATA_TYPE_UINT32, U32, 4, false}, {CU_TENSOR_MAP_DATA_TYPE_INT32, S32, 4, false},
+    {CU_TENSOR_MAP_DATA_TYPE_UINT64, U64, 8, false}, {CU_TENSOR_MAP_DATA_TYPE_INT64, S64, 8, false},
+    {CU_TENSOR_MAP_DATA_TYPE_FLOAT16, F16, 2, true}, {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, F32, 4, true},
+    {CU_TENSOR_MAP_DATA_TYPE_FLOAT64, F64, 8, true}, {CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, BF16, 2, true},
 };
 static bool is_nan_of(const u8 *p, u32 size, Element e) {
     u64 x = 0;
@@ -1191,7 +1299,8 @@ struct Box : Encode {
         }
         for (int d = 0; d < rank_; d++) {
             dim[d] = 1 + (u64)fat_below(rng, d ? 12 : 2 * (int)box[0]);
-            at.c[d] = fat_below(rng, 3) ? fat_below(rng, (int)dim[d]) - fat_below(rng, 3) : -(int)box[d] + fat_below(rng, (int)dim[d] + 2 * (int)box[d]);
+            at.c[d] = fat_below(rng, 3) ? fat_below(rng, (int)dim[d]) - fat_below(rng, 3)
+                                        : -(int)box[d] + fat_below(rng, (int)dim[d] + 2 * (int)box[d]);
         }
         total = dim[0] * size;
         for (int d = 0; d + 1 < rank_; d++) {
@@ -1238,17 +1347,21 @@ FA_TEST(tensor_loads) {
         u64 inside = 0;
         std::vector<u32> nans;
         b.each_element([&](u32 at, int64_t from) {
-            if (from >= 0) memcpy(&want[at], &data[(size_t)from], b.size);
-            else if (b.fill) nans.push_back(at);
+            if (from >= 0)
+                memcpy(&want[at], &data[(size_t)from], b.size);
+            else if (b.fill)
+                nans.push_back(at);
             inside += from >= 0 ? b.size : 0;
         });
         with_rank((int)b.rank, [&](auto r) {
-            launch(box_load<r()>, 1, 64, 1, b.offset + b.bytes(), b.map[0], b.at, b.offset, b.bytes(), out.p, trial / 40);
+            launch(box_load<r()>, 1, 64, 1, b.offset + b.bytes(), b.map[0], b.at, b.offset, b.bytes(), out.p,
+                   trial / 40);
         });
         if (!finished()) return;
         std::vector<u8> got = out.host();
         for (u32 at : nans) {
-            FA_EXPECT_MSG(is_nan_of(&got[at], b.size, tensor_types[b.what].e), "trial %d: byte %u is not filled with NaN", trial, at);
+            FA_EXPECT_MSG(is_nan_of(&got[at], b.size, tensor_types[b.what].e),
+                          "trial %d: byte %u is not filled with NaN", trial, at);
             memset(&got[at], 0, b.size);
         }
         if (!same_bytes(got, want, "box")) {
@@ -1263,7 +1376,8 @@ FA_TEST(tensor_stores) {
     u64 rng = fat_seed;
     for (int trial = 0; trial < 120; trial++) {
         Box b(&rng, 1 + trial % 5, trial % 10, trial / 10 % 4, false);
-        std::vector<u8> data = random_bytes(b.total, (u64)trial), tile = random_bytes(b.bytes(), (u64)trial + 500), want = data;
+        std::vector<u8> data = random_bytes(b.total, (u64)trial),
+                        tile = random_bytes(b.bytes(), (u64)trial + 500), want = data;
         Device<u8> tensor(data), in(tile);
         if (!FA_EXPECT(b(tensor.p) == CUDA_SUCCESS)) return;
         u64 inside = 0;
@@ -1271,8 +1385,8 @@ FA_TEST(tensor_stores) {
             if (to >= 0) memcpy(&want[(size_t)to], &tile[at], b.size), inside += b.size;
         });
         with_rank((int)b.rank, [&](auto r) {
-            launch(box_store<r()>, 1, 64, 1, b.offset + b.bytes(), b.map[0], b.at, b.offset, b.bytes(), (const u8 *)in.p,
-                   trial / 5 % STORE_FORMS);
+            launch(box_store<r()>, 1, 64, 1, b.offset + b.bytes(), b.map[0], b.at, b.offset, b.bytes(),
+                   (const u8 *)in.p, trial / 5 % STORE_FORMS);
         });
         if (!finished() || !same_bytes(tensor.host(), want, "tensor")) return;
         FA_EXPECT(ptx_counter("tma_store_bytes") == inside);
@@ -1285,10 +1399,14 @@ FA_TEST(tensor_reductions) {
         for (int what = 2; what < 10; what++) {
             Element e = tensor_types[what].e;
             bool integer = e <= S64;
-            bool allowed = op == ADD ? e != S64 && e != F64 : op == MIN || op == MAX ? e != F32 && e != F64 : op <= DEC ? e == U32 : integer;
+            bool allowed = op == ADD                ? e != S64 && e != F64
+                           : op == MIN || op == MAX ? e != F32 && e != F64
+                           : op <= DEC              ? e == U32
+                                                    : integer;
             if (!allowed) continue;
             Box b(&rng, 1 + (op + what) % 5, what, (op + what) % 4, false);
-            std::vector<u8> data = random_elements((b.total + 7) / 8 * 8, e, (u64)what), tile = random_elements(b.bytes(), e, (u64)op + 77), want = data;
+            std::vector<u8> data = random_elements((b.total + 7) / 8 * 8, e, (u64)what),
+                            tile = random_elements(b.bytes(), e, (u64)op + 77), want = data;
             Device<u8> tensor(data), in(tile);
             if (!FA_EXPECT(b(tensor.p) == CUDA_SUCCESS)) return;
             b.each_element([&](u32 at, int64_t to) {
@@ -1298,8 +1416,8 @@ FA_TEST(tensor_reductions) {
                 memcpy(&want[(size_t)to], old.data(), b.size);
             });
             with_rank((int)b.rank, [&](auto r) {
-                launch(box_store<r()>, 1, 64, 1, b.offset + b.bytes(), b.map[0], b.at, b.offset, b.bytes(), (const u8 *)in.p,
-                       STORE_FORMS + op);
+                launch(box_store<r()>, 1, 64, 1, b.offset + b.bytes(), b.map[0], b.at, b.offset, b.bytes(),
+                       (const u8 *)in.p, STORE_FORMS + op);
             });
             if (!finished() || !same_bytes(tensor.host(), want, "reduced tensor")) {
                 printf("# op %d, type %d\n", op, what);
@@ -1308,10 +1426,11 @@ FA_TEST(tensor_reductions) {
         }
 }
 
-/* ---- rings of producers and consumers ------------------------------------------------------------------------------------------ */
+/* ---- rings of producers and consumers ------------------------------------------------------------------ */
 
-/* Warp 0 of each CTA produces tiles of 32 rows of 64 bf16 (128-byte swizzling), each CTA its share of the rows, multicast to the
- * whole cluster; two warps consume. Element (r, c) of a stage is at r * 128 + c * 2, its 16-byte chunk xored with r % 8. */
+/* Warp 0 of each CTA produces tiles of 32 rows of 64 bf16 (128-byte swizzling), each CTA its share of the
+ * rows, multicast to the whole cluster; two warps consume. Element (r, c) of a stage is at r * 128 + c *
+ * 2, its 16-byte chunk xored with r % 8. */
 enum { RING_ROWS = 32, RING_STAGE = RING_ROWS * 128 };
 template <int STAGES>
 __global__ void tensor_ring(const __grid_constant__ CUtensorMap map, int tiles, u32 *out) {
@@ -1330,10 +1449,11 @@ __global__ void tensor_ring(const __grid_constant__ CUtensorMap map, int tiles, 
             u32 s = (u32)i % STAGES, round = (u32)i / STAGES;
             mbar_wait(smem(&empty[s]), (round + 1) & 1);
             mbar_expect(smem(&full[s]), RING_STAGE);
-            asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, %3, "
-                         "%4}], [%5], %6;" ::"r"(smem(stage) + s * RING_STAGE + rank * rows * 128),
-                         "l"(&map), "r"(0), "r"(rank * rows), "r"(i), "r"(smem(&full[s])), "h"((u16)((1u << ctas) - 1))
-                         : "memory");
+            asm volatile(
+                "cp.async.bulk.tensor.3d.shared::cluster.global" TX ".multicast::cluster [%0], [%1, {%2, %3, "
+                "%4}], [%5], %6;" ::"r"(smem(stage) + s * RING_STAGE + rank * rows * 128),
+                "l"(&map), "r"(0), "r"(rank * rows), "r"(i), "r"(smem(&full[s])), "h"((u16)((1u << ctas) - 1))
+                : "memory");
         }
     } else {
         u32 sum = 0;
@@ -1343,12 +1463,15 @@ __global__ void tensor_ring(const __grid_constant__ CUtensorMap map, int tiles, 
             for (u32 r = warp - 1; r < RING_ROWS; r += 2)
                 for (u32 h = 0; h < 2; h++) {
                     u32 c = lane + 32 * h;
-                    sum = sum * 31 + *(const u16 *)(stage + s * RING_STAGE + r * 128 + ((c / 8) ^ (r % 8)) * 16 + c % 8 * 2);
+                    sum = sum * 31 + *(const u16 *)(stage + s * RING_STAGE + r * 128 +
+                                                    ((c / 8) ^ (r % 8)) * 16 + c % 8 * 2);
                 }
             fence_async(); /* before the stage is overwritten */
             __syncwarp();
             if (lane < ctas)
-                asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapa(smem(&empty[s]), lane)) : "memory");
+                asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(
+                                 mapa(smem(&empty[s]), lane))
+                             : "memory");
         }
         out[rank * 64 + t - 32] = sum;
     }
@@ -1376,10 +1499,11 @@ template <int STAGES> static void check_ring(int ctas, int tiles) {
 }
 FA_TEST(rings_of_tensor_copies) {
     for (int ctas : {1, 2, 4})
-        for (int tiles : {0, 1, 2, 3, 4, 7, 12}) check_ring<1>(ctas, tiles), check_ring<2>(ctas, tiles), check_ring<3>(ctas, tiles);
+        for (int tiles : {0, 1, 2, 3, 4, 7, 12})
+            check_ring<1>(ctas, tiles), check_ring<2>(ctas, tiles), check_ring<3>(ctas, tiles);
 }
 
-/* ---- setmaxnreg, griddepcontrol -------------------------------------------------------------------------------------------------- */
+/* ---- setmaxnreg, griddepcontrol ------------------------------------------------------------------------ */
 
 template <int ROUNDS> __global__ __launch_bounds__(384, 1) void register_pool(u32 *out) {
     u32 group = threadIdx.x / 128;
@@ -1407,7 +1531,8 @@ __global__ void grid_dependent(const u32 *x, u32 *y) {
 FA_TEST(griddepcontrol_waits_for_the_primary_grid) {
     Device<u32> x(64), y(64);
     cudaLaunchAttribute a = {};
-    a.id = cudaLaunchAttributeProgrammaticStreamSerialization, a.val.programmaticStreamSerializationAllowed = 1;
+    a.id = cudaLaunchAttributeProgrammaticStreamSerialization,
+    a.val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t c = {};
     c.gridDim = dim3(1), c.blockDim = dim3(64), c.attrs = &a, c.numAttrs = 1;
     cudaLaunchKernelEx(&c, grid_primary, x.p);
@@ -1417,7 +1542,7 @@ FA_TEST(griddepcontrol_waits_for_the_primary_grid) {
     for (u32 i = 0; i < 64; i++) FA_EXPECT_MSG(got[i] == 3 * i + 1, "%u: %u", i, got[i]);
 }
 
-/* ---- planted bugs: each is found, at its line --------------------------------------------------------------------------------- */
+/* ---- planted bugs: each is found, at its line ---------------------------------------------------------- */
 
 /* Notes the line that a finding must name: AT(bug) what_is_wrong(); */
 struct Bug {
@@ -1425,7 +1550,10 @@ struct Bug {
     int *line;
     CUtensorMap map; /* 3-D, bf16: 64 x 8 x 4, boxes of 64 x 4 x 2, 128-byte swizzling */
 };
-#define AT(bug) (threadIdx.x == 0 ? (void)(*(bug).line = __LINE__) : (void)0),
+#define AT_BY(thread, bug) (threadIdx.x == thread ? (void)(*(bug).line = __LINE__) : (void)0),
+#define AT(bug) AT_BY(0, bug)
+#define ASM(...) [&] { asm volatile(__VA_ARGS__); }()
+#define ASM_AT(bug, ...) AT(bug) ASM(__VA_ARGS__)
 #define BUG(name) __global__ __launch_bounds__(256, 1) void name(const __grid_constant__ Bug bug)
 #define ONE_THREAD if (threadIdx.x == 0)
 #define BAR \
@@ -1435,7 +1563,8 @@ struct Bug {
     extern __shared__ __align__(1024) u8 tile[]; \
     u32 at = smem(tile)
 DEV void box_to(u32 to, const Bug &bug, u32 b) {
-    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2, %2}], [%3];" ::"r"(to),
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global" TX
+                 " [%0], [%1, {%2, %2, %2}], [%3];" ::"r"(to),
                  "l"(&bug.map), "r"(0), "r"(b)
                  : "memory");
 }
@@ -1445,7 +1574,7 @@ BUG(over_arrival) {
     BAR;
     ONE_THREAD {
         mbar_init(bar, 2), mbar_arrive(bar);
-        AT(bug) [&] { asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], 2;" ::"r"(bar)); }();
+        ASM_AT(bug, "mbarrier.arrive.shared::cta.b64 _, [%0], 2;" ::"r"(bar));
     }
 }
 BUG(too_many_bytes) {
@@ -1465,9 +1594,7 @@ BUG(init_twice) {
 }
 BUG(count_of_zero) {
     BAR;
-    ONE_THREAD {
-        AT(bug) mbar_init(bar, 0);
-    }
+    ONE_THREAD { AT(bug) mbar_init(bar, 0); }
 }
 BUG(never_initialised) {
     BAR;
@@ -1502,9 +1629,7 @@ BUG(remote_wait) {
     BAR;
     ONE_THREAD mbar_init(bar, 1);
     cluster_sync();
-    ONE_THREAD {
-        AT(bug) mbar_wait(mapa(bar, cluster_rank() ^ 1), 1);
-    }
+    ONE_THREAD { AT(bug) mbar_wait(mapa(bar, cluster_rank() ^ 1), 1); }
     cluster_sync();
 }
 BUG(inval_with_waiter) {
@@ -1529,7 +1654,7 @@ BUG(no_complete_completes) {
     ONE_THREAD {
         u64 state;
         mbar_init(bar, 2);
-        AT(bug) [&] { asm volatile("mbarrier.arrive.noComplete.shared::cta.b64 %0, [%1], 2;" : "=l"(state) : "r"(bar)); }();
+        ASM_AT(bug, "mbarrier.arrive.noComplete.shared::cta.b64 %0, [%1], 2;" : "=l"(state) : "r"(bar));
     }
 }
 BUG(old_state) {
@@ -1539,7 +1664,8 @@ BUG(old_state) {
         mbar_init(bar, 1);
         asm volatile("mbarrier.arrive.shared::cta.b64 %0, [%1];" : "=l"(state) : "r"(bar));
         mbar_arrive(bar);
-        AT(bug) [&] { asm volatile("{ .reg .pred p; mbarrier.test_wait.shared::cta.b64 p, [%1], %0; }" ::"l"(state), "r"(bar)); }();
+        ASM_AT(bug, "{ .reg .pred p; mbarrier.test_wait.shared::cta.b64 p, [%1], %0; }" ::"l"(state),
+               "r"(bar));
     }
 }
 BUG(arrival_missing) {
@@ -1713,10 +1839,8 @@ BUG(wrong_rank) {
     TILE;
     ONE_THREAD {
         mbar_init(bar, 1), fence_init(), mbar_expect(bar, BOX);
-        AT(bug) [&] {
-            asm volatile("cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2}], [%3];" ::"r"(at),
-                         "l"(&bug.map), "r"(0), "r"(bar));
-        }();
+        ASM_AT(bug, "cp.async.bulk.tensor.2d.shared::cta.global" TX " [%0], [%1, {%2, %2}], [%3];" ::"r"(at),
+               "l"(&bug.map), "r"(0), "r"(bar));
     }
 }
 BUG(no_tensor_map) {
@@ -1724,10 +1848,8 @@ BUG(no_tensor_map) {
     TILE;
     ONE_THREAD {
         mbar_init(bar, 1), fence_init(), mbar_expect(bar, BOX);
-        AT(bug) [&] {
-            asm volatile("cp.async.bulk.tensor.1d.shared::cta.global.mbarrier::complete_tx::bytes [%0], [%1, {%2}], [%3];" ::"r"(at),
-                         "l"(bug.memory), "r"(0), "r"(bar));
-        }();
+        ASM_AT(bug, "cp.async.bulk.tensor.1d.shared::cta.global" TX " [%0], [%1, {%2}], [%3];" ::"r"(at),
+               "l"(bug.memory), "r"(0), "r"(bar));
     }
 }
 BUG(odd_bulk_size) {
@@ -1760,11 +1882,10 @@ BUG(multicast_to_nobody) {
     TILE;
     ONE_THREAD {
         mbar_init(bar, 1), fence_init(), mbar_expect(bar, 32);
-        AT(bug) [&] {
-            asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], 32, [%2], %3;" ::"r"(
-                             at),
-                         "l"(bug.memory), "r"(bar), "h"((u16)4));
-        }();
+        ASM_AT(bug,
+               "cp.async.bulk.shared::cluster.global" TX
+               ".multicast::cluster [%0], [%1], 32, [%2], %3;" ::"r"(at),
+               "l"(bug.memory), "r"(bar), "h"((u16)4));
     }
     cluster_sync();
 }
@@ -1878,7 +1999,8 @@ BUG(cp_source_overwritten) {
 BUG(cp_source_size_too_big) {
     TILE;
     u32 size = threadIdx.x == 7 ? 17 : 16;
-    AT(bug) [&] { asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + threadIdx.x * 16), "l"(bug.memory), "r"(size)); }();
+    ASM_AT(bug, "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at + threadIdx.x * 16), "l"(bug.memory),
+           "r"(size));
     cp_wait<0>();
 }
 BUG(cp_misaligned) {
@@ -1889,22 +2011,21 @@ BUG(cp_misaligned) {
 BUG(registers_beyond_the_pool) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 232;");
     __syncthreads();
-    AT(bug) [&] { asm volatile("setmaxnreg.inc.sync.aligned.u32 256;"); }();
+    ASM_AT(bug, "setmaxnreg.inc.sync.aligned.u32 256;");
 }
 BUG(setmaxnreg_differs) {
     if (threadIdx.x < 32)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 232;");
     else
-        AT(bug) [&] { asm volatile("setmaxnreg.dec.sync.aligned.u32 224;"); }();
-    ONE_THREAD *bug.line = __LINE__ - 1;
+        AT_BY(32, bug) ASM("setmaxnreg.dec.sync.aligned.u32 224;");
 }
 BUG(setmaxnreg_by_one_warp) {
     if (threadIdx.x < 32) {
-        AT(bug) [&] { asm volatile("setmaxnreg.dec.sync.aligned.u32 232;"); }();
+        ASM_AT(bug, "setmaxnreg.dec.sync.aligned.u32 232;");
     }
 }
 __global__ __launch_bounds__(128) void setmaxnreg_without_bounds(const __grid_constant__ Bug bug) {
-    AT(bug) [&] { asm volatile("setmaxnreg.dec.sync.aligned.u32 24;"); }();
+    ASM_AT(bug, "setmaxnreg.dec.sync.aligned.u32 24;");
 }
 BUG(remote_arrival_at_an_ended_cta) {
     BAR;
@@ -1913,7 +2034,7 @@ BUG(remote_arrival_at_an_ended_cta) {
     if (cluster_rank() == 0) return;
     ONE_THREAD {
         for (int i = 0; i < 3000; i++) __nanosleep(10);
-        AT(bug) [&] { asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapa(bar, 0))); }();
+        ASM_AT(bug, "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(mapa(bar, 0)));
     }
 }
 
@@ -1922,7 +2043,9 @@ struct Planted {
     const char *name, *says; /* a|b: b if async work comes as late as possible, else one of them */
     int ctas, threads;
 };
-#define PLANTED(name, says, ctas, threads) {name, #name, says, ctas, threads}
+#define PLANTED(name, says, ctas, threads) \
+    { name, #name, says, ctas, threads }
+/* clang-format off */
 static const Planted planted[] = {
     PLANTED(over_arrival, "over-arrival", 1, 32),
     PLANTED(too_many_bytes, "2^20-1", 1, 32),
@@ -1979,6 +2102,7 @@ static const Planted planted[] = {
     PLANTED(setmaxnreg_without_bounds, "C7508", 1, 128),
     PLANTED(remote_arrival_at_an_ended_cta, "has ended", 2, 32),
 };
+/* clang-format on */
 
 FA_TEST(planted_bugs) {
     const char *schedule = getenv("FA_PTX_SCHEDULE");
@@ -1997,31 +2121,34 @@ FA_TEST(planted_bugs) {
         cudaGetLastError();
         char where[64];
         snprintf(where, sizeof where, "test_async.cu:%d", line.host()[0]);
-        FA_EXPECT_MSG(said.find(where) != std::string::npos, "%s: nothing found at %s:\n%s", p.name, where, said.c_str());
+        FA_EXPECT_MSG(said.find(where) != std::string::npos, "%s: nothing found at %s:\n%s", p.name, where,
+                      said.c_str());
         std::string says = p.says;
         size_t bar = says.find('|');
         bool first = said.find(says.substr(0, bar)) != std::string::npos;
         bool second = bar != std::string::npos && said.find(says.substr(bar + 1)) != std::string::npos;
-        FA_EXPECT_MSG(lazy && bar != std::string::npos ? second : first || second, "%s: \"%s\" not said:\n%s", p.name, p.says,
-                      said.c_str());
+        FA_EXPECT_MSG(lazy && bar != std::string::npos ? second : first || second, "%s: \"%s\" not said:\n%s",
+                      p.name, p.says, said.c_str());
     }
 }
 
-/* ---- what the machine does not know is refused ------------------------------------------------------------------------------- */
+/* ---- what the machine does not know is refused --------------------------------------------------------- */
 
 template <int WHAT> __global__ void not_supported(const __grid_constant__ CUtensorMap map) {
     TILE;
     BAR;
     u16 offset = 0;
     if (WHAT == 0)
-        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%2, %2, %2}], [%3], {%4};" ::"r"(
-                         at),
+        asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.im2col" TX
+                     " [%0], [%1, {%2, %2, %2}], [%3], {%4};" ::"r"(at),
                      "l"(&map), "r"(0), "r"(bar), "h"(offset));
     if (WHAT == 1)
-        asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.im2col_no_offs.bulk_group [%1, {%2, %2, %2}], [%0];" ::"r"(at), "l"(&map),
-                     "r"(0));
+        asm volatile("cp.async.bulk.tensor.3d.global.shared::cta.im2col_no_offs.bulk_group [%1, {%2, %2, "
+                     "%2}], [%0];" ::"r"(at),
+                     "l"(&map), "r"(0));
     if (WHAT == 2)
-        asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.im2col [%1, {%2, %2, %2}], {%3};" ::"r"(at), "l"(&map), "r"(0), "h"(offset));
+        asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.im2col [%1, {%2, %2, %2}], {%3};" ::"r"(at),
+                     "l"(&map), "r"(0), "h"(offset));
 }
 template <int WHAT> static void check_refused(const char *opcode) {
     ptx_expect_findings(true);
@@ -2030,8 +2157,9 @@ template <int WHAT> static void check_refused(const char *opcode) {
     std::string said = ptx_last_findings();
     ptx_expect_findings(false);
     cudaGetLastError();
-    FA_EXPECT_MSG(said.find("unsupported opcode") != std::string::npos && said.find(opcode) != std::string::npos, "%s: %s", opcode,
-                  said.c_str());
+    FA_EXPECT_MSG(said.find("unsupported opcode") != std::string::npos &&
+                      said.find(opcode) != std::string::npos,
+                  "%s: %s", opcode, said.c_str());
 }
 FA_TEST(refused_forms) {
     check_refused<0>("im2col");
