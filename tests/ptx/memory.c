@@ -736,12 +736,18 @@ static Outcome run_proxy_fence(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
+/* A release as well, though only of mbarrier.init, which is not told apart: barrier.cluster.arrive.relaxed follows. */
+static Outcome run_mbarrier_init_fence(Warp *w, const Ins *in, u32 m) {
+    ptx_memory_fence(w, m);
+    return run_proxy_fence(w, in, m);
+}
+
 static bool decode_fence(Text *t, Ins *in) {
     static const char *const orders[] = {"sc", "acq_rel", "acquire", "release", NULL};
     in->unit = UNIT_BARRIER;
     if (t->nops) return false;
     if (ptx_mod(t, "mbarrier_init")) {
-        in->run = run_proxy_fence;
+        in->run = run_mbarrier_init_fence;
         return ptx_mod(t, "release") && ptx_mod(t, "cluster");
     }
     if (ptx_mod(t, "proxy")) { /* .alias and .tensormap fences are left over, and so refused */
