@@ -164,6 +164,31 @@ FA_TEST(barriers_with_arrive) {
     cudaFree(out);
 }
 
+// Warps 1 and 2 read; the writer meets only one of them.
+template <int BUG> __global__ void two_readers(int *out) {
+    __shared__ int buf[32];
+    int warp = threadIdx.x / 32, t = threadIdx.x & 31;
+    if (warp == 0) buf[t] = t;
+    __syncthreads();
+    for (int i = 0; i < warp; i++) {
+        out[threadIdx.x] += buf[t]; // @two_readers.read
+        __syncwarp();
+    }
+    if (warp == 1 && BUG != 1) asm volatile("bar.arrive 1, %0;" ::"r"(BUG ? 64 : 96) : "memory");
+    if (warp == 2 && BUG != 2) asm volatile("bar.arrive 1, %0;" ::"r"(BUG ? 64 : 96) : "memory");
+    if (warp == 0) {
+        asm volatile("bar.sync 1, %0;" ::"r"(BUG ? 64 : 96) : "memory");
+        buf[t] = 0; // @two_readers.write
+    }
+}
+FA_TEST(readers_that_the_writer_does_not_know) {
+    int *out = ints(96);
+    silent(RUN(1, 96, 0, two_readers<0>, out));
+    finds(RUN(1, 96, 0, two_readers<1>, out), "race (", {"two_readers.read", "two_readers.write"});
+    finds(RUN(1, 96, 0, two_readers<2>, out), "race (", {"two_readers.read", "two_readers.write"});
+    cudaFree(out);
+}
+
 template <int BUG> __global__ void divergent(int *out) {
     int t = threadIdx.x;
     if (BUG && t == 5) {
@@ -358,6 +383,21 @@ FA_TEST(races_of_ctas) {
     cudaFree(out);
 }
 
+// Atomics of one CTA and a plain read of another one.
+template <int BUG> __global__ void mixed(int *count, int *out) {
+    if (blockIdx.x == 0)
+        atomicAdd(count, 1); // @mixed.atomic
+    else
+        *out = BUG ? *count : atomicAdd(count, 0); // @mixed.read
+}
+FA_TEST(atomic_and_plain_access) {
+    int *p = ints(64);
+    silent(RUN(2, 1, 0, mixed<0>, p, p + 32));
+    std::string text = RUN(2, 1, 0, mixed<1>, p, p + 32);
+    finds(text, "one of the two is a plain access", {"mixed.atomic", "mixed.read"});
+    cudaFree(p);
+}
+
 // The last CTA to finish sums what all have written. BUG 1: nothing releases the sums, BUG 2: nothing acquires them.
 template <int BUG> __global__ void last_cta(int *sums, int *count, int *out) {
     __shared__ bool last;
@@ -437,15 +477,31 @@ template <int BUG> __global__ void lane_counts(int *data, int *count, int *out) 
         out[threadIdx.x] = data[31 - threadIdx.x]; // @lane_counts.read
     }
 }
+// CTA 2 needs the data of both others, and one of these counts at two addresses.
+template <int BUG> __global__ void two_counters(int *data, int *count, int *out) {
+    if (blockIdx.x < 2) {
+        data[blockIdx.x] = 1; // @two_counters.write
+        if (!BUG || blockIdx.x) __threadfence();
+        if (blockIdx.x) atomicAdd(count + 1, 1);
+        atomicAdd(count, 1);
+    } else {
+        while (atomicAdd(count, 0) < 2) {
+        }
+        __threadfence();
+        *out = data[0] + data[1]; // @two_counters.read
+    }
+}
 // A lock. BUG 1: no fence when it is taken, 2: none before it is given back.
 template <int BUG> __global__ void lock(int *word, int *value) {
-    if (threadIdx.x != 0) return;
-    while (atomicCAS(word, 0, 1) != 0) {
+    value[1 + blockIdx.x * blockDim.x + threadIdx.x] = 1;
+    if (threadIdx.x % 32 == 0) {
+        while (atomicCAS(word, 0, 1) != 0) {
+        }
+        if (BUG != 1) __threadfence();
+        *value += 1; // @lock.use
+        if (BUG != 2) __threadfence();
+        atomicExch(word, 0);
     }
-    if (BUG != 1) __threadfence();
-    *value += 1; // @lock.use
-    if (BUG != 2) __threadfence();
-    atomicExch(word, 0);
 }
 FA_TEST(fences_and_atomics) {
     int *p = ints(4096);
@@ -458,9 +514,15 @@ FA_TEST(fences_and_atomics) {
     std::string text = RUN(2, 32, 0, lane_counts<1>, p + 1024, p, p + 512);
     finds(text, "race (", {"lane_counts.write", "lane_counts.read"});
     cudaMemset(p, 0, 16384);
-    silent(RUN(8, 32, 0, lock<0>, p, p + 512));
-    finds(RUN(8, 32, 0, lock<1>, p, p + 512), "race (", {"lock.use"});
-    finds(RUN(8, 32, 0, lock<2>, p, p + 512), "race (", {"lock.use"});
+    for (int ctas = 1; ctas <= 3; ctas++) {
+        silent(RUN(ctas, 128, 0, lock<0>, p, p + 512));
+        finds(RUN(ctas, 128, 0, lock<1>, p, p + 512), "race (", {"lock.use"});
+        finds(RUN(ctas, 128, 0, lock<2>, p, p + 512), "race (", {"lock.use"});
+    }
+    cudaMemset(p, 0, 16384);
+    silent(RUN(3, 1, 0, two_counters<0>, p + 1024, p, p + 512));
+    cudaMemset(p, 0, 16384);
+    finds(RUN(3, 1, 0, two_counters<1>, p + 1024, p, p + 512), "race (", {"two_counters.write", "two_counters.read"});
     cudaFree(p);
 }
 
@@ -595,6 +657,11 @@ template <int BUG> __global__ void register_value(int *out) {
         asm volatile("{ .reg .u32 x; mov.u32 x, 1; add.u32 %0, x, 1; }" : "=r"(v));
     out[t] = v;
 }
+__global__ void guard_value(int *out) {
+    int v = 0, t = threadIdx.x;
+    asm volatile("{ .reg .u32 x; .reg .pred p, q; setp.lt.u32 p, %1, 7; @p setp.lt.u32 q, %1, 3; @p mov.u32 x, 1; @q add.u32 %0, x, 1; }" : "+r"(v) : "r"(t)); // @guard_value.use
+    out[t] = v;
+}
 FA_TEST(uninitialised) {
     int *out = ints(32);
     silent(RUN(1, 32, 0, shared_value<0>, out));
@@ -606,6 +673,9 @@ FA_TEST(uninitialised) {
     text = RUN(1, 32, 0, register_value<1>, out);
     finds(text, "uninitialised", {"register_value.use"});
     finds(text, "lanes ffffff80", {"register_value.use"});
+    text = RUN(1, 32, 0, guard_value, out);
+    finds(text, "the guard predicate of add.u32", {"guard_value.use"});
+    FA_EXPECT(text.find("ptx: ", 1) == std::string::npos); // nothing about x in lanes that do not add
     cudaFree(out);
 }
 
@@ -703,12 +773,14 @@ __device__ static void mbarrier_wait(unsigned long long *b, int parity) {
                  : "memory");
 }
 
-// What threads have stored leaves by a bulk copy. BUG 1: no proxy fence, 2: no barrier, 3: the buffer is reused too early.
+// What threads have stored leaves by a bulk copy. BUG 1: no proxy fence, 2: no barrier, 3: the buffer is reused too early,
+// 4: a store after the fence.
 template <int BUG> __global__ void bulk_store(int *out) {
     __shared__ alignas(128) int buf[64];
     int t = threadIdx.x;
     buf[t] = t; // @bulk_store.write
     if (BUG != 1) fence_proxy();
+    if (BUG == 4) buf[t] = t; // @bulk_store.late
     if (BUG != 2) __syncthreads();
     if (t == 0) {
         asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], 256;" ::"l"(out), "r"(shared_address(buf)) : "memory"); // @bulk_store.copy
@@ -733,12 +805,28 @@ __global__ void bulk_store_late_fence(int *out) {
         asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
     }
 }
+// What cp.async has written needs no proxy fence.
+__global__ void bulk_store_of_cp_async(const int *in, int *out) {
+    __shared__ alignas(128) int buf[64];
+    int t = threadIdx.x;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(buf + t)), "l"(in + t) : "memory");
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    __syncthreads();
+    if (t == 0) {
+        asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], 256;" ::"l"(out), "r"(shared_address(buf))
+                     : "memory");
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+}
 FA_TEST(bulk_store_of_generic_data) {
-    int *out = ints(64);
+    int *out = ints(128);
     silent(RUN(1, 64, 0, bulk_store<0>, out));
     finds(RUN(1, 64, 0, bulk_store<1>, out), "missing fence.proxy.async", {"bulk_store.write", "bulk_store.copy"});
     finds(RUN(1, 64, 0, bulk_store<2>, out), "race (", {"bulk_store.write", "bulk_store.copy"});
     finds(RUN(1, 64, 0, bulk_store<3>, out), "race (", {"bulk_store.copy", "bulk_store.again"});
+    finds(RUN(1, 64, 0, bulk_store<4>, out), "missing fence.proxy.async", {"bulk_store.late", "bulk_store.copy"});
+    silent(RUN(1, 64, 0, bulk_store_of_cp_async, out, out + 64));
     silent(RUN(1, 64, 0, bulk_store_late_fence, out));
     cudaFree(out);
 }
@@ -856,8 +944,33 @@ template <int BUG> __global__ void halves(int *out) {
         out[t] = buf[BUG ? t : t + 32]; // @halves.read
     }
 }
+// Warp 1 stores and fences, warp 0 counts for it; between them an mbarrier.
+template <int BUG> __global__ void other_warp_counts(int *data, int *count, int *out) {
+    __shared__ unsigned long long stored;
+    if (threadIdx.x == 0) mbarrier_init(&stored, 32);
+    __syncthreads();
+    if (blockIdx.x == 0) {
+        if (threadIdx.x >= 32) {
+            data[threadIdx.x] = 1; // @other_warp_counts.write
+            if (!BUG) __threadfence();
+            mbarrier_arrive(&stored);
+        } else {
+            mbarrier_wait(&stored, 0);
+            if (threadIdx.x == 0) atomicExch(count, 1);
+        }
+    } else if (threadIdx.x < 32) {
+        while (atomicAdd(count, 0) == 0) {
+        }
+        __threadfence();
+        out[threadIdx.x] = data[32 + threadIdx.x]; // @other_warp_counts.read
+    }
+}
 FA_TEST(mbarrier_rings) {
     int *out = ints(256);
+    silent(RUN(2, 64, 0, other_warp_counts<0>, out + 64, out, out + 128));
+    cudaMemset(out, 0, 1024);
+    finds(RUN(2, 64, 0, other_warp_counts<1>, out + 64, out, out + 128), "race (",
+          {"other_warp_counts.write", "other_warp_counts.read"});
     silent(RUN(1, 64, 0, ring<0>, out));
     finds(RUN(1, 64, 0, ring<1>, out), "race (", {"ring.write", "ring.read"});
     FA_EXPECT(std::string(ptx_last_findings()).find("ptx: ", 1) == std::string::npos); // once for all its copies
