@@ -365,12 +365,11 @@ cudaError_t ptx_check_op(const Op *op) {
 cudaError_t ptx_run_op(const Op *op, cudaStream_t stream) {
     int failed = 0;
     if (op->what == OP_KERNEL) {
-        LaunchShape shape = op->shape;
-        if (stream != last_stream) { /* it overlaps only with the launch before it in its own stream */
-            failed = ptx_flush();
-            last_stream = stream, shape.overlaps = false;
-        }
-        return failed ? (cudaError_t)failed : (cudaError_t)ptx_launch(op->function->kernel, &shape, op->args);
+        if (stream != last_stream)
+            failed = ptx_flush(); /* it overlaps only with the launch before it in its stream */
+        last_stream = stream;
+        return failed ? (cudaError_t)failed
+                      : (cudaError_t)ptx_launch(op->function->kernel, &op->shape, op->args);
     }
     failed = ptx_flush();
     if (failed) return (cudaError_t)failed;
