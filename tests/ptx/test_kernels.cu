@@ -156,12 +156,14 @@ static void test_forward(Forward f) {
         }
 
     // each query tile reads the tiles of keys that it sees, up to the last key
-    uint64_t loads = elements * 2;
+    uint64_t loads = elements * 2, macs = 0;
     for (int row = 0; row < f.n; row += 128) {
         int keys = f.causal && row + 128 < f.n ? row + 128 : f.n;
         keys = (keys + f.keys_per_tile - 1) / f.keys_per_tile * f.keys_per_tile;
         loads += (uint64_t)f.heads * (keys < f.n ? keys : f.n) * f.d * 2 * 2;
+        macs += (uint64_t)f.heads * 128 * keys * f.d * 2;
     }
+    FA_EXPECT(ptx_counter(f.tma ? "mac_wgmma" : "mac_mma") == macs);
     FA_EXPECT(ptx_counter(f.tma ? "tma_load_bytes" : "copy_bytes") == loads);
     FA_EXPECT(ptx_counter("load_bytes") == 0);
     FA_EXPECT(ptx_counter("tma_store_bytes") + ptx_counter("store_bytes") == elements * 2 + lse.bytes());
