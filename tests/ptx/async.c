@@ -254,7 +254,8 @@ static Outcome run_inval(Warp *w, const Ins *in, u32 m) {
 enum { ARRIVES = 1, DROPS = 2, EXPECTS = 4, COMPLETES = 8, NO_COMPLETE = 16, RELEASES = 32 };
 
 /* arrive and arrive_drop with their .expect_tx and .noComplete forms, expect_tx, complete_tx.
- * op: (state), address, (count or bytes) */
+ * op: (state), address, (count or bytes). Scopes are not modelled: what is released at .cta scope is known in the
+ * whole cluster. */
 static Outcome run_arrive(Warp *w, const Ins *in, u32 m) {
     const Operand *at = &in->op[in->mode & ARRIVES ? 1 : 0];
     const Operand *number = in->aux[0] ? at + 1 : NULL;
@@ -483,7 +484,12 @@ static Outcome run_cp_async(Warp *w, const Ins *in, u32 m) {
                     .proxy = CP_ASYNC};
         ptx_shared_in_flight(w->cta, offset, in->width, &a);
     }
-    if (reads) ptx_count_global(in, source, reads, in->width, false);
+    while (reads) { /* lanes that read as many bytes are one request */
+        u32 take = p->take[ptx_first_lane(reads)], alike = 0;
+        EACH_LANE(l, reads) alike |= p->take[l] == take ? LANE_BIT(l) : 0;
+        ptx_count_global(in, source, alike, take, false);
+        reads &= ~alike;
+    }
     ptx_count_shared(in, shared, m, in->width);
     if (ptx_device.schedule == IN_ORDER) do_cp_async(w, p, m);
     return RAN;
@@ -1068,14 +1074,18 @@ static Outcome run_setmaxnreg(Warp *w, const Ins *in, u32 m) {
                   w->registers);
     if (change * LANES > c->register_pool) return WAIT;
     for (int i = w->id & ~3; i < c->nwarps && i < (w->id | 3) + 1; i++) {
-        struct BulkQueue *other = c->warp[i].bulk;
-        if (other->setmaxnregs == w->bulk->setmaxnregs + 1 && other->setmaxnreg->aux[0] != in->aux[0]) {
-            Party p = party(&c->warp[i], other->setmaxnreg, LANES);
+        struct BulkQueue *other = c->warp[i].bulk, *own = w->bulk;
+        Party p = party(&c->warp[i], other->setmaxnreg, LANES);
+        if (other->setmaxnregs < own->setmaxnregs)
+            ptx_finding(w, in, m, &p,
+                        "setmaxnreg again before warp %d of the warpgroup has executed the one before it: a "
+                        "barrier is missing",
+                        i);
+        else if (other->setmaxnregs == own->setmaxnregs + 1 && other->setmaxnreg->aux[0] != in->aux[0])
             ptx_finding(
                 w, in, m, &p,
                 "the warps of a warpgroup execute different setmaxnreg instructions: %d and %u registers",
                 want, other->setmaxnreg->aux[0]);
-        }
     }
     c->register_pool -= change * LANES;
     w->registers = want;

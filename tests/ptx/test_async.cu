@@ -1505,17 +1505,22 @@ FA_TEST(rings_of_tensor_copies) {
 
 /* ---- setmaxnreg, griddepcontrol ------------------------------------------------------------------------ */
 
-template <int ROUNDS> __global__ __launch_bounds__(384, 1) void register_pool(u32 *out) {
+__global__ __launch_bounds__(384, 1) void register_pool(u32 *out) {
     u32 group = threadIdx.x / 128;
     if (group == 0)
         asm volatile("setmaxnreg.dec.sync.aligned.u32 24;");
     else
         asm volatile("setmaxnreg.inc.sync.aligned.u32 240;");
+    __syncthreads(); /* or the next instruction could take registers that the last one waits for */
+    if (group == 0)
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 184;"); /* when both others have given back 80 */
+    else
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 160;");
     atomicAdd(&out[group], 1);
 }
 FA_TEST(setmaxnreg_moves_registers) {
     Device<u32> out(3);
-    register_pool<1><<<2, 384>>>(out.p);
+    register_pool<<<2, 384>>>(out.p);
     if (finished()) FA_EXPECT((out.host() == std::vector<u32>{256, 256, 256}));
 }
 
@@ -1810,6 +1815,28 @@ BUG(box_over_generic_reads_without_fence) {
         mbar_wait(bar, 1);
     }
 }
+BUG(box_over_a_box_in_flight) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init();
+        mbar_expect(bar, 2 * BOX);
+        box_to(at, bug, bar);
+        AT(bug) box_to(at, bug, bar);
+        mbar_wait(bar, 0);
+    }
+}
+BUG(box_of_unfenced_global_data) {
+    BAR;
+    TILE;
+    ONE_THREAD {
+        mbar_init(bar, 1), fence_init();
+        mbar_expect(bar, BOX);
+        bug.memory[5] = 1;
+        AT(bug) box_to(at, bug, bar);
+        mbar_wait(bar, 0);
+    }
+}
 BUG(misaligned_box) {
     BAR;
     TILE;
@@ -2019,6 +2046,12 @@ BUG(setmaxnreg_differs) {
     else
         AT_BY(32, bug) ASM("setmaxnreg.dec.sync.aligned.u32 224;");
 }
+BUG(setmaxnreg_twice_without_barrier) {
+    if (threadIdx.x >= 32) __nanosleep(10);
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 232;");
+    ASM_AT(bug, "setmaxnreg.dec.sync.aligned.u32 224;");
+    __syncthreads();
+}
 BUG(setmaxnreg_by_one_warp) {
     if (threadIdx.x < 32) {
         ASM_AT(bug, "setmaxnreg.dec.sync.aligned.u32 232;");
@@ -2073,6 +2106,8 @@ static const Planted planted[] = {
     PLANTED(box_read_too_early, "asynchronous operation|read too early", 1, 32),
     PLANTED(box_overwritten_while_read, "read", 1, 64),
     PLANTED(box_over_generic_reads_without_fence, "fence.proxy.async", 1, 64),
+    PLANTED(box_over_a_box_in_flight, "race (write after write)", 1, 32),
+    PLANTED(box_of_unfenced_global_data, "fence.proxy.async", 1, 32),
     PLANTED(misaligned_box, "multiple of", 1, 32),
     PLANTED(box_off_the_swizzle_atom, "multiple of 1024", 1, 32),
     PLANTED(box_beyond_shared_memory, "out of bounds", 1, 32),
@@ -2098,6 +2133,7 @@ static const Planted planted[] = {
     PLANTED(cp_misaligned, "multiple of 16", 1, 32),
     PLANTED(registers_beyond_the_pool, "wants 256", 1, 256),
     PLANTED(setmaxnreg_differs, "different setmaxnreg", 1, 128),
+    PLANTED(setmaxnreg_twice_without_barrier, "setmaxnreg again", 1, 128),
     PLANTED(setmaxnreg_by_one_warp, "warps of a warpgroup", 1, 128),
     PLANTED(setmaxnreg_without_bounds, "C7508", 1, 128),
     PLANTED(remote_arrival_at_an_ended_cta, "has ended", 2, 32),
@@ -2105,6 +2141,7 @@ static const Planted planted[] = {
 /* clang-format on */
 
 FA_TEST(planted_bugs) {
+    if (getenv("FA_PTX_CHECKS") && !atoi(getenv("FA_PTX_CHECKS"))) FA_SKIP("checks are off");
     const char *schedule = getenv("FA_PTX_SCHEDULE");
     bool lazy = schedule && !strcmp(schedule, "lazy");
     for (const Planted &p : planted) {
