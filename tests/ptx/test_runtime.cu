@@ -725,7 +725,7 @@ FA_TEST(host_threads) {
             int *p;
             bool ok = cudaGetLastError() == cudaSuccess && cudaMalloc(&p, N * sizeof *p) == cudaSuccess;
             for (ready++; ready < THREADS;) std::this_thread::yield();
-            for (int i = 0; i < 200; i++) {
+            for (int i = 0; i < 1000; i++) {
                 std::vector<int> v(N);
                 fill<<<N / 64, 64>>>(p, N, t * 1000 + i);
                 ok = ok && cudaMemcpy(v.data(), p, N * sizeof *p, cudaMemcpyDeviceToHost) == cudaSuccess;
