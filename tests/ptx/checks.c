@@ -1,16 +1,14 @@
-/* checks.c - findings, happens-before, shadow memory.
+/* checks.c - findings and what makes them: shadow memory, registers.
  *
  *     launches        the grid that runs, and the last few before it
  *     findings        what went wrong and where, in the words of the source
- *     clocks          what is ordered before what: vector clocks
- *     warps           how that travels: release, acquire, barriers, fences, strong accesses
- *     shadow memory   who touched each byte last, and whether that is ordered before the next access
+ *     shadow memory   who touched each byte last, and whether that is ordered (order.c) before the next access
  *     registers       reads of rows that hold nothing
  *
  * The method is that of FastTrack (Flanagan and Freund, PLDI 2009): a byte remembers its last write and the reads since;
  * an access that does not know one of them is a race, in whatever order a schedule ran the two.
  */
-#include "machine.h"
+#include "checks.h"
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -33,7 +31,6 @@ typedef struct Launch {
         const Ins *in, *other;
     } * told; /* findings that have been printed */
     u32 ntold;
-    bool fences;          /* some thread has executed a memory fence */
     struct Launch *outer; /* a primary grid may run inside its secondary */
 } Launch;
 
@@ -43,8 +40,6 @@ static Launch *running;
 static u32 clusters_so_far;
 static u64 ended; /* the host has waited for this grid */
 jmp_buf ptx_launch_exit;
-
-static void forget_sync_table(void);
 
 void ptx_checks_start_launch(Grid *g) {
     Launch *l = calloc(1, sizeof *l);
@@ -65,13 +60,15 @@ void ptx_checks_end_launch(Grid *g) {
     (void)g;
     running = l->outer;
     free(l->told), free(l);
-    if (!running) forget_sync_table();
+    if (!running) ptx_order_end_launch();
 }
 
 void ptx_checks_host_waited(void) {
     for (int i = 0; i < PASTS; i++)
         if (past[i].serial > ended) ended = past[i].serial;
 }
+
+u32 ptx_cluster_number(const Warp *w) { return running->is.base + w->cta->cluster->serial; }
 
 static const Past *launch_of(u32 cluster) {
     for (int i = 0; i < PASTS; i++)
@@ -306,525 +303,6 @@ _Noreturn void ptx_refuse(const Kernel *k, int place, const char *format, ...) {
     longjmp(ptx_launch_exit, 1);
 }
 
-/* ---- clocks ------------------------------------------------------------------------------------------------------ */
-
-/* Sparse part of a clock, sorted: actors of other clusters, and moments of actors of the own cluster (cluster = 0) that
- * are known for some lanes only. All that these lanes did up to `time` is ordered before the owner. */
-typedef struct Far {
-    u32 cluster, actor, lanes, time;
-} Far;
-
-static int far_order(const Far *a, const Far *b) {
-    if (a->cluster != b->cluster) return a->cluster < b->cluster ? -1 : 1;
-    if (a->actor != b->actor) return a->actor < b->actor ? -1 : 1;
-    return a->lanes < b->lanes ? -1 : a->lanes > b->lanes;
-}
-
-static void far_room(Clock *c, u32 n) {
-    if (n <= c->farroom) return;
-    c->farroom = n < 16 ? 16 : 2 * n;
-    c->far = realloc(c->far, c->farroom * sizeof *c->far);
-}
-
-static void clock_room(Clock *c, u32 n) {
-    if (n <= c->n) return;
-    if (n > c->room) {
-        c->room = n < 64 ? 64 : 2 * n;
-        c->at = realloc(c->at, c->room * sizeof *c->at);
-    }
-    memset(c->at + c->n, 0, (n - c->n) * sizeof *c->at);
-    c->n = n;
-}
-
-static void clock_learn(Clock *c, u32 actor, u32 time) {
-    clock_room(c, actor + 1);
-    if (c->at[actor] < time) c->at[actor] = time;
-}
-
-/* Sorted entries into the sparse part. */
-static void clock_join_far(Clock *to, const Far *from, u32 n) {
-    static Far *merged;
-    static u32 room;
-    if (!n) return;
-    if (to->nfar + n > room) merged = realloc(merged, (room = 2 * (to->nfar + n)) * sizeof *merged);
-    u32 i = 0, j = 0, count = 0;
-    while (i < to->nfar || j < n) {
-        int order = i == to->nfar ? 1 : j == n ? -1 : far_order(&to->far[i], &from[j]);
-        Far f = order <= 0 ? to->far[i++] : from[j];
-        if (order >= 0) {
-            if (from[j].time > f.time) f.time = from[j].time;
-            j++;
-        }
-        bool known = !f.cluster && f.actor < to->n && to->at[f.actor] >= f.time;
-        if (!known) merged[count++] = f;
-    }
-    far_room(to, count);
-    if (count) memcpy(to->far, merged, count * sizeof *merged);
-    to->nfar = count;
-}
-
-static void clock_join(Clock *to, const Clock *from) {
-    clock_room(to, from->n);
-    for (u32 i = 0; i < from->n; i++) to->at[i] = to->at[i] > from->at[i] ? to->at[i] : from->at[i];
-    clock_join_far(to, from->far, from->nfar);
-}
-
-/* Only lanes' own moments up to time. */
-static void clock_learn_lanes(Clock *c, u32 actor, u32 lanes, u32 time) {
-    Far f = {0, actor, lanes, time};
-    clock_join_far(c, &f, 1);
-}
-
-static bool clock_same(const Clock *a, const Clock *b) {
-    u32 n = a->n < b->n ? a->n : b->n;
-    for (u32 i = n; i < a->n; i++)
-        if (a->at[i]) return false;
-    for (u32 i = n; i < b->n; i++)
-        if (b->at[i]) return false;
-    return !(n && memcmp(a->at, b->at, n * sizeof *a->at)) && a->nfar == b->nfar &&
-           !(a->nfar && memcmp(a->far, b->far, a->nfar * sizeof *a->far));
-}
-
-/* Is all that these lanes of the actor did up to time ordered before the owner? cluster: 0 for the own one. */
-static bool clock_knows(const Clock *c, u32 cluster, u32 actor, u32 lanes, u32 time) {
-    if (!cluster && actor < c->n && c->at[actor] >= time) return true;
-    u32 low = 0, high = c->nfar;
-    while (low < high) {
-        u32 middle = (low + high) / 2;
-        const Far f = {cluster, actor, 0, 0};
-        if (far_order(&c->far[middle], &f) < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    for (; low < c->nfar && c->far[low].cluster == cluster && c->far[low].actor == actor; low++)
-        if (c->far[low].time >= time) lanes &= ~c->far[low].lanes;
-    return !lanes;
-}
-
-bool ptx_is_ordered(const Clock *c, u32 actor, u32 lanes, u32 time) {
-    return clock_knows(c, 0, actor, lanes, time);
-}
-
-static bool clock_is_empty(const Clock *c) { return !c->n && !c->nfar; }
-static void clock_clear(Clock *c) { c->n = c->nfar = 0; }
-
-void ptx_knowledge_clear(Knowledge *k) {
-    for (int i = 0; i < CLOCKS; i++) clock_clear(&k->clock[i]);
-}
-void ptx_knowledge_join(Knowledge *to, const Knowledge *from) {
-    for (int i = 0; i < CLOCKS; i++) clock_join(&to->clock[i], &from->clock[i]);
-}
-void ptx_knowledge_copy(Knowledge *to, const Knowledge *from) {
-    ptx_knowledge_clear(to);
-    ptx_knowledge_join(to, from);
-}
-void ptx_knowledge_free(Knowledge *k) {
-    for (int i = 0; i < CLOCKS; i++) free(k->clock[i].at), free(k->clock[i].far);
-    *k = (Knowledge){0};
-}
-static bool knowledge_same(const Knowledge *a, const Knowledge *b) {
-    for (int i = 0; i < CLOCKS; i++)
-        if (!clock_same(&a->clock[i], &b->clock[i])) return false;
-    return true;
-}
-void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time) {
-    clock_learn(&k->seen, actor, time);
-    clock_learn(&k->fenced, actor, time);
-}
-void ptx_knowledge_learn_lanes(Knowledge *k, u32 actor, u32 lanes, u32 time) {
-    clock_learn_lanes(&k->seen, actor, lanes, time);
-    clock_learn_lanes(&k->fenced, actor, lanes, time);
-}
-
-/* ---- warps ------------------------------------------------------------------------------------------------------- */
-
-/* Lanes of a warp are ordered among themselves by program order of the single lane, and by ptx_sync_warp. The warp's own
- * entry in its knowledge is therefore the time before the last sync (synced - 1); what it hands on is more: up to now, for
- * the lanes that hand it on. Time moves on after that, so that what follows is not covered. */
-
-typedef struct Part {
-    u32 lanes;
-    Knowledge know;
-    struct Part *next;
-} Part;
-static Part *free_parts;
-
-static u32 now(Warp *w) {
-    if (!w->now) w->now = w->synced = 1;
-    return w->now;
-}
-
-static Part *new_part(Warp *w, u32 lanes, const Knowledge *know) {
-    Part *p = free_parts;
-    if (p)
-        free_parts = p->next;
-    else
-        p = calloc(1, sizeof *p);
-    p->lanes = lanes;
-    ptx_knowledge_copy(&p->know, know);
-    p->next = w->part, w->part = p, w->part_lanes |= lanes;
-    return p;
-}
-
-/* Takes *at out of the warp's list. */
-static void drop_part(Warp *w, Part **at) {
-    Part *p = *at;
-    *at = p->next, w->part_lanes &= ~p->lanes;
-    p->next = free_parts, free_parts = p;
-}
-
-/* Makes parts that cover exactly the lanes m. */
-static void separate(Warp *w, u32 m) {
-    w->changes++;
-    for (Part *p = w->part; p; p = p->next)
-        if (p->lanes & m && p->lanes & ~m) {
-            u32 inside = p->lanes & m;
-            p->lanes &= ~m;
-            new_part(w, inside, &p->know); /* at the head: not seen again here */
-        }
-    if (m & ~w->part_lanes) new_part(w, m & ~w->part_lanes, &w->know);
-}
-
-/* Parts that know the same become one; one that has all lanes is the warp. */
-static void unite(Warp *w) {
-    w->changes++;
-    for (Part *p = w->part; p; p = p->next)
-        for (Part **q = &p->next; *q;) {
-            if (knowledge_same(&p->know, &(*q)->know)) {
-                u32 lanes = (*q)->lanes;
-                drop_part(w, q);
-                p->lanes |= lanes, w->part_lanes |= lanes;
-            } else
-                q = &(*q)->next;
-        }
-    if (w->part && !w->part->next && !(w->live & ~w->part_lanes)) {
-        ptx_knowledge_copy(&w->know, &w->part->know);
-        drop_part(w, &w->part);
-    }
-}
-
-Knowledge *ptx_knows(Warp *w, u32 m) {
-    for (Part *p = w->part; p; p = p->next)
-        if (!(m & ~p->lanes)) return &p->know;
-    return &w->know;
-}
-
-/* What the lanes m themselves did up to now. */
-static void hand_on_own(Warp *w, u32 m, Clock *to) {
-    u32 self = (u32)ptx_warp_actor(w);
-    if (w->touched_lanes & ~m)
-        clock_learn_lanes(to, self, m, now(w));
-    else
-        clock_learn(to, self, now(w));
-}
-
-/* The same as far as a memory fence came after it. */
-static void publish_own(const Warp *w, u32 m, Clock *to) {
-    u32 self = (u32)ptx_warp_actor(w), lanes = m & w->fence_lanes;
-    if (!lanes) return;
-    if (w->touched_lanes & ~lanes)
-        clock_learn_lanes(to, self, lanes, w->fence_at);
-    else
-        clock_learn(to, self, w->fence_at);
-}
-
-static void hand_on(Warp *w, u32 m, Knowledge *to) {
-    if (m & ~w->part_lanes) ptx_knowledge_join(to, &w->know);
-    for (const Part *p = w->part; p; p = p->next)
-        if (p->lanes & m) ptx_knowledge_join(to, &p->know);
-    hand_on_own(w, m, &to->seen);
-    publish_own(w, m, &to->published);
-}
-
-void ptx_release(Warp *w, u32 m, Knowledge *to) {
-    if (!ptx_device.checks) return;
-    hand_on(w, m, to);
-    w->now++;
-}
-
-void ptx_acquire(Warp *w, u32 m, const Knowledge *from) {
-    if (!ptx_device.checks) return;
-    if (!clock_is_empty(&from->published)) w->changes++;
-    if (!(w->live & ~m)) {
-        ptx_knowledge_join(&w->know, from);
-        for (Part *p = w->part; p; p = p->next) ptx_knowledge_join(&p->know, from);
-        return;
-    }
-    separate(w, m);
-    for (Part *p = w->part; p; p = p->next)
-        if (p->lanes & m) ptx_knowledge_join(&p->know, from);
-    unite(w);
-}
-
-void ptx_sync_warp(Warp *w, u32 m) {
-    static Knowledge common;
-    if (!ptx_device.checks) return;
-    if (w->live & ~m) { /* __syncwarp(m) of some lanes: a release and an acquire of each */
-        ptx_knowledge_clear(&common);
-        ptx_release(w, m, &common);
-        ptx_acquire(w, m, &common);
-        return;
-    }
-    while (w->part) {
-        ptx_knowledge_join(&w->know, &w->part->know);
-        drop_part(w, &w->part);
-    }
-    clock_learn(&w->know.seen, (u32)ptx_warp_actor(w), now(w));
-    publish_own(w, ALL_LANES, &w->know.published);
-    w->synced = ++w->now;
-    w->touched_lanes = w->fence_lanes = 0;
-    w->changes++;
-}
-
-/* A proxy fence anywhere on the way from the generic access to the async one will do (PTX ISA 8.9.1, causality order): so
- * it covers all that its lanes know, not only what they did. */
-void ptx_proxy_fence(Warp *w, u32 m) {
-    if (!ptx_device.checks) return;
-    bool all = !(w->live & ~m);
-    if (!all) separate(w, m);
-    for (Part *p = w->part; p; p = p->next)
-        if (p->lanes & m) clock_join(&p->know.fenced, &p->know.seen), hand_on_own(w, m, &p->know.fenced);
-    if (all) clock_join(&w->know.fenced, &w->know.seen), hand_on_own(w, m, &w->know.fenced);
-    now(w), w->now++;
-}
-
-/* Strong accesses hand knowledge on by address: a table of what has been released there. What is released is a snapshot
- * of what a warp knew, and many addresses may refer to it, each by a list; lists do not change, so that addresses share
- * them too. The clocks of snapshots have no dense part, as clusters come and go. */
-typedef struct {
-    u64 address; /* 0: free. Shared memory: window, number of the cluster, rank, offset */
-    u32 list;
-} SyncWord;
-typedef struct {
-    Knowledge know;
-    u64 owner; /* a later snapshot of the same owner says more; 0: of some lanes of a warp */
-} Snapshot;
-typedef struct {
-    u32 snapshot, next;
-    Knowledge *sum; /* of the list, made when it is first read */
-} Link;
-enum { LINKS_MADE = 4096 };
-static struct {
-    SyncWord *slot;
-    u32 room, used;
-    Snapshot *snapshot; /* [0] is not used, nor is that of link */
-    Link *link;
-    u32 snapshots, snapshot_room, links, link_room;
-    struct {
-        u32 list, snapshot, to; /* what list became with the snapshot */
-    } made[LINKS_MADE];
-} table;
-
-static SyncWord *find_slot(u64 address) {
-    u32 at = (u32)(address * 0x9e3779b97f4a7c15u >> 32) & (table.room - 1);
-    while (table.slot[at].address && table.slot[at].address != address) at = (at + 1) & (table.room - 1);
-    return &table.slot[at];
-}
-
-static u32 *sync_list(u64 address) {
-    if (table.used * 2 >= table.room) {
-        SyncWord *old = table.slot;
-        u32 n = table.room;
-        table.room = n ? 2 * n : 256;
-        table.slot = calloc(table.room, sizeof *table.slot);
-        for (u32 i = 0; i < n; i++)
-            if (old[i].address) *find_slot(old[i].address) = old[i];
-        free(old);
-    }
-    SyncWord *s = find_slot(address);
-    if (!s->address) s->address = address, table.used++;
-    return &s->list;
-}
-
-static void forget_sync_table(void) {
-    for (u32 i = 1; i <= table.snapshots; i++) ptx_knowledge_free(&table.snapshot[i].know);
-    for (u32 i = 1; i <= table.links; i++)
-        if (table.link[i].sum) ptx_knowledge_free(table.link[i].sum), free(table.link[i].sum);
-    free(table.slot), free(table.snapshot), free(table.link);
-    memset(&table, 0, sizeof table);
-}
-
-static u32 cluster_number(const Warp *w) { return running->is.base + w->cta->cluster->serial; }
-
-static u64 sync_address(const Warp *w, u64 address) {
-    return (address & WINDOW_MASK) == SHARED_WINDOW ? address | (u64)cluster_number(w) << 32 : address;
-}
-
-/* Only the sparse part: entries of the own cluster get its number. */
-static void clock_to_table(Clock *to, const Clock *from, u32 cluster) {
-    u32 n = 0, own = 0;
-    Far *f = malloc((from->n + from->nfar + 1) * sizeof *f);
-    while (own < from->nfar && !from->far[own].cluster) own++;
-    for (u32 i = 1, j = 0; i < from->n || j < own;) { /* merges those of some lanes and those of all */
-        if (j < own && (i >= from->n || from->far[j].actor <= i)) {
-            f[n] = from->far[j++], f[n++].cluster = cluster;
-        } else {
-            if (from->at[i]) f[n++] = (Far){cluster, i, ALL_LANES, from->at[i]};
-            i++;
-        }
-    }
-    clock_join_far(to, from->far + own, from->nfar - own);
-    clock_join_far(to, f, n);
-    free(f);
-}
-
-/* And back. */
-static void clock_from_table(Clock *to, const Clock *from, u32 cluster) {
-    Far *f = malloc((from->nfar + 1) * sizeof *f);
-    u32 n = 0;
-    for (int other = 0; other < 2; other++) /* entries of the own cluster have number 0 and come first */
-        for (u32 i = 0; i < from->nfar; i++) {
-            const Far *e = &from->far[i];
-            if ((e->cluster != cluster) != other) continue;
-            if (!other && e->lanes == ALL_LANES)
-                clock_learn(to, e->actor, e->time);
-            else
-                f[n++] = (Far){other ? e->cluster : 0, e->actor, e->lanes, e->time};
-        }
-    clock_join_far(to, f, n);
-    free(f);
-}
-
-static u32 new_snapshot(const Warp *w, const Clock *seen, const Clock *fenced, u64 owner) {
-    if (table.snapshots + 2 > table.snapshot_room) {
-        table.snapshot_room = 2 * table.snapshot_room + 64;
-        table.snapshot = realloc(table.snapshot, table.snapshot_room * sizeof *table.snapshot);
-    }
-    Snapshot *s = &table.snapshot[++table.snapshots];
-    *s = (Snapshot){.owner = owner};
-    clock_to_table(&s->know.seen, seen, cluster_number(w));
-    clock_to_table(&s->know.fenced, fenced, cluster_number(w));
-    return table.snapshots;
-}
-
-static u32 new_link(u32 snapshot, u32 next) {
-    if (table.links + 2 > table.link_room) {
-        table.link_room = 2 * table.link_room + 64;
-        table.link = realloc(table.link, table.link_room * sizeof *table.link);
-    }
-    table.link[++table.links] = (Link){snapshot, next, NULL};
-    return table.links;
-}
-
-/* The list without what this owner has released before. */
-static u32 without_owner(u32 list, u64 owner) {
-    u32 kept[256], n = 0, i = list;
-    for (; i && n < 256 && table.snapshot[table.link[i].snapshot].owner != owner; i = table.link[i].next)
-        kept[n++] = i;
-    if (!i || n == 256) return list;
-    i = table.link[i].next;
-    while (n-- > 0) i = new_link(table.link[kept[n]].snapshot, i);
-    return i;
-}
-
-static u32 with_snapshot(u32 list, u32 snapshot) {
-    u32 at = (list * 0x9e3779b1u ^ snapshot * 0x85ebca6bu) >> 8 & (LINKS_MADE - 1);
-    if (table.made[at].list == list && table.made[at].snapshot == snapshot) return table.made[at].to;
-    u32 to = list;
-    while (to && table.link[to].snapshot != snapshot) to = table.link[to].next;
-    u64 owner = table.snapshot[snapshot].owner;
-    to = to ? list : new_link(snapshot, owner ? without_owner(list, owner) : list);
-    table.made[at].list = list, table.made[at].snapshot = snapshot, table.made[at].to = to;
-    return to;
-}
-
-/* All that a list says. The sum of the list behind it, if there is one, is taken over: that one is hardly read again. */
-static const Knowledge *sum_of(u32 list) {
-    Link *first = &table.link[list];
-    if (first->sum) return first->sum;
-    u32 end = first->next;
-    while (end && !table.link[end].sum) end = table.link[end].next;
-    first->sum = end ? table.link[end].sum : calloc(1, sizeof *first->sum);
-    if (end) table.link[end].sum = NULL;
-    for (u32 i = list; i != end; i = table.link[i].next)
-        ptx_knowledge_join(first->sum, &table.snapshot[table.link[i].snapshot].know);
-    return first->sum;
-}
-
-/* Relaxed accesses order nothing by themselves, but with fences they do (PTX ISA 8.8, release and acquire patterns): a
- * write hands on what a fence came after, and what a read has found becomes known at a fence behind it. Both travel with
- * barriers: "all threads fence, __syncthreads(), thread 0 counts" is as good as a fence of thread 0, and so is the
- * reverse; the stores have been performed, and the caches are cleared. */
-void ptx_sync_read(Warp *w, u32 m, u64 address, Order order) {
-    static Knowledge read;
-    if (!ptx_device.checks || !table.used) return;
-    u32 list = find_slot(sync_address(w, address))->list, cluster = cluster_number(w);
-    if (!list) return;
-    if (order & ACQUIRE) {
-        const Knowledge *sum = sum_of(list);
-        ptx_knowledge_clear(&read);
-        clock_from_table(&read.seen, &sum->seen, cluster);
-        clock_from_table(&read.fenced, &sum->fenced, cluster);
-        ptx_acquire(w, m, &read);
-    } else if (w->read_list != list) {
-        const Knowledge *sum = sum_of(list);
-        for (Part *p = w->part;; p = p->next) {
-            Knowledge *k = p ? &p->know : &w->know;
-            clock_from_table(&k->pending, &sum->seen, cluster);
-            clock_from_table(&k->pending_fenced, &sum->fenced, cluster);
-            if (!p) break;
-        }
-        w->read_list = list;
-    }
-}
-
-static u32 published_snapshot(Warp *w, u32 m) {
-    static Clock seen;
-    static struct {
-        u32 cluster, actor, lanes, changes, snapshot;
-        const Knowledge *know;
-    } made[1024], *s;
-    const Knowledge *k = ptx_knows(w, m);
-    u32 lanes = m & w->fence_lanes, cluster = cluster_number(w), actor = (u32)ptx_warp_actor(w);
-    if (!lanes && clock_is_empty(&k->published)) return 0;
-    s = &made[(actor * LANES + (lanes ? (u32)ptx_first_lane(lanes) : 0)) % 1024];
-    if (s->cluster == cluster && s->actor == actor && s->lanes == lanes && s->changes == w->changes &&
-        s->know == k)
-        return s->snapshot;
-    clock_clear(&seen);
-    clock_join(&seen, &k->published);
-    publish_own(w, m, &seen);
-    u64 owner = lanes || w->part ? 0 : (u64)cluster << 32 | actor;
-    u32 snapshot = new_snapshot(w, &seen, &k->published_fenced, owner);
-    s->cluster = cluster, s->actor = actor, s->lanes = lanes, s->changes = w->changes, s->know = k;
-    return s->snapshot = snapshot;
-}
-
-void ptx_sync_write(Warp *w, u32 m, u64 address, Order order) {
-    static Knowledge own;
-    if (!ptx_device.checks || !(order & RELEASE || running->fences)) return;
-    u32 *list = sync_list(sync_address(w, address)),
-        snapshot = running->fences ? published_snapshot(w, m) : 0;
-    if (snapshot) *list = with_snapshot(*list, snapshot);
-    if (order & RELEASE) {
-        ptx_knowledge_clear(&own);
-        ptx_release(w, m, &own);
-        u64 owner =
-            w->part || (w->live & ~m) ? 0 : (u64)cluster_number(w) << 32 | 1u << 31 | (u32)ptx_warp_actor(w);
-        *list = with_snapshot(*list, new_snapshot(w, &own.seen, &own.fenced, owner));
-    }
-}
-
-static void fence_knowledge(Knowledge *k) {
-    clock_join(&k->seen, &k->pending), clock_clear(&k->pending);
-    clock_join(&k->fenced, &k->pending_fenced), clock_clear(&k->pending_fenced);
-    clock_join(&k->published, &k->seen);
-    clock_join(&k->published_fenced, &k->fenced);
-}
-
-void ptx_memory_fence(Warp *w, u32 m) {
-    if (!ptx_device.checks) return;
-    running->fences = true;
-    bool all = !(w->live & ~m);
-    if (!all) separate(w, m);
-    for (Part *p = w->part; p; p = p->next)
-        if (p->lanes & m) fence_knowledge(&p->know);
-    if (all) fence_knowledge(&w->know);
-    w->fence_at = now(w), w->fence_lanes |= m;
-    w->now++, w->changes++;
-}
-
 /* ---- shadow memory ----------------------------------------------------------------------------------------------- */
 
 /* A cell stands for 4 bytes. It refers to two lists: the last writes of its bytes, and the reads since (by threads that are
@@ -849,14 +327,9 @@ typedef struct {
     u8 valid;          /* bytes that hold a value (shared memory) */
     u8 flying;
 } Cell;
-enum {
-    CELLS = 256,
-    CELL_BYTES = 4,
-    ALL_BYTES = 15,
-    PAGE_BYTES = CELLS * CELL_BYTES,
-    LONGEST = 256,
-    GLOBAL_READS = 4
-};
+enum { CELL_BYTES = 4, ALL_BYTES = 15, CELLS = 256, PAGE_BYTES = CELLS * CELL_BYTES };
+/* Longest list; device memory that many CTAs read remembers only some of them, or lists would be as long as the grid. */
+enum { LONGEST = 256, GLOBAL_READS = 4 };
 typedef struct Page {
     Cell cell[CELLS];
     u64 serial; /* device memory: launch that touched it last; 0: shared memory */
@@ -890,7 +363,8 @@ typedef struct {
     const Knowledge *know;
     const u32 *at; /* know->seen */
     u32 n;
-    bool async, generic_own; /* of the async proxy; by lanes of the warp itself */
+    bool async;       /* of the async proxy */
+    bool generic_own; /* by lanes of the warp itself, not by a queue */
     const Access *a;
     Cta *cta; /* shared memory */
     const Allocation *allocation;
@@ -946,8 +420,7 @@ static void collect(void) {
     Node *old = nodes.at;
     nodes.at = nodes.spare, nodes.spare = old;
     nodes.spare_room = nodes.room, nodes.room = room, nodes.count = count;
-    nodes.collect_at =
-        count + (count > COLLECT_AT ? count : COLLECT_AT) + cells / 4; /* as long as it takes */
+    nodes.collect_at = count + (count > COLLECT_AT ? count : COLLECT_AT) + cells / 4;
     last = (Visit){0};
 }
 
@@ -977,8 +450,7 @@ void ptx_shadow_start_cta(Cta *c) {
     c->shadow->pages = n;
 }
 void ptx_shadow_free_cta(Cta *c) {
-    for (int i = 0; i < c->nwarps; i++)
-        while (c->warp[i].part) drop_part(&c->warp[i], &c->warp[i].part);
+    ptx_order_free_cta(c);
     for (u32 i = 0; c->shadow && i < c->shadow->pages; i++) free_page(c->shadow->page[i]);
     free(c->shadow);
     c->shadow = NULL;
@@ -995,14 +467,14 @@ Access ptx_access(Warp *w, const Ins *in, u32 m) {
                     .in = in,
                     .know = ptx_knows(w, m),
                     .actor = (u32)ptx_warp_actor(w),
-                    .time = now(w),
+                    .time = ptx_now(w),
                     .lane = (u8)ptx_first_lane(m)};
 }
 
 static inline Visit *visit(const Access *a, bool write, Cta *cta, const Allocation *allocation) {
     const Warp *w = a->warp;
     Rec rec = {.time = a->time,
-               .cluster = cluster_number(w),
+               .cluster = ptx_cluster_number(w),
                .lanes = a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES,
                .ins = (u32)(a->in - running->is.kernel->code),
                .actor = (u16)a->actor,
@@ -1035,6 +507,7 @@ static bool same_values(const Warp *w, const Ins *in, u32 lanes, u32 l) {
     return true;
 }
 
+/* Two accesses of the same bytes, of which one writes. */
 static __attribute__((noinline)) Verdict judge(const Visit *v, const Rec *r) {
     const Rec *x = &v->rec;
     if (r->flags & x->flags & STRONG) return ORDERED;
@@ -1055,14 +528,14 @@ static __attribute__((noinline)) Verdict judge(const Visit *v, const Rec *r) {
         if (!together) lanes &= ~x->lanes;
         if (!lanes) return ORDERED;
     }
-    if (!clock_knows(&v->know->seen, cluster, r->actor, lanes, r->time)) {
+    if (!ptx_clock_knows(&v->know->seen, cluster, r->actor, lanes, r->time)) {
         if (!own) return RACE;
         bool one = r->ins == x->ins && x->flags & r->flags & IS_WRITE && v->a->lane < LANES;
         return one && same_values(v->a->warp, v->a->in, lanes, v->a->lane) ? ORDERED : LANES_RACE;
     }
     bool proxies = v->async && (r->flags & PROXY_BITS) == GENERIC_PROXY;
-    return proxies && !clock_knows(&v->know->fenced, cluster, r->actor, lanes, r->time) ? NOT_FENCED
-                                                                                        : ORDERED;
+    return proxies && !ptx_clock_knows(&v->know->fenced, cluster, r->actor, lanes, r->time) ? NOT_FENCED
+                                                                                            : ORDERED;
 }
 
 /* The common cases of judge() == ORDERED. */
@@ -1095,24 +568,19 @@ static void name_address(const Visit *v, u64 at, char *text, size_t bytes) {
 
 /* What to do about two accesses that nothing orders. */
 static const char *remedy(const Visit *v, const Rec *r) {
-    const Clock *seen = &v->know->seen;
     bool same_cluster = r->cluster == v->rec.cluster;
     if (same_cluster && (r->flags & PROXY_BITS) != GENERIC_PROXY)
-        return "the asynchronous operation is not known to be complete here: wait for it, and let a barrier "
-               "follow "
-               "for the threads that do not wait themselves";
-    for (u32 i = 0; same_cluster && i < seen->nfar && !seen->far[i].cluster; i++)
-        if (seen->far[i].actor == r->actor && seen->far[i].time >= r->time)
-            return "another lane of that warp has arrived or released, which does not cover this one: add "
-                   "__syncwarp() before a lane does so for its warp";
+        return "the asynchronous operation is not known to be complete here: wait for it, "
+               "and let a barrier follow for the threads that do not wait themselves";
+    if (same_cluster && ptx_clock_knows_any_lane(&v->know->seen, r->actor, r->time))
+        return "another lane of that warp has arrived or released, which does not cover this one: "
+               "add __syncwarp() before a lane does so for its warp";
     if ((r->flags ^ v->rec.flags) & STRONG)
-        return "one of the two is a plain access, and no barrier or acquire orders them: make it atomic, "
-               "volatile, or "
-               "an acquire/release";
+        return "one of the two is a plain access, and no barrier or acquire orders them: "
+               "make it atomic, volatile, or an acquire/release";
     if (same_cluster) return "no barrier orders the two";
-    return "nothing orders these CTAs: it takes st; __threadfence(); atomic in the one and atomic; "
-           "__threadfence(); ld "
-           "in the other, or release and acquire";
+    return "nothing orders these CTAs: it takes st; __threadfence(); atomic in the one "
+           "and atomic; __threadfence(); ld in the other, or release and acquire";
 }
 
 static __attribute__((noinline)) void conflict(const Visit *v, const Rec *r, u64 at, Verdict verdict) {
@@ -1126,17 +594,14 @@ static __attribute__((noinline)) void conflict(const Visit *v, const Rec *r, u64
     bool writes = v->rec.flags & IS_WRITE, wrote = r->flags & IS_WRITE;
     const char *advice = remedy(v, r);
     if (verdict == LANES_RACE)
-        advice = in == other && writes && wrote
-                     ? "lanes put different values there, or one after the other: let one lane write, or add "
-                       "__syncwarp()"
-                     : "nothing orders these lanes of the warp: add __syncwarp()";
+        advice = in == other && writes && wrote ? "lanes put different values there, or one after the other: "
+                                                  "let one lane write, or add __syncwarp()"
+                                                : "nothing orders these lanes of the warp: add __syncwarp()";
     if (verdict == NOT_FENCED)
-        advice = wrote ? "the threads that wrote this need a fence.proxy.async before the barrier, or the "
-                         "async proxy "
-                         "may not see it"
-                       : "the threads that read this need a fence.proxy.async before the barrier, or the "
-                         "async proxy "
-                         "may overwrite it first";
+        advice = wrote ? "the threads that wrote this need a fence.proxy.async before the barrier, "
+                         "or the async proxy may not see it"
+                       : "the threads that read this need a fence.proxy.async before the barrier, "
+                         "or the async proxy may overwrite it first";
     if (verdict == BEFORE_GRID_WAIT)
         advice = "the grids overlap, and the dependent one does this before griddepcontrol.wait "
                  "(cudaGridDependencySynchronize())";
@@ -1169,7 +634,7 @@ static bool replaces(const Visit *v, const Rec *old, u8 mask) {
     bool own = old->cluster == v->rec.cluster;
     if (old->mask & ~mask || old->flags != v->rec.flags) return false;
     return (own && old->actor == v->rec.actor && !(old->lanes & ~v->rec.lanes)) ||
-           clock_knows(&v->know->seen, own ? 0 : old->cluster, old->actor, old->lanes, old->time);
+           ptx_clock_knows(&v->know->seen, own ? 0 : old->cluster, old->actor, old->lanes, old->time);
 }
 
 static u32 only(const Visit *v, u8 mask) {
@@ -1187,8 +652,7 @@ static u32 make_list(const Rec *rec, u32 n) {
 /* The list with this read in it. */
 static __attribute__((noinline)) u32 with_read(const Visit *v, u32 list, u8 mask) {
     Rec keep[LONGEST], *mine = keep;
-    u32 n = 1, dropped = 0,
-        most = v->cta ? LONGEST : GLOBAL_READS; /* of many CTAs that read it, some are enough */
+    u32 n = 1, dropped = 0, most = v->cta ? LONGEST : GLOBAL_READS;
     *mine = v->rec, mine->mask = mask;
     for (u32 i = list; i && n < most; i = nodes.at[i].next) {
         const Rec *r = &nodes.at[i].rec;
@@ -1205,7 +669,7 @@ static __attribute__((noinline)) u32 with_read(const Visit *v, u32 list, u8 mask
     return dropped || n == most ? make_list(keep, n) : push(list, mine);
 }
 
-/* The list after a write of these bytes by rec; without it if rec is NULL. */
+/* The list without these bytes, and with a write of them by rec if it is not NULL. */
 static __attribute__((noinline)) u32 without(u32 list, u8 mask, const Rec *rec) {
     Rec keep[LONGEST];
     u32 n = 0;
@@ -1435,10 +899,9 @@ static void check_row(Warp *w, const Ins *in, u32 m, u32 *init, int operand, con
 
 void ptx_check_inputs(Warp *w, const Ins *in, u32 m) {
     if (!ptx_device.checks) return;
-    if (in->guard >= 0 &&
-        m & ~w->pred_init[in->guard]) { /* the lanes that it lets through are looked at later */
+    if (in->guard >= 0 && m & ~w->pred_init[in->guard]) {
         check_row(w, in, m, &w->pred_init[in->guard], -1, NULL);
-        return;
+        return; /* the inputs are looked at for the lanes that the guard lets through, once that is known */
     }
     for (int i = in->ndst; i < in->nops; i++) {
         const Operand *o = &in->op[i];
