@@ -5,15 +5,15 @@
  *
  *     get_addresses    one 64-bit address a lane
  *     check_alignment  to the whole vector (fatal)
- *     reach_all        checks the bytes and turns addresses into host pointers: generic ones are sorted by window
- *                      and go the way of their space; one call of checks.c a lane, none where checks are off and
- *                      all is in bounds
- *     transfers[]      moves one element of the vector between these pointers and a register row, for all lanes
+ *     reach_all        checks the bytes and turns addresses into host pointers: generic ones are sorted by
+ *                      window and go the way of their space; one call of checks.c a lane, none where checks are
+ *                      off and all is in bounds
+ *     transfers[]      moves one element of the vector between these pointers and a register row
  *     synchronise      strong accesses (volatile, relaxed, acquire, release, atomics) tell happens-before
  *     count            counters of the cost model
  *
- * Fields of Ins as used here: space; vector, width = elements and bytes of one; n = bytes of the whole vector;
- * mode = 1 for loads that extend the sign, index of combines[] for atomics; k = Order; type2 = 1 for strong
+ * Fields of Ins as used here: space; vector, width = elements and bytes of one; n = bytes of the whole
+ * vector; mode = 1 for loads that extend the sign, index of combines[] for atomics; k = Order; type2 = 1 for strong
  * accesses.
  */
 #include "numeric.h"
@@ -736,7 +736,8 @@ static Outcome run_proxy_fence(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 
-/* A release as well, though only of mbarrier.init, which is not told apart: barrier.cluster.arrive.relaxed follows. */
+/* A release as well, though only of mbarrier.init, which is not told apart: barrier.cluster.arrive.relaxed
+ * follows. */
 static Outcome run_mbarrier_init_fence(Warp *w, const Ins *in, u32 m) {
     ptx_memory_fence(w, m);
     return run_proxy_fence(w, in, m);
@@ -803,7 +804,7 @@ static bool decode_prefetch(Text *t, Ins *in) {
     return (tensormap || ptx_mod_of(t, levels) >= 0) && t->nops == 1 && use_address(t, in, 0);
 }
 
-/* createpolicy: what is in a policy is nobody's business (a program may also load a constant that it knows). */
+/* createpolicy: what is in a policy does not matter (a program may also load a constant that it knows). */
 static Outcome run_createpolicy(Warp *w, const Ins *in, u32 m) {
     u64 *d = ptx_r64(w, &in->op[0]);
     FOR_LANES(m, d, 0x12f0000000000000u);

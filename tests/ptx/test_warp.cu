@@ -1,5 +1,6 @@
-/* test_warp.cu - what the lanes of a warp do together in the PTX machine: shuffles, votes, matches, reductions, elections,
- * tiles of cooperative groups, matrix loads and stores; every form against a plain model on the host, and the findings.
+/* test_warp.cu - what the lanes of a warp do together in the PTX machine: shuffles, votes, matches,
+ * reductions, elections, tiles of cooperative groups, matrix loads and stores; every form against a plain
+ * model on the host, and the findings.
  *
  *     make build/ptx/test_warp && FA_PTX_SCHEDULE=1 build/ptx/test_warp
  */
@@ -50,38 +51,52 @@ static bool finished(void) {
 static std::vector<uint32_t> random_words(size_t n, uint64_t salt, uint32_t below = 0) {
     std::vector<uint32_t> v(n);
     uint64_t state = fat_seed * 1000 + salt;
-    for (size_t i = 0; i < n; i++) v[i] = (uint32_t)(fat_next(&state) >> 13), v[i] = below ? v[i] % below : v[i];
+    for (size_t i = 0; i < n; i++)
+        v[i] = (uint32_t)(fat_next(&state) >> 13), v[i] = below ? v[i] % below : v[i];
     return v;
 }
 
-/* ---- shfl.sync -------------------------------------------------------------------------------------------------------- */
+/* ---- shfl.sync ---------------------------------------------------------------------------------------- */
 
 #define SHFL(mode) \
     asm volatile("{ .reg .pred p; shfl.sync." mode ".b32 %0|p, %2, %3, %4, %5; selp.b32 %1, 1, 0, p; }" \
-                 : "=r"(d), "=r"(p) : "r"(a), "r"(b), "r"(c), "r"(mask)); \
+                 : "=r"(d), "=r"(p) \
+                 : "r"(a), "r"(b), "r"(c), "r"(mask)); \
     out[0] = d, out[LANES] = p, out += 2 * LANES; \
-    asm volatile("shfl.sync." mode ".b32 %0, %1, %2, %3, %4;" : "=r"(d) : "r"(a), "r"(b), "r"(c), "r"(mask)); \
+    asm volatile("shfl.sync." mode ".b32 %0, %1, %2, %3, %4;" \
+                 : "=r"(d) \
+                 : "r"(a), "r"(b), "r"(c), "r"(mask)); \
     out[0] = d, out += LANES;
 /* Only the lanes of mask do it. */
-__global__ void shuffles(const uint32_t *as, const uint32_t *bs, const uint32_t *cs, uint32_t mask, uint32_t *out) {
+__global__ void shuffles(const uint32_t *as, const uint32_t *bs, const uint32_t *cs, uint32_t mask,
+                         uint32_t *out) {
     uint32_t lane = threadIdx.x, a = as[lane], b = bs[lane], c = cs[lane], d, p;
     out += lane;
-    if (mask >> lane & 1) { SHFL("up") SHFL("down") SHFL("bfly") SHFL("idx") }
+    if (mask >> lane & 1) {
+        SHFL("up") SHFL("down") SHFL("bfly") SHFL("idx")
+    }
 }
 /* PTX ISA, shfl.sync. */
 static int source_lane(int mode, int lane, uint32_t b, uint32_t c, bool *in_range) {
     int segment = c >> 8 & 31, clamp = c & 31, j, by = b & 31;
     int limit = (lane & segment) | (clamp & ~segment);
-    if (mode == 0) j = lane - by, *in_range = j >= limit;
-    else if (mode == 1) j = lane + by, *in_range = j <= limit;
-    else if (mode == 2) j = lane ^ by, *in_range = j <= limit;
-    else j = (lane & segment) | (by & ~segment & 31), *in_range = j <= limit;
+    if (mode == 0)
+        j = lane - by, *in_range = j >= limit;
+    else if (mode == 1)
+        j = lane + by, *in_range = j <= limit;
+    else if (mode == 2)
+        j = lane ^ by, *in_range = j <= limit;
+    else
+        j = (lane & segment) | (by & ~segment & 31), *in_range = j <= limit;
     return *in_range ? j : lane;
 }
 FA_TEST(shuffles) {
     for (int round = 0; round < 60; round++) {
-        int width = 32 >> round % 6; /* widths of __shfl_sync: c = clamp | (32 - width) << 8, clamp 0 for up, else 31 */
-        std::vector<uint32_t> a = random_words(LANES, round), b = random_words(LANES, round + 100, 40), c(LANES);
+        int width =
+            32 >>
+            round % 6; /* widths of __shfl_sync: c = clamp | (32 - width) << 8, clamp 0 for up, else 31 */
+        std::vector<uint32_t> a = random_words(LANES, round), b = random_words(LANES, round + 100, 40),
+                              c(LANES);
         uint32_t same = b[0], mask = ALL;
         for (int l = 0; l < LANES; l++) {
             if (round % 3 == 0) b[l] = same;
@@ -110,46 +125,61 @@ FA_TEST(shuffles) {
                 uint32_t want[] = {on ? a[j] : 0xaaaaaaaa, on ? p : 0xaaaaaaaa, on ? a[j] : 0xaaaaaaaa};
                 for (int i = 0; i < 3; i++)
                     FA_EXPECT_MSG(got[(mode * 3 + i) * LANES + l] == want[i],
-                                  "mode %d, value %d, lane %d, b %u, c %x, mask %x: got %x, want %x", mode, i, l, b[l], c[l],
-                                  mask, got[(mode * 3 + i) * LANES + l], want[i]);
+                                  "mode %d, value %d, lane %d, b %u, c %x, mask %x: got %x, want %x", mode, i,
+                                  l, b[l], c[l], mask, got[(mode * 3 + i) * LANES + l], want[i]);
             }
     }
 }
 
-/* ---- vote, match, redux, elect, activemask ------------------------------------------------------------------------------ */
+/* ---- vote, match, redux, elect, activemask ------------------------------------------------------------ */
 
 enum { VOTES = 8, MATCHES = 5, REDUCTIONS = 9, RESULTS = VOTES + MATCHES + REDUCTIONS };
 #define VOTE(mode, negate) \
-    asm volatile("{ .reg .pred p, q; setp.ne.u32 p, %1, 0; vote.sync." mode ".pred q, " negate "p, %2; selp.b32 %0, 1, 0, q; }" \
-                 : "=r"(d) : "r"(yes), "r"(mask)); \
+    asm volatile("{ .reg .pred p, q; setp.ne.u32 p, %1, 0; vote.sync." mode ".pred q, " negate \
+                 "p, %2; selp.b32 %0, 1, 0, q; }" \
+                 : "=r"(d) \
+                 : "r"(yes), "r"(mask)); \
     *out = d, out += LANES;
 #define BALLOT(negate) \
-    asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.ballot.b32 %0, " negate "p, %2; }" : "=r"(d) : "r"(yes), "r"(mask)); \
+    asm volatile("{ .reg .pred p; setp.ne.u32 p, %1, 0; vote.sync.ballot.b32 %0, " negate "p, %2; }" \
+                 : "=r"(d) \
+                 : "r"(yes), "r"(mask)); \
     *out = d, out += LANES;
 #define REDUX(op, value) \
     asm volatile("redux.sync." op " %0, %1, %2;" : "=r"(d) : "r"(value), "r"(mask)); \
     *out = d, out += LANES;
 /* Each lane gives the mask of the lanes that it works with; lanes with mask 0 do nothing. */
-__global__ void collectives(const uint32_t *masks, const uint32_t *votes, const uint32_t *words, uint32_t *out) {
+__global__ void collectives(const uint32_t *masks, const uint32_t *votes, const uint32_t *words,
+                            uint32_t *out) {
     uint32_t lane = threadIdx.x, mask = masks[lane], yes = votes[lane], word = words[lane], d, p;
     uint64_t wide = (uint64_t)(word % 3) << 32 | word % 2;
     out += lane;
     if (!mask) return;
-    VOTE("all", "") VOTE("any", "") VOTE("uni", "") VOTE("all", "!") VOTE("any", "!") VOTE("uni", "!") BALLOT("") BALLOT("!")
-    asm volatile("match.any.sync.b32 %0, %1, %2;" : "=r"(d) : "r"(word % 4), "r"(mask));
+    VOTE("all", "")
+    VOTE("any", "") VOTE("uni", "") VOTE("all", "!") VOTE("any", "!") VOTE("uni", "!") BALLOT("")
+        BALLOT("!") asm volatile("match.any.sync.b32 %0, %1, %2;"
+                                 : "=r"(d)
+                                 : "r"(word % 4), "r"(mask));
     *out = d, out += LANES;
     asm volatile("match.any.sync.b64 %0, %1, %2;" : "=r"(d) : "l"(wide), "r"(mask));
     *out = d, out += LANES;
-    asm volatile("{ .reg .pred p; match.all.sync.b32 %0|p, %2, %3; selp.b32 %1, 1, 0, p; }" : "=r"(d), "=r"(p) : "r"(yes), "r"(mask));
+    asm volatile("{ .reg .pred p; match.all.sync.b32 %0|p, %2, %3; selp.b32 %1, 1, 0, p; }"
+                 : "=r"(d), "=r"(p)
+                 : "r"(yes), "r"(mask));
     *out = d | p, out += LANES; /* p with a mask of lanes: 0, or bit 0 set or not */
     asm volatile("match.all.sync.b32 %0, %1, %2;" : "=r"(d) : "r"(yes), "r"(mask));
     *out = d, out += LANES;
-    asm volatile("{ .reg .pred p; match.all.sync.b64 %0|p, %2, %3; selp.b32 %1, 1, 0, p; }" : "=r"(d), "=r"(p) : "l"((uint64_t)yes << 40), "r"(mask));
+    asm volatile("{ .reg .pred p; match.all.sync.b64 %0|p, %2, %3; selp.b32 %1, 1, 0, p; }"
+                 : "=r"(d), "=r"(p)
+                 : "l"((uint64_t)yes << 40), "r"(mask));
     *out = p, out += LANES;
-    REDUX("add.u32", word) REDUX("add.s32", word) REDUX("min.u32", word) REDUX("max.u32", word) REDUX("min.s32", word)
-    REDUX("max.s32", word) REDUX("and.b32", word | 0x10101) REDUX("or.b32", word & 0x707) REDUX("xor.b32", word)
+    REDUX("add.u32", word)
+    REDUX("add.s32", word) REDUX("min.u32", word) REDUX("max.u32", word) REDUX("min.s32", word)
+        REDUX("max.s32", word) REDUX("and.b32", word | 0x10101) REDUX("or.b32", word & 0x707)
+            REDUX("xor.b32", word)
 }
-static void check_collectives(const std::vector<uint32_t> &masks, const std::vector<uint32_t> &yes, const std::vector<uint32_t> &word) {
+static void check_collectives(const std::vector<uint32_t> &masks, const std::vector<uint32_t> &yes,
+                              const std::vector<uint32_t> &word) {
     Device<uint32_t> dm(masks), dy(yes), dw(word), out(std::vector<uint32_t>(RESULTS * LANES, 7));
     collectives<<<1, LANES>>>(dm.p, dy.p, dw.p, out.p);
     if (!finished()) return;
@@ -166,22 +196,26 @@ static void check_collectives(const std::vector<uint32_t> &masks, const std::vec
             slo = (int32_t)w < slo ? (int32_t)w : slo, shi = (int32_t)w > shi ? (int32_t)w : shi;
         }
         uint32_t all = set == m, none = !set, uni = all || none, same = uni ? m : 0;
-        uint32_t want[RESULTS] = {all, set != 0, uni, none, !all, uni, set, m & ~set, any4, any6, same | uni, same, uni,
-                                  sum, sum, lo, hi, (uint32_t)slo, (uint32_t)shi, a, o, x};
+        uint32_t want[RESULTS] = {all,  set != 0,      uni,           none, !all, uni, set, m & ~set,
+                                  any4, any6,          same | uni,    same, uni,  sum, sum, lo,
+                                  hi,   (uint32_t)slo, (uint32_t)shi, a,    o,    x};
         for (int i = 0; i < RESULTS; i++)
-            FA_EXPECT_MSG(got[i * LANES + l] == (m ? want[i] : 7), "result %d, lane %d, mask %x: got %x, want %x", i, l, m,
-                          got[i * LANES + l], m ? want[i] : 7);
+            FA_EXPECT_MSG(got[i * LANES + l] == (m ? want[i] : 7),
+                          "result %d, lane %d, mask %x: got %x, want %x", i, l, m, got[i * LANES + l],
+                          m ? want[i] : 7);
     }
 }
 FA_TEST(collectives) {
     for (int round = 0; round < 40; round++) {
-        std::vector<uint32_t> masks(LANES, ALL), yes = random_words(LANES, round + 300, 2), word = random_words(LANES, round + 400);
+        std::vector<uint32_t> masks(LANES, ALL), yes = random_words(LANES, round + 300, 2),
+                                                 word = random_words(LANES, round + 400);
         uint32_t part = random_words(1, round + 500)[0];
         for (int l = 0; l < LANES; l++) {
-            if (round % 4 == 1) masks[l] = part >> l & 1 ? part : 0;       /* some lanes alone */
-            if (round % 4 == 2) masks[l] = part >> l & 1 ? part : ~part;   /* two sets that have come together */
-            if (round % 4 == 3) masks[l] = 0xfu << (l & ~3);               /* tiles of 4 */
-            if (round >= 20) yes[l] = round / 4 % 2;                        /* all say the same */
+            if (round % 4 == 1) masks[l] = part >> l & 1 ? part : 0; /* some lanes alone */
+            if (round % 4 == 2)
+                masks[l] = part >> l & 1 ? part : ~part;     /* two sets that have come together */
+            if (round % 4 == 3) masks[l] = 0xfu << (l & ~3); /* tiles of 4 */
+            if (round >= 20) yes[l] = round / 4 % 2;         /* all say the same */
             if (round >= 30) word[l] |= 0x80000000u * (l % 2);
         }
         check_collectives(masks, yes, word);
@@ -216,7 +250,8 @@ FA_TEST(divergence) {
         for (int l = 0; l < LANES; l++) {
             uint32_t mine = 0, odd = 0, sum = 0, first = LANES;
             for (uint32_t i = 0; i < LANES; i++)
-                if (side[i] == side[l]) mine |= 1u << i, odd |= (i & 1) << i, sum += i, first = i < first ? i : first;
+                if (side[i] == side[l])
+                    mine |= 1u << i, odd |= (i & 1) << i, sum += i, first = i < first ? i : first;
             if (side[l] == 2) continue;
             FA_EXPECT_MSG(got[l] == mine, "lane %d: activemask %x, want %x", l, got[l], mine);
             FA_EXPECT(got[LANES + l] == (side[l] ? sum : odd));
@@ -231,9 +266,13 @@ __global__ void elections(const uint32_t *masks, uint32_t *out) {
     uint32_t lane = threadIdx.x % LANES, mask = masks[lane], d, p;
     out += threadIdx.x / LANES * 3 * LANES + lane;
     for (int i = 0; i < 3; i++, out += 0) {
-        asm volatile("{ .reg .pred p; elect.sync %0|p, %2; selp.b32 %1, 1, 0, p; }" : "=r"(d), "=r"(p) : "r"(mask));
-        if (i == 0) out[0] = d, out[LANES] = p;
-        else if (d != out[0] || p != out[LANES]) out[0] = 99; /* another time another lane */
+        asm volatile("{ .reg .pred p; elect.sync %0|p, %2; selp.b32 %1, 1, 0, p; }"
+                     : "=r"(d), "=r"(p)
+                     : "r"(mask));
+        if (i == 0)
+            out[0] = d, out[LANES] = p;
+        else if (d != out[0] || p != out[LANES])
+            out[0] = 99; /* another time another lane */
     }
     asm volatile("{ .reg .pred p; elect.sync _|p, %1; selp.b32 %0, 1, 0, p; }" : "=r"(p) : "r"(mask));
     out[2 * LANES] = p;
@@ -254,15 +293,17 @@ FA_TEST(elections) {
                 const uint32_t *g = &got[w * 3 * LANES];
                 uint32_t leader = g[l], same = 1;
                 for (int i = 0; i < LANES; i++) same &= masks[i] != masks[l] || g[i] == leader;
-                FA_EXPECT_MSG(leader < LANES && (masks[l] >> leader & 1) && same, "warp %d, lane %d: elected %u", w, l, leader);
-                FA_EXPECT(g[LANES + l] == ((uint32_t)l == leader) && g[2 * LANES + l] == ((uint32_t)l == leader));
+                FA_EXPECT_MSG(leader < LANES && (masks[l] >> leader & 1) && same,
+                              "warp %d, lane %d: elected %u", w, l, leader);
+                FA_EXPECT(g[LANES + l] == ((uint32_t)l == leader) &&
+                          g[2 * LANES + l] == ((uint32_t)l == leader));
                 FA_EXPECT(random || leader == (uint32_t)__builtin_ctz(masks[l]));
             }
     }
 }
 #endif
 
-/* ---- cooperative groups: tiles of every size ------------------------------------------------------------------------------ */
+/* ---- cooperative groups: tiles of every size ---------------------------------------------------------- */
 
 template <int N> __device__ static uint32_t *tile_results(uint32_t word, uint32_t *out) {
     auto tile = cg::tiled_partition<N>(cg::this_thread_block());
@@ -306,11 +347,13 @@ FA_TEST(cooperative_tiles) {
             }
             uint32_t fbits;
             memcpy(&fbits, &fsum, 4);
-            uint32_t want[PER_TILE] = {sum, max, fbits, word[t ^ n / 2], word[t % n == n - 1 ? t : t + 1], word[first + n - 1],
-                                       ballot, scan, same};
+            uint32_t want[PER_TILE] = {
+                sum,    max,  fbits, word[t ^ n / 2], word[t % n == n - 1 ? t : t + 1], word[first + n - 1],
+                ballot, scan, same};
             for (int i = 0; i < PER_TILE; i++)
-                FA_EXPECT_MSG(got[(k * PER_TILE + i) * THREADS + t] == want[i], "tile of %u, result %d, thread %u: got %x, want %x",
-                              n, i, t, got[(k * PER_TILE + i) * THREADS + t], want[i]);
+                FA_EXPECT_MSG(got[(k * PER_TILE + i) * THREADS + t] == want[i],
+                              "tile of %u, result %d, thread %u: got %x, want %x", n, i, t,
+                              got[(k * PER_TILE + i) * THREADS + t], want[i]);
         }
     for (uint32_t t = 0; t < THREADS; t++) {
         uint32_t first = ALL, sum = 0, n = 0;
@@ -320,15 +363,29 @@ FA_TEST(cooperative_tiles) {
     }
 }
 
-/* ---- ldmatrix, stmatrix, movmatrix ------------------------------------------------------------------------------------------ */
+/* ---- ldmatrix, stmatrix, movmatrix -------------------------------------------------------------------- */
 
 enum { TILE_BYTES = 64 * 16 }; /* 64 rows of 8 elements, any of which can be a row of a matrix */
-#define LDM1(modifiers, c, a) asm volatile("ldmatrix.sync.aligned.m8n8.x1" modifiers ".b16 {%0}, [%1+16];" : "=r"(d[0]) : c(a) : "memory"); KEEP(1)
-#define LDM2(modifiers, c, a) asm volatile("ldmatrix.sync.aligned.m8n8.x2" modifiers ".b16 {%0, %1}, [%2+16];" : "=r"(d[0]), "=r"(d[1]) : c(a) : "memory"); KEEP(2)
+#define LDM1(modifiers, c, a) \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x1" modifiers ".b16 {%0}, [%1+16];" \
+                 : "=r"(d[0]) \
+                 : c(a) \
+                 : "memory"); \
+    KEEP(1)
+#define LDM2(modifiers, c, a) \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2" modifiers ".b16 {%0, %1}, [%2+16];" \
+                 : "=r"(d[0]), "=r"(d[1]) \
+                 : c(a) \
+                 : "memory"); \
+    KEEP(2)
 #define LDM4(modifiers, c, a) \
     asm volatile("ldmatrix.sync.aligned.m8n8.x4" modifiers ".b16 {%0, %1, %2, %3}, [%4+16];" \
-                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) : c(a) : "memory"); KEEP(4)
-#define KEEP(n) for (int i = 0; i < n; i++) *out = d[i], out += LANES;
+                 : "=r"(d[0]), "=r"(d[1]), "=r"(d[2]), "=r"(d[3]) \
+                 : c(a) \
+                 : "memory"); \
+    KEEP(4)
+#define KEEP(n) \
+    for (int i = 0; i < n; i++) *out = d[i], out += LANES;
 /* 12 forms: .shared, .shared::cta with a 64-bit register, generic; each x1, x2, x4, plain and .trans */
 __global__ void matrix_loads(const uint8_t *in, const uint32_t *row, uint32_t *out) {
     __shared__ alignas(16) uint8_t s[TILE_BYTES];
@@ -339,19 +396,25 @@ __global__ void matrix_loads(const uint8_t *in, const uint32_t *row, uint32_t *o
     uint64_t wide = __cvta_generic_to_shared(s) + (int)offset;
     const uint8_t *generic = s + (int)offset;
     out += lane;
-    LDM1(".shared", "r", a) LDM2(".shared", "r", a) LDM4(".shared", "r", a)
-    LDM1(".trans.shared", "r", a) LDM2(".trans.shared", "r", a) LDM4(".trans.shared", "r", a)
-    LDM1(".shared::cta", "l", wide) LDM2(".trans.shared::cta", "l", wide) LDM4(".shared::cta", "l", wide)
-    LDM1(".trans", "l", generic) LDM2("", "l", generic) LDM4(".trans", "l", generic)
+    LDM1(".shared", "r", a)
+    LDM2(".shared", "r", a) LDM4(".shared", "r", a) LDM1(".trans.shared", "r", a)
+        LDM2(".trans.shared", "r", a) LDM4(".trans.shared", "r", a) LDM1(".shared::cta", "l", wide)
+            LDM2(".trans.shared::cta", "l", wide) LDM4(".shared::cta", "l", wide) LDM1(".trans", "l", generic)
+                LDM2("", "l", generic) LDM4(".trans", "l", generic)
 }
 static uint16_t element(const std::vector<uint8_t> &in, uint32_t row, int column) {
     return (uint16_t)(in[row * 16 + column * 2] | in[row * 16 + column * 2 + 1] << 8);
 }
 FA_TEST(matrix_loads) {
-    static const struct { int n; bool trans; } forms[] = {{1, 0}, {2, 0}, {4, 0}, {1, 1}, {2, 1}, {4, 1}, {1, 0}, {2, 1}, {4, 0}, {1, 1}, {2, 0}, {4, 1}};
+    static const struct {
+        int n;
+        bool trans;
+    } forms[] = {{1, 0}, {2, 0}, {4, 0}, {1, 1}, {2, 1}, {4, 1},
+                 {1, 0}, {2, 1}, {4, 0}, {1, 1}, {2, 0}, {4, 1}};
     for (int round = 0; round < 5; round++) {
         std::vector<uint8_t> in(TILE_BYTES);
-        std::vector<uint32_t> row = random_words(LANES, round + 900, 64), noise = random_words(TILE_BYTES, round + 950);
+        std::vector<uint32_t> row = random_words(LANES, round + 900, 64),
+                              noise = random_words(TILE_BYTES, round + 950);
         for (int i = 0; i < TILE_BYTES; i++) in[i] = (uint8_t)noise[i];
         for (int l = 0; l < LANES && round == 0; l++) row[l] = l + 1;
         Device<uint8_t> din(in);
@@ -364,21 +427,32 @@ FA_TEST(matrix_loads) {
             for (int q = 0; q < f.n; q++, at++)
                 for (int l = 0; l < LANES; l++) {
                     int r = l / 4, c = l % 4 * 2;
-                    uint32_t want = f.trans ? element(in, row[q * 8 + c], r) | (uint32_t)element(in, row[q * 8 + c + 1], r) << 16
-                                            : element(in, row[q * 8 + r], c) | (uint32_t)element(in, row[q * 8 + r], c + 1) << 16;
-                    FA_EXPECT_MSG(got[at * LANES + l] == want, "x%d%s, matrix %d, lane %d: got %x, want %x", f.n,
-                                  f.trans ? ".trans" : "", q, l, got[at * LANES + l], want);
+                    uint32_t want = f.trans ? element(in, row[q * 8 + c], r) |
+                                                  (uint32_t)element(in, row[q * 8 + c + 1], r) << 16
+                                            : element(in, row[q * 8 + r], c) |
+                                                  (uint32_t)element(in, row[q * 8 + r], c + 1) << 16;
+                    FA_EXPECT_MSG(got[at * LANES + l] == want, "x%d%s, matrix %d, lane %d: got %x, want %x",
+                                  f.n, f.trans ? ".trans" : "", q, l, got[at * LANES + l], want);
                 }
         if (round == 0) FA_EXPECT(ptx_counter("shared_wavefronts") >= ptx_counter("shared_wavefronts_ideal"));
     }
 }
 
 #if HAS_90
-#define STM1(modifiers, c, a) asm volatile("stmatrix.sync.aligned.m8n8.x1" modifiers ".b16 [%0+16], {%1};" ::c(a), "r"(d[0]) : "memory"); DONE
-#define STM2(modifiers, c, a) asm volatile("stmatrix.sync.aligned.m8n8.x2" modifiers ".b16 [%0+16], {%1, %2};" ::c(a), "r"(d[0]), "r"(d[1]) : "memory"); DONE
+#define STM1(modifiers, c, a) \
+    asm volatile("stmatrix.sync.aligned.m8n8.x1" modifiers ".b16 [%0+16], {%1};" ::c(a), "r"(d[0]) \
+                 : "memory"); \
+    DONE
+#define STM2(modifiers, c, a) \
+    asm volatile("stmatrix.sync.aligned.m8n8.x2" modifiers ".b16 [%0+16], {%1, %2};" ::c(a), "r"(d[0]), \
+                 "r"(d[1]) \
+                 : "memory"); \
+    DONE
 #define STM4(modifiers, c, a) \
-    asm volatile("stmatrix.sync.aligned.m8n8.x4" modifiers ".b16 [%0+16], {%1, %2, %3, %4};" \
-                 ::c(a), "r"(d[0]), "r"(d[1]), "r"(d[2]), "r"(d[3]) : "memory"); DONE
+    asm volatile("stmatrix.sync.aligned.m8n8.x4" modifiers ".b16 [%0+16], {%1, %2, %3, %4};" ::c(a), \
+                 "r"(d[0]), "r"(d[1]), "r"(d[2]), "r"(d[3]) \
+                 : "memory"); \
+    DONE
 #define DONE \
     __syncwarp(); \
     for (int i = lane; i < TILE_BYTES; i += LANES) out[i] = s[i], s[i] = 0xaa; \
@@ -392,14 +466,17 @@ __global__ void matrix_stores(const uint32_t *words, const uint32_t *row, uint8_
     __syncwarp();
     uint32_t a = (uint32_t)__cvta_generic_to_shared(s) + offset;
     uint8_t *generic = s + (int)offset;
-    STM1(".shared", "r", a) STM2(".shared::cta", "r", a) STM4(".shared", "r", a)
-    STM1(".trans.shared", "r", a) STM2(".trans", "l", generic) STM4(".trans.shared", "r", a)
+    STM1(".shared", "r", a)
+    STM2(".shared::cta", "r", a) STM4(".shared", "r", a) STM1(".trans.shared", "r", a)
+        STM2(".trans", "l", generic) STM4(".trans.shared", "r", a)
 }
-/* What a lane has stored it can read without a barrier: stmatrix writes for each lane the elements that it holds. */
+/* What a lane has stored it can read without a barrier: stmatrix writes for each lane the elements that it
+ * holds. */
 __global__ void own_elements(uint32_t *out) {
     __shared__ alignas(16) uint16_t s[2][64];
     uint32_t lane = threadIdx.x, d = lane * 2 | (lane * 2 + 1) << 16;
-    uint32_t a = (uint32_t)__cvta_generic_to_shared(s[0] + lane % 8 * 8), b = (uint32_t)__cvta_generic_to_shared(s[1] + lane % 8 * 8);
+    uint32_t a = (uint32_t)__cvta_generic_to_shared(s[0] + lane % 8 * 8),
+             b = (uint32_t)__cvta_generic_to_shared(s[1] + lane % 8 * 8);
     asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" ::"r"(a), "r"(d) : "memory");
     asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(b), "r"(d) : "memory");
     uint32_t row = lane / 4, column = lane % 4 * 2;
@@ -431,7 +508,8 @@ FA_TEST(matrix_stores) {
                     memcpy(&want[row[q * 8 + r] * 16 + c * 2], &x, 2);
                 }
         for (int i = 0; i < TILE_BYTES; i++)
-            FA_EXPECT_MSG(got[f * TILE_BYTES + i] == want[i], "form %d, byte %d: got %x, want %x", f, i, got[f * TILE_BYTES + i], want[i]);
+            FA_EXPECT_MSG(got[f * TILE_BYTES + i] == want[i], "form %d, byte %d: got %x, want %x", f, i,
+                          got[f * TILE_BYTES + i], want[i]);
     }
 }
 #endif
@@ -458,41 +536,70 @@ FA_TEST(matrix_moves) {
         }
 }
 
-/* ---- findings ------------------------------------------------------------------------------------------------------------------ */
+/* ---- findings ----------------------------------------------------------------------------------------- */
 
 /* A kernel on one line of this file, whose number the message must have. */
 #define BAD_KERNEL(name, ...) \
     enum { LINE_##name = __LINE__ }; \
-    __global__ void name(uint32_t *out) { uint32_t lane = threadIdx.x, d = lane; __VA_ARGS__ out[lane] = d; }
-#define SHARED_TILE __shared__ alignas(16) uint32_t s[64]; s[lane] = s[lane + 32] = lane; __syncthreads();
-#define LDMATRIX(offset) asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"((uint32_t)__cvta_generic_to_shared(s) + offset) : "memory")
-BAD_KERNEL(reads_absent_lane, if (lane < 20) asm volatile("shfl.sync.idx.b32 %0, %0, 25, 31, 0xfffff;" : "+r"(d));)
-BAD_KERNEL(reads_absent_neighbour, if (lane < 16) asm volatile("shfl.sync.down.b32 %0, %0, 1, 31, 0xffff;" : "+r"(d));)
+    __global__ void name(uint32_t *out) { \
+        uint32_t lane = threadIdx.x, d = lane; \
+        __VA_ARGS__ out[lane] = d; \
+    }
+#define SHARED_TILE \
+    __shared__ alignas(16) uint32_t s[64]; \
+    s[lane] = s[lane + 32] = lane; \
+    __syncthreads();
+#define LDMATRIX(offset) \
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" \
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) \
+                 : "r"((uint32_t)__cvta_generic_to_shared(s) + offset) \
+                 : "memory")
+BAD_KERNEL(reads_absent_lane, if (lane < 20) asm volatile("shfl.sync.idx.b32 %0, %0, 25, 31, 0xfffff;"
+                                                          : "+r"(d));)
+BAD_KERNEL(reads_absent_neighbour, if (lane < 16) asm volatile("shfl.sync.down.b32 %0, %0, 1, 31, 0xffff;"
+                                                               : "+r"(d));)
 BAD_KERNEL(outside_own_mask, asm volatile("shfl.sync.bfly.b32 %0, %0, 1, 31, 0x3fffffff;" : "+r"(d));)
-BAD_KERNEL(masks_disagree, asm volatile("redux.sync.add.u32 %0, %0, %1;" : "+r"(d) : "r"(lane < 16 ? 0xffffffffu : 0xffff0000u));)
-BAD_KERNEL(absent_forever, if (lane < 16) asm volatile("bar.warp.sync 0xffffffff;" ::: "memory"); else asm volatile("bar.sync 0;" ::: "memory");)
-BAD_KERNEL(matrix_misaligned, SHARED_TILE uint32_t r[4]; LDMATRIX(lane / 4 * 16 + (lane == 9 ? 8 : 0)); d = r[0] + r[1] + r[2] + r[3];)
-BAD_KERNEL(matrix_behind, SHARED_TILE uint32_t r[4]; LDMATRIX((lane == 31 ? 256 : lane / 2 * 16)); d = r[0] + r[1] + r[2] + r[3];)
-BAD_KERNEL(matrix_before, SHARED_TILE uint32_t r[4]; LDMATRIX((lane == 0 ? 0u - 16 : lane / 2 * 16)); d = r[0] + r[1] + r[2] + r[3];)
-BAD_KERNEL(matrix_uninitialised, __shared__ alignas(16) uint32_t s[64]; s[lane] = 1; __syncthreads(); uint32_t r[4]; LDMATRIX(lane / 2 * 16); d = r[0] + r[1] + r[2] + r[3];)
+BAD_KERNEL(masks_disagree, asm volatile("redux.sync.add.u32 %0, %0, %1;"
+                                        : "+r"(d)
+                                        : "r"(lane < 16 ? 0xffffffffu : 0xffff0000u));)
+BAD_KERNEL(absent_forever, if (lane < 16) asm volatile("bar.warp.sync 0xffffffff;" ::
+                                                           : "memory");
+           else asm volatile("bar.sync 0;" ::
+                                 : "memory");)
+BAD_KERNEL(matrix_misaligned, SHARED_TILE uint32_t r[4]; LDMATRIX(lane / 4 * 16 + (lane == 9 ? 8 : 0));
+           d = r[0] + r[1] + r[2] + r[3];)
+BAD_KERNEL(matrix_behind, SHARED_TILE uint32_t r[4]; LDMATRIX((lane == 31 ? 256 : lane / 2 * 16));
+           d = r[0] + r[1] + r[2] + r[3];)
+BAD_KERNEL(matrix_before, SHARED_TILE uint32_t r[4]; LDMATRIX((lane == 0 ? 0u - 16 : lane / 2 * 16));
+           d = r[0] + r[1] + r[2] + r[3];)
+BAD_KERNEL(matrix_uninitialised, __shared__ alignas(16) uint32_t s[64]; s[lane] = 1; __syncthreads();
+           uint32_t r[4]; LDMATRIX(lane / 2 * 16); d = r[0] + r[1] + r[2] + r[3];)
 BAD_KERNEL(matrix_part, SHARED_TILE uint32_t r[4]; LDMATRIX(lane / 2 * 16); d = r[0] + r[1] + r[2] + r[3];)
 #if HAS_90
-BAD_KERNEL(matrix_race, SHARED_TILE asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" ::"r"((uint32_t)__cvta_generic_to_shared(s + lane % 8 * 4)), "r"(d) : "memory"); d = s[lane ^ 1];)
+BAD_KERNEL(matrix_race, SHARED_TILE asm volatile("stmatrix.sync.aligned.m8n8.x1.shared.b16 [%0], {%1};" ::"r"(
+                                                     (uint32_t)__cvta_generic_to_shared(s + lane % 8 * 4)),
+                                                 "r"(d)
+                                                 : "memory");
+           d = s[lane ^ 1];)
 #endif
 
-static void expect_finding(const char *name, int line, const char *what, void (*kernel)(uint32_t *), int threads = LANES) {
+static void expect_finding(const char *name, int line, const char *what, void (*kernel)(uint32_t *),
+                           int threads = LANES) {
     Device<uint32_t> memory(std::vector<uint32_t>(512, 0));
     char where[64];
-    snprintf(where, sizeof where, "%s:%d", strrchr(__FILE__, '/') ? strrchr(__FILE__, '/') + 1 : __FILE__, line);
+    snprintf(where, sizeof where, "%s:%d", strrchr(__FILE__, '/') ? strrchr(__FILE__, '/') + 1 : __FILE__,
+             line);
     ptx_expect_findings(true);
     kernel<<<1, threads>>>(memory.p);
-    bool failed = cudaGetLastError() != cudaSuccess; /* some schedules run the kernel only when somebody waits for it */
+    bool failed =
+        cudaGetLastError() != cudaSuccess; /* some schedules run the kernel only when somebody waits for it */
     failed |= cudaDeviceSynchronize() != cudaSuccess;
     cudaGetLastError();
     std::string text = ptx_last_findings();
     ptx_expect_findings(false);
     FA_EXPECT_MSG(failed, "%s: the launch succeeds", name);
-    FA_EXPECT_MSG(strstr(text.c_str(), what) && strstr(text.c_str(), where), "%s: no \"%s\" at %s in \"%s\"", name, what, where, text.c_str());
+    FA_EXPECT_MSG(strstr(text.c_str(), what) && strstr(text.c_str(), where), "%s: no \"%s\" at %s in \"%s\"",
+                  name, what, where, text.c_str());
 }
 #define EXPECT_FINDING(name, what) expect_finding(#name, LINE_##name, what, name)
 FA_TEST(findings) {

@@ -1,11 +1,9 @@
 /* warp.c - instructions that the lanes of a warp execute together: shuffles, votes, matches, reductions,
- * elections (PTX ISA 9.7.9.6, 9.7.13), and the matrix loads and stores (9.7.14.5.15 to .17).
- *
- * The .sync ones name their lanes in a member mask, and lanes of one group may name different masks (tiles of a
- * warp do): each set of lanes with one mask is an operation of its own, for which next_members() checks what PTX
- * demands. The scheduler has brought the lanes of all these masks together (Ins.member); aligned ones have the
- * whole warp.
- */
+ * elections (PTX ISA 9.7.9.6, 9.7.13), and the matrix loads and stores (9.7.14.5.15 to .17).  The .sync ones
+ * name their lanes in a member mask, and lanes of one group may name different masks (tiles of a warp do):
+ * each set of lanes with one mask is an operation of its own, for which next_members() checks what PTX
+ * demands. The scheduler has brought the lanes of all these masks together (Ins.member); aligned ones have
+ * the whole warp. */
 #include "machine.h"
 
 /* Takes the lanes with the same member mask as the first one from *left. */
@@ -127,7 +125,7 @@ static bool decode_activemask(Text *t, Ins *in) {
     return ptx_type(t) == T_B32 && t->nops == 1 && ptx_use32(t, in, 0);
 }
 
-/* match.any: the lanes that have the same value; match.all: all of them if all have, else none. mode 1: all. */
+/* match.any: the lanes that have the same value; match.all: all if all have, else none. mode 1: all. */
 static Outcome run_match(Warp *w, const Ins *in, u32 m) {
     const Operand *a = &in->op[in->ndst];
     u64 value[LANES];
@@ -225,9 +223,9 @@ static bool decode_bar_warp(Text *t, Ins *in) {
 }
 
 /* ---- ldmatrix, stmatrix, movmatrix --------------------------------------------------------------------
- * 8x8 matrices of 16-bit elements; lane 8 q + r has the address of row r of matrix q. In registers lane l holds
- * columns 2 (l % 4) and that + 1 of row l / 4, so that row r, 16 bytes, is what lanes 4 r to 4 r + 3 hold in
- * turn. .trans: the matrix in registers is the transposed one. */
+ * 8x8 matrices of 16-bit elements; lane 8 q + r has the address of row r of matrix q. In registers lane l
+ * holds columns 2 (l % 4) and that + 1 of row l / 4, so that row r, 16 bytes, is what lanes 4 r to 4 r + 3 hold
+ * in turn. .trans: the matrix in registers is the transposed one. */
 
 enum { ROWS = 8, ROW_BYTES = 16 };
 
