@@ -1,11 +1,13 @@
 #!/bin/sh
-# tests/ptx/mutants.sh [pattern] - does the machine find planted bugs?  Breaks the kernels of kernels/ in one line, many
-# times over, and expects each to be caught by one of the schedules lazy, 1 and 2: by a finding, by a wrong result, by
-# counts that are not what they should be. The kernels as they are have to pass.  Prints a table: what each schedule
-# says (F finding, R wrong result or counts, T no end, . nothing) and the first message. Takes about a minute.
+# tests/ptx/mutants.sh [pattern] - does the machine find planted bugs?  Breaks the kernels of kernels/ in one
+# line, many times over, and expects each to be caught by one of the schedules lazy, 1 and 2: by a finding,
+# by a wrong result, by counts that are not what they should be. The kernels as they are have to pass.
+# Prints a table: what each schedule says (F finding, R wrong result or counts, T no end, . nothing) and the
+# first message. Takes about a minute.
 #
-# A mutant is a line of the list: kernel, name, sed command. A command that no longer changes anything is an error: the
-# kernel was rewritten, and the mutant has to follow. All are compiled at once, each in a namespace of its own.
+# A mutant is a line of the list: kernel, name, sed command. A command that no longer changes anything is an
+# error: the kernel was rewritten, and the mutant has to follow. All are compiled at once, each in a
+# namespace of its own.
 
 cd "$(dirname "$0")/../.." || exit 1
 dir=build/ptx/mutants
@@ -16,15 +18,15 @@ killed=0 survived=0
 
 list() {
     cat <<'END'
-forward_sm80  wait-too-weak-k          s/copy_wait<1>(); \/\/ K of/copy_wait<2>(); \/\/ K of/
-forward_sm80  wait-too-weak-v          s/copy_wait<1>(); \/\/ V of/copy_wait<2>(); \/\/ V of/
-forward_sm80  no-wait-k                /copy_wait<1>(); \/\/ K of/d
-forward_sm80  no-wait-v                /copy_wait<1>(); \/\/ V of/d
+forward_sm80  wait-too-weak-k          s/copy_wait<1>(); *\/\/ K of/copy_wait<2>(); *\/\/ K of/
+forward_sm80  wait-too-weak-v          s/copy_wait<1>(); *\/\/ V of/copy_wait<2>(); *\/\/ V of/
+forward_sm80  no-wait-k                /copy_wait<1>(); *\/\/ K of/d
+forward_sm80  no-wait-v                /copy_wait<1>(); *\/\/ V of/d
 forward_sm80  no-commit                /tile + 1 < tiles) T::load(sk/{n;d}
 forward_sm80  no-barrier-k             /nobody reads the other stage of K/d
 forward_sm80  no-barrier-v             /nobody reads the other stage of V/d
-forward_sm80  barrier-of-half-the-cta  s/__syncthreads(); \/\/ the copies of all threads; nobody reads the other stage of K/if (warp < 4) &/
-forward_sm80  no-syncwarp              /__syncwarp(); \/\/ the rows of all lanes/d
+forward_sm80  barrier-of-half-the-cta  s/__syncthreads(); *\/\/ the copies of all threads; nobody reads the other stage of K/if (warp < 4) &/
+forward_sm80  no-syncwarp              /__syncwarp(); *\/\/ the rows of all lanes/d
 forward_sm80  row-maximum-of-2-lanes   s/__shfl_xor_sync(~0u, m, 2)/__shfl_xor_sync(~0u, m, 1)/
 forward_sm80  v-not-transposed         s/ldmatrix_x4_trans(/ldmatrix_x4(/
 forward_sm80  fragments-of-a-swapped   s/fq\[c\]\[0\], fq\[c\]\[1\], fq\[c\]\[2\]/fq[c][0], fq[c][2], fq[c][1]/
@@ -35,20 +37,20 @@ forward_sm80  not-swizzled             s/(chunk ^ (row & 7)) << 4/chunk << 4/
 forward_sm80  rows-past-the-end-read   s/(row < valid ? row : 0)/row/; s/chunk \* 8, row < valid/chunk * 8, true/
 forward_sm80  row-past-the-end-stored  s/if (row0 + r < n)/if (row0 + r <= n)/
 forward_sm80  key-past-the-end         s/key >= n/key > n/
-forward_sm90  no-wait-first-s          /wgmma_wait<0>(); \/\/ first S/d
-forward_sm90  no-wait-s                /wgmma_wait<1>(); \/\/ S/d
-forward_sm90  wait-too-weak-s          s/wgmma_wait<1>(); \/\/ S/wgmma_wait<2>();/
-forward_sm90  no-wait-o                /wgmma_wait<0>(); \/\/ O/d
-forward_sm90  no-wait-last-o           /wgmma_wait<0>(); \/\/ last O/d
+forward_sm90  no-wait-first-s          /wgmma_wait<0>(); *\/\/ first S/d
+forward_sm90  no-wait-s                /wgmma_wait<1>(); *\/\/ S/d
+forward_sm90  wait-too-weak-s          s/wgmma_wait<1>(); *\/\/ S/wgmma_wait<2>();/
+forward_sm90  no-wait-o                /wgmma_wait<0>(); *\/\/ O/d
+forward_sm90  no-wait-last-o           /wgmma_wait<0>(); *\/\/ last O/d
 forward_sm90  no-wgmma-fence-first     /mbarrier_wait(T::k_full(bars, 0), 0);/{n;d}
 forward_sm90  no-wgmma-fence           /mbarrier_wait(T::v_full(bars, before)/{n;d}
 forward_sm90  no-wgmma-fence-last      /mbarrier_wait(T::v_full(bars, stage), (tiles/{n;d}
-forward_sm90  p-packed-too-early       /^        T::pack(p, s);/d; s/^ *wgmma_wait<0>(); \/\/ O:/T::pack(p, s); &/
-forward_sm90  v-freed-too-early        /mbarrier_arrive(T::v_empty/d; s/^ *wgmma_wait<0>(); \/\/ O:/if (thread == 0) mbarrier_arrive(T::v_empty(bars, before)); &/
-forward_sm90  no-barrier-after-init    /__syncthreads(); \/\/ all see the barriers/d
+forward_sm90  p-packed-too-early       /^        T::pack(p, s);/d; s/^ *wgmma_wait<0>(); *\/\/ O:/T::pack(p, s); &/
+forward_sm90  v-freed-too-early        /mbarrier_arrive(T::v_empty/d; s/^ *wgmma_wait<0>(); *\/\/ O:/if (thread == 0) mbarrier_arrive(T::v_empty(bars, before)); &/
+forward_sm90  no-barrier-after-init    /__syncthreads(); *\/\/ all see the barriers/d
 forward_sm90  no-fence-after-init      /fence_mbarrier_init();/d
-forward_sm90  no-proxy-fence           /^    fence_proxy_async(); \/\/ the writes above/d
-forward_sm90  proxy-fence-of-1-thread  s/^    fence_proxy_async(); \/\/ the writes above/    if (thread == 0) &/
+forward_sm90  no-proxy-fence           /^    fence_proxy_async(); *\/\/ the writes above/d
+forward_sm90  proxy-fence-of-1-thread  s/^    fence_proxy_async(); *\/\/ the writes above/    if (thread == 0) &/
 forward_sm90  no-barrier-before-store  /barrier_sync(1 + half, 128);/d
 forward_sm90  one-barrier-for-both     s/barrier_sync(1 + half, 128)/barrier_sync(1, 128)/
 forward_sm90  barrier-count            s/barrier_sync(1 + half, 128)/barrier_sync(1 + half, 256)/
@@ -85,27 +87,27 @@ forward_sm90  loads-of-all-lanes       s/threadIdx.x < 32 && elect_one()/threadI
 forward_sm90  heads-share-lse          s/\[row + 8 \* h + blockIdx.y \* n\]/[row + 8 * h]/
 forward_sm90  lse-past-the-end         s/row + 8 \* h < n)/row + 8 * h <= n)/
 forward_sm90  key-past-the-end         s/key >= n/key > n/
-decode        no-grid-wait             /grid_wait(); \/\//d
-decode        grid-wait-too-late       /grid_wait(); \/\//d; s/^    float query\[/    grid_wait(); &/
+decode        no-grid-wait             /grid_wait(); *\/\//d
+decode        grid-wait-too-late       /grid_wait(); *\/\//d; s/^    float query\[/    grid_wait(); &/
 decode        no-fence-after-init      /fence_mbarrier_init();/d
-decode        no-syncwarp-after-init   /__syncwarp(); \/\/ all see/d
+decode        no-syncwarp-after-init   /__syncwarp(); *\/\/ all see/d
 decode        no-wait-page             /mbarrier_wait(/d
 decode        parity                   s/visit \/ STAGES & 1)/visit \& 1)/
 decode        expect-whole-pages       s/mbarrier_arrive_expect(bar, 2 \* bytes)/mbarrier_arrive_expect(bar, 4 * PAGE * D)/
 decode        whole-pages              s/bytes = min(length - i \* PAGE, PAGE)/bytes = PAGE/
 decode        key-past-the-end         s/j < keys; j++/j <= keys; j++/
 decode        next-page-of-the-table   s/pages_per_sequence + i\]/pages_per_sequence + i + 1]/
-decode        no-proxy-fence           /fence_proxy_async(); \/\/ the reads/d
-decode        no-syncwarp              /__syncwarp();        \/\/ of all lanes/d
+decode        no-proxy-fence           /fence_proxy_async(); *\/\/ the reads/d
+decode        no-syncwarp              /__syncwarp(); *\/\/ of all lanes/d
 decode        row-sum-of-16-lanes      s/int d = 16; d > 0/int d = 8; d > 0/
-decode        no-barrier-of-warps      /__syncthreads(); \/\/ results of all warps/d
-decode        no-cluster-barrier       /cluster_sync(); \/\/ both results/d
-decode        no-cluster-barrier-exit  /cluster_sync(); \/\/ the neighbour/d
+decode        no-barrier-of-warps      /__syncthreads(); *\/\/ results of all warps/d
+decode        no-cluster-barrier       /cluster_sync(); *\/\/ both results/d
+decode        no-cluster-barrier-exit  /cluster_sync(); *\/\/ the neighbour/d
 decode        own-result-twice         s/shared_address(of_cta.value), 1)/shared_address(of_cta.value), 0)/
-decode        no-fence-before-count    /__threadfence(); \/\/ this thread/d
-decode        no-barrier-before-count  /__syncthreads(); \/\/ of all threads/d
-decode        no-barrier-after-count   /__syncthreads(); \/\/ is_last/d
-decode        no-fence-after-count     /__threadfence(); \/\/ the count/d
+decode        no-fence-before-count    /__threadfence(); *\/\/ this thread/d
+decode        no-barrier-before-count  /__syncthreads(); *\/\/ of all threads/d
+decode        no-barrier-after-count   /__syncthreads(); *\/\/ is_last/d
+decode        no-fence-after-count     /__threadfence(); *\/\/ the count/d
 decode        count-not-atomic         s/atomicAdd(&counter\[row\], 1)/counter[row]++/
 decode        count-not-reset          /counter\[row\] = 0;/d
 END
@@ -129,7 +131,10 @@ while read -r kernel name command; do
     case $kernel in
     forward_sm80) table="$table {{0, (const void *)m$n::forward_sm80<128>}}," ;;
     forward_sm90) table="$table {{0, 0}, {0, (const void *)m$n::forward_sm90<128>}}," ;;
-    decode) table="$table {{0, 0}, {0, 0}, {0, (const void *)m$n::append_sm90<128>}, {0, (const void *)m$n::decode_sm90<128>}}," ;;
+    decode)
+        append="(const void *)m$n::append_sm90<128>" decode="(const void *)m$n::decode_sm90<128>"
+        table="$table {{0, 0}, {0, 0}, {0, $append}, {0, $decode}},"
+        ;;
     esac
     n=$((n + 1))
     echo "$table" >"$dir/table"
@@ -140,9 +145,9 @@ END
 echo "static const Kernels mutants[] = {$(cat "$dir/table")};" >>"$dir/mutants.inc"
 
 make -s build/libfa_ptx.a || exit 1
-${NVCC:-nvcc} -O3 -lineinfo -cudart none -no-compress -gencode arch=compute_90a,code=compute_90a -I. -Itests -Itests/ptx \
-    -Itests/ptx/kernels -I"$dir" -DMUTANTS='"mutants.inc"' -o "$dir/test" tests/ptx/test_kernels.cu build/libfa_ptx.a \
-    -lm -lpthread || exit 1
+${NVCC:-nvcc} -O3 -lineinfo -cudart none -no-compress -gencode arch=compute_90a,code=compute_90a \
+    -I. -Itests -Itests/ptx -Itests/ptx/kernels -I"$dir" -DMUTANTS='"mutants.inc"' \
+    -o "$dir/test" tests/ptx/test_kernels.cu build/libfa_ptx.a -lm -lpthread || exit 1
 
 export FA_TEST_SCALE=quick
 for schedule in order lazy 1 2; do

@@ -1,8 +1,9 @@
-// test_kernels.cu - the machine runs whole attention kernels (kernels/): results against a plain model in double
-// precision, bytes of device memory against their formula, no bank conflicts, no findings.
+// test_kernels.cu - the machine runs whole attention kernels (kernels/): results against a plain model in
+// double precision, bytes of device memory against their formula, no bank conflicts, no findings.
 //
-// Built for compute_80 it has the sm_80 kernel alone. mutants.sh builds it with -DMUTANTS='"file"', which defines
-// `mutants`: copies of the kernels that are broken in one line each; the environment variable MUTANT picks one.
+// Built for compute_80 it has the sm_80 kernel alone. mutants.sh builds it with -DMUTANTS='"file"', which
+// defines `mutants`: copies of the kernels that are broken in one line each; the environment variable MUTANT
+// picks one.
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <vector>
@@ -20,7 +21,8 @@ extern "C" uint64_t ptx_findings(void);
 struct Kernels { // [0]: D = 64, [1]: D = 128
     const void *forward_sm80[2], *forward_sm90[2], *append[2], *decode[2];
 };
-#define BOTH(kernel) {(const void *)kernel<64>, (const void *)kernel<128>}
+#define BOTH(kernel) \
+    { (const void *)kernel<64>, (const void *)kernel<128> }
 static const Kernels whole = {BOTH(forward_sm80),
 #if HOPPER
                               BOTH(forward_sm90), BOTH(append_sm90), BOTH(decode_sm90)
@@ -38,7 +40,7 @@ static bool quick() {
     return scale && !strcmp(scale, "quick");
 }
 
-// ---- device memory ------------------------------------------------------------------------------------------
+// ---- device memory -----------------------------------------------------------------------------------
 
 #define OK(call) FA_EXPECT_MSG((call) == cudaSuccess, "%s", cudaGetErrorString(cudaGetLastError()))
 
@@ -58,7 +60,7 @@ static void fill_normal(Buffer<bf16> &b, uint64_t *state, double scale) {
     b.upload();
 }
 
-// ---- model --------------------------------------------------------------------------------------------------
+// ---- model -------------------------------------------------------------------------------------------
 
 static double dot(const bf16 *a, const bf16 *b, int d) {
     double sum = 0;
@@ -66,11 +68,11 @@ static double dot(const bf16 *a, const bf16 *b, int d) {
     return sum;
 }
 
-// One query against `keys` keys; key(j) and value(j) point to D elements. Expects o and, if there is one, lse. The
-// tolerance is that of rounding P and the result to bf16: 2^-8 of sum p |v| and of the result.
+// One query against `keys` keys; key(j) and value(j) point to D elements. Expects o and, if there is one,
+// lse. The tolerance is that of rounding P and the result to bf16: 2^-8 of sum p |v| and of the result.
 template <typename Rows>
-static void expect_attention(const bf16 *q, Rows key, Rows value, int keys, int d, double scale, const bf16 *o,
-                             const float *lse) {
+static void expect_attention(const bf16 *q, Rows key, Rows value, int keys, int d, double scale,
+                             const bf16 *o, const float *lse) {
     std::vector<double> p(keys), sum(d), size(d);
     double top = -INFINITY, total = 0;
     for (int j = 0; j < keys; j++) p[j] = dot(q, key(j), d) * scale, top = fmax(top, p[j]);
@@ -82,11 +84,12 @@ static void expect_attention(const bf16 *q, Rows key, Rows value, int keys, int 
         }
     }
     for (int c = 0; c < d; c++)
-        FA_EXPECT_NEAR(__bfloat162float(o[c]), sum[c] / total, (size[c] + fabs(sum[c])) / total * 0x1.1p-8 + 1e-6);
+        FA_EXPECT_NEAR(__bfloat162float(o[c]), sum[c] / total,
+                       (size[c] + fabs(sum[c])) / total * 0x1.1p-8 + 1e-6);
     if (lse) FA_EXPECT_NEAR(*lse, top + log(total), 2e-5);
 }
 
-// ---- forward ------------------------------------------------------------------------------------------------
+// ---- forward -----------------------------------------------------------------------------------------
 
 #if HOPPER
 typedef CUresult (*Encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
@@ -97,15 +100,16 @@ typedef CUresult (*Encode)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void 
 static CUtensorMap tensor_map(bf16 *at, int d, int n, int heads, int rows) {
     static Encode encode;
     cudaDriverEntryPointQueryResult found;
-    if (!encode) OK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000, cudaEnableDefault,
-                                                     &found));
+    if (!encode)
+        OK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", (void **)&encode, 12000,
+                                            cudaEnableDefault, &found));
     CUtensorMap map;
     cuuint64_t size[3] = {(cuuint64_t)d, (cuuint64_t)n, (cuuint64_t)heads};
     cuuint64_t stride[2] = {(cuuint64_t)d * 2, (cuuint64_t)n * d * 2};
     cuuint32_t box[3] = {64, (cuuint32_t)rows, 1}, step[3] = {1, 1, 1};
     FA_EXPECT(encode(&map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, at, size, stride, box, step,
-                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-                     CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS);
+                     CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                     CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS);
     return map;
 }
 #endif
@@ -132,14 +136,17 @@ static void test_forward(Forward f) {
     OK(cudaFuncSetAttribute(f.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)f.shared));
 #if HOPPER
     if (f.tma) {
-        CUtensorMap mq = tensor_map(q.device, f.d, f.n, f.heads, 64), mk = tensor_map(k.device, f.d, f.n, f.heads, 128);
-        CUtensorMap mv = tensor_map(v.device, f.d, f.n, f.heads, 128), mo = tensor_map(o.device, f.d, f.n, f.heads, 64);
+        CUtensorMap mq = tensor_map(q.device, f.d, f.n, f.heads, 64),
+                    mk = tensor_map(k.device, f.d, f.n, f.heads, 128);
+        CUtensorMap mv = tensor_map(v.device, f.d, f.n, f.heads, 128),
+                    mo = tensor_map(o.device, f.d, f.n, f.heads, 64);
         void *args[] = {&mq, &mk, &mv, &mo, &lse.device, &f.n, &scale_log2, &f.causal};
         OK(cudaLaunchKernel(f.kernel, grid, dim3(f.threads), args, f.shared, 0));
     }
 #endif
     if (!f.tma) {
-        void *args[] = {&q.device, &k.device, &v.device, &o.device, &lse.device, &f.n, &scale_log2, &f.causal};
+        void *args[] = {&q.device,   &k.device, &v.device,   &o.device,
+                        &lse.device, &f.n,      &scale_log2, &f.causal};
         OK(cudaLaunchKernel(f.kernel, grid, dim3(f.threads), args, f.shared, 0));
     }
     if (!OK(cudaDeviceSynchronize())) return;
@@ -185,19 +192,21 @@ static void test_forward_sizes(Forward f) {
 }
 
 template <int D> static Forward sm80() {
-    return {kernels.forward_sm80[D / 128], false, D, 0, 0, 0, Sm80<D>::KEYS, Sm80<D>::SHARED, Sm80<D>::THREADS};
+    return {
+        kernels.forward_sm80[D / 128], false, D, 0, 0, 0, Sm80<D>::KEYS, Sm80<D>::SHARED, Sm80<D>::THREADS};
 }
 FA_TEST(forward_sm80_d128) { test_forward_sizes(sm80<128>()); }
 FA_TEST(forward_sm80_d64) { test_forward_sizes(sm80<64>()); }
 
 #if HOPPER
 template <int D> static Forward sm90() {
-    return {kernels.forward_sm90[D / 128], true, D, 0, 0, 0, Sm90<D>::KEYS, Sm90<D>::SHARED, Sm90<D>::THREADS};
+    return {
+        kernels.forward_sm90[D / 128], true, D, 0, 0, 0, Sm90<D>::KEYS, Sm90<D>::SHARED, Sm90<D>::THREADS};
 }
 FA_TEST(forward_sm90_d128) { test_forward_sizes(sm90<128>()); }
 FA_TEST(forward_sm90_d64) { test_forward_sizes(sm90<64>()); }
 
-// ---- decode -------------------------------------------------------------------------------------------------
+// ---- decode ------------------------------------------------------------------------------------------
 
 static void test_decode(int d, std::vector<int> lengths, int heads, int splits) {
     cudaDeviceReset(); // whatever a test before has done
@@ -241,12 +250,14 @@ static void test_decode(int d, std::vector<int> lengths, int heads, int splits) 
     attribute[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute[1].val.programmaticStreamSerializationAllowed = 1;
     cudaLaunchConfig_t config = {};
-    config.gridDim = dim3(2 * (unsigned)splits, (unsigned)heads, (unsigned)batch), config.blockDim = dim3(128);
+    config.gridDim = dim3(2 * (unsigned)splits, (unsigned)heads, (unsigned)batch),
+    config.blockDim = dim3(128);
     config.dynamicSmemBytes = 512 * (size_t)d, config.attrs = attribute, config.numAttrs = 2;
     const void *decode = kernels.decode[d / 128];
-    OK(cudaFuncSetAttribute(decode, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)config.dynamicSmemBytes));
-    OK(cudaLaunchKernel(kernels.append[d / 128], dim3((unsigned)heads, (unsigned)batch), dim3((unsigned)d), append_args,
-                        0, 0));
+    OK(cudaFuncSetAttribute(decode, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                            (int)config.dynamicSmemBytes));
+    OK(cudaLaunchKernel(kernels.append[d / 128], dim3((unsigned)heads, (unsigned)batch), dim3((unsigned)d),
+                        append_args, 0, 0));
     OK(cudaLaunchKernelExC(&config, decode, decode_args));
     if (!OK(cudaDeviceSynchronize())) return;
     FA_EXPECT(ptx_counter("tma_load_bytes") == (uint64_t)keys * row * 2 * 2);
@@ -261,11 +272,12 @@ static void test_decode(int d, std::vector<int> lengths, int heads, int splits) 
                 const bf16 *first = cached.host.data(), *last = &fresh.host[at];
                 const int *page = &table.host[b * per_sequence], n = lengths[b];
                 return [=](int j) {
-                    return j == n - 1 ? last : first + (((size_t)page[j / PAGE] * heads + h) * PAGE + j % PAGE) * d;
+                    return j == n - 1 ? last
+                                      : first + (((size_t)page[j / PAGE] * heads + h) * PAGE + j % PAGE) * d;
                 };
             };
-            expect_attention(&q.host[at], rows_of(k, k_new), rows_of(v, v_new), lengths[b], d, scale, &o.host[at],
-                             nullptr);
+            expect_attention(&q.host[at], rows_of(k, k_new), rows_of(v, v_new), lengths[b], d, scale,
+                             &o.host[at], nullptr);
         }
     FA_EXPECT(ptx_findings() == 0);
 }

@@ -1,5 +1,5 @@
-// test_report.cu - what the machine counts: wavefronts of shared memory, sectors and bytes of device memory, multiply-adds,
-// instructions; and the file that FA_PTX_REPORT asks for.
+// test_report.cu - what the machine counts: wavefronts of shared memory, sectors and bytes of device memory,
+// multiply-adds, instructions; and the file that FA_PTX_REPORT asks for.
 #include <cuda_runtime.h>
 #include <stdint.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@ extern "C" uint64_t ptx_counter(const char *name);
 
 #define OK(call) FA_EXPECT_MSG((call) == cudaSuccess, "%s", cudaGetErrorString(cudaGetLastError()))
 
-// ---- shared memory ------------------------------------------------------------------------------------------
+// ---- shared memory -----------------------------------------------------------------------------------
 
 enum { WORDS = 4096 };
 
@@ -22,16 +22,21 @@ template <typename T> static __global__ void read_shared(const int *index, float
     uint32_t address = at + index[threadIdx.x] * (int)sizeof(T), x = 0, y;
     if (index[threadIdx.x] >= 0) {
         if (sizeof(T) == 1) asm volatile("ld.shared.u8 %0, [%1];" : "=r"(x) : "r"(address));
-        if (sizeof(T) == 2) asm volatile("{ .reg .u16 h; ld.shared.u16 h, [%1]; cvt.u32.u16 %0, h; }" : "=r"(x) : "r"(address));
+        if (sizeof(T) == 2)
+            asm volatile("{ .reg .u16 h; ld.shared.u16 h, [%1]; cvt.u32.u16 %0, h; }"
+                         : "=r"(x)
+                         : "r"(address));
         if (sizeof(T) == 4) asm volatile("ld.shared.u32 %0, [%1];" : "=r"(x) : "r"(address));
-        if (sizeof(T) == 8) asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(x), "=r"(y) : "r"(address));
+        if (sizeof(T) == 8)
+            asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(x), "=r"(y) : "r"(address));
         if (sizeof(T) == 16)
             asm volatile("ld.shared.v4.u32 {%0, %1, %1, %1}, [%2];" : "=r"(x), "=r"(y) : "r"(address));
     }
     out[threadIdx.x] = (float)x;
 }
 
-// The definition, without any short cut: groups of lanes that ask for 128 bytes, different words of the fullest bank.
+// The definition, without any short cut: groups of lanes that ask for 128 bytes, different words of the
+// fullest bank.
 static void wavefronts(const int *index, int size, uint64_t *taken, uint64_t *ideal) {
     int lanes = size <= 4 ? 32 : 128 / size;
     for (int first = 0; first < 32; first += lanes) {
@@ -56,10 +61,11 @@ template <typename T> static void test_shared(int (*pattern)(int lane, int step)
     OK(cudaMemcpy(on_device, index, sizeof index, cudaMemcpyHostToDevice));
     read_shared<T><<<1, 32>>>(on_device, out);
     OK(cudaDeviceSynchronize());
-    FA_EXPECT_MSG(ptx_counter("shared_wavefronts") == taken && ptx_counter("shared_wavefronts_ideal") == ideal,
+    FA_EXPECT_MSG(ptx_counter("shared_wavefronts") == taken &&
+                      ptx_counter("shared_wavefronts_ideal") == ideal,
                   "%d bytes, step %d: %d wavefronts, %d at best; want %d, %d", (int)sizeof(T), step,
-                  (int)ptx_counter("shared_wavefronts"), (int)ptx_counter("shared_wavefronts_ideal"), (int)taken,
-                  (int)ideal);
+                  (int)ptx_counter("shared_wavefronts"), (int)ptx_counter("shared_wavefronts_ideal"),
+                  (int)taken, (int)ideal);
     cudaFree(on_device), cudaFree(out);
 }
 
@@ -90,22 +96,25 @@ static __global__ void read_matrix(int pitch) { // ldmatrix.x4: 8 rows of 16 byt
     for (int i = threadIdx.x; i < 32 * pitch / 16; i += 32) rows[i] = make_uint4(0, 0, 0, 0);
     __syncwarp();
     uint32_t at = (uint32_t)__cvta_generic_to_shared(rows) + threadIdx.x * pitch;
-    asm volatile("{ .reg .b32 r<4>; ldmatrix.sync.aligned.m8n8.x4.shared.b16 {r0, r1, r2, r3}, [%0]; }" ::"r"(at)
-                 : "memory");
+    asm volatile(
+        "{ .reg .b32 r<4>; ldmatrix.sync.aligned.m8n8.x4.shared.b16 {r0, r1, r2, r3}, [%0]; }" ::"r"(at)
+        : "memory");
 }
 FA_TEST(matrices) {
-    static const struct { int pitch, wavefronts; } of[] = {{16, 4}, {32, 8}, {64, 16}, {128, 32}, {144, 4}, {160, 8}};
+    static const struct {
+        int pitch, wavefronts;
+    } of[] = {{16, 4}, {32, 8}, {64, 16}, {128, 32}, {144, 4}, {160, 8}};
     for (const auto &p : of) {
         int zeros = 32 * p.pitch / 128; // wavefronts of the stores
         read_matrix<<<1, 32, 32 * p.pitch>>>(p.pitch);
         OK(cudaDeviceSynchronize());
-        FA_EXPECT_MSG(ptx_counter("shared_wavefronts") == (uint64_t)(p.wavefronts + zeros), "pitch %d: %d", p.pitch,
-                      (int)ptx_counter("shared_wavefronts") - zeros);
+        FA_EXPECT_MSG(ptx_counter("shared_wavefronts") == (uint64_t)(p.wavefronts + zeros), "pitch %d: %d",
+                      p.pitch, (int)ptx_counter("shared_wavefronts") - zeros);
         FA_EXPECT(ptx_counter("shared_wavefronts_ideal") == (uint64_t)(4 + zeros));
     }
 }
 
-// ---- device memory ------------------------------------------------------------------------------------------
+// ---- device memory -----------------------------------------------------------------------------------
 
 template <typename T> static __global__ void copy(const T *from, T *to, int step, int lanes) {
     if (threadIdx.x < lanes) to[threadIdx.x] = from[threadIdx.x * step];
@@ -122,9 +131,11 @@ template <typename T> static void test_copy(int step, int lanes) {
         uint64_t sector = (uint64_t)l * step * sizeof(T) / 32; // allocations begin at a sector
         sectors += sector != last, last = sector;
     }
-    FA_EXPECT(ptx_counter("load_bytes") == lanes * sizeof(T) && ptx_counter("store_bytes") == lanes * sizeof(T));
-    FA_EXPECT_MSG(ptx_counter("load_sectors") == sectors, "%d sectors read, want %d (%d bytes, step %d, %d lanes)",
-                  (int)ptx_counter("load_sectors"), (int)sectors, (int)sizeof(T), step, lanes);
+    FA_EXPECT(ptx_counter("load_bytes") == lanes * sizeof(T) &&
+              ptx_counter("store_bytes") == lanes * sizeof(T));
+    FA_EXPECT_MSG(ptx_counter("load_sectors") == sectors,
+                  "%d sectors read, want %d (%d bytes, step %d, %d lanes)", (int)ptx_counter("load_sectors"),
+                  (int)sectors, (int)sizeof(T), step, lanes);
     FA_EXPECT(ptx_counter("store_sectors") == (lanes * sizeof(T) + 31) / 32);
     cudaFree(from), cudaFree(to);
 }
@@ -136,7 +147,9 @@ FA_TEST(sectors) {
         }
 }
 
-static __global__ void backwards(const float *from, float *to) { to[31 - threadIdx.x] = from[threadIdx.x ^ 21]; }
+static __global__ void backwards(const float *from, float *to) {
+    to[31 - threadIdx.x] = from[threadIdx.x ^ 21];
+}
 static __global__ void count(unsigned *counter) { atomicAdd(counter, 1u); }
 FA_TEST(sectors_in_any_order) {
     float *x, *y;
@@ -154,14 +167,14 @@ FA_TEST(sectors_in_any_order) {
     cudaFree(x), cudaFree(y);
 }
 
-// ---- the file -----------------------------------------------------------------------------------------------
+// ---- the file ----------------------------------------------------------------------------------------
 
 // This program, again, with a report: the rows of one launch are there, and every line has five columns.
 FA_TEST(csv) {
     char command[600], path[] = "/tmp/fa_ptx_report_XXXXXX", line[1000];
     FA_REQUIRE(mkdtemp(path) != NULL);
-    snprintf(command, sizeof command, "FA_PTX_REPORT=%s/r.csv /proc/%d/exe --filter any_order >%s/out 2>&1", path,
-             (int)getpid(), path);
+    snprintf(command, sizeof command, "FA_PTX_REPORT=%s/r.csv /proc/%d/exe --filter any_order >%s/out 2>&1",
+             path, (int)getpid(), path);
     FA_EXPECT(system(command) == 0);
     FA_EXPECT(system(command) == 0); // appends, with no second header
     snprintf(command, sizeof command, "%s/r.csv", path);

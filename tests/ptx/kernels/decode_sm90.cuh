@@ -1,14 +1,15 @@
 // decode_sm90.cuh - flash decoding, bf16, for sm_90a: one query against a paged cache of keys and values.
 //
-// append_sm90 puts the new key and value into their page; decode_sm90, launched as dependent on it, attends to all.
-// The pages of a sequence are dealt out to the splits, then to the two CTAs of a split's cluster, then to their four
-// warps. A warp copies its pages (16 keys of one head: one bulk copy for K, one for V) into a ring of two stages of
-// its own and keeps a running softmax; a lane holds D / 32 columns. The CTAs merge their warps in shared memory, the
-// first CTA of a cluster takes its neighbour's result out of distributed shared memory and leaves the split's result
-// in `partial`; the split that arrives last merges them all.
+// append_sm90 puts the new key and value into their page; decode_sm90, launched as dependent on it, attends
+// to all. The pages of a sequence are dealt out to the splits, then to the two CTAs of a split's cluster,
+// then to their four warps. A warp copies its pages (16 keys of one head: one bulk copy for K, one for V)
+// into a ring of two stages of its own and keeps a running softmax; a lane holds D / 32 columns. The CTAs
+// merge their warps in shared memory, the first CTA of a cluster takes its neighbour's result out of
+// distributed shared memory and leaves the split's result in `partial`; the split that arrives last merges
+// them all.
 //
 //     append: grid (heads, batch), D threads
-//     decode: grid (2 * splits, heads, batch), 128 threads, clusters of 2, 512 * D bytes of dynamic shared memory
+//     decode: grid (2 * splits, heads, batch), 128 threads, clusters of 2, 512 * D bytes of dynamic shared
 //     cache: [pages][heads][16][D]; table: [batch][pages_per_sequence]; q, k_new, v_new, o: [batch][heads][D]
 //     partial: [batch][heads][splits][D + 2]; counter: [batch][heads], zero before and after
 #pragma once
@@ -28,7 +29,8 @@ struct Cache {
 };
 
 template <int D>
-static __global__ void append_sm90(Cache cache, const bf16 *__restrict__ k_new, const bf16 *__restrict__ v_new) {
+static __global__ void append_sm90(Cache cache, const bf16 *__restrict__ k_new,
+                                   const bf16 *__restrict__ v_new) {
     const int head = blockIdx.x, sequence = blockIdx.y, last = cache.length[sequence] - 1;
     const size_t from = ((size_t)sequence * cache.heads + head) * D + threadIdx.x;
     const size_t to = cache.page<D>(sequence, head, last / PAGE) + last % PAGE * D + threadIdx.x;
@@ -40,8 +42,10 @@ static __global__ void append_sm90(Cache cache, const bf16 *__restrict__ k_new, 
 // N neighbouring elements that are loaded and stored as one vector
 template <typename T, int N> struct alignas(sizeof(T) * N) Vector { T x[N]; };
 
-// A running softmax: sum = sum of exp2(s - top), value = sum of exp2(s - top) v. Merging takes in another one.
-ATOM void merge(float &top, float &sum, float &factor, float &other_factor, float other_top, float other_sum) {
+// A running softmax: sum = sum of exp2(s - top), value = sum of exp2(s - top) v. Merging takes in another
+// one.
+ATOM void merge(float &top, float &sum, float &factor, float &other_factor, float other_top,
+                float other_sum) {
     const float m = fmaxf(top, other_top);
     factor = top == -INFINITY ? 0 : exp2_approx(top - m);
     other_factor = other_top == -INFINITY ? 0 : exp2_approx(other_top - m);
@@ -50,10 +54,13 @@ ATOM void merge(float &top, float &sum, float &factor, float &other_factor, floa
 
 template <int D>
 static __global__ void __launch_bounds__(128)
-    decode_sm90(Cache cache, const bf16 *__restrict__ q, bf16 *__restrict__ o, float *partial, unsigned *counter,
-                float scale_log2) {
+    decode_sm90(Cache cache, const bf16 *__restrict__ q, bf16 *__restrict__ o, float *partial,
+                unsigned *counter, float scale_log2) {
     enum { WARPS = 4, COLUMNS = D / 32, STAGES = 2 };
-    struct Result { alignas(16) float value[D]; float top, sum; };
+    struct Result {
+        alignas(16) float value[D];
+        float top, sum;
+    };
     typedef Vector<bf16, COLUMNS> Elements;
     typedef Vector<float, COLUMNS> Values;
     typedef bf16 Page[PAGE][D];
@@ -72,7 +79,7 @@ static __global__ void __launch_bounds__(128)
         fence_mbarrier_init();
     }
     __syncwarp(); // all see the barriers
-    grid_wait(); // for the key and value that append_sm90 writes
+    grid_wait();  // for the key and value that append_sm90 writes
 
     const int length = cache.length[sequence], pages = (length + PAGE - 1) / PAGE;
     // one lane copies page i into its stage: the keys that there are, and no others
@@ -103,7 +110,8 @@ static __global__ void __launch_bounds__(128)
             for (int d = 16; d > 0; d /= 2) s += __shfl_xor_sync(~0u, s, d);
             float factor, weight;
             merge(top, sum, factor, weight, s, 1);
-            for (int c = 0; c < COLUMNS; c++) value.x[c] = value.x[c] * factor + weight * __bfloat162float(v.x[c]);
+            for (int c = 0; c < COLUMNS; c++)
+                value.x[c] = value.x[c] * factor + weight * __bfloat162float(v.x[c]);
         }
         fence_proxy_async(); // the reads above, before the next copy
         __syncwarp();        // of all lanes
@@ -113,7 +121,7 @@ static __global__ void __launch_bounds__(128)
     // warps -> CTA
     if (lane == 0) of_warp[warp].top = top, of_warp[warp].sum = sum;
     *(Values *)&of_warp[warp].value[column] = value;
-    __syncthreads(); // results of all warps
+    __syncthreads();           // results of all warps
     const int d = threadIdx.x; // column
     float t = -INFINITY, l = 0, x = 0, factor, weight;
     if (d < D) {

@@ -1,8 +1,9 @@
 // forward_sm80.cuh - flash attention, forward, bf16, for sm_80: cp.async, ldmatrix, mma.sync.
 //
-// A CTA of 8 warps computes 128 query rows of one head, 16 a warp. K and V come in tiles of 64 keys, two stages each;
-// the copy of the next tile runs while this one is multiplied. A row of a tile is D elements, in chunks of 16 bytes
-// that are permuted by an xor with the row, so that 8 rows of one chunk column lie in different banks.
+// A CTA of 8 warps computes 128 query rows of one head, 16 a warp. K and V come in tiles of 64 keys, two
+// stages each; the copy of the next tile runs while this one is multiplied. A row of a tile is D elements,
+// in chunks of 16 bytes that are permuted by an xor with the row, so that 8 rows of one chunk column lie in
+// different banks.
 //
 //     grid (ceil(n / 128), heads), 256 threads, Sm80<D>::SHARED bytes of dynamic shared memory
 //     q, k, v, o: [heads][n][D]; lse: [heads][n], natural logarithm; scale_log2 = softmax scale * log2(e)
@@ -30,7 +31,8 @@ static __global__ void __launch_bounds__(256, 1)
                  bf16 *__restrict__ o, float *__restrict__ lse, int n, float scale_log2, int causal) {
     typedef Sm80<D> T;
     extern __shared__ __align__(128) uint8_t shared_sm80[];
-    const uint32_t shared = shared_address(shared_sm80), sq = shared + T::Q, sk = shared + T::K, sv = shared + T::V;
+    const uint32_t shared = shared_address(shared_sm80), sq = shared + T::Q, sk = shared + T::K,
+                   sv = shared + T::V;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     const int row0 = blockIdx.x * T::ROWS, row = row0 + warp * 16 + lane / 4; // and row + 8
     const int tiles = ((causal ? min(n, row0 + T::ROWS) : n) + T::KEYS - 1) / T::KEYS;
@@ -47,7 +49,7 @@ static __global__ void __launch_bounds__(256, 1)
     float acc[D / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, sum[2] = {};
     for (int tile = 0; tile < tiles; tile++) {
         const int stage = (tile & 1) * T::STAGE, other = T::STAGE - stage, left = n - (tile + 1) * T::KEYS;
-        copy_wait<1>(); // K of this tile (and Q); V may be on its way
+        copy_wait<1>();  // K of this tile (and Q); V may be on its way
         __syncthreads(); // the copies of all threads; nobody reads the other stage of K any more
         if (tile + 1 < tiles) T::load(sk + other, k + (size_t)(tile + 1) * T::KEYS * D, T::KEYS, left);
         copy_commit();
@@ -99,7 +101,7 @@ static __global__ void __launch_bounds__(256, 1)
             for (int i = 0; i < D / 8; i++) acc[i][2 * h] *= factor, acc[i][2 * h + 1] *= factor;
         }
 
-        copy_wait<1>(); // V of this tile; K of the next may be on its way
+        copy_wait<1>();  // V of this tile; K of the next may be on its way
         __syncthreads(); // the copies of all threads; nobody reads the other stage of V any more
         if (tile + 1 < tiles) T::load(sv + other, v + (size_t)(tile + 1) * T::KEYS * D, T::KEYS, left);
         copy_commit();
@@ -120,7 +122,8 @@ static __global__ void __launch_bounds__(256, 1)
         }
     }
 
-    // O through the shared memory of Q (each warp its own rows), so that device memory is written by whole rows
+    // O through the shared memory of Q (each warp its own rows), so that device memory is written by
+    // whole rows
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         sum[h] += __shfl_xor_sync(~0u, sum[h], 1);
@@ -136,6 +139,7 @@ static __global__ void __launch_bounds__(256, 1)
     for (int i = lane; i < 16 * T::CHUNKS; i += 32) {
         const int r = warp * 16 + i / T::CHUNKS, chunk = i % T::CHUNKS;
         if (row0 + r < n)
-            *(uint4 *)(o + (size_t)(row0 + r) * D + chunk * 8) = *(const uint4 *)(shared_sm80 + T::Q + T::at(r, chunk));
+            *(uint4 *)(o + (size_t)(row0 + r) * D + chunk * 8) =
+                *(const uint4 *)(shared_sm80 + T::Q + T::at(r, chunk));
     }
 }

@@ -1,9 +1,9 @@
 // forward_sm90.cuh - flash attention, forward, bf16, for sm_90a: TMA, mbarriers, wgmma.
 //
-// A CTA of three warpgroups computes 128 query rows of one head. Warpgroup 0 loads: one thread issues TMA copies of Q
-// and, tile by tile, of 128 keys of K and V into rings of two stages. Warpgroups 1 and 2 compute 64 rows each; the
-// product P V of a tile runs while the softmax of the next one is computed. Tiles are stored as D / 64 panels of 64
-// columns: rows of 128 bytes, 128-byte swizzle.
+// A CTA of three warpgroups computes 128 query rows of one head. Warpgroup 0 loads: one thread issues TMA
+// copies of Q and, tile by tile, of 128 keys of K and V into rings of two stages. Warpgroups 1 and 2 compute
+// 64 rows each; the product P V of a tile runs while the softmax of the next one is computed. Tiles are
+// stored as D / 64 panels of 64 columns: rows of 128 bytes, 128-byte swizzle.
 //
 //     grid (ceil(n / 128), heads), 384 threads, Sm90<D>::SHARED bytes of dynamic shared memory
 //     maps: [heads][n][D], boxes of 64 columns and 64 rows (q, o) or 128 rows (k, v), 128-byte swizzle
@@ -44,8 +44,9 @@ template <int D> struct Sm90 {
         wgmma_commit();
     }
 
-    // Cuts the keys of a tile that rows `row` and row + 8 must not see: those from n on, and those behind the row.
-    // Element i of a thread is row i / 2 % 2 * 8, key i / 4 * 8 + i % 2 from its first ones.
+    // Cuts the keys of a tile that rows `row` and row + 8 must not see: those from n on, and those
+    // behind the row. Element i of a thread is row i / 2 % 2 * 8, key i / 4 * 8 + i % 2 from its first
+    // ones.
     ATOM void mask(float (&s)[64], int first_key, int row, int n, int causal) {
 #pragma unroll
         for (int i = 0; i < 64; i++) {
@@ -54,7 +55,8 @@ template <int D> struct Sm90 {
         }
     }
     // Online softmax: s becomes P; the running maximum and sum move on; factor is for O.
-    ATOM void softmax(float (&s)[64], float (&top)[2], float (&sum)[2], float (&factor)[2], float scale_log2) {
+    ATOM void softmax(float (&s)[64], float (&top)[2], float (&sum)[2], float (&factor)[2],
+                      float scale_log2) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
             float m = top[h];
@@ -104,8 +106,8 @@ static __global__ void __launch_bounds__(384, 1)
         if (threadIdx.x < 32 && elect_one()) {
             mbarrier_arrive_expect(q_full, T::Q_BYTES);
             for (int p = 0; p < 2 * T::PANELS; p++)
-                tma_load(shared + T::Q + p * T::Q_PANEL, &map_q, q_full, p % T::PANELS * 64, row0 + p / T::PANELS * 64,
-                         blockIdx.y);
+                tma_load(shared + T::Q + p * T::Q_PANEL, &map_q, q_full, p % T::PANELS * 64,
+                         row0 + p / T::PANELS * 64, blockIdx.y);
             for (int tile = 0; tile < tiles; tile++) {
                 const int stage = tile % T::STAGES, empty = (tile / T::STAGES & 1) ^ 1;
                 mbarrier_wait(T::k_empty(bars, stage), empty);
