@@ -2,7 +2,7 @@
  *
  * The machine is a CUDA runtime that runs kernels on the CPU: it interprets the PTX that nvcc left in the program.
  *
- *     runtime.c    cudaMalloc, cudaLaunchKernel, ...        -> ptx_launch()
+ *     runtime.c    cudaLaunchKernel, ...                    -> ptx_launch(); with allocation.c, streams.c, device.c
  *     fatbin.c     the program's fat binaries               -> PTX text
  *     parser.c     PTX text                                 -> Kernel: an array of Ins, each with its handler
  *     scheduler.c  grids, clusters, CTAs, warps, barriers   who runs next; calls Ins.run for 32 lanes at a time
@@ -44,7 +44,7 @@ typedef struct Cta Cta;
 typedef struct Cluster Cluster;
 typedef struct Grid Grid;
 
-/* ---- the device that the machine presents, and how it runs; read once from the environment (runtime.c) ---------- */
+/* ---- the device that the machine presents, and how it runs; read once from the environment (device.c) ---------- */
 
 typedef enum { IN_ORDER, LAZY, RANDOM } Schedule;
 
@@ -480,7 +480,7 @@ static inline Cta *ptx_shared_target(Cta *own, u32 address, u32 *offset) {
     return rank <= (u32)own->cluster->nctas ? &own->cluster->cta[rank - 1] : NULL;
 }
 
-/* Device memory (runtime.c): a table of what cudaMalloc and friends, module globals and parameters occupy. */
+/* Device memory (allocation.c): a table of what cudaMalloc and friends, module globals and parameters occupy. */
 typedef struct Allocation {
     u8 *memory;
     u64 bytes;
@@ -639,7 +639,7 @@ static inline u32 ptx_swizzle(u32 address, int mode) { /* mode 0 none, 1 32B, 2 
     return mode ? address ^ ((address >> 7 & ((1u << mode) - 1)) << 4) : address;
 }
 
-/* Tensor map as the machine stores it in the 128 bytes of a CUtensorMap (runtime.c writes, async.c reads). */
+/* Tensor map as the machine stores it in the 128 bytes of a CUtensorMap (tensormap.c writes, async.c reads). */
 #define PTX_TENSOR_MAP_MAGIC 0x70616d726f736e74u
 typedef struct {
     u64 magic;
