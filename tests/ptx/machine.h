@@ -7,7 +7,8 @@
  *     parser.c     PTX text                                 -> Kernel: an array of Ins, each with its handler
  *     scheduler.c  grids, clusters, CTAs, warps, barriers   who runs next; calls Ins.run for 32 lanes at a time
  *     scalar.c memory.c warp.c tensor.c async.c             the handlers and their decoders, by kind of instruction
- *     checks.c     shadow memory, happens-before, findings
+ *     checks.c     findings, shadow memory, uninitialised registers
+ *     order.c      happens-before: vector clocks, and how they travel
  *     report.c     counters, cost model
  *
  * A warp is 32 lanes; register r of a kernel is a row of 32 values in Warp.reg, so a handler is a loop over lanes.
@@ -276,7 +277,7 @@ extern const Opcode ptx_scalar_opcodes[], ptx_memory_opcodes[], ptx_warp_opcodes
 /* ---- running state ----------------------------------------------------------------------------------------------- */
 
 /* Vector clock: at[i] is the last moment of actor i (of one cluster) that is ordered before the owner; `far` holds
- * what is known of actors of other clusters. Belongs to checks.c. */
+ * what is known of actors of other clusters. Belongs to order.c. */
 typedef struct Clock {
     u32 *at;
     u32 n, room;
@@ -317,7 +318,7 @@ struct Warp {
     int ngroups;
     int current;         /* index of the running group; handlers of branches may change group[] */
     int at_barrier;      /* waits at CTA barrier (id + 1), -1: at the cluster barrier, 0: not */
-    /* checks.c */
+    /* order.c */
     Knowledge know;
     struct Part *part;   /* what only some lanes know, until the warp synchronises: a list, lanes disjoint */
     u32 part_lanes;      /* all lanes of the list */
@@ -527,7 +528,7 @@ void ptx_checks_start_launch(Grid *g);
 void ptx_checks_end_launch(Grid *g);
 void ptx_checks_host_waited(void); /* the host has waited: a later grid with `overlaps` has nothing left to overlap with */
 
-/* ---- happens-before and shadow memory (checks.c) -----------------------------------------------------------------------
+/* ---- happens-before (order.c) and shadow memory (checks.c) -----------------------------------------------------------------------
  * An actor is what can be ordered: the world before the grid (actor 0), each warp (actor 1 + rank * nwarps + id), and
  * each async queue: an mbarrier (time = its phase number: whoever has seen phase n complete has seen every copy that
  * completed in it), the cp.async queue of a warp (time = number of the instruction), the bulk groups of a lane, the wgmma
