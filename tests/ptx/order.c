@@ -289,7 +289,7 @@ void ptx_sync_warp(Warp *w, u32 m) {
     w->changes++;
 }
 
-/* A proxy fence anywhere on the way from the generic access to the async one will do (PTX ISA 8.9.1, causality order): so
+/* A proxy fence anywhere on the way from the generic access to the async one will do (PTX ISA chapter 8, causality order): so
  * it covers all that its lanes know, not only what they did. */
 void ptx_proxy_fence(Warp *w, u32 m) {
     if (!ptx_device.checks) return;
@@ -457,7 +457,7 @@ static const Knowledge *sum_of(u32 list) {
     return first->sum;
 }
 
-/* Relaxed accesses order nothing by themselves, but with fences they do (PTX ISA 8.8, release and acquire patterns): a
+/* Relaxed accesses order nothing by themselves, but with fences they do (PTX ISA chapter 8, release and acquire patterns): a
  * write hands on what a fence came after, and what a read has found becomes known at a fence behind it. Both travel with
  * barriers: "all threads fence, __syncthreads(), thread 0 counts" is as good as a fence of thread 0, and so is the
  * reverse; the stores have been performed, and the caches are cleared. */

@@ -791,7 +791,7 @@ template <int BUG> __global__ void bulk_store(int *out) {
     buf[t] = 0; // @bulk_store.again
     if (t == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
 }
-// A fence by the thread that starts the copy, after the barrier, is as good (PTX ISA 8.9.1).
+// A fence by the thread that starts the copy, after the barrier, is as good (PTX ISA chapter 8, causality order).
 __global__ void bulk_store_late_fence(int *out) {
     __shared__ alignas(128) int buf[64];
     int t = threadIdx.x;
