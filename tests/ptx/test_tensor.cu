@@ -484,6 +484,12 @@ FA_TEST(wgmma_layouts_of_the_isa) {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b) \
                  : "memory")
 #define PIN(x) asm volatile("" : "+f"(x)::"memory") /* the compiler may not compute it later */
+#define MMA8_IF(d, a, b, scale_d) \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %6, 0; " \
+                 "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, p, 1, 1, 0, 0; }" \
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) \
+                 : "l"(a), "l"(b), "r"((int)(scale_d)) \
+                 : "memory")
 #define TOUCH(x, y) asm volatile("add.f32 %0, %1, 0f3F800000;" : "=f"(x) : "f"(y) : "memory") /* x = y + 1 */
 
 /* Shared memory: A of 64 x 16 and B of 8 x 16 bf16, without swizzle. */
@@ -580,11 +586,10 @@ FA_TEST(counters) {
 
 /* Moves of registers in flight, as a compiler may place them: e = d before the wait, and A of the second wgmma in the
  * registers that the first still reads. d = 1 + A B, e = 1 + A B + 2 A B, where A is 1 and then 2, B is 1. */
-FA_TEST(moves_in_flight) {
-    u32 *out = managed<u32>(9 * 128);
+static int moves_in_flight(u32 *out, bool too_early) {
     Form f = {&F32, &BF16, &BF16, 8, true, false, K_MAJOR, K_MAJOR, 1, 1, 1};
     say(".version 8.0\n.target sm_90a\n.address_size 64\n.visible .entry k(.param .u64 out)\n{\n"
-        ".shared .align 1024 .b8 s[256];\n.reg .b32 %%t, %%r<4>, %%a<4>;\n.reg .f32 %%d<4>, %%e<4>;\n.reg .b64 %%x<4>;\n"
+        ".shared .align 1024 .b8 s[256];\n.reg .b32 %%t, %%r<4>, %%a<4>;\n.reg .f32 %%d<4>, %%e<4>, %%g;\n.reg .b64 %%x<4>;\n"
         "mov.u32 %%t, %%tid.x;\nld.param.u64 %%x0, [out];\nmul.wide.u32 %%x1, %%t, 4;\nadd.s64 %%x0, %%x0, %%x1;\n"
         "shl.b32 %%r0, %%t, 2;\nand.b32 %%r0, %%r0, 255;\nmov.u32 %%r1, s;\nadd.u32 %%r0, %%r0, %%r1;\nmov.b32 %%r2, %d;\n"
         "st.volatile.shared.b32 [%%r0], %%r2;\nfence.proxy.async.shared::cta;\nbar.sync 0;\nshr.u32 %%r1, %%r1, 4;\n"
@@ -594,18 +599,29 @@ FA_TEST(moves_in_flight) {
     say("wgmma.fence.sync.aligned;\n");
     say_wgmma(f, "%d", "", "%x2", "1");
     say("wgmma.commit_group.sync.aligned;\n");
+    say("mov.b32 %%r0, %%a0;\nadd.u32 %%r0, %%r0, 1;\n"); /* A may be copied while it is read */
     for (int i = 0; i < 4; i++) say("mov.b32 %%a%d, %%r3;\nmov.f32 %%e%d, %%d%d;\n", i, i, i);
     say("mov.b32 %%r3, 0;\nwgmma.fence.sync.aligned;\n");
     say_wgmma(f, "%e", "", "%x2", "1");
-    say("wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 1;\n");
+    say("wgmma.commit_group.sync.aligned;\nmov.f32 %%g, %%e0;\nwgmma.wait_group.sync.aligned 1;\n");
+    if (too_early) say("st.global.f32 [%%x0], %%g;\n");
     for (int i = 0; i < 4; i++) say("st.global.f32 [%%x0+%d], %%d%d;\n", i * 512, i);
     say("wgmma.wait_group.sync.aligned 0;\n");
     for (int i = 0; i < 4; i++) say("st.global.f32 [%%x0+%d], %%e%d;\n", (4 + i) * 512, i);
-    say("st.global.b32 [%%x0+4096], %%a1;\nret;\n}\n");
+    say("st.global.b32 [%%x0+4096], %%a1;\nst.global.b32 [%%x0+4608], %%r0;\nret;\n}\n");
     void *args[] = {&out};
-    FA_REQUIRE(launch(finish(), 128, 0, args) == 0);
+    return launch(finish(), 128, 0, args);
+}
+
+FA_TEST(moves_in_flight) {
+    u32 *out = managed<u32>(10 * 128);
+    ptx_expect_findings(true);
+    moves_in_flight(out, true);
+    FA_EXPECT(strstr(ptx_last_findings(), "reads a register of a wgmma in flight") != NULL);
+    ptx_expect_findings(false);
+    FA_REQUIRE(moves_in_flight(out, false) == 0);
     for (int i = 0; i < 1024; i++) FA_EXPECT_NEAR(value_of(F32, out[i]), i < 512 ? 1 + 16 : 1 + 16 + 32, 0);
-    for (int i = 1024; i < 1152; i++) FA_EXPECT(out[i] == 0x40004000);
+    for (int i = 1024; i < 1152; i++) FA_EXPECT(out[i] == 0x40004000 && out[128 + i] == BF16_ONES + 1);
     cudaFree(out);
 }
 
@@ -665,7 +681,8 @@ FA_TEST(refused) {
 enum Bug {
     NO_BUG, NO_FENCE, NO_FENCE_AFTER_WRITE, NO_FENCE_AFTER_WRITE_OF_A, OTHER_SHAPE, READ_IN_FLIGHT, WRITTEN_IN_FLIGHT, A_WRITTEN_IN_FLIGHT,
     READ_UNCOMMITTED, NOT_COMMITTED, NOT_WAITED, NO_VALUE, BASE_OFFSET, OFF_PATTERN, CROSSES_ROW, RESERVED_BITS, OUT_OF_BOUNDS, LANES_DIFFER,
-    DIVERGENT, WARPS_DIFFER, WARP_MISSING, GROUPS_DIFFER, NO_PROXY_FENCE, NO_BARRIER, OVERWRITTEN, TOO_FEW_WARPS, READ_NEWER_GROUP
+    DIVERGENT, WARPS_DIFFER, WARP_MISSING, GROUPS_DIFFER, NO_PROXY_FENCE, NO_BARRIER, OVERWRITTEN, TOO_FEW_WARPS, READ_NEWER_GROUP, B_OUT_OF_BOUNDS,
+    OVERWRITES_WAITED, OVERWRITES_NEWER, SCALE_BY_LANE, SCALE_BY_WARP, ONE_MORE
 };
 
 /* thread 0 tells the line of what comes next on the line */
@@ -674,7 +691,7 @@ enum Bug {
 template <int BUG> __global__ void planted(volatile int *line, float *out) {
     __shared__ alignas(1024) char s[SHARED_BYTES];
     u32 at = fill(s), a[4] = {BF16_ONES, BF16_ONES, BF16_ONES, BF16_ONES};
-    float d[4], x = 0;
+    float d[4], e[4] = {0, 0, 0, 0}, x = 0;
     for (int i = 0; i < 4; i++) d[i] = (float)(threadIdx.x + i);
     for (int i = 0; i < 4; i++) PIN(d[i]);
     int warp = threadIdx.x / 32;
@@ -687,6 +704,7 @@ template <int BUG> __global__ void planted(volatile int *line, float *out) {
     if (BUG == CROSSES_ROW) B = DESCRIPTOR(at + 112) | (u64)1 << 62;
     if (BUG == RESERVED_BITS) B |= 1 << 14;
     if (BUG == OUT_OF_BOUNDS) A = DESCRIPTOR(at + 1024); /* rows 48 and up lie behind the array */
+    if (BUG == B_OUT_OF_BOUNDS) B = DESCRIPTOR(at + SHARED_BYTES - 128); /* k 8 and up lies behind the array */
     if (BUG == LANES_DIFFER) B += threadIdx.x == 7;
     if (BUG == WARPS_DIFFER && warp == 2) B += 1;
     if (BUG == TOO_FEW_WARPS) { HERE FENCE; }
@@ -695,6 +713,10 @@ template <int BUG> __global__ void planted(volatile int *line, float *out) {
     if (BUG == NO_FENCE_AFTER_WRITE_OF_A) asm volatile("or.b32 %0, %0, 1;" : "+r"(a[3])::"memory");
     if (BUG == NO_VALUE) {
         HERE asm volatile("{ .reg .f32 u<3>; wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, u0, u1, u2}, %1, %2, 1, 1, 1, 0, 0; }" : "+f"(d[0]) : "l"(A), "l"(B) : "memory");
+    } else if (BUG == SCALE_BY_LANE) {
+        HERE MMA8_IF(d, A, B, threadIdx.x & 1);
+    } else if (BUG == SCALE_BY_WARP) {
+        MMA8_IF(d, A, B, warp == 2);
     } else if (BUG == DIVERGENT) {
         if (threadIdx.x % 2) { HERE MMA8(d, A, B); }
     } else if (BUG == WARP_MISSING) {
@@ -704,14 +726,21 @@ template <int BUG> __global__ void planted(volatile int *line, float *out) {
         MMA8(d, A, B);
     } else if (BUG == NO_FENCE_AFTER_WRITE_OF_A || BUG == A_WRITTEN_IN_FLIGHT) {
         HERE MMA8_REGISTERS(d, a, B);
-    } else if (BUG == TOO_FEW_WARPS) {
+    } else if (BUG == TOO_FEW_WARPS || BUG == ONE_MORE) {
         MMA8(d, A, B);
     } else {
         HERE MMA8(d, A, B);
     }
     if (BUG == OTHER_SHAPE) { HERE MMA("k8.f32.tf32.tf32", d, A, B, ""); }
+    if (BUG == ONE_MORE && warp == 3) MMA8(d, A, B);
     if (BUG == READ_UNCOMMITTED) { WAIT_GROUP(0); HERE TOUCH(x, d[0]); }
     if (BUG != NOT_COMMITTED && BUG != WARP_MISSING) COMMIT;
+    if (BUG == OVERWRITES_WAITED || BUG == OVERWRITES_NEWER) {
+        MMA8(e, A, DESCRIPTOR(at + C_AT));
+        COMMIT;
+        WAIT_GROUP(1);
+        HERE ((volatile u32 *)(s + (BUG == OVERWRITES_NEWER ? C_AT : B_AT)))[threadIdx.x % 64] = 0;
+    }
     if (BUG == READ_NEWER_GROUP) {
         MMA8(d, A, B);
         COMMIT;
@@ -724,7 +753,7 @@ template <int BUG> __global__ void planted(volatile int *line, float *out) {
     if (BUG == OVERWRITTEN) { HERE ((volatile u32 *)s)[threadIdx.x] = 0; }
     if (BUG == NOT_WAITED || BUG == NOT_COMMITTED) return;
     WAIT_GROUP(0);
-    for (int i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = d[i] + x + (float)(a[i] & again);
+    for (int i = 0; i < 4; i++) out[threadIdx.x * 4 + i] = d[i] + e[i] + x + (float)(a[i] & again);
 }
 
 template <int BUG> static void expect_finding(const char *words, int threads = 128) {
@@ -767,6 +796,12 @@ FA_TEST(planted_bugs) {
     expect_finding<CROSSES_ROW>("descriptor of B: start address 0x70: 32 bytes cross the swizzled row of 128");
     expect_finding<RESERVED_BITS>("has reserved bits set");
     expect_finding<OUT_OF_BOUNDS>("descriptor of A: row 48, k 0 lies at shared address 0xa00, beyond the 2560 bytes");
+    expect_finding<B_OUT_OF_BOUNDS>("descriptor of B: column 0, k 8 lies at shared address 0xa00, beyond the 2560 bytes");
+    expect_finding<OVERWRITES_WAITED>(NULL);
+    expect_finding<OVERWRITES_NEWER>("race");
+    expect_finding<SCALE_BY_LANE>("scale-d differs from lane to lane");
+    expect_finding<SCALE_BY_WARP>("warps of a warpgroup disagree: scale-d of this wgmma differs");
+    expect_finding<ONE_MORE>("warps of a warpgroup disagree");
     expect_finding<LANES_DIFFER>("descriptor of B differs from lane to lane");
     expect_finding<DIVERGENT>("waits for its lanes 55555555");
     expect_finding<WARPS_DIFFER>("warps of a warpgroup disagree: descriptors of this wgmma differ");
