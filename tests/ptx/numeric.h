@@ -2,11 +2,11 @@
  *
  * A narrow format is (p, bias): p stored mantissa bits, exponent bias. Everything rounds in one place,
  * ptx_narrow(), from the bits of a float. What is wider than a float first goes to a float by rounding to odd
- * (truncate, and set the last bit if anything was lost): a second rounding to a format with at least two bits less
- * then gives what a single rounding would have given.
+ * (truncate, and set the last bit if anything was lost): a second rounding to a format with at least two bits
+ * less then gives what a single rounding would have given.
  *
- * NaNs: results are the canonical NaN of the format, as PTX ISA says of cvt and of arithmetic: 0x7fffffff (f32, tf32),
- * 0x7fff (f16, bf16), 0x7f (e4m3, e5m2).
+ * NaNs: results are the canonical NaN of the format, as PTX ISA says of cvt and of arithmetic: 0x7fffffff
+ * (f32, tf32), 0x7fff (f16, bf16), 0x7f (e4m3, e5m2).
  */
 #ifndef PTX_NUMERIC_H
 #define PTX_NUMERIC_H
@@ -46,7 +46,7 @@ static inline u32 ptx_canonical(u32 bits) { return ptx_is_nan(bits) ? F32_NAN : 
 static inline u32 ptx_ftz(u32 bits) { return bits & F32_INF ? bits : bits & 0x80000000u; } /* .ftz */
 
 /* Magnitude bits of |x| in the format (p, bias), sign and specials apart: a value too big comes out above the
- * format's greatest number (with its exponent as if the field were wider), never wrapped. */
+ * format's greatest number (its exponent as in a wider field), never wrapped. Not for ROUND_RNA. */
 static inline u32 ptx_narrow(u32 x, u32 p, u32 bias, Round round) {
     u32 exponent = x >> 23 & 0xff, mantissa = (x & 0x7fffffu) | (exponent ? 0x800000u : 0);
     u32 least = 128 - bias; /* float exponent field of the least normal number */
@@ -56,15 +56,14 @@ static inline u32 ptx_narrow(u32 x, u32 p, u32 bias, Round round) {
     shift = shift < 31 ? shift : 31;
     u32 kept = mantissa >> shift, lost = mantissa & ((1u << shift) - 1), half = 1u << shift >> 1;
     bool minus = x >> 31;
-    bool up = round == ROUND_RN    ? lost + (kept & 1) > half
-              : round == ROUND_RNA ? shift && lost >= half
-              : round == ROUND_RM  ? minus && lost
-              : round == ROUND_RP  ? !minus && lost
-                                   : false;
+    bool up = round == ROUND_RN   ? lost + (kept & 1) > half
+              : round == ROUND_RM ? minus && lost
+              : round == ROUND_RP ? !minus && lost
+                                  : false;
     return (subnormal ? 0 : (exponent - least) << p) + kept + up;
 }
 
-/* A 16-bit IEEE format with infinity `inf`: overflow by rounding mode, or to the greatest number (satfinite). */
+/* A 16-bit IEEE format with infinity `inf`: overflow by rounding mode, or to the greatest (satfinite). */
 static inline u16 ptx_narrow16(u32 x, u32 p, u32 bias, u32 inf, Round round, bool satfinite) {
     u32 r = ptx_narrow(x, p, bias, round), sign = x >> 16 & 0x8000u;
     bool to_max = satfinite ||
@@ -117,8 +116,7 @@ static inline float ptx_e4m3_to_f32(u8 e) {
     return ptx_float(magnitude == FP8_NAN ? F32_NAN : sign | (magnitude < 8 ? subnormal : normal));
 }
 
-/* A double next to the exact value `rounded + error`, rounded to odd. `rounded` is the nearest, of `error` only the
- * sign counts. */
+/* The exact value `rounded + error`, rounded to odd; of `error` only the sign counts. */
 static inline double ptx_odd(double rounded, double error) {
     u64 x = ptx_bits64(rounded);
     if (error == 0 || x & 1 || !isfinite(rounded) || rounded == 0) return rounded;
@@ -135,14 +133,14 @@ static inline float ptx_f64_to_f32_odd(double d) {
 static inline u16 ptx_f64_to_f16(double d) { return ptx_f32_to_f16(ptx_f64_to_f32_odd(d)); }
 static inline u16 ptx_f64_to_bf16(double d) { return ptx_f32_to_bf16(ptx_f64_to_f32_odd(d)); }
 
-/* a * b + c of bf16 or f16 values, rounded to odd: the product is exact in a double, the sum is not always. */
+/* a * b + c of bf16 or f16 values, rounded to odd: the product is exact in a double, the sum not always. */
 static inline float ptx_half_fma_odd(float a, float b, float c) {
     double p = (double)a * b, q = c, s = p + q, t = s - p;
     return ptx_f64_to_f32_odd(ptx_odd(s, (p - (s - t)) + (q - t))); /* two-sum */
 }
 
-/* 2^x, within the relative error of 2^-22 that PTX ISA gives for ex2.approx: 2^n times the Taylor series of 2^f,
- * |f| <= 1/2; exact for integers. Subnormal results are rounded, not flushed. */
+/* 2^x, within the relative error of 2^-22 that PTX ISA gives for ex2.approx: 2^n times the Taylor series of
+ * 2^f, |f| <= 1/2; exact for integers. Subnormal results are rounded, not flushed. */
 static inline float ptx_ex2(float x) {
     float in = x < -160 ? -160 : x > 160 ? 160 : x == x ? x : 0;
     float n = (in + 0x1.8p23f) - 0x1.8p23f, f = in - n;

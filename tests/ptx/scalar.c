@@ -1,5 +1,5 @@
-/* scalar.c - the register-to-register instructions of the PTX machine: arithmetic of integers, f16, bf16, f32 and
- * f64, comparisons, logic, moves and conversions.
+/* scalar.c - the register-to-register instructions of the PTX machine: arithmetic of integers, f16, bf16, f32
+ * and f64, comparisons, logic, moves and conversions.
  *
  *     lanes         macros that make a handler from one expression
  *     integers      handlers, and `forms`: opcode -> handler where the whole opcode says what to do
@@ -15,11 +15,11 @@
 #include "machine.h"
 #include "numeric.h"
 
-/* ---- lanes ---------------------------------------------------------------------------------------------- */
+/* ---- lanes --------------------------------------------------------------------------------------------- */
 
 static inline void *row(Warp *w, const Ins *in, int i) { return ptx_r32(w, &in->op[i]); }
 
-/* Of a type: ROW_ what a lane of its row is, OUT_ what a result is cut to (narrow registers have upper bits zero) */
+/* Of a type: ROW_ what a lane of its row is, OUT_ what a result is cut to (upper bits are zero). */
 #define ROW_u16 u32
 #define ROW_s16 u32
 #define ROW_u32 u32
@@ -78,7 +78,7 @@ static inline void *row(Warp *w, const Ins *in, int i) { return ptx_r32(w, &in->
 #define SIGNED(M) M(s16) M(s32) M(s64)
 #define INTEGERS(M) UNSIGNED(M) SIGNED(M)
 
-/* ---- integers (9.7.1, 9.7.2, 9.7.8) --------------------------------------------------------------------- */
+/* ---- integers (9.7.1, 9.7.2, 9.7.8) -------------------------------------------------------------------- */
 
 /* twice the width, for mul.hi and mul.wide */
 #define WIDE_u16 u32
@@ -146,8 +146,8 @@ LANES3(mad24_hi_sat_s32, s32, s32, s32, s32, clamp32((product24(a, b) >> 16) + c
 LANES3(mad24_lo_u32, u32, u32, u32, u32, (u32)uproduct24(a, b) + c)
 LANES3(mad24_hi_u32, u32, u32, u32, u32, (u32)(uproduct24(a, b) >> 16) + c)
 
-/* PTX leaves division by zero unspecified; the instruction sequences of the hardware give all ones for quotient
- * and remainder. Nobody wants either. */
+/* PTX leaves division by zero unspecified; the instruction sequences of the hardware give all ones for both
+ * quotient and remainder. Nobody wants either. */
 #define DIVISION(name, T, expression) \
     static Outcome name##_##T(Warp *w, const Ins *in, u32 m) { \
         ROW_##T *d = row(w, in, 0); \
@@ -315,7 +315,7 @@ PREDICATES(xor, a ^ b)
 PREDICATES(not, ~a)
 PREDICATES(mov, a)
 
-/* Opcodes that say all there is to know. Operands, destination first: r up to 32 bits, d 64 bits, p predicate. */
+/* Opcodes that say all there is to know. Operands, destination first: r up to 32 bits, d 64, p predicate. */
 typedef struct {
     const char *opcode;
     Handler run;
@@ -489,7 +489,7 @@ static bool decode_lop3(Text *t, Ins *in) {
     return ok && (!in->mode || ptx_use_pred(t, in, 6));
 }
 
-/* ---- floats (9.7.3, 9.7.4) ------------------------------------------------------------------------------ */
+/* ---- floats (9.7.3, 9.7.4) ----------------------------------------------------------------------------- */
 
 enum { FTZ = 1, SAT = 2, RELU = 4, KEEP_NAN = 8, XORSIGN = 16, SATFINITE = 32 }; /* Ins.mode */
 
@@ -549,7 +549,7 @@ static inline float smaller(float x, float y, bool greater, u32 flags) {
 F32(minf, smaller(a, b, false, flags))
 F32(maxf, smaller(a, b, true, flags))
 
-/* div.approx: PTX ISA gives 0 for |b| > 2^126 (NaN if a is infinite), as a * (1 / b) would without subnormals. */
+/* div.approx: PTX ISA gives 0 for |b| > 2^126 (NaN if a is infinite), as a * (1 / b) without subnormals. */
 static inline float divided(float a, float b) {
     float r = a / b, least = isinf(a) ? NAN : copysignf(0, r);
     return fabsf(b) > 0x1p126f && fabsf(b) < INFINITY && r == r ? least : r;
@@ -647,7 +647,7 @@ static inline u16 half_op(HalfOp op, bool bf16, u16 a, u16 b, u16 c, u32 flags) 
     switch (op) {
     case H_ADD: return half_out(ptx_half_fma_odd(x, 1, y), bf16, flags);
     case H_SUB: return half_out(ptx_half_fma_odd(x, 1, -y), bf16, flags);
-    case H_MUL: return half_out(ptx_f64_to_f32_odd((double)x * y), bf16, flags);
+    case H_MUL: return half_out(x * y, bf16, flags); /* x * y is exact unless it is far too small for bf16 */
     case H_FMA: return half_out(ptx_half_fma_odd(x, y, z), bf16, flags);
     case H_NEG: return (u16)((flags & FTZ ? half_flush(a, F16_INF) : a) ^ 0x8000);
     case H_ABS: return (u16)((flags & FTZ ? half_flush(a, F16_INF) : a) & 0x7fff);
@@ -687,8 +687,8 @@ HALVES(maxh, H_MAX)
 HALVES(ex2h, H_EX2)
 HALVES(tanhh, H_TANH)
 
-/* What each floating-point opcode has, by format. `takes`: the modifiers that it may have (`half_takes`: with f16
- * and bf16). `round`: whether .rn or another mode must or may be there. */
+/* What each floating-point opcode has, by format. `takes`: the modifiers that it may have (`half_takes`: with
+ * f16 and bf16). `round`: whether .rn or another mode must or may be there. */
 enum { NO_ROUND, MAY_ROUND, MUST_ROUND };
 typedef struct {
     const char *name; /* opcode and, of the approximations, its second word */
@@ -783,7 +783,7 @@ static bool number_or_carry(Text *t, Ins *in) {
     return number(t, in);
 }
 
-/* ---- comparisons (9.7.5) -------------------------------------------------------------------------------- */
+/* ---- comparisons (9.7.5) ------------------------------------------------------------------------------- */
 
 /* A comparison is the set of relations that make it true. */
 enum { LESS = 1, EQUAL = 2, GREATER = 4, UNORDERED = 8 };
@@ -951,7 +951,7 @@ static bool decode_testp(Text *t, Ins *in) {
     return use_all(t, in, in->type == T_F64 ? "pd" : "pr");
 }
 
-/* ---- selections and moves (9.7.5, 9.7.9) ---------------------------------------------------------------- */
+/* ---- selections and moves (9.7.5, 9.7.9) --------------------------------------------------------------- */
 
 /* selp d, a, b, p: what is chosen may hold nothing, and then d does; p may not. */
 static void check_predicate(Warp *w, const Ins *in, u32 m, const Operand *p) {
@@ -1092,10 +1092,10 @@ static bool mov(Text *t, Ins *in) {
     return true;
 }
 
-/* ---- cvt (9.7.9.21) ------------------------------------------------------------------------------------- */
+/* ---- cvt (9.7.9.21) ------------------------------------------------------------------------------------ */
 
-/* The general form goes through rows of s64 (integer to integer) or double (all others): read, round, saturate,
- * write. Ins: type, type2 destination and source; k rounding of floats; n rounding to an integer; mode flags */
+/* The general form goes through rows of s64 (integer to integer) or double (all others): read, round,
+ * saturate, write. Ins: type, type2 destination and source; k rounding of floats, n to an integer. */
 enum { NO_INTEGER_ROUND, RNI, RZI, RMI, RPI };
 static bool is_integer(Type t) { return t >= T_U8 && t <= T_S64; }
 static bool is_signed(Type t) { return t >= T_S8 && t <= T_S64; }

@@ -1,12 +1,13 @@
 /* test_scalar.cu - every register-to-register instruction of the PTX machine against a model.
  *
- * A case is one line: the types of the result and of the sources, the PTX, and what the result should be. Its kernel
- * runs the PTX on all pairs of edge values and on random ones (all 65536 of them where the only source is 16 bits wide); results are
- * compared bit by bit, or within a relative error for the approximations.
+ * A case is one line: the types of the result and of the sources, the PTX, and what the result should be. Its
+ * kernel runs the PTX on all pairs of edge values and on random ones (on all values where the only source has
+ * 16 bits); results are compared bit by bit, or within a relative error for the approximations.
  *
- * The model of rounding shares nothing with the machine: round_to() looks for the neighbours of the exact value by
- * bisection over the format's numbers, with comparisons in 113 bits that are exact.
+ * The model of rounding shares nothing with the machine: round_to() looks for the neighbours of the exact
+ * value by bisection over the format's numbers, with comparisons in 113 bits that are exact.
  */
+#include <map>
 #include <vector>
 #include <cstring>
 #include <cmath>
@@ -31,7 +32,7 @@ void ptx_expect_findings(bool expect);
 const char *ptx_last_findings(void);
 }
 
-/* ---- values --------------------------------------------------------------------------------------------------- */
+/* ---- values -------------------------------------------------------------------------------------------- */
 
 template <class To, class From> To as(From x) {
     To y;
@@ -42,22 +43,27 @@ template <class To, class From> To as(From x) {
 static u32 bits(f32 x) { return as<u32>(x); }
 static f32 F(u32 x) { return as<f32>(x); }
 
-static const u64 edge16[] = {0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 0x7f, 0x80, 0xff, 0x100, 0x3ff, 0x400, 0x7bff, 0x7c00,
-                             0x7c01, 0x7e00, 0x7fff, 0x8000, 0x8001, 0x83ff, 0x8400, 0xbc00, 0x3c00, 0x3c01, 0x3bff,
-                             0x3f80, 0xbf80, 0x7f7f, 0x7f80, 0x7f81, 0xff80, 0xfbff, 0xfc00, 0xfe00, 0xfffe, 0xffff};
-static const u64 edge32[] = {0, 1, 2, 3, 8, 15, 16, 24, 31, 32, 33, 63, 64, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x10000,
-                             0x7fffff, 0x800000, 0x800001, 0xffffff, 0x1000000, 0x3f800000, 0x3f800001, 0x3f7fffff,
-                             0xbf800000, 0x3f000000, 0x40200000, 0x4b000001, 0x4f000000, 0x5f000000, 0x7f7fffff, 0x7f800000,
-                             0x7f800001, 0x7fc00000, 0x7fffffff, 0x80000000, 0x80000001, 0x807fffff, 0x80800000,
-                             0xcf000000, 0xff7fffff, 0xff800000, 0xffc00000, 0xfffffffe, 0xffffffff, 0x12345678, 0x89abcdef};
-static const u64 edge64[] = {0, 1, 2, 3, 31, 32, 33, 63, 64, 65, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000,
-                             0xfffffffffffff, 0x10000000000000, 0x10000000000001, 0x3ff0000000000000, 0x3ff0000000000001,
-                             0x3fefffffffffffff, 0xbff0000000000000, 0x4004000000000000, 0x3fe0000000000000,
-                             0x41dfffffffc00000, 0x43e0000000000000, 0x43f0000000000000, 0xc3e0000000000000, 0x47efffffe0000000,
-                             0x47effffff0000000, 0x3690000000000000, 0x3e50000000000001, 0x40effc0000000000,
-                             0x7fefffffffffffff, 0x7ff0000000000000, 0x7ff8000000000000, 0x7fffffffffffffff, 0x8000000000000000,
-                             0x8000000000000001, 0x800fffffffffffff, 0xffefffffffffffff, 0xfff0000000000000,
-                             0xfff8000000000000, 0xfffffffffffffffe, 0xffffffffffffffff, 0x0123456789abcdef};
+static const u64 edge16[] = {
+    0, 1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 0x7f, 0x80, 0xff, 0x100, 0x3ff, 0x400, 0x7bff, 0x7c00, 0x7c01,
+    0x7e00, 0x7fff, 0x8000, 0x8001, 0x83ff, 0x8400, 0xbc00, 0x3c00, 0x3c01, 0x3bff, 0x3f80, 0xbf80, 0x7f7f,
+    0x7f80, 0x7f81, 0xff80, 0xfbff, 0xfc00, 0xfe00, 0xfffe, 0xffff,
+};
+static const u64 edge32[] = {
+    0, 1, 2, 3, 8, 15, 16, 24, 31, 32, 33, 63, 64, 0x80, 0xff, 0x7fff, 0x8000, 0xffff, 0x10000, 0x7fffff,
+    0x800000, 0x800001, 0xffffff, 0x1000000, 0x3f800000, 0x3f800001, 0x3f7fffff, 0xbf800000, 0x3f000000,
+    0x40200000, 0x4b000001, 0x4f000000, 0x5f000000, 0x7f7fffff, 0x7f800000, 0x7f800001, 0x7fc00000,
+    0x7fffffff, 0x80000000, 0x80000001, 0x807fffff, 0x80800000, 0xcf000000, 0xff7fffff, 0xff800000,
+    0xffc00000, 0xfffffffe, 0xffffffff, 0x12345678, 0x89abcdef,
+};
+static const u64 edge64[] = {
+    0, 1, 2, 3, 31, 32, 33, 63, 64, 65, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000, 0xfffffffffffff,
+    0x10000000000000, 0x10000000000001, 0x3ff0000000000000, 0x3ff0000000000001, 0x3fefffffffffffff,
+    0xbff0000000000000, 0x4004000000000000, 0x3fe0000000000000, 0x41dfffffffc00000, 0x43e0000000000000,
+    0x43f0000000000000, 0xc3e0000000000000, 0x47efffffe0000000, 0x47effffff0000000, 0x3690000000000000,
+    0x3e50000000000001, 0x40effc0000000000, 0x7fefffffffffffff, 0x7ff0000000000000, 0x7ff8000000000000,
+    0x7fffffffffffffff, 0x8000000000000000, 0x8000000000000001, 0x800fffffffffffff, 0xffefffffffffffff,
+    0xfff0000000000000, 0xfff8000000000000, 0xfffffffffffffffe, 0xffffffffffffffff, 0x0123456789abcdef,
+};
 /* Values are handled as bits of a u64, `size` bytes of them. */
 template <class T> T from_bits(u64 x) {
     T y;
@@ -71,14 +77,16 @@ template <class T> u64 to_bits(T x) {
 }
 /* A random value: any bits, a small integer, or a float of moderate size whose low bits are near a tie. */
 static u64 random_value(size_t size, u64 *rng) {
-    static const u64 low[] = {0, 1, 0x7fff, 0x8000, 0x8001, 0xffff, 0x0fff, 0x1000, 0x1001, 0x2000, 0x3000, 0x5000};
+    static const u64 low[] = {0,      1,      0x7fff, 0x8000, 0x8001, 0xffff,
+                              0x0fff, 0x1000, 0x1001, 0x2000, 0x3000, 0x5000};
     u64 x = fat_next(rng);
     switch (x >> 60 & 3) {
     case 0: return x & 63;
     case 1: return x;
     case 2: return size == 4 ? (x & 0x80ff0000) | (100 + (x >> 40 & 31)) << 23 | low[(x >> 50) % 12] : x;
     default:
-        if (size == 8) return (x & 0x800fffff00000000) | (1000 + (x >> 52 & 31)) << 52 | (x << 20 & 0xf0000000);
+        if (size == 8)
+            return (x & 0x800fffff00000000) | (1000 + (x >> 52 & 31)) << 52 | (x << 20 & 0xf0000000);
         return size == 4 ? (x & 0x807fffff) | (120 + (x >> 40 & 15)) << 23 : x;
     }
 }
@@ -92,7 +100,7 @@ static u64 value(int which, size_t i, size_t all, size_t size, u64 *rng) {
     return random_value(size, rng) & mask;
 }
 
-/* ---- cases ------------------------------------------------------------------------------------------------------ */
+/* ---- cases --------------------------------------------------------------------------------------------- */
 
 typedef void (*Kernel)(const u64 *a, const u64 *b, const u64 *c, u64 *d, int n);
 struct Case {
@@ -121,7 +129,8 @@ template <class X> __global__ void run_case(const u64 *a, const u64 *b, const u6
     d[i] = out;
 }
 template <class X> u64 want_bits(u64 a, u64 b, u64 c) {
-    return to_bits(X::want(from_bits<typename X::A>(a), from_bits<typename X::B>(b), from_bits<typename X::C>(c)));
+    return to_bits(
+        X::want(from_bits<typename X::A>(a), from_bits<typename X::B>(b), from_bits<typename X::C>(c)));
 }
 template <class X> struct Register {
     Register(const char *group, const char *text, int sources, int count, double tolerance) {
@@ -137,11 +146,12 @@ template <class T> T *to_device(const std::vector<T> &x) {
     cudaMemcpy(p, x.data(), x.size() * sizeof(T), cudaMemcpyHostToDevice);
     return p;
 }
-/* With a tolerance zeros and infinities are still exact, with their signs. PTX leaves the payload of f64 NaNs open. */
+/* Zeros and infinities are exact even with a tolerance. PTX leaves the payload of f64 NaNs open. */
 static bool same(const Case &c, u64 got, u64 want) {
     if (got == want) return true;
     if (!c.is_float) return false;
-    double x = c.size[0] == 4 ? (double)F((u32)got) : as<f64>(got), y = c.size[0] == 4 ? (double)F((u32)want) : as<f64>(want);
+    double x = c.size[0] == 4 ? (double)F((u32)got) : as<f64>(got),
+           y = c.size[0] == 4 ? (double)F((u32)want) : as<f64>(want);
     if (c.size[0] == 8 && y != y) return x != x;
     return y != 0 && !std::isinf(y) && fabs(x - y) <= c.tolerance * fabs(y);
 }
@@ -155,15 +165,16 @@ static void run(const Case &c) {
         if (i % 16 == 15 && c.size[1] == c.size[2]) x[2][i] = x[1][i];
     }
     for (int k = 0; k < 4; k++) on_device[k] = to_device(x[k]);
-    c.kernel<<<(unsigned)((n + 255) / 256), 256>>>(on_device[1], on_device[2], on_device[3], on_device[0], (int)n);
+    c.kernel<<<(unsigned)((n + 255) / 256), 256>>>(on_device[1], on_device[2], on_device[3], on_device[0],
+                                                   (int)n);
     if (!FA_EXPECT_MSG(cudaDeviceSynchronize() == cudaSuccess, "%s", c.text)) return;
     cudaMemcpy(x[0].data(), on_device[0], n * sizeof(u64), cudaMemcpyDeviceToHost);
     for (size_t i = 0; i < n; i++) {
         u64 want = c.want(x[1][i], x[2][i], x[3][i]);
         if (same(c, x[0][i], want)) continue;
-        FA_EXPECT_MSG(false, "%s: of %llx %llx %llx: got %llx, want %llx", c.text, (unsigned long long)x[1][i],
-                      (unsigned long long)x[2][i], (unsigned long long)x[3][i], (unsigned long long)x[0][i],
-                      (unsigned long long)want);
+        FA_EXPECT_MSG(false, "%s: of %llx %llx %llx: got %llx, want %llx", c.text,
+                      (unsigned long long)x[1][i], (unsigned long long)x[2][i], (unsigned long long)x[3][i],
+                      (unsigned long long)x[0][i], (unsigned long long)want);
         break;
     }
     for (u64 *p : on_device) cudaFree(p);
@@ -212,19 +223,22 @@ static void run_group(const char *group) {
 #define CASE1(TD, TA, text, expression) CASE(_, 1, TD, TA, TA, TA, 4000, 0, , text, expression)
 #define CASE2(TD, TA, TB, text, expression) CASE(_, 2, TD, TA, TB, TB, 4000, 0, , text, expression)
 #define CASE3(TD, TA, TB, TC, text, expression) CASE(_, 3, TD, TA, TB, TC, 6000, 0, , text, expression)
-#define APPROX1(TD, TA, tolerance, text, expression) CASE(_, 1, TD, TA, TA, TA, 8000, tolerance, , text, expression)
+#define APPROX1(TD, TA, tolerance, text, expression) \
+    CASE(_, 1, TD, TA, TA, TA, 8000, tolerance, , text, expression)
 
 /* the same for several types: the text is opcode ".type operands" */
 #define UNARY_T(T, op, expression) CASE(T, 1, T, T, T, T, 4000, 0, , op "." #T " %0, %1;", expression)
 #define BINARY_T(T, op, expression) CASE(T, 2, T, T, T, T, 4000, 0, , op "." #T " %0, %1, %2;", expression)
-#define TERNARY_T(T, op, expression) CASE(T, 3, T, T, T, T, 6000, 0, , op "." #T " %0, %1, %2, %3;", expression)
-#define NONZERO_T(T, op, expression) CASE(T, 2, T, T, T, T, 4000, 0, if (b == 0) b = 1, op "." #T " %0, %1, %2;", expression)
+#define TERNARY_T(T, op, expression) \
+    CASE(T, 3, T, T, T, T, 6000, 0, , op "." #T " %0, %1, %2, %3;", expression)
+#define NONZERO_T(T, op, expression) \
+    CASE(T, 2, T, T, T, T, 4000, 0, if (b == 0) b = 1, op "." #T " %0, %1, %2;", expression)
 #define SIGNED(M, ...) M(s16, __VA_ARGS__) M(s32, __VA_ARGS__) M(s64, __VA_ARGS__)
 #define UNSIGNED(M, ...) M(u16, __VA_ARGS__) M(u32, __VA_ARGS__) M(u64, __VA_ARGS__)
 #define INTEGERS(M, ...) SIGNED(M, __VA_ARGS__) UNSIGNED(M, __VA_ARGS__)
 #define WIDE(M, ...) M(s32, __VA_ARGS__) M(u32, __VA_ARGS__) M(s64, __VA_ARGS__) M(u64, __VA_ARGS__)
 
-/* ---- integers ----------------------------------------------------------------------------------------------------- */
+/* ---- integers ------------------------------------------------------------------------------------------ */
 
 #define GROUP "integers"
 INTEGERS(BINARY_T, "add", (s128)a + b)
@@ -308,13 +322,15 @@ FA_TEST(integers) { run_group("integers"); }
 #define GROUP "bits"
 #define BITS1_T(T, op, b, expression) CASE(T, 1, T, T, T, T, 4000, 0, , op "." #b " %0, %1;", expression)
 #define BITS2_T(T, op, b, expression) CASE(T, 2, T, T, T, T, 4000, 0, , op "." #b " %0, %1, %2;", expression)
-#define BITS(M, op, expression) M(u16, op, b16, expression) M(u32, op, b32, expression) M(u64, op, b64, expression)
+#define BITS(M, op, expression) \
+    M(u16, op, b16, expression) M(u32, op, b32, expression) M(u64, op, b64, expression)
 BITS(BITS2_T, "and", a &b)
 BITS(BITS2_T, "or", a | b)
 BITS(BITS2_T, "xor", a ^ b)
 BITS(BITS1_T, "not", ~a)
 BITS(BITS1_T, "cnot", a == 0)
-#define SHIFT_T(T, op, b, expression) CASE(T, 2, T, T, u32, u32, 4000, 0, , op "." #b " %0, %1, %2;", expression)
+#define SHIFT_T(T, op, b, expression) \
+    CASE(T, 2, T, T, u32, u32, 4000, 0, , op "." #b " %0, %1, %2;", expression)
 template <class T> T shifted_right(T a, u32 b) { /* one bit at a time: C leaves big shifts undefined */
     for (u32 i = 0; i < b && i < 64; i++) a = (T)(a >> 1);
     return a;
@@ -381,7 +397,8 @@ static u64 bfe(u64 a, u32 b, u32 c, int msb, bool is_signed) {
 }
 static u64 bfi(u64 a, u64 b, u32 c, u32 n, int msb) {
     int pos = (int)(c & 0xff), len = (int)(n & 0xff);
-    for (int i = 0; i < len && pos + i <= msb; i++) b = (b & ~(1ull << (pos + i))) | (a >> i & 1) << (pos + i);
+    for (int i = 0; i < len && pos + i <= msb; i++)
+        b = (b & ~(1ull << (pos + i))) | (a >> i & 1) << (pos + i);
     return b;
 }
 CASE3(u32, u32, u32, u32, "bfe.u32 %0, %1, %2, %3;", bfe(a, b, c, 31, false))
@@ -444,41 +461,46 @@ CASE3(u32, u32, u32, u32, "lop3.b32 %0, %1, %2, %3, 0x1b;", lop3(a, b, c, 0x1b))
 CASE3(u32, u32, u32, u32, "lop3.b32 %0, %1, %2, %3, 0xca;", (a & b) | (~a & c))
 CASE3(u32, u32, u32, u32, "lop3.b32 %0, %1, %2, %3, 0x35;", lop3(a, b, c, 0x35))
 #define LOP3_PREDICATE(op) \
-    "{.reg .pred p, q; .reg .b32 x; setp.lt.u32 q, %1, %2;" op " x|p, %1, %2, %3, 0x80, q; selp.b32 x, 1, 0, p; mov.b32 %0, x;}"
+    "{.reg .pred p, q; .reg .b32 x; setp.lt.u32 q, %1, %2;" op " x|p, %1, %2, %3, 0x80, q;" \
+    "selp.b32 x, 1, 0, p; mov.b32 %0, x;}"
 CASE3(u32, u32, u32, u32, LOP3_PREDICATE("lop3.or.b32"), (a & b & c) != 0 || a < b)
 CASE3(u32, u32, u32, u32, LOP3_PREDICATE("lop3.and.b32"), (a & b & c) != 0 && a < b)
-CASE3(u32, u32, u32, u32,
-      "{.reg .pred p, q; setp.lt.u32 q, %1, %2; lop3.or.b32 _|p, %1, %2, %3, 0x80, !q; selp.b32 %0, 1, 0, p;}",
-      (a & b & c) != 0 || a >= b)
+CASE3(
+    u32, u32, u32, u32,
+    "{.reg .pred p, q; setp.lt.u32 q, %1, %2; lop3.or.b32 _|p, %1, %2, %3, 0x80, !q; selp.b32 %0, 1, 0, p;}",
+    (a & b & c) != 0 || a >= b)
 #undef GROUP
 FA_TEST(bits) { run_group("bits"); }
 
-/* ---- carry --------------------------------------------------------------------------------------------------------- */
+/* ---- carry --------------------------------------------------------------------------------------------- */
 
 #define GROUP "carry"
 /* low and high words of two-word arithmetic; c supplies the high words */
 #define HIGH_OF(first, second) "{.reg .b32 x;" first ".u32 x, %1, %2;" second ".u32 %0, %3, 7;}"
 CASE3(u32, u32, u32, u32, HIGH_OF("add.cc", "addc"), ((u64)a + b >> 32) + c + 7)
 CASE3(u32, u32, u32, u32, HIGH_OF("sub.cc", "subc"), c - 7 - (a < b))
-CASE3(u32, s32, s32, s32, "{.reg .b32 x; add.cc.s32 x, %1, %2; addc.s32 %0, %3, -1;}", ((u64)(u32)a + (u32)b >> 32) + c - 1)
+CASE3(u32, s32, s32, s32, "{.reg .b32 x; add.cc.s32 x, %1, %2; addc.s32 %0, %3, -1;}",
+      ((u64)(u32)a + (u32)b >> 32) + c - 1)
 CASE3(u32, u32, u32, u32, "{.reg .b32 x; add.cc.u32 x, %1, %2; addc.cc.u32 x, %3, %1; addc.u32 %0, 0, 0;}",
       (((u64)a + b >> 32) + c + a) >> 32)
 CASE3(u32, u32, u32, u32, "{.reg .b32 x; sub.cc.u32 x, %1, %2; subc.cc.u32 x, %3, %1; subc.u32 %0, 0, 0;}",
       (u64)c < (u64)a + (a < b) ? ~0u : 0)
-CASE3(u64, u64, u64, u64, "{.reg .b64 x; add.cc.u64 x, %1, %2; addc.u64 %0, %3, 7;}", ((u128)a + b >> 64) + c + 7)
+CASE3(u64, u64, u64, u64, "{.reg .b64 x; add.cc.u64 x, %1, %2; addc.u64 %0, %3, 7;}",
+      ((u128)a + b >> 64) + c + 7)
 CASE3(u64, u64, u64, u64, "{.reg .b64 x; sub.cc.s64 x, %1, %2; subc.s64 %0, %3, 7;}", c - 7 - (a < b))
 CASE3(u32, u32, u32, u32, "{.reg .b32 x; mad.lo.cc.u32 x, %1, %2, %3; madc.hi.u32 %0, %1, %2, 5;}",
       (((u64)a * b + c) >> 32) + 5)
 CASE3(u32, s32, s32, u32, "{.reg .b32 x; mad.lo.cc.s32 x, %1, %2, %3; madc.hi.s32 %0, %1, %2, 0;}",
       (u64)((s64)a * b + (s64)c) >> 32)
-CASE3(u32, u32, u32, u32, "{.reg .b32 x; mad.hi.cc.u32 x, %1, %2, %3; madc.lo.cc.u32 x, %1, %2, %3; addc.u32 %0, 0, 0;}",
+CASE3(u32, u32, u32, u32,
+      "{.reg .b32 x; mad.hi.cc.u32 x, %1, %2, %3; madc.lo.cc.u32 x, %1, %2, %3; addc.u32 %0, 0, 0;}",
       ((u64)(u32)((u64)a * b) + c + (((u64)a * b >> 32) + c >> 32)) >> 32)
 CASE3(u64, u64, u64, u64, "{.reg .b64 x; mad.lo.cc.u64 x, %1, %2, %3; madc.hi.u64 %0, %1, %2, 5;}",
       (((u128)a * b + c) >> 64) + 5)
 #undef GROUP
 FA_TEST(carry) { run_group("carry"); }
 
-/* ---- the model of rounding ------------------------------------------------------------------------------------------ */
+/* ---- the model of rounding ----------------------------------------------------------------------------- */
 
 enum Round { RN, RNA, RZ, RM, RP };
 
@@ -488,8 +510,11 @@ struct Format {
     u64 greatest;
     quad decode(u64 magnitude) const {
         u64 e = magnitude >> p, m = magnitude & (((u64)1 << p) - 1);
-        quad x = (quad)(e ? m | (u64)1 << p : m);
-        for (int k = (int)(e ? e : 1) - bias - p; k != 0;) { /* times 2^k */
+        int k = (int)(e ? e : 1) - bias - p;
+        if (e) m |= (u64)1 << p;
+        if (bias <= 127) return ldexp((double)m, k); /* exact */
+        quad x = m;
+        while (k != 0) { /* times 2^k */
             int step = k > 60 ? 60 : k < -60 ? -60 : k;
             x *= step > 0 ? (quad)((u64)1 << step) : 1 / (quad)((u64)1 << -step);
             k -= step;
@@ -500,11 +525,12 @@ struct Format {
 static const Format F16 = {10, 15, 0x7bff}, BF16 = {7, 127, 0x7f7f}, F32 = {23, 127, 0x7f7fffff},
                     F64 = {52, 1023, 0x7fefffffffffffff}, E4M3 = {3, 7, 0x7e}, E5M2 = {2, 15, 0x7b};
 
-/* The magnitude bits of v rounded: above(x) is the sign of |v| - x, exactly. The number after the greatest one stands
- * for infinity. */
+/* The magnitude bits of v rounded: above(x) is the sign of |v| - x, exactly. The number after the greatest
+ * one stands for infinity. */
 template <class Above> u64 round_to(const Format &f, Round round, bool minus, Above above) {
     u64 low = 0, high = f.greatest + 1; /* |v| >= low, |v| < high */
-    if (above(f.decode(high)) >= 0) return round == RN || round == RNA || round == (minus ? RM : RP) ? high : f.greatest;
+    if (above(f.decode(high)) >= 0)
+        return round == RN || round == RNA || round == (minus ? RM : RP) ? high : f.greatest;
     while (high - low > 1) {
         u64 middle = low + (high - low) / 2;
         if (above(f.decode(middle)) >= 0) low = middle;
@@ -531,21 +557,26 @@ template <class T> u64 arithmetic(const Format &f, Op op, Round round, T a, T b,
     if (op == RCP) b = a, a = 1, op = DIV;
     if (op == ADD) c = b, b = 1, op = FMA;
     bool product_minus = std::signbit(a) != std::signbit(b), minus = product_minus;
-    double x = (double)a, y = (double)b, z = (double)c; /* what infinities and NaNs give does not depend on rounding */
+    double x = (double)a, y = (double)b,
+           z = (double)c; /* what infinities and NaNs give does not depend on rounding */
     double special = op == FMA ? x * y + z : op == MUL ? x * y : op == DIV ? x / y : sqrt(x);
     *is_nan = false;
-    if (!std::isfinite(x) || (op != SQRT && !std::isfinite(y)) || (op == FMA && !std::isfinite(z)) || (op == DIV && y == 0) ||
-        (op == SQRT && x < 0)) {
-        if (op == FMA && std::isfinite(x) && std::isfinite(y)) special = z; /* x * y may be too great for a double */
+    if (!std::isfinite(x) || (op != SQRT && !std::isfinite(y)) || (op == FMA && !std::isfinite(z)) ||
+        (op == DIV && y == 0) || (op == SQRT && x < 0)) {
+        if (op == FMA && std::isfinite(x) && std::isfinite(y))
+            special = z; /* x * y may be too great for a double */
         *is_nan = special != special;
         return (std::signbit(special) ? top_bit : 0) | (std::isinf(special) ? f.greatest + 1 : 0);
     }
     quad p = (quad)a * (quad)b;
-    int s = op == FMA ? sign_of_sum(p, (quad)c, 0) : op == SQRT ? sign((quad)a) : sign((quad)a) * sign((quad)b);
+    int s = op == FMA    ? sign_of_sum(p, (quad)c, 0)
+            : op == SQRT ? sign((quad)a)
+                         : sign((quad)a) * sign((quad)b);
     if (s == 0) {
         if (op == SQRT) minus = std::signbit(a);
-        if (op == FMA) minus = product_minus == std::signbit(c) && (p == 0 || sign(p) == sign((quad)c)) ? product_minus
-                               : round == RM;
+        if (op == FMA)
+            minus = product_minus == std::signbit(c) && (p == 0 || sign(p) == sign((quad)c)) ? product_minus
+                                                                                             : round == RM;
         return minus ? top_bit : 0;
     }
     minus = s < 0;
@@ -580,17 +611,20 @@ static f64 model(Op op, Round round, f64 a, f64 b = 0, f64 c = 0) {
     return is_nan ? NAN : as<f64>(r);
 }
 
-/* ---- f32 and f64 ---------------------------------------------------------------------------------------------------- */
+/* ---- f32 and f64 --------------------------------------------------------------------------------------- */
 
 #define GROUP "f32"
 #define FLOAT1(op, O, round, R, mods, flags) \
     CASE(round, 1, f32, f32, f32, f32, 800, 0, , op "." #round mods ".f32 %0, %1;", model(O, R, flags, a))
 #define FLOAT2(op, O, round, R, mods, flags) \
-    CASE(round, 2, f32, f32, f32, f32, 2800, 0, , op "." #round mods ".f32 %0, %1, %2;", model(O, R, flags, a, b))
+    CASE(round, 2, f32, f32, f32, f32, 2800, 0, , op "." #round mods ".f32 %0, %1, %2;", \
+         model(O, R, flags, a, b))
 #define FLOAT3(op, O, round, R, mods, flags) \
-    CASE(round, 3, f32, f32, f32, f32, 3400, 0, , op "." #round mods ".f32 %0, %1, %2, %3;", model(O, R, flags, a, b, c))
+    CASE(round, 3, f32, f32, f32, f32, 3400, 0, , op "." #round mods ".f32 %0, %1, %2, %3;", \
+         model(O, R, flags, a, b, c))
 #define ROUNDS(M, op, O, mods, flags) \
-    M(op, O, rn, RN, mods, flags) M(op, O, rz, RZ, mods, flags) M(op, O, rm, RM, mods, flags) M(op, O, rp, RP, mods, flags)
+    M(op, O, rn, RN, mods, flags) \
+    M(op, O, rz, RZ, mods, flags) M(op, O, rm, RM, mods, flags) M(op, O, rp, RP, mods, flags)
 ROUNDS(FLOAT2, "add", ADD, "", 0)
 ROUNDS(FLOAT2, "add", ADD, ".ftz", FTZ)
 ROUNDS(FLOAT2, "add", ADD, ".sat", SAT)
@@ -614,7 +648,7 @@ ROUNDS(FLOAT1, "rcp", RCP, ".ftz", FTZ)
 CASE2(f32, f32, f32, "add.f32 %0, %1, %2;", model(ADD, RN, 0, a, b))
 CASE2(f32, f32, f32, "sub.ftz.f32 %0, %1, %2;", model(SUB, RN, FTZ, a, b))
 CASE2(f32, f32, f32, "mul.sat.f32 %0, %1, %2;", model(MUL, RN, SAT, a, b))
-/* min and max: -0 < +0; a NaN loses, or with .NaN wins; .xorsign.abs: of magnitudes, with the product's sign */
+/* min and max: -0 < +0; a NaN loses, or wins with .NaN; .xorsign.abs: magnitudes, and the product's sign */
 enum { GREATER = 8, WITH_NAN = 16, XORSIGN = 32 };
 static f32 extreme(f32 a, f32 b, int flags) {
     if (flags & FTZ) a = flushed(a), b = flushed(b);
@@ -647,7 +681,8 @@ FA_TEST(f32) { run_group("f32"); }
 #define GROUP "approximations"
 static f32 in(f32 x, int flags) { return flags & FTZ ? flushed(x) : x; }
 #define APPROX(op, tolerance, expression) \
-    CASE(plain, 1, f32, f32, f32, f32, 8000, tolerance, , op ".approx.f32 %0, %1;", finished(f32_of(expression), 0)) \
+    CASE(plain, 1, f32, f32, f32, f32, 8000, tolerance, , op ".approx.f32 %0, %1;", \
+         finished(f32_of(expression), 0)) \
     CASE(ftz, 1, f32, f32, f32, f32, 8000, tolerance, , op ".approx.ftz.f32 %0, %1;", \
          finished(f32_of((a = flushed(a), expression)), FTZ))
 static f32 f32_of(double x) { return (f32)x; }
@@ -660,8 +695,8 @@ APPROX("sin", 0x1p-22, sin((double)a))
 APPROX("cos", 0x1p-22, cos((double)a))
 APPROX1(f32, f32, 0x1p-11, "tanh.approx.f32 %0, %1;", finished((f32)tanh((double)a), 0))
 /* 2^x of integers is exact */
-CASE(_, 1, f32, s32, s32, s32, 4000, 0, a = a % 250 - 120, "{.reg .f32 x; cvt.rn.f32.s32 x, %1; ex2.approx.f32 %0, x;}",
-     exp2((double)a))
+CASE(_, 1, f32, s32, s32, s32, 4000, 0, a = a % 250 - 120,
+     "{.reg .f32 x; cvt.rn.f32.s32 x, %1; ex2.approx.f32 %0, x;}", exp2((double)a))
 static f32 div_approx(f32 a, f32 b, int flags) {
     a = in(a, flags), b = in(b, flags);
     f32 r = a / b;
@@ -671,7 +706,8 @@ static f32 div_approx(f32 a, f32 b, int flags) {
 CASE(_, 2, f32, f32, f32, f32, 6000, 0x1p-22, , "div.approx.f32 %0, %1, %2;", div_approx(a, b, 0))
 CASE(_, 2, f32, f32, f32, f32, 6000, 0x1p-22, , "div.approx.ftz.f32 %0, %1, %2;", div_approx(a, b, FTZ))
 CASE(_, 2, f32, f32, f32, f32, 6000, 0x1p-22, , "div.full.f32 %0, %1, %2;", finished(a / b, 0))
-CASE(_, 2, f32, f32, f32, f32, 6000, 0x1p-22, , "div.full.ftz.f32 %0, %1, %2;", finished(flushed(a) / flushed(b), FTZ))
+CASE(_, 2, f32, f32, f32, f32, 6000, 0x1p-22, , "div.full.ftz.f32 %0, %1, %2;",
+     finished(flushed(a) / flushed(b), FTZ))
 #undef GROUP
 FA_TEST(approximations) { run_group("approximations"); }
 
@@ -704,12 +740,18 @@ APPROX1(f64, f64, 0x1p-22, "rsqrt.approx.f64 %0, %1;", 1 / sqrt(a))
 #undef GROUP
 FA_TEST(f64) { run_group("f64"); }
 
-/* ---- f16 and bf16 ------------------------------------------------------------------------------------------------------ */
+/* ---- f16 and bf16 -------------------------------------------------------------------------------------- */
 
-static f32 widened(const Format &f, u32 h) { /* of 16 or 8 bits */
+static f32 decoded(const Format &f, u32 h) {
     u32 top_bit = f.greatest > 0xff ? 0x8000 : 0x80, m = h & (top_bit - 1);
     f32 x = m > f.greatest ? (m == f.greatest + 1 && &f != &E4M3 ? INFINITY : NAN) : (f32)f.decode(m);
     return h & top_bit ? -x : x;
+}
+static f32 widened(const Format &f, u32 h) { /* of 16 or 8 bits */
+    static std::map<const Format *, std::vector<f32>> tables;
+    std::vector<f32> &table = tables[&f];
+    while (table.size() < (f.greatest > 0xff ? 65536 : 256)) table.push_back(decoded(f, (u32)table.size()));
+    return table[h];
 }
 /* v, which a float, a double or an integer holds exactly, rounded to f16, bf16, e4m3 or e5m2 */
 enum { SATFINITE = 64 };
@@ -722,7 +764,8 @@ template <class T> u32 narrowed(const Format &f, Round round, int flags, T v) {
     if (flags & SAT && minus) return 0;
     bool infinite = std::isinf((double)v);
     quad x = infinite ? 0 : (quad)v;
-    u64 r = infinite ? f.greatest + 1 : round_to(f, round, minus, [&](quad m) { return sign((x < 0 ? -x : x) - m); });
+    u64 r = infinite ? f.greatest + 1
+                     : round_to(f, round, minus, [&](quad m) { return sign((x < 0 ? -x : x) - m); });
     if (flags & SATFINITE && r > f.greatest) r = f.greatest;
     if (flags & FTZ && r >> f.p == 0) r = 0;
     return (u32)r | (minus ? top_bit : 0);
@@ -750,7 +793,8 @@ template <class G> u32 both(G g, u32 a, u32 b = 0, u32 c = 0) {
 #define GROUP "half"
 #define HALF1(text, type, f, ...) \
     CASE(one, 1, u16, u16, u16, u16, 0, 0, , text "." #type " %0, %1;", __VA_ARGS__) \
-    CASE(two, 1, u32, u32, u32, u32, 4000, 0, , text "." #type "x2 %0, %1;", both([](u32 a, u32, u32) { return __VA_ARGS__; }, a))
+    CASE(two, 1, u32, u32, u32, u32, 4000, 0, , text "." #type "x2 %0, %1;", \
+         both([](u32 a, u32, u32) { return __VA_ARGS__; }, a))
 #define HALF2(text, type, f, ...) \
     CASE(one, 2, u16, u16, u16, u16, 6000, 0, , text "." #type " %0, %1, %2;", __VA_ARGS__) \
     CASE(two, 2, u32, u32, u32, u32, 4000, 0, , text "." #type "x2 %0, %1, %2;", \
@@ -809,7 +853,8 @@ template <class X> __global__ void all_halves(u16 *one, u32 *two) {
     one[i] = X::one((u16)i);
     two[i] = X::two(i | ((i * 40503 + 7) & 0xffff) << 16);
 }
-template <class X> void check_halves(const Format &f, double (*g)(double), double absolute, double relative, bool ftz) {
+template <class X>
+void check_halves(const Format &f, double (*g)(double), double absolute, double relative, bool ftz) {
     std::vector<u16> one(65536);
     std::vector<u32> two(65536);
     u16 *d1 = to_device(one);
@@ -820,10 +865,13 @@ template <class X> void check_halves(const Format &f, double (*g)(double), doubl
     cudaMemcpy(two.data(), d2, 65536 * 4, cudaMemcpyDeviceToHost);
     for (u32 i = 0; i < 65536; i++) {
         u32 high = (i * 40503 + 7) & 0xffff;
-        double want = g((double)widened(f, ftz ? half_flushed(f, i) : i)), want_high = g((double)widened(f, ftz ? half_flushed(f, high) : high));
+        double want = g((double)widened(f, ftz ? half_flushed(f, i) : i)),
+               want_high = g((double)widened(f, ftz ? half_flushed(f, high) : high));
         FA_EXPECT_MSG(half_near(f, one[i], want, absolute, relative), "%x: got %x, want %g", i, one[i], want);
-        FA_EXPECT_MSG(half_near(f, two[i] & 0xffff, want, absolute, relative), "%x: got %x, want %g", i, two[i], want);
-        FA_EXPECT_MSG(half_near(f, two[i] >> 16, want_high, absolute, relative), "%x: got %x, want %g", high, two[i], want_high);
+        FA_EXPECT_MSG(half_near(f, two[i] & 0xffff, want, absolute, relative), "%x: got %x, want %g", i,
+                      two[i], want);
+        FA_EXPECT_MSG(half_near(f, two[i] >> 16, want_high, absolute, relative), "%x: got %x, want %g", high,
+                      two[i], want_high);
     }
     cudaFree(d1), cudaFree(d2);
 }
@@ -851,12 +899,13 @@ FA_TEST(half_approximations) {
     check_halves<TanhBf16>(BF16, tanh, 0, 0x1p-8, false);
 }
 
-/* ---- comparisons and selections -------------------------------------------------------------------------------------- */
+/* ---- comparisons and selections ------------------------------------------------------------------------ */
 
 #define GROUP "compare"
 /* setp p|q, a, b with a third operand c: bit 0 p, bit 1 q. */
 #define SETP(T, op, r) \
-    "{.reg .pred p, q; .reg .b32 x, y; setp." op "." #T " p|q, %1, %2; selp.b32 x, 1, 0, p; selp.b32 y, 2, 0, q; or.b32 %0, x, y;}"
+    "{.reg .pred p, q; .reg .b32 x, y; setp." op "." #T \
+    " p|q, %1, %2; selp.b32 x, 1, 0, p; selp.b32 y, 2, 0, q; or.b32 %0, x, y;}"
 #define COMPARE_T(T, op, expression) CASE(T, 2, u32, T, T, T, 2600, 0, , SETP(T, op, ), (expression) ? 1 : 2)
 INTEGERS(COMPARE_T, "eq", a == b)
 INTEGERS(COMPARE_T, "ne", a != b)
@@ -897,13 +946,15 @@ CASE_C(WITH_C("or", ""), a < b || c, a >= b || c)
 CASE_C(WITH_C("xor", ""), (a < b) != (c != 0), (a >= b) != (c != 0))
 CASE_C(WITH_C("and", "!"), a < b && !c, a >= b && !c)
 CASE_C(WITH_C("or", "!"), a < b || !c, a >= b || !c)
-CASE_C("{.reg .pred p, r; setp.ne.s32 r, %3, 0; setp.gt.or.s32 p, %1, %2, r; selp.b32 %0, 1, 0, p;}", a > b || c, 0)
+CASE_C("{.reg .pred p, r; setp.ne.s32 r, %3, 0; setp.gt.or.s32 p, %1, %2, r; selp.b32 %0, 1, 0, p;}",
+       a > b || c, 0)
 CASE_C("{.reg .pred p; setp.gt.s32 _|p, %1, %2; selp.b32 %0, 1, 0, p;}", a <= b, 0)
 /* halves */
 #define HALF_SETP(T, op) \
     "{.reg .pred p; .reg .b32 x; setp." op "." #T " p, %1, %2; selp.b32 %0, 1, 0, p;}"
 #define HALF_SETP2(T, op) \
-    "{.reg .pred p, q; .reg .b32 x, y; setp." op "." #T "x2 p|q, %1, %2; selp.b32 x, 1, 0, p; selp.b32 y, 2, 0, q; or.b32 %0, x, y;}"
+    "{.reg .pred p, q; .reg .b32 x, y; setp." op "." #T \
+    "x2 p|q, %1, %2; selp.b32 x, 1, 0, p; selp.b32 y, 2, 0, q; or.b32 %0, x, y;}"
 template <class G> u32 compared(const Format &f, u32 a, u32 b, int flags, G g) {
     if (flags & FTZ) a = half_flushed(f, a), b = half_flushed(f, b);
     return g(widened(f, a), widened(f, b));
@@ -916,7 +967,8 @@ template <class G> u32 compared2(const Format &f, u32 a, u32 b, int flags, G g) 
          compared(f, a, b, flags, [](f32 a, f32 b) { return (u32)(expression); })) \
     CASE(T##x2, 2, u32, u32, u32, u32, 4000, 0, , HALF_SETP2(T, op), \
          compared2(f, a, b, flags, [](f32 a, f32 b) { return (u32)(expression); }))
-#define HALF_COMPARES(op, expression) HALF_COMPARE(f16, F16, 0, op, expression) HALF_COMPARE(bf16, BF16, 0, op, expression)
+#define HALF_COMPARES(op, expression) \
+    HALF_COMPARE(f16, F16, 0, op, expression) HALF_COMPARE(bf16, BF16, 0, op, expression)
 HALF_COMPARES("eq", a == b)
 HALF_COMPARES("ne", a < b || a > b)
 HALF_COMPARES("lt", a < b)
@@ -943,12 +995,16 @@ CASE2(u16, u16, u16, HALF_SET(f16, f16), widened(F16, a) < widened(F16, b) ? 0x3
 CASE2(u16, u16, u16, HALF_SET(bf16, bf16), widened(BF16, a) < widened(BF16, b) ? 0x3f80 : 0)
 CASE2(u32, u16, u16, HALF_SET(u32, f16), widened(F16, a) < widened(F16, b) ? ~0u : 0)
 CASE2(u32, u16, u16, HALF_SET(u32, bf16), widened(BF16, a) < widened(BF16, b) ? ~0u : 0)
-CASE2(u32, u32, u32, HALF_SET(f16x2, f16x2), both([](u32 x, u32 y, u32) { return widened(F16, x) < widened(F16, y) ? 0x3c00u : 0; }, a, b))
-CASE2(u32, u32, u32, HALF_SET(bf16x2, bf16x2), both([](u32 x, u32 y, u32) { return widened(BF16, x) < widened(BF16, y) ? 0x3f80u : 0; }, a, b))
-CASE2(u32, u32, u32, HALF_SET(u32, f16x2), both([](u32 x, u32 y, u32) { return widened(F16, x) < widened(F16, y) ? 0xffffu : 0; }, a, b))
+CASE2(u32, u32, u32, HALF_SET(f16x2, f16x2),
+      both([](u32 x, u32 y, u32) { return widened(F16, x) < widened(F16, y) ? 0x3c00u : 0; }, a, b))
+CASE2(u32, u32, u32, HALF_SET(bf16x2, bf16x2),
+      both([](u32 x, u32 y, u32) { return widened(BF16, x) < widened(BF16, y) ? 0x3f80u : 0; }, a, b))
+CASE2(u32, u32, u32, HALF_SET(u32, f16x2),
+      both([](u32 x, u32 y, u32) { return widened(F16, x) < widened(F16, y) ? 0xffffu : 0; }, a, b))
 /* testp, selp, slct */
 #define TESTP(T, what, expression) \
-    CASE(_, 1, u32, T, T, T, 4000, 0, , "{.reg .pred p; testp." what "." #T " p, %1; selp.b32 %0, 1, 0, p;}", expression)
+    CASE(_, 1, u32, T, T, T, 4000, 0, , \
+         "{.reg .pred p; testp." what "." #T " p, %1; selp.b32 %0, 1, 0, p;}", expression)
 TESTP(f32, "finite", std::isfinite(a))
 TESTP(f32, "infinite", std::isinf(a))
 TESTP(f32, "number", a == a)
@@ -975,16 +1031,18 @@ CASE3(f32, f32, f32, f32, "slct.ftz.f32.f32 %0, %1, %2, %3;", flushed(c) >= 0 ? 
 CASE3(u64, u64, u64, f32, "slct.u64.f32 %0, %1, %2, %3;", c >= 0 ? a : b)
 /* logic on predicates */
 #define PREDICATES(op) \
-    "{.reg .pred p, q, r; setp.lt.s32 p, %1, %2; setp.lt.s32 q, %2, %3; " op ".pred r, p, q; selp.b32 %0, 1, 0, r;}"
+    "{.reg .pred p, q, r; setp.lt.s32 p, %1, %2; setp.lt.s32 q, %2, %3; " op \
+    ".pred r, p, q; selp.b32 %0, 1, 0, r;}"
 CASE3(u32, s32, s32, s32, PREDICATES("and"), a < b && b < c)
 CASE3(u32, s32, s32, s32, PREDICATES("or"), a < b || b < c)
 CASE3(u32, s32, s32, s32, PREDICATES("xor"), (a < b) != (b < c))
-CASE2(u32, s32, s32, "{.reg .pred p, q; setp.lt.s32 p, %1, %2; not.pred q, p; selp.b32 %0, 1, 0, q;}", !(a < b))
+CASE2(u32, s32, s32, "{.reg .pred p, q; setp.lt.s32 p, %1, %2; not.pred q, p; selp.b32 %0, 1, 0, q;}",
+      !(a < b))
 CASE2(u32, s32, s32, "{.reg .pred p, q; setp.lt.s32 p, %1, %2; mov.pred q, p; selp.b32 %0, 1, 0, q;}", a < b)
 #undef GROUP
 FA_TEST(compare) { run_group("compare"); }
 
-/* ---- mov --------------------------------------------------------------------------------------------------------------- */
+/* ---- mov ----------------------------------------------------------------------------------------------- */
 
 #define GROUP "mov"
 CASE1(u16, u16, "mov.u16 %0, %1;", a)
@@ -1008,7 +1066,8 @@ CASE1(u32, u64, "mov.b64 {%0, _}, %1;", a)
 CASE1(u32, u64, "mov.b64 {_, %0}, %1;", a >> 32)
 CASE1(u64, u64, "{.reg .b16 x, y, z, u; mov.b64 {x, y, z, u}, %1; mov.b64 %0, {u, z, y, x};}",
       a << 48 | (a << 16 & 0xffff00000000) | (a >> 16 & 0xffff0000) | a >> 48)
-CASE1(u32, u32, "{.reg .b8 x, y, z, u; mov.b32 {x, y, z, u}, %1; mov.b32 %0, {u, z, y, x};}", __builtin_bswap32(a))
+CASE1(u32, u32, "{.reg .b8 x, y, z, u; mov.b32 {x, y, z, u}, %1; mov.b32 %0, {u, z, y, x};}",
+      __builtin_bswap32(a))
 CASE1(u16, u16, "{.reg .b8 x, y; mov.b16 {x, y}, %1; mov.b16 %0, {y, x};}", a << 8 | a >> 8)
 #undef GROUP
 FA_TEST(mov) { run_group("mov"); }
@@ -1016,8 +1075,10 @@ FA_TEST(mov) { run_group("mov"); }
 __global__ void read_clocks(u64 *d) {
     u32 a, b, c;
     u64 x, y, z;
-    asm volatile("mov.u32 %0, %%clock; mov.u64 %1, %%clock64; mov.u32 %2, %%clock_hi;" : "=r"(a), "=l"(x), "=r"(b));
-    asm volatile("mov.u64 %0, %%globaltimer; mov.u32 %1, %%globaltimer_lo; mov.u64 %2, %%clock64;" : "=l"(y), "=r"(c), "=l"(z));
+    asm volatile("mov.u32 %0, %%clock; mov.u64 %1, %%clock64; mov.u32 %2, %%clock_hi;"
+                 : "=r"(a), "=l"(x), "=r"(b));
+    asm volatile("mov.u64 %0, %%globaltimer; mov.u32 %1, %%globaltimer_lo; mov.u64 %2, %%clock64;"
+                 : "=l"(y), "=r"(c), "=l"(z));
     d[0] = a, d[1] = x, d[2] = b, d[3] = y, d[4] = c, d[5] = z;
 }
 FA_TEST(clocks) {
@@ -1030,7 +1091,7 @@ FA_TEST(clocks) {
     cudaFree(d);
 }
 
-/* ---- cvt --------------------------------------------------------------------------------------------------------------- */
+/* ---- cvt ----------------------------------------------------------------------------------------------- */
 
 #define GROUP "cvt"
 /* integer to integer; 8-bit types live in 16-bit registers, with the sign or zeros above */
@@ -1052,8 +1113,8 @@ template <int n, bool is_signed> s128 cut(s128 x) {
 #define FROM_32(M, TD, d, n, s) M(TD, d, n, s, u32, u32, a) M(TD, d, n, s, s32, s32, a)
 #define FROM_64(M, TD, d, n, s) M(TD, d, n, s, u64, u64, a) M(TD, d, n, s, s64, s64, a)
 #define WRAP_ALL(TD, d, n, s) \
-    FROM_u8(WRAP, TD, d, n, s) FROM_s8(WRAP, TD, d, n, s) FROM_16(WRAP, TD, d, n, s) FROM_32(WRAP, TD, d, n, s) \
-    FROM_64(WRAP, TD, d, n, s)
+    FROM_u8(WRAP, TD, d, n, s) FROM_s8(WRAP, TD, d, n, s) FROM_16(WRAP, TD, d, n, s) \
+        FROM_32(WRAP, TD, d, n, s) FROM_64(WRAP, TD, d, n, s)
 WRAP_ALL(u16, u8, 8, false)
 WRAP_ALL(s16, s8, 8, true)
 WRAP_ALL(u16, u16, 16, false)
@@ -1066,7 +1127,8 @@ WRAP_ALL(s64, s64, 64, true)
 #define CLAMP_FROM_32_64(TD, d, n, s) FROM_32(CLAMP, TD, d, n, s) FROM_64(CLAMP, TD, d, n, s)
 FROM_s8(CLAMP, u16, u8, 8, false) FROM_16(CLAMP, u16, u8, 8, false) CLAMP_FROM_32_64(u16, u8, 8, false)
 FROM_u8(CLAMP, s16, s8, 8, true) FROM_16(CLAMP, s16, s8, 8, true) CLAMP_FROM_32_64(s16, s8, 8, true)
-FROM_s8(CLAMP, u16, u16, 16, false) CLAMP(u16, u16, 16, false, s16, s16, a) CLAMP_FROM_32_64(u16, u16, 16, false)
+FROM_s8(CLAMP, u16, u16, 16, false) CLAMP(u16, u16, 16, false, s16, s16, a)
+CLAMP_FROM_32_64(u16, u16, 16, false)
 CLAMP(s16, s16, 16, true, u16, u16, a) CLAMP_FROM_32_64(s16, s16, 16, true)
 FROM_s8(CLAMP, u32, u32, 32, false) CLAMP(u32, u32, 32, false, s16, s16, a)
 CLAMP(u32, u32, 32, false, s32, s32, a) FROM_64(CLAMP, u32, u32, 32, false)
@@ -1121,10 +1183,14 @@ template <class T> T to_integer(long double x, int n, bool is_signed, bool wide,
     return saturate<T>((s128)(x > limit ? limit : x < -limit ? -limit : x), n, is_signed);
 }
 #define TO_INT4(TD, d, n, s, TA, a_, read, wide) \
-    CASE(d##a_##rni, 1, TD, TA, TA, TA, 3000, 0, , "cvt.rni." #d "." #a_ " %0, %1;", to_integer<TD>(read, n, s, wide, RN)) \
-    CASE(d##a_##rzi, 1, TD, TA, TA, TA, 3000, 0, , "cvt.rzi." #d "." #a_ " %0, %1;", to_integer<TD>(read, n, s, wide, RZ)) \
-    CASE(d##a_##rmi, 1, TD, TA, TA, TA, 3000, 0, , "cvt.rmi." #d "." #a_ " %0, %1;", to_integer<TD>(read, n, s, wide, RM)) \
-    CASE(d##a_##rpi, 1, TD, TA, TA, TA, 3000, 0, , "cvt.rpi." #d "." #a_ " %0, %1;", to_integer<TD>(read, n, s, wide, RP))
+    CASE(d##a_##rni, 1, TD, TA, TA, TA, 3000, 0, , "cvt.rni." #d "." #a_ " %0, %1;", \
+         to_integer<TD>(read, n, s, wide, RN)) \
+    CASE(d##a_##rzi, 1, TD, TA, TA, TA, 3000, 0, , "cvt.rzi." #d "." #a_ " %0, %1;", \
+         to_integer<TD>(read, n, s, wide, RZ)) \
+    CASE(d##a_##rmi, 1, TD, TA, TA, TA, 3000, 0, , "cvt.rmi." #d "." #a_ " %0, %1;", \
+         to_integer<TD>(read, n, s, wide, RM)) \
+    CASE(d##a_##rpi, 1, TD, TA, TA, TA, 3000, 0, , "cvt.rpi." #d "." #a_ " %0, %1;", \
+         to_integer<TD>(read, n, s, wide, RP))
 #define TO_INT(TD, d, n, s) \
     TO_INT4(TD, d, n, s, f32, f32, a, false) \
     TO_INT4(TD, d, n, s, f64, f64, a, true) \
@@ -1153,7 +1219,9 @@ static f32 of_double(Round round, int flags, f64 a) {
     if (a != a) return flags & SAT ? 0 : F(0x7fffffff);
     u32 minus = std::signbit(a) ? 0x80000000 : 0;
     quad x = (quad)fabs(a);
-    f32 r = F((std::isinf(a) ? 0x7f800000 : (u32)round_to(F32, round, minus, [&](quad m) { return sign(x - m); })) | minus);
+    f32 r = F(
+        (std::isinf(a) ? 0x7f800000 : (u32)round_to(F32, round, minus, [&](quad m) { return sign(x - m); })) |
+        minus);
     return finished(r, flags);
 }
 CASE1(f64, f32, "cvt.f64.f32 %0, %1;", a)
@@ -1184,7 +1252,8 @@ CASE1(u16, f64, "cvt.rn.f16.f64 %0, %1;", narrowed(F16, RN, 0, a))
 CASE1(u16, f64, "cvt.rm.f16.f64 %0, %1;", narrowed(F16, RM, 0, a))
 CASE1(u16, f64, "cvt.rn.bf16.f64 %0, %1;", narrowed(BF16, RN, 0, a))
 #define NARROW(type, f, mods, round, flags) \
-    CASE(_, 1, u16, f32, f32, f32, 8000, 0, , "cvt." mods "." #type ".f32 %0, %1;", narrowed(f, round, flags, a))
+    CASE(_, 1, u16, f32, f32, f32, 8000, 0, , "cvt." mods "." #type ".f32 %0, %1;", \
+         narrowed(f, round, flags, a))
 NARROW(f16, F16, "rn", RN, 0)
 NARROW(f16, F16, "rz", RZ, 0)
 NARROW(f16, F16, "rm", RM, 0)
@@ -1235,8 +1304,10 @@ PAIR(u16, e5m2x2, E5M2, 8, "rn.satfinite.relu", RN, SATFINITE | RELU)
 /* all f16 values in the lower half, with all in the upper one in another order; all fp8 pairs */
 #define TO_FP8(type, f, mods, flags) \
     CASE(_, 1, u16, u16, u16, u16, 0, 0, , \
-         "{.reg .b32 x; .reg .b16 y; mul.lo.u16 y, %1, 40503; mov.b32 x, {%1, y}; cvt.rn.satfinite" mods "." #type ".f16x2 %0, x;}", \
-         narrowed(f, RN, SATFINITE | flags, widened(F16, (u16)(a * 40503))) << 8 | narrowed(f, RN, SATFINITE | flags, widened(F16, a)))
+         "{.reg .b32 x; .reg .b16 y; mul.lo.u16 y, %1, 40503; mov.b32 x, {%1, y}; cvt.rn.satfinite" mods \
+         "." #type ".f16x2 %0, x;}", \
+         narrowed(f, RN, SATFINITE | flags, widened(F16, (u16)(a * 40503))) << 8 | \
+             narrowed(f, RN, SATFINITE | flags, widened(F16, a)))
 TO_FP8(e4m3x2, E4M3, "", 0)
 TO_FP8(e5m2x2, E5M2, "", 0)
 TO_FP8(e4m3x2, E4M3, ".relu", RELU)
@@ -1249,11 +1320,14 @@ FROM_FP8(e5m2x2, E5M2, "", 0)
 FROM_FP8(e4m3x2, E4M3, ".relu", RELU)
 FROM_FP8(e5m2x2, E5M2, ".relu", RELU)
 /* cvt.pack: a is the upper part; c moves up */
-CASE2(u32, s32, s32, "cvt.pack.sat.u16.s32 %0, %1, %2;", saturate<u32>(a, 16, false) << 16 | saturate<u32>(b, 16, false))
-CASE2(u32, s32, s32, "cvt.pack.sat.s16.s32 %0, %1, %2;", saturate<u32>(a, 16, true) << 16 | (saturate<u32>(b, 16, true) & 0xffff))
+CASE2(u32, s32, s32, "cvt.pack.sat.u16.s32 %0, %1, %2;",
+      saturate<u32>(a, 16, false) << 16 | saturate<u32>(b, 16, false))
+CASE2(u32, s32, s32, "cvt.pack.sat.s16.s32 %0, %1, %2;",
+      saturate<u32>(a, 16, true) << 16 | (saturate<u32>(b, 16, true) & 0xffff))
 #define PACK(type, n, is_signed) \
     CASE3(u32, s32, s32, u32, "cvt.pack.sat." #type ".s32.b32 %0, %1, %2, %3;", \
-          c << 2 * n | (saturate<u32>(a, n, is_signed) & ((1u << n) - 1)) << n | (saturate<u32>(b, n, is_signed) & ((1u << n) - 1)))
+          c << 2 * n | (saturate<u32>(a, n, is_signed) & ((1u << n) - 1)) << n | \
+              (saturate<u32>(b, n, is_signed) & ((1u << n) - 1)))
 PACK(u8, 8, false)
 PACK(s8, 8, true)
 PACK(u4, 4, false)
@@ -1263,7 +1337,7 @@ PACK(s2, 2, true)
 #undef GROUP
 FA_TEST(cvt) { run_group("cvt"); }
 
-/* ---- findings ------------------------------------------------------------------------------------------------------------ */
+/* ---- findings ------------------------------------------------------------------------------------------ */
 
 __global__ void divide(s32 *d, s32 b) {
     s32 x, y;
@@ -1273,7 +1347,9 @@ __global__ void divide(s32 *d, s32 b) {
 /* selp hands on what it chooses: nothing, here, if choose is 0 */
 __global__ void choose_nothing(u32 *d, int choose, int store) {
     u32 x;
-    asm volatile("{.reg .pred p; .reg .b32 never; setp.ne.s32 p, %1, 0; selp.b32 %0, %1, never, p;}" : "=r"(x) : "r"(choose));
+    asm volatile("{.reg .pred p; .reg .b32 never; setp.ne.s32 p, %1, 0; selp.b32 %0, %1, never, p;}"
+                 : "=r"(x)
+                 : "r"(choose));
     if (store) d[0] = x;
 }
 __global__ void choose_by_nothing(u32 *d) {
