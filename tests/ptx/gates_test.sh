@@ -40,5 +40,10 @@ expect 1 '4 HGMMA, wanted at least 5' gates/wgmma.cu -DCASE=0 -- --kernel chain 
 expect 1 "no kernel has 'forward'" gates/wgmma.cu -DCASE=0 -- --kernel forward --require HGMMA
 expect 1 'no opcode of that name' gates/wgmma.cu -DCASE=0 -- --forbid HMMMA
 expect 1 'does not compile' -a 80 gates/wgmma.cu -DCASE=0
+
+# and do real kernels pass?
+expect 0 forward_sm90 -r 200 -r forward_sm90=168 test_kernels.cu -I../.. -I.. -I. -- --kernel forward_sm90 \
+    --require HGMMA,UTMALDG,UTMASTG,SYNCS,USETMAXREG,STSM --forbid HMMA --kernel forward_sm80 \
+    --require HMMA,LDSM,LDGSTS --forbid HGMMA
 echo "$passed passed, $failed failed, 0 skipped"
 [ $failed = 0 ]
