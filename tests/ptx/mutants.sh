@@ -18,8 +18,8 @@ killed=0 survived=0
 
 list() {
     cat <<'END'
-forward_sm80  wait-too-weak-k          s/copy_wait<1>(); *\/\/ K of/copy_wait<2>(); *\/\/ K of/
-forward_sm80  wait-too-weak-v          s/copy_wait<1>(); *\/\/ V of/copy_wait<2>(); *\/\/ V of/
+forward_sm80  wait-too-weak-k          s/copy_wait<1>(); *\/\/ K of/copy_wait<2>(); \/\/ K of/
+forward_sm80  wait-too-weak-v          s/copy_wait<1>(); *\/\/ V of/copy_wait<2>(); \/\/ V of/
 forward_sm80  no-wait-k                /copy_wait<1>(); *\/\/ K of/d
 forward_sm80  no-wait-v                /copy_wait<1>(); *\/\/ V of/d
 forward_sm80  no-commit                /tile + 1 < tiles) T::load(sk/{n;d}
