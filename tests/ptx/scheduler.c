@@ -22,7 +22,9 @@ enum {
         1 << 14, /* instructions in a turn: long enough to be cheap, short enough for a warp that spins */
     ADMIT_AFTER =
         1 << 20, /* instructions without an end of any cluster: it may wait for one that is not resident */
+    POLLS = 100000,    /* rounds in which warps do nothing but poll and yield: they wait for ever */
     FORCE_ASYNC = 256, /* rounds: with warps that poll, LAZY would put async work off for ever */
+    SLOW_FOR = 1 << 16, /* instructions of the grid while the same warp of a CTA is slow */
     ALL_THREADS = -1   /* Barrier.expected: all threads of the CTA that have not exited */
 };
 
@@ -164,13 +166,18 @@ static void cluster_barrier_if_complete(Cluster *c) {
     ptx_wake_cluster(c);
 }
 
+/* A relaxed arrival hands on only what a fence before it released: it is a relaxed write to, and the wait an acquiring
+ * read of, this address behind all shared memory of rank 0. */
+#define CLUSTER_BARRIER (SHARED_WINDOW | (u64)1 << SHARED_RANK_SHIFT | 0xfffff8)
+
 static Outcome run_cluster_arrive(Warp *w, const Ins *in, u32 m) {
     Cluster *c = w->cta->cluster;
     if (w->cluster_arrived & m)
         ptx_fatal(w, in, m & w->cluster_arrived, NULL,
                   "barrier.cluster.arrive twice without barrier.cluster.wait");
     if (m == w->live) ptx_sync_warp(w, m);
-    if (!in->mode) ptx_release(w, m, &c->barrier_know); /* .relaxed orders nothing */
+    if (in->mode) ptx_sync_write(w, m, CLUSTER_BARRIER, RELAXED);
+    else ptx_release(w, m, &c->barrier_know);
     w->cluster_arrived |= m;
     w->cluster_generation = c->barrier_generation;
     c->barrier_arrived += (u32)__builtin_popcount(m);
@@ -186,6 +193,7 @@ static Outcome run_cluster_wait(Warp *w, const Ins *in, u32 m) {
     if (c->barrier_generation == w->cluster_generation) return WAIT;
     w->cluster_arrived &= ~m;
     ptx_acquire(w, m, &c->barrier_done);
+    ptx_sync_read(w, m, CLUSTER_BARRIER, ACQUIRE);
     if (m == w->live) ptx_sync_warp(w, m);
     return RAN;
 }
@@ -264,43 +272,46 @@ static u64 call_argument(const Warp *w, const Ins *in, int i, u32 lane) {
     return v;
 }
 
-/* Prints one lane's vprintf(format, arguments): the arguments lie in its local memory, each naturally aligned. */
+/* The next of a lane's printf arguments, which lie naturally aligned in its local memory. */
+static u64 printf_argument(const Warp *w, u32 lane, u64 *at, u32 size) {
+    u32 room = w->cta->grid->kernel->local_bytes;
+    u64 bits = 0;
+    *at = (*at + size - 1) / size * size;
+    if (*at + size <= room) memcpy(&bits, w->local + (size_t)lane * room + *at, size);
+    *at += size;
+    return bits;
+}
+
+/* Prints one lane's vprintf(format, arguments). */
 static void print_lane(Warp *w, const Ins *in, u32 lane) {
-    u64 format = call_argument(w, in, 1, lane), arguments = call_argument(w, in, 2, lane) & ~WINDOW_MASK;
+    u64 format = call_argument(w, in, 1, lane), at = call_argument(w, in, 2, lane) & ~WINDOW_MASK;
     if (!ptx_find_allocation(format, 1))
         ptx_fatal(w, in, LANE_BIT(lane), NULL, "printf: its format is no string");
-    const u8 *from = w->local + (size_t)lane * w->cta->grid->kernel->local_bytes;
     for (const char *f = (const char *)(uintptr_t)format; *f; f++) {
-        char spec[32];
-        size_t n = strspn(f + 1, "-+ #0123456789.hlzjt") + 2;
-        if (*f != '%' || n >= sizeof spec) {
+        char spec[64] = "%";
+        size_t n = 1;
+        if (*f != '%') {
             putchar(*f);
             continue;
         }
-        memcpy(spec, f, n), spec[n] = 0;
-        f += n - 1;
-        bool wide = strpbrk(spec, "ljzt") || strchr("sp", *f), real = strchr("aAeEfFgG", *f);
-        if (*f == '%')
-            putchar('%');
-        else if (!strchr("diouxXcspaAeEfFgG", *f))
-            fputs(spec, stdout);
-        else {
-            u32 size = wide || real ? 8 : 4;
-            arguments = (arguments + size - 1) / size * size;
-            u64 bits = 0;
-            if (arguments + size <= w->cta->grid->kernel->local_bytes) memcpy(&bits, from + arguments, size);
-            arguments += size;
-            double value;
-            memcpy(&value, &bits, 8);
-            if (real)
-                printf(spec, value);
-            else if (*f == 's')
-                printf(spec, ptx_find_allocation(bits, 1) ? (const char *)(uintptr_t)bits : "(not a string)");
-            else if (wide)
-                printf(spec, bits);
-            else
-                printf(spec, (u32)bits);
-        }
+        for (f++; *f && strchr("-+ #0123456789.hlzjt*", *f) && n < sizeof spec - 16; f++)
+            if (*f == '*') n += (size_t)sprintf(spec + n, "%d", (int)printf_argument(w, lane, &at, 4));
+            else spec[n++] = *f;
+        if (!*f) return; /* the format ends in the middle of a conversion */
+        spec[n] = *f;
+        bool wide = strpbrk(spec, "ljzt");
+        double real;
+        if (*f == '%') putchar('%');
+        else if (strchr("aAeEfFgG", *f)) {
+            u64 bits = printf_argument(w, lane, &at, 8);
+            memcpy(&real, &bits, 8);
+            printf(spec, real);
+        } else if (*f == 's') {
+            u64 text = printf_argument(w, lane, &at, 8);
+            printf(spec, ptx_find_allocation(text, 1) ? (const char *)(uintptr_t)text : "(not a string)");
+        } else if (wide || *f == 'p') printf(spec, printf_argument(w, lane, &at, 8));
+        else if (strchr("diouxXc", *f)) printf(spec, (u32)printf_argument(w, lane, &at, 4));
+        else fputs(spec, stdout);
     }
 }
 
@@ -451,15 +462,16 @@ static bool run_warp(Warp *w, int quantum) {
     const Kernel *k = grid->kernel;
     bool progress = false;
     for (int i = 0; i < w->ngroups; i++) w->group[i].blocked = false;
-    if (w->rotate &&
-        w->ngroups > 1) { /* the group that spun through its last turn lets the others go first */
-        int spun = pick_group(w);
-        w->group[spun].blocked = true;
-        if (pick_group(w) < 0) ptx_wake(w);
-    }
+    bool held = w->rotate && w->ngroups > 1;
+    if (held) w->group[pick_group(w)].blocked = true; /* it spun through its last turn: the others go first */
     w->rotate = 0;
     while (w->live && !w->at_barrier) {
         int current = pick_group(w);
+        if (current < 0 && held && !progress) { /* the others wait for it */
+            ptx_wake(w);
+            held = false;
+            continue;
+        }
         if (current < 0) return progress;
         int pc = w->group[current].pc;
         u32 lanes = w->group[current].lanes;
@@ -719,12 +731,22 @@ static bool retire_if_done(Grid *g, int i) {
     return true;
 }
 
+/* Random: one warp of the CTA, or none, is slow; another one after a while. It goes on when the others cannot, and seldom
+ * else: that somebody is far behind is what shows that a phase of an mbarrier may end before all have waited for it. */
+static u32 slow_warp(const Cta *c, u32 n) {
+    u64 of = ptx_device.seed * 31 + c->cluster->serial + c->grid->executed / SLOW_FOR;
+    return ptx_device.schedule == RANDOM ? (u32)(of * 0x9e3779b97f4a7c15u >> 32) % (n + 1) : n;
+}
+
 static bool run_cta(Cta *c) {
     Grid *g = c->grid;
     bool random = ptx_device.schedule == RANDOM, progress = false;
     u32 n = (u32)c->nwarps, start = random ? ptx_random(g, n) : 0, back = random ? ptx_random(g, 2) : 0;
-    for (u32 i = 0; i < n; i++) {
-        Warp *w = &c->warp[(start + (back ? n - i : i)) % n];
+    u32 slow = slow_warp(c, n);
+    for (u32 i = 0; i <= n; i++) { /* the slow warp is the last */
+        u32 id = i < n ? (start + (back ? n - i : i)) % n : slow;
+        if (i < n ? id == slow : slow == n || (progress && ptx_random(g, 64))) continue;
+        Warp *w = &c->warp[id];
         if (w->live) progress |= run_warp(w, random ? 8 + (int)ptx_random(g, 256) : LONG_TURN);
         if (ptx_device.schedule == IN_ORDER)
             while (ptx_async_pending(c->cluster) && ptx_async_step(c->cluster)) progress = true;
@@ -805,7 +827,7 @@ static bool round_of(Grid *g, bool *idle) {
 }
 
 static void run_clusters(Grid *g) {
-    u64 rounds = 0;
+    u64 rounds = 0, polls = 0;
     int window = ptx_device.schedule == RANDOM ? 1 + (int)ptx_random(g, 4)
                  : ptx_device.schedule == LAZY ? 2
                                                : 1;
@@ -813,6 +835,7 @@ static void run_clusters(Grid *g) {
     while (g->retired < g->clusters) {
         while (g->nresident < window && admit(g)) {
         }
+        u64 before = g->executed;
         bool idle, progress = round_of(g, &idle);
         if (idle || ++rounds % FORCE_ASYNC == 0)
             for (int i = 0; i < g->nresident; i++) {
@@ -823,7 +846,8 @@ static void run_clusters(Grid *g) {
         for (int i = g->nresident - 1; idle && i >= 0; i--) progress |= retire_if_done(g, i);
         if (!progress && g->primary) run_primary(g), progress = true;
         if (!progress || g->executed - g->retired_at > ADMIT_AFTER) progress |= admit(g);
-        if (!progress && g->nresident) report_deadlock(g);
+        polls = progress ? 0 : g->executed != before ? polls + 1 : POLLS;
+        if (polls == POLLS && g->nresident) report_deadlock(g);
         if (g->executed > ptx_device.limit) {
             Warp *w = &g->resident[0]->cta[0].warp[0];
             for (int j = 0; j < g->resident[0]->nctas; j++)

@@ -1214,4 +1214,45 @@ FA_TEST(findings) {
 #endif
 }
 
+#if HAS_90
+/* fence.mbarrier_init releases what a relaxed arrival at the cluster barrier then hands on: a neighbour may arrive at
+ * the mbarrier. Without the fence nothing orders its init before that. */
+__device__ static uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+template <int FENCE> __global__ void __cluster_dims__(2) relaxed_arrival(uint8_t *out) {
+    __shared__ uint64_t bar;
+    uint32_t rank, remote;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    if (threadIdx.x == 0) {
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(&bar)) : "memory");
+        if (FENCE) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared_address(&bar)), "r"(rank ^ 1));
+    if (threadIdx.x == 0) {
+        enum { LINE = __LINE__ + 1 };
+        asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(remote) : "memory");
+        out[rank] = LINE & 255;
+    }
+    asm volatile("{\n.reg .pred p;\nAGAIN:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], 0;\n@!p bra AGAIN;\n}" ::"r"(
+                     shared_address(&bar))
+                 : "memory");
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+FA_TEST(relaxed_cluster_arrival) {
+    Device<uint8_t> out(std::vector<uint8_t>(2, 0));
+    relaxed_arrival<1><<<2, 64>>>(out.p);
+    finished();
+    FA_EXPECT(out.host()[0] && out.host()[1] == out.host()[0]);
+    const char *checks = getenv("FA_PTX_CHECKS");
+    if (checks && !strcmp(checks, "0")) return;
+    ptx_expect_findings(true);
+    relaxed_arrival<0><<<2, 64>>>(out.p);
+    cudaDeviceSynchronize();
+    cudaGetLastError();
+    FA_EXPECT_MSG(strstr(ptx_last_findings(), "without being ordered after its mbarrier.init"), "%s",
+                  ptx_last_findings());
+    ptx_expect_findings(false);
+}
+#endif
+
 FA_TEST_MAIN
