@@ -14,6 +14,8 @@
 extern "C" void ptx_expect_findings(bool expect);
 extern "C" const char *ptx_last_findings(void);
 
+#define HOPPER (__CUDA_ARCH_LIST__ >= 900)
+
 #ifndef __CUDA_ARCH__
 asm(".pushsection .rodata\nptx_findings_source:\n.incbin \"" __FILE__ "\"\n.byte 0\n.popsection");
 #endif
@@ -307,7 +309,7 @@ FA_TEST(missing_syncwarp) {
 
 // ---- clusters --------------------------------------------------------------------------------------------------------
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if HOPPER
 template <int BUG> __global__ void __cluster_dims__(2) remote(int *out) {
     __shared__ int buf[32];
     auto cluster = cooperative_groups::this_cluster();
@@ -583,29 +585,24 @@ FA_TEST(barrier_of_a_grid) {
 
 // ---- dependent grids -------------------------------------------------------------------------------------------------
 
+#if HOPPER
 __global__ void primary(int *data) {
     data[threadIdx.x] = (int)threadIdx.x + 1; // @primary.write
 }
 template <int BUG> __global__ void dependent(const int *data, int *out) {
-#if __CUDA_ARCH__ >= 900
     if (!BUG) asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
     out[threadIdx.x] = data[threadIdx.x]; // @dependent.read
 }
 template <int BUG> __global__ void reader(const int *data, int *out) {
     out[threadIdx.x] = data[threadIdx.x] + BUG; // @reader.read
 }
 template <int BUG> __global__ void overwriter(const int *, int *data) {
-#if __CUDA_ARCH__ >= 900
     if (!BUG) asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
     data[threadIdx.x] = 7; // @overwriter.write
 }
 // One thread waits, and tells the others by a barrier.
 __global__ void one_waits(const int *data, int *out) {
-#if __CUDA_ARCH__ >= 900
     if (threadIdx.x == 0) asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
     __syncthreads();
     out[threadIdx.x] = data[31 - threadIdx.x];
 }
@@ -618,9 +615,6 @@ template <class Kernel> static void launch_dependent(Kernel kernel, const int *d
     cudaLaunchKernelEx(&config, kernel, data, out);
 }
 FA_TEST(missing_griddepcontrol_wait) {
-    cudaDeviceProp properties;
-    cudaGetDeviceProperties(&properties, 0);
-    if (properties.major < 9) FA_SKIP("needs sm_90");
     int *p = ints(64), result = 0;
     silent(findings_of([&] { primary<<<1, 32>>>(p), launch_dependent(dependent<0>, p, p + 32); }));
     cudaMemcpy(&result, p + 63, sizeof result, cudaMemcpyDefault);
@@ -638,6 +632,7 @@ FA_TEST(missing_griddepcontrol_wait) {
     }));
     cudaFree(p);
 }
+#endif
 
 // ---- values that nobody has written ----------------------------------------------------------------------------------
 
@@ -751,7 +746,7 @@ FA_TEST(cp_async) {
     cudaFree(p);
 }
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#if HOPPER
 
 __device__ static void fence_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 __device__ static void mbarrier_init(unsigned long long *b, int n) {
