@@ -45,7 +45,9 @@ lacks() {
 programs() {
     case $1 in
     compile | fail | nvcc | bench) echo "$1" && return ;;
-    ptx) for file in tests/ptx/test_*.cu; do echo "ptx/$(basename "$file" .cu)"; done && return ;;
+    ptx)
+        for file in tests/ptx/test_*.cu; do echo "ptx/$(basename "$file" .cu)"; done
+        printf 'ptx-%s\n' user fatbin gates mutants && return ;;
     examples) set -- native examples/*.c ;;
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
     dispatch) set -- dispatch tests/test_forward.c tests/test_backward.c tests/test_decode.c tests/no_alloc.c ;; # slow: four bodies
@@ -65,6 +67,8 @@ run() {
     compile | nvcc) $limit sh "tests/compile/$1.sh" ;;
     fail) $limit sh tests/fail/fail.sh ;;
     ptx/*) $limit sh tests/ptx/schedules.sh "build/$1" ;;
+    ptx-mutants) $limit sh tests/ptx/mutants.sh | sed '$s/ killed, \(.*\) survived$/ passed, \1 failed, 0 skipped/' ;;
+    ptx-*) $limit sh "tests/ptx/${1#ptx-}_test.sh" ;;
     arm/test_backward) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" --filter edges ;; # all of it takes ten minutes
     arm/*) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" ;;
     tsan/*) $fixed $limit "build/$1" --filter tasks_from_threads ;;
@@ -124,7 +128,7 @@ for suite in $runnable; do
     */*)
         start=$(now)
         printf '          building %-17s ' "$suite"
-        targets=$(echo "$steps" | sed 's|^|build/|')
+        targets=$(echo "$steps" | sed -n 's|.*/|build/&|p')
         # shellcheck disable=SC2086  # one word a target
         "${MAKE:-make}" -k -j"$jobs" $targets >"$log/build-$suite" 2>&1 && printf ok || printf FAILED
         echo " ($(since "$start"))"
