@@ -1,6 +1,6 @@
-// test_runtime.cu - the CUDA runtime API as an ordinary program sees it: memory, variables, launches and their
-// errors, streams, graphs, clusters, programmatic dependent launch, and how a process with errors ends. Programs
-// that have to fail are this one again, started as a child with --child NAME.
+// test_runtime.cu - the CUDA runtime API as an ordinary program sees it: memory, variables, launches and
+// their errors, streams, graphs, clusters, programmatic dependent launch, and how a process with errors ends.
+// Programs that have to fail are this one again, started as a child with --child NAME.
 #include "fa_test.h"
 
 #include <atomic>
@@ -80,7 +80,8 @@ __global__ void in_cluster(int *p) {
           if (threadIdx.x == 0) s = blockIdx.x;
           cluster.sync();
           int next = (cluster.block_rank() + 1) % cluster.num_blocks();
-          if (threadIdx.x == 0) p[blockIdx.x] = *cluster.map_shared_rank(&s, next) * 100 + cluster.num_blocks();
+          if (threadIdx.x == 0)
+              p[blockIdx.x] = *cluster.map_shared_rank(&s, next) * 100 + cluster.num_blocks();
           cluster.sync();)
 }
 __global__ void SM_90(__cluster_dims__(2, 1, 1)) cluster_of_two(int *p) {
@@ -558,7 +559,8 @@ FA_TEST(programmatic_dependent_launch) {
 
 FA_TEST(dependent_launch_may_come_first) {
     const char *schedule = getenv("FA_PTX_SCHEDULE");
-    if (!on_machine() || !schedule || !strcmp(schedule, "order")) FA_SKIP("with FA_PTX_SCHEDULE=lazy or a seed");
+    if (!on_machine() || !schedule || !strcmp(schedule, "order"))
+        FA_SKIP("with FA_PTX_SCHEDULE=lazy or a seed");
     if (!for_sm_90()) FA_SKIP("griddepcontrol is sm_90");
     int *counter = device<int>(1), *tickets = device<int>(2), sooner = 0;
     for (int round = 0; round < 8; round++) {

@@ -1,5 +1,5 @@
-// Sum, maximum and histogram of an array: shared memory, warp shuffles, cooperative groups, atomics, a constant table,
-// streams and events.
+// Sum, maximum and histogram of an array: shared memory, warp shuffles, cooperative groups, atomics, a constant
+// table, streams and events.
 #include <cooperative_groups.h>
 #include <cstdio>
 #include <cstdlib>
@@ -37,7 +37,8 @@ template <typename T> __device__ T block_sum(T value) {
 __global__ void reduce(const unsigned *data, size_t n, unsigned long long *sum, unsigned *maximum) {
     unsigned long long mine = 0;
     unsigned top = 0;
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+    size_t step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += step) {
         mine += data[i];
         top = max(top, data[i]);
     }
@@ -50,7 +51,8 @@ __global__ void histogram(const unsigned *data, size_t n, unsigned *bins) {
     __shared__ unsigned local[kBins];
     if (threadIdx.x < kBins) local[threadIdx.x] = 0;
     __syncthreads();
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+    size_t step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += step) {
         int bin = 0;
         while (data[i] > limits[bin]) bin++;
         atomicAdd(&local[bin], 1u);

@@ -1,5 +1,5 @@
-// A chain of wgmma instructions, right (CASE 0) and in the ways that ptxas repairs at the cost of speed. The CASE
-// is the number of the message that it prints.
+// A chain of wgmma instructions, right (CASE 0) and in the ways that ptxas repairs at the cost of speed. The
+// CASE is the number of the message that it prints.
 #include <cuda_runtime.h>
 
 typedef unsigned long long u64;
