@@ -603,8 +603,7 @@ static int moves_in_flight(u32 *out, bool too_early) {
     for (int i = 0; i < 4; i++) say("mov.b32 %%a%d, %%r3;\nmov.f32 %%e%d, %%d%d;\n", i, i, i);
     say("mov.b32 %%r3, 0;\nwgmma.fence.sync.aligned;\n");
     say_wgmma(f, "%e", "", "%x2", "1");
-    say("wgmma.commit_group.sync.aligned;\nmov.f32 %%g, %%e0;\nwgmma.wait_group.sync.aligned 1;\n");
-    if (too_early) say("st.global.f32 [%%x0], %%g;\n");
+    say("wgmma.commit_group.sync.aligned;\nmov.f32 %%%s, %%e0;\nwgmma.wait_group.sync.aligned 1;\n", too_early ? "d3" : "g");
     for (int i = 0; i < 4; i++) say("st.global.f32 [%%x0+%d], %%d%d;\n", i * 512, i);
     say("wgmma.wait_group.sync.aligned 0;\n");
     for (int i = 0; i < 4; i++) say("st.global.f32 [%%x0+%d], %%e%d;\n", (4 + i) * 512, i);
