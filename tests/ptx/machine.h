@@ -597,8 +597,8 @@ typedef struct {
     u64 warp_instructions, thread_instructions;
     u64 unit[UNIT_COUNT];          /* warp instructions by unit */
     u64 fp32_lanes, mufu_lanes;
-    u64 mac_mma, mac_wgmma;        /* multiply-adds, 16-bit equivalents not applied */
-    u64 mac_wgmma_8bit, mac_mma_8bit;
+    u64 mac_mma, mac_wgmma;        /* multiply-adds of types of 16 bits and more, 16-bit equivalents not applied */
+    u64 mac_wgmma_8bit, mac_mma_8bit; /* of 8-bit types: not contained in the above */
     u64 load_bytes, store_bytes, copy_bytes, tma_load_bytes, tma_store_bytes, atomic_bytes; /* device memory, asked for */
     u64 load_sectors, store_sectors;
     u64 shared_wavefronts, shared_wavefronts_ideal;
