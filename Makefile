@@ -82,7 +82,7 @@ EXAMPLES := $(patsubst examples/%.c,build/native/%,$(wildcard examples/*.c))
 SOURCES   = $(shell git ls-files -co --exclude-standard '*.[ch]' '*.md' 2>/dev/null || \
                     find . -path ./build -prune -o -name '*.[ch]' -print -o -name '*.md' -print)
 
-.PHONY: all help test test-fast fuzz mutants run examples bench-cpu bench-readme expand format clean
+.PHONY: all help test test-fast ptx fuzz mutants run examples bench-cpu bench-readme expand format clean
 all: test
 
 help: ## this list
@@ -94,6 +94,8 @@ test: ## every suite that this machine can run (what plain `make` does)
 
 test-fast: ## the test programs in one build, and the tests that must not compile
 	@sh tests/run.sh native fail
+
+ptx: build/libfa_ptx.a build/libfa_ptx.so ## the PTX machine: runs and checks CUDA kernels on the CPU (tests/ptx)
 
 fuzz: build/asan/fuzz_args ## random arguments under the sanitizers for FUZZ_SECONDS (600)
 	$< --seconds $(or $(FUZZ_SECONDS),600)
