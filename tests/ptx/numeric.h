@@ -51,8 +51,7 @@ static inline u32 ptx_narrow(u32 x, u32 p, u32 bias, Round round) {
     u32 exponent = x >> 23 & 0xff, mantissa = (x & 0x7fffffu) | (exponent ? 0x800000u : 0);
     u32 least = 128 - bias; /* float exponent field of the least normal number */
     exponent = exponent ? exponent : 1;
-    bool subnormal = exponent < least;
-    u32 shift = 23 - p + (subnormal ? least - exponent : 0);
+    u32 field = exponent > least ? exponent : least, shift = 23 - p + field - exponent;
     shift = shift < 31 ? shift : 31;
     u32 kept = mantissa >> shift, lost = mantissa & ((1u << shift) - 1), half = 1u << shift >> 1;
     bool minus = x >> 31;
@@ -60,7 +59,7 @@ static inline u32 ptx_narrow(u32 x, u32 p, u32 bias, Round round) {
               : round == ROUND_RM ? minus && lost
               : round == ROUND_RP ? !minus && lost
                                   : false;
-    return (subnormal ? 0 : (exponent - least) << p) + kept + up;
+    return ((field - least) << p) + kept + up;
 }
 
 /* A 16-bit IEEE format with infinity `inf`: overflow by rounding mode, or to the greatest (satfinite). */
@@ -96,7 +95,7 @@ static inline u8 ptx_f32_to_e5m2(float f) {
 static inline float ptx_f32_to_tf32(float f, Round round) {
     u32 x = ptx_bits(f), low = (1u << 13) - 1, half = 1u << 12;
     u32 add = round == ROUND_RN ? half - 1 + (x >> 13 & 1) : round == ROUND_RNA ? half : 0;
-    return ptx_float(ptx_is_nan(x) ? F32_NAN : (x + ((x & F32_INF) == F32_INF ? 0 : add)) & ~low);
+    return ptx_float(ptx_is_nan(x) ? F32_NAN : (x + add) & ~low);
 }
 
 /* Widening is exact. */
