@@ -2,21 +2,21 @@
  *
  *     launches        the grid that runs, and the last few before it
  *     findings        what went wrong and where, in the words of the source
- *     shadow memory   who touched each byte last, and whether that is ordered (order.c) before the next access
+ *     shadow memory   who touched each byte last, and is that ordered (order.c) before the next access
  *     registers       reads of rows that hold nothing
  *
- * The method is that of FastTrack (Flanagan and Freund, PLDI 2009): a byte remembers its last write and the reads since;
- * an access that does not know one of them is a race, in whatever order a schedule ran the two.
+ * The method is that of FastTrack (Flanagan and Freund, PLDI 2009): a byte remembers its last write and the
+ * reads since; an access that does not know one of them is a race, in whatever order a schedule ran the two.
  */
 #include "checks.h"
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdlib.h>
 
-/* ---- launches ---------------------------------------------------------------------------------------------------- */
+/* ---- launches ------------------------------------------------------------------------------------------ */
 
-/* Clusters have numbers that are unique in the process (base + Cluster.serial), so that what a grid left in the shadow
- * of device memory is told from what the next one does. */
+/* Clusters have numbers that are unique in the process (base + Cluster.serial), so that what a grid left
+ * in the shadow of device memory is told from what the next one does. */
 typedef struct {
     u64 serial, horizon; /* grids before `horizon` have ended for certain when this one starts */
     u32 base, clusters;
@@ -84,7 +84,7 @@ static const Kernel *kernel_of(const Ins *in) {
     return NULL;
 }
 
-/* ---- findings ---------------------------------------------------------------------------------------------------- */
+/* ---- findings ------------------------------------------------------------------------------------------ */
 
 static struct {
     u64 total;
@@ -303,12 +303,12 @@ _Noreturn void ptx_refuse(const Kernel *k, int place, const char *format, ...) {
     longjmp(ptx_launch_exit, 1);
 }
 
-/* ---- shadow memory ----------------------------------------------------------------------------------------------- */
+/* ---- shadow memory ------------------------------------------------------------------------------------- */
 
-/* A cell stands for 4 bytes. It refers to two lists: the last writes of its bytes, and the reads since (by threads that are
- * not ordered among themselves). Lists do not change and are shared: an access of kilobytes moves cells that had one list
- * in common to another that they have in common, and looks at each list once. Lists that no cell refers to are collected
- * when there are many. */
+/* A cell stands for 4 bytes. It refers to two lists: the last writes of its bytes, and the reads since (by
+ * threads that are not ordered among themselves). Lists do not change and are shared: an access of
+ * kilobytes moves cells that had one list in common to another that they have in common, and looks at each
+ * list once. Lists that no cell refers to are collected when there are many. */
 enum { PROXY_BITS = 3, STRONG = 4, IS_WRITE = 8 }; /* Rec.flags; the proxy is in the lowest bits */
 typedef struct {
     u32 time, cluster, lanes;
@@ -328,7 +328,8 @@ typedef struct {
     u8 flying;
 } Cell;
 enum { CELL_BYTES = 4, ALL_BYTES = 15, CELLS = 256, PAGE_BYTES = CELLS * CELL_BYTES };
-/* Longest list; device memory that many CTAs read remembers only some of them, or lists would be as long as the grid. */
+/* Longest list; device memory that many CTAs read remembers only some of them, or lists would be as long
+ * as the grid. */
 enum { LONGEST = 256, GLOBAL_READS = 4 };
 typedef struct Page {
     Cell cell[CELLS];
@@ -494,7 +495,8 @@ static u32 lanes_of(const Access *a) { return a->lane < LANES ? LANE_BIT(a->lane
 
 typedef enum { ORDERED, RACE, LANES_RACE, NOT_FENCED, BEFORE_GRID_WAIT } Verdict;
 
-/* Two lanes of one store instruction put the same value to the same address: that is what the registers say. */
+/* Two lanes of one store instruction put the same value to the same address: that is what the registers
+ * say. */
 static bool same_values(const Warp *w, const Ins *in, u32 lanes, u32 l) {
     EACH_LANE(k, lanes)
     for (int i = in->ndst; i < in->nops; i++) {
@@ -882,7 +884,7 @@ u8 *ptx_global_write(u64 address, u32 bytes, const Access *a) {
     return (u8 *)(uintptr_t)address;
 }
 
-/* ---- registers --------------------------------------------------------------------------------------------------- */
+/* ---- registers ----------------------------------------------------------------------------------------- */
 
 /* After a finding the row counts as initialised, or everything computed from it would be one more. */
 static void check_row(Warp *w, const Ins *in, u32 m, u32 *init, int operand, const char *name) {

@@ -7,10 +7,11 @@
 #include "checks.h"
 #include <stdlib.h>
 
-/* ---- clocks ------------------------------------------------------------------------------------------------------ */
+/* ---- clocks -------------------------------------------------------------------------------------------- */
 
-/* Sparse part of a clock, sorted: actors of other clusters, and moments of actors of the own cluster (cluster = 0) that
- * are known for some lanes only. All that these lanes did up to `time` is ordered before the owner. */
+/* Sparse part of a clock, sorted: actors of other clusters, and moments of actors of the own cluster
+ * (cluster = 0) that are known for some lanes only. All that these lanes did up to `time` is ordered
+ * before the owner. */
 typedef struct Far {
     u32 cluster, actor, lanes, time;
 } Far;
@@ -86,7 +87,8 @@ static bool clock_same(const Clock *a, const Clock *b) {
            !(a->nfar && memcmp(a->far, b->far, a->nfar * sizeof *a->far));
 }
 
-/* Is all that these lanes of the actor did up to time ordered before the owner? cluster: 0 for the own one. */
+/* Is all that these lanes of the actor did up to time ordered before the owner? cluster: 0 for the own
+ * one. */
 bool ptx_clock_knows(const Clock *c, u32 cluster, u32 actor, u32 lanes, u32 time) {
     if (!cluster && actor < c->n && c->at[actor] >= time) return true;
     u32 low = 0, high = c->nfar;
@@ -144,11 +146,12 @@ void ptx_knowledge_learn_lanes(Knowledge *k, u32 actor, u32 lanes, u32 time) {
     clock_learn_lanes(&k->fenced, actor, lanes, time);
 }
 
-/* ---- warps ------------------------------------------------------------------------------------------------------- */
+/* ---- warps --------------------------------------------------------------------------------------------- */
 
-/* Lanes of a warp are ordered among themselves by program order of the single lane, and by ptx_sync_warp. The warp's own
- * entry in its knowledge is therefore the time before the last sync (synced - 1); what it hands on is more: up to now, for
- * the lanes that hand it on. Time moves on after that, so that what follows is not covered. */
+/* Lanes of a warp are ordered among themselves by program order of the single lane, and by ptx_sync_warp.
+ * The warp's own entry in its knowledge is therefore the time before the last sync (synced - 1); what it
+ * hands on is more: up to now, for the lanes that hand it on. Time moves on after that, so that what
+ * follows is not covered. */
 
 typedef struct Part {
     u32 lanes;
@@ -289,8 +292,8 @@ void ptx_sync_warp(Warp *w, u32 m) {
     w->changes++;
 }
 
-/* A proxy fence anywhere on the way from the generic access to the async one will do (PTX ISA chapter 8, causality order): so
- * it covers all that its lanes know, not only what they did. */
+/* A proxy fence anywhere on the way from the generic access to the async one will do (PTX ISA chapter 8,
+ * causality order): so it covers all that its lanes know, not only what they did. */
 void ptx_proxy_fence(Warp *w, u32 m) {
     if (!ptx_device.checks) return;
     bool all = !(w->live & ~m);
@@ -301,11 +304,12 @@ void ptx_proxy_fence(Warp *w, u32 m) {
     ptx_now(w), w->now++;
 }
 
-/* ---- strong accesses ---------------------------------------------------------------------------------------------- */
+/* ---- strong accesses ----------------------------------------------------------------------------------- */
 
-/* Strong accesses hand knowledge on by address: a table of what has been released there. What is released is a snapshot
- * of what a warp knew, and many addresses may refer to it, each by a list; lists do not change, so that addresses share
- * them too. The clocks of snapshots have no dense part, as clusters come and go. */
+/* Strong accesses hand knowledge on by address: a table of what has been released there. What is released
+ * is a snapshot of what a warp knew, and many addresses may refer to it, each by a list; lists do not
+ * change, so that addresses share them too. The clocks of snapshots have no dense part, as clusters come
+ * and go. */
 typedef struct {
     u64 address; /* 0: free. Shared memory: window, number of the cluster, rank, offset */
     u32 list;
@@ -444,7 +448,8 @@ static u32 with_snapshot(u32 list, u32 snapshot) {
     return to;
 }
 
-/* All that a list says. The sum of the list behind it, if there is one, is taken over: that one is hardly read again. */
+/* All that a list says. The sum of the list behind it, if there is one, is taken over: that one is hardly
+ * read again. */
 static const Knowledge *sum_of(u32 list) {
     Link *first = &table.link[list];
     if (first->sum) return first->sum;
@@ -457,10 +462,11 @@ static const Knowledge *sum_of(u32 list) {
     return first->sum;
 }
 
-/* Relaxed accesses order nothing by themselves, but with fences they do (PTX ISA chapter 8, release and acquire patterns): a
- * write hands on what a fence came after, and what a read has found becomes known at a fence behind it. Both travel with
- * barriers: "all threads fence, __syncthreads(), thread 0 counts" is as good as a fence of thread 0, and so is the
- * reverse; the stores have been performed, and the caches are cleared. */
+/* Relaxed accesses order nothing by themselves, but with fences they do (PTX ISA chapter 8, release and
+ * acquire patterns): a write hands on what a fence came after, and what a read has found becomes known at
+ * a fence behind it. Both travel with barriers: "all threads fence, __syncthreads(), thread 0 counts" is
+ * as good as a fence of thread 0, and so is the reverse; the stores have been performed, and the caches
+ * are cleared. */
 void ptx_sync_read(Warp *w, u32 m, u64 address, Order order) {
     static Knowledge read;
     if (!ptx_device.checks || !table.used) return;
