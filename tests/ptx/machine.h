@@ -449,12 +449,17 @@ static inline int ptx_first_lane(u32 m) { return __builtin_ctz(m); }
 /* for (each lane l of m) */
 #define EACH_LANE(l, m) for (u32 left_ = (m), l; left_ && (l = (u32)__builtin_ctz(left_), 1); left_ &= left_ - 1)
 
+#if defined(__clang__)
+#define PTX_IVDEP
+#else
+#define PTX_IVDEP _Pragma("GCC ivdep") /* the lanes of a row do not depend on one another */
+#endif
 /* dst[l] = value (an expression of l) for the lanes of m; all 32 at once where it can, so that it vectorises.
  * The expression must be harmless for lanes outside m. */
 #define FOR_LANES(m, dst, value) \
     do { \
         if ((m) == ALL_LANES) { \
-            _Pragma("GCC ivdep") for (int l = 0; l < LANES; l++)(dst)[l] = (value); \
+            PTX_IVDEP for (int l = 0; l < LANES; l++)(dst)[l] = (value); \
         } else { \
             for (int l = 0; l < LANES; l++) \
                 if ((m) >> l & 1) (dst)[l] = (value); \

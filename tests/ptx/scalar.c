@@ -774,7 +774,7 @@ static bool floating(Text *t, Ins *in) {
         in->run = f->f16;
     else if (bf16 && !directed)
         in->run = f->bf16;
-    return in->run && use_all(t, in, type == T_F64 ? "dddd" + 3 - f->sources : "rrrr" + 3 - f->sources);
+    return in->run && use_all(t, in, &(type == T_F64 ? "dddd" : "rrrr")[3 - f->sources]);
 }
 static bool number(Text *t, Ins *in) { return integer(t, in) || floating(t, in); }
 static bool number_or_carry(Text *t, Ins *in) {

@@ -5,6 +5,7 @@
 program=$1
 shift
 worst='' status=0
+case $program in *scalar) [ $# -gt 0 ] || set -- order 1 ;; esac # registers only: nothing to reorder
 for schedule in ${*:-order lazy 1 2 3}; do
     output=$(FA_PTX_SCHEDULE=$schedule "$program" 2>&1)
     code=$?
