@@ -3,7 +3,7 @@
  *
  *     make build/ptx/test_async && FA_PTX_SCHEDULE=lazy build/ptx/test_async
  */
-#include "fa_test.h"
+#include "ptx_test.h"
 #include <algorithm>
 #include <cuda.h>
 #include <cuda_bf16.h>
@@ -14,60 +14,10 @@
 #include <unistd.h>
 #include <vector>
 
-#if __CUDA_ARCH_LIST__ >= 900
-#define HAS_90 1
-#else
-#define HAS_90 0
-#endif
-
-extern "C" void ptx_expect_findings(bool expect);
-extern "C" const char *ptx_last_findings(void);
-extern "C" uint64_t ptx_counter(const char *name);
-
 typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
 typedef uint64_t u64;
-
-/* ---- what the tests share ------------------------------------------------------------------------------ */
-
-__host__ __device__ static u64 mix(u64 x) { /* the finaliser of splitmix64 */
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-
-template <class T> struct Device {
-    T *p;
-    size_t n;
-    explicit Device(const std::vector<T> &v) : n(v.size()) {
-        cudaMalloc((void **)&p, n * sizeof(T));
-        cudaMemcpy(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice);
-    }
-    explicit Device(size_t n) : Device(std::vector<T>(n)) {}
-    Device(const Device &) = delete;
-    ~Device() {
-        if (cudaFree(p) != cudaSuccess) cudaGetLastError(); /* after a failure it is gone: finished() */
-    }
-    std::vector<T> host() const {
-        std::vector<T> v(n);
-        cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost);
-        return v;
-    }
-};
-
-static std::vector<u8> random_bytes(size_t n, u64 salt = 0) {
-    std::vector<u8> v(n);
-    for (size_t i = 0; i < n; i++) v[i] = (u8)mix(i + fat_seed * 977 + salt * 0x10000019);
-    return v;
-}
-
-static bool finished(void) {
-    cudaError_t e = cudaDeviceSynchronize();
-    if (e == cudaSuccess) e = cudaGetLastError();
-    if (e != cudaSuccess) cudaDeviceReset(); /* or all further calls would fail, too */
-    return FA_EXPECT_MSG(e == cudaSuccess, "%s", cudaGetErrorString(e));
-}
 
 static bool same_bytes(const std::vector<u8> &got, const std::vector<u8> &want, const char *what) {
     for (size_t i = 0; i < want.size(); i++)

@@ -5,14 +5,12 @@
 // "@name", and the program carries its own source to look them up.
 //
 // Accesses are plain ones: volatile would make them strong, and strong accesses do not race with one another.
-#include "fa_test.h"
+#include "ptx_test.h"
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
 #include <initializer_list>
 #include <string>
 
-extern "C" void ptx_expect_findings(bool expect);
-extern "C" const char *ptx_last_findings(void);
 
 #define HOPPER (__CUDA_ARCH_LIST__ >= 900)
 

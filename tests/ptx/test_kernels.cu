@@ -7,7 +7,7 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 #include <vector>
-#include "fa_test.h"
+#include "ptx_test.h"
 #include "kernels/forward_sm80.cuh"
 #define HOPPER (__CUDA_ARCH_LIST__ >= 900)
 #if HOPPER
@@ -15,7 +15,6 @@
 #include "kernels/forward_sm90.cuh"
 #endif
 
-extern "C" uint64_t ptx_counter(const char *name);
 extern "C" uint64_t ptx_findings(void);
 
 struct Kernels { // [0]: D = 64, [1]: D = 128

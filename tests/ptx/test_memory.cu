@@ -3,7 +3,7 @@
  *
  *     make build/ptx/test_memory && FA_PTX_SCHEDULE=1 build/ptx/test_memory
  */
-#include "fa_test.h"
+#include "ptx_test.h"
 #include <algorithm>
 #include <cooperative_groups.h>
 #include <cuda_bf16.h>
@@ -11,52 +11,6 @@
 #include <cuda_runtime.h>
 #include <string>
 #include <vector>
-
-#if __CUDA_ARCH_LIST__ >= 900
-#define HAS_90 1
-#else
-#define HAS_90 0
-#endif
-
-extern "C" void ptx_expect_findings(bool expect);
-extern "C" const char *ptx_last_findings(void);
-extern "C" uint64_t ptx_counter(const char *name);
-
-/* ---- what the tests share ----------------------------------------------------------------------------- */
-
-__host__ __device__ static uint64_t mix(uint64_t x) { /* the finaliser of splitmix64 */
-    x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9u;
-    x = (x ^ x >> 27) * 0x94d049bb133111ebu;
-    return x ^ x >> 31;
-}
-
-/* Device memory with the contents of a vector. */
-template <class T> struct Device {
-    T *p;
-    size_t n;
-    explicit Device(const std::vector<T> &v) : n(v.size()) {
-        cudaMalloc((void **)&p, n * sizeof(T));
-        cudaMemcpy(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice);
-    }
-    ~Device() { cudaFree(p); }
-    std::vector<T> host() const {
-        std::vector<T> v(n);
-        cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost);
-        return v;
-    }
-};
-
-static bool finished(void) {
-    cudaError_t e = cudaDeviceSynchronize();
-    if (e == cudaSuccess) e = cudaGetLastError();
-    return FA_EXPECT_MSG(e == cudaSuccess, "%s", cudaGetErrorString(e));
-}
-
-static std::vector<uint8_t> random_bytes(size_t n) {
-    std::vector<uint8_t> v(n);
-    for (size_t i = 0; i < n; i++) v[i] = (uint8_t)mix(i + fat_seed * 977);
-    return v;
-}
 
 __device__ static uint64_t bits(uint16_t x) { return x; }
 __device__ static uint64_t bits(uint32_t x) { return x; }

@@ -1,12 +1,9 @@
 /* test_parser.cu - what nvcc's PTX looks like, run through the machine: names and scopes, variables of all spaces with
  * their initialisers, parameters, calls of printf and assert, source positions, refusals. */
-#include "fa_test.h"
+#include "ptx_test.h"
 
 #include <assert.h>
 #include <unistd.h>
-
-extern "C" void ptx_expect_findings(bool expect);
-extern "C" const char *ptx_last_findings(void);
 
 #define FA_CUDA(call) FA_EXPECT_MSG((call) == cudaSuccess, "%s", cudaGetErrorString(cudaGetLastError()))
 #define FA_SYNC() \
@@ -17,14 +14,14 @@ extern "C" const char *ptx_last_findings(void);
 
 enum { THREADS = 64 };
 
-template <class T> struct Device {
+template <class T> struct Buffer {
     T *at;
     int n;
-    explicit Device(int count) : n(count) {
+    explicit Buffer(int count) : n(count) {
         FA_CUDA(cudaMalloc((void **)&at, count * sizeof(T)));
         FA_CUDA(cudaMemset(at, 0, count * sizeof(T)));
     }
-    ~Device() { FA_CUDA(cudaFree(at)); }
+    ~Buffer() { FA_CUDA(cudaFree(at)); }
     T *host() { /* the caller's until the next call */
         static T copy[4096];
         FA_CUDA(cudaMemcpy(copy, at, n * sizeof(T), cudaMemcpyDeviceToHost));
@@ -116,7 +113,7 @@ FA_TEST(initialisers) {
         -2147483648.0, -2147483648.0, 1, 2147483647, 4, 0, 0,
         10, 20, 30, 0, 0, 0, 2147483647, 7, 't', 1e-3, -2, 42 + 43 + 5, -12345};
     const int n = sizeof want / sizeof *want;
-    Device<double> out(n);
+    Buffer<double> out(n);
     read_variables<<<1, 1>>>(out.at, 0);
     FA_SYNC();
     const double *got = out.host();
@@ -134,7 +131,7 @@ FA_TEST(symbols) {
     int value = -5, back = 0;
     size_t size = 0;
     void *address = NULL;
-    Device<int> out(2);
+    Buffer<int> out(2);
     FA_CUDA(cudaMemcpyToSymbol(constants, &value, 4, 4));
     FA_CUDA(cudaMemcpyToSymbol(numbers, &value, 4, 8));
     managed = 8;
@@ -195,14 +192,14 @@ __global__ void many(double *out, bool a, signed char b, unsigned char c, short 
 }
 
 FA_TEST(parameters) {
-    Device<float> in(2);
+    Buffer<float> in(2);
     const float two[2] = {3.5f, -7.25f};
     FA_CUDA(cudaMemcpy(in.at, two, sizeof two, cudaMemcpyHostToDevice));
     Map map;
     for (int i = 0; i < 128; i++) map.opaque[i] = (unsigned char)(i ^ 0xa5);
     Shape s = {'s', 2.5, {1, 2, 3}, {{4, 5}, {6, -700}}, in.at, true};
     Shape t = {'t', -2.5, {3, 2, 1}, {{-4, 5}, {6, 700}}, in.at, false};
-    Device<double> out(33);
+    Buffer<double> out(33);
     many<<<1, 32>>>(out.at, true, -128, 255, -32768, 65535, -2147483647 - 1, 4294967295u, -(1ll << 52), 1ull << 63, 0.1f,
                     0.1, s, map, make_char3(1, 2, 3), make_int4(4, 3, 2, 1), in.at, t, 254);
     FA_SYNC();
@@ -221,7 +218,7 @@ __global__ void big_parameter(int *out, Big b, int i) { out[threadIdx.x] = b.v[t
 FA_TEST(a_parameter_of_many_bytes) {
     static Big b;
     for (int i = 0; i < 900; i++) b.v[i] = i * i - 7;
-    Device<int> out(THREADS);
+    Buffer<int> out(THREADS);
     big_parameter<<<1, THREADS>>>(out.at, b, 3);
     FA_SYNC();
     const int *got = out.host();
@@ -266,7 +263,7 @@ template <int N> __global__ void shared_again(int *out) {
 }
 
 FA_TEST(shared_variables) {
-    Device<unsigned> out(THREADS + 3);
+    Buffer<unsigned> out(THREADS + 3);
     shared_kinds<<<1, THREADS, THREADS * sizeof(float)>>>(out.at);
     FA_SYNC();
     const unsigned *got = out.host();
@@ -277,7 +274,7 @@ FA_TEST(shared_variables) {
     FA_EXPECT_MSG(a.sharedSizeBytes == 4 * (100 + THREADS), "%zu", a.sharedSizeBytes);
     FA_CUDA(cudaFuncGetAttributes(&a, shared_kinds));
     FA_EXPECT_MSG(a.sharedSizeBytes >= 1 + 3 * 4 * THREADS && a.sharedSizeBytes < 2048, "%zu", a.sharedSizeBytes);
-    Device<int> second(THREADS);
+    Buffer<int> second(THREADS);
     shared_again<100><<<1, THREADS>>>(second.at);
     FA_SYNC();
     const int *s = second.host();
@@ -300,7 +297,7 @@ __global__ void local_arrays(int *out, const int *order) {
 }
 
 FA_TEST(local_variables) {
-    Device<int> out(THREADS), order(8);
+    Buffer<int> out(THREADS), order(8);
     const int perm[8] = {3, 1, 7, 0, 5, 2, 6, 4};
     FA_CUDA(cudaMemcpy(order.at, perm, sizeof perm, cudaMemcpyHostToDevice));
     local_arrays<<<1, THREADS>>>(out.at, order.at);
@@ -364,7 +361,7 @@ __global__ void scopes(int *out) {
 }
 
 FA_TEST(names_and_scopes) {
-    Device<int> out(5 * THREADS);
+    Buffer<int> out(5 * THREADS);
     scopes<<<1, THREADS>>>(out.at);
     FA_SYNC();
     const int *got = out.host();
@@ -413,7 +410,7 @@ __global__ void operands(unsigned *out, unsigned *data) {
 }
 
 FA_TEST(operand_syntax) {
-    Device<unsigned> out(16), data(12);
+    Buffer<unsigned> out(16), data(12);
     const unsigned numbers_in[8] = {11, 22, 33, 44, 55, 66, 77, 88};
     FA_CUDA(cudaMemcpy(data.at, numbers_in, sizeof numbers_in, cudaMemcpyHostToDevice));
     operands<<<1, 1>>>(out.at, data.at);
@@ -439,7 +436,7 @@ __global__ void special_registers(unsigned *out) {
 }
 
 FA_TEST(special_register_names) {
-    Device<unsigned> out(2 * THREADS * 14);
+    Buffer<unsigned> out(2 * THREADS * 14);
     special_registers<<<dim3(2, 3), dim3(THREADS / 4, 4), 100>>>(out.at);
     FA_SYNC();
     const unsigned *got = out.host();
@@ -461,7 +458,7 @@ template <class T, int N> __global__ void instance(T *out) {
     out[threadIdx.x] = sum;
 }
 template <class T, int N> void check_instance() {
-    Device<T> out(THREADS);
+    Buffer<T> out(THREADS);
     instance<T, N><<<1, THREADS>>>(out.at);
     FA_SYNC();
     const T *got = out.host();
@@ -499,7 +496,7 @@ FA_TEST(control_flow) {
     int in[THREADS];
     uint64_t state = fat_seed;
     for (int i = 0; i < THREADS; i++) in[i] = fat_below(&state, 10);
-    Device<int> data(THREADS), out(2 * THREADS);
+    Buffer<int> data(THREADS), out(2 * THREADS);
     FA_CUDA(cudaMemcpy(data.at, in, sizeof in, cudaMemcpyHostToDevice));
     branches<<<1, THREADS>>>(out.at, data.at);
     FA_SYNC();
@@ -537,7 +534,7 @@ FA_TEST(kernel_directives) {
     cudaFuncAttributes a;
     FA_CUDA(cudaFuncGetAttributes(&a, bounded));
     FA_EXPECT_MSG(a.maxThreadsPerBlock == 96, "%d", a.maxThreadsPerBlock);
-    Device<int> out(96);
+    Buffer<int> out(96);
     bounded<<<1, 97>>>(out.at);
     FA_EXPECT(cudaGetLastError() != cudaSuccess);
     bounded<<<1, 96>>>(out.at);
@@ -564,7 +561,7 @@ FA_TEST(printf_of_a_kernel) {
     char path[] = "/tmp/fa_ptx_printf_XXXXXX", text[512] = "";
     int file = mkstemp(path);
     FA_REQUIRE(file >= 0);
-    Device<char> word(8);
+    Buffer<char> word(8);
     FA_CUDA(cudaMemcpy(word.at, "device", 7, cudaMemcpyHostToDevice));
     fflush(stdout);
     int saved = dup(1);

@@ -3,9 +3,8 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 #include <unistd.h>
-#include "fa_test.h"
+#include "ptx_test.h"
 
-extern "C" uint64_t ptx_counter(const char *name);
 
 #define OK(call) FA_EXPECT_MSG((call) == cudaSuccess, "%s", cudaGetErrorString(cudaGetLastError()))
 

@@ -4,7 +4,7 @@
  *
  *     make build/ptx/test_warp && FA_PTX_SCHEDULE=1 build/ptx/test_warp
  */
-#include "fa_test.h"
+#include "ptx_test.h"
 #include <cooperative_groups.h>
 #include <cooperative_groups/reduce.h>
 #include <cooperative_groups/scan.h>
@@ -12,41 +12,9 @@
 #include <string>
 #include <vector>
 
-#if __CUDA_ARCH_LIST__ >= 900
-#define HAS_90 1
-#else
-#define HAS_90 0
-#endif
-
 namespace cg = cooperative_groups;
-extern "C" void ptx_expect_findings(bool expect);
-extern "C" const char *ptx_last_findings(void);
-extern "C" uint64_t ptx_counter(const char *name);
-
 enum { LANES = 32 };
 #define ALL 0xffffffffu
-
-/* Device memory with the contents of a vector. */
-template <class T> struct Device {
-    T *p;
-    size_t n;
-    explicit Device(const std::vector<T> &v) : n(v.size()) {
-        cudaMalloc((void **)&p, n * sizeof(T));
-        cudaMemcpy(p, v.data(), n * sizeof(T), cudaMemcpyHostToDevice);
-    }
-    ~Device() { cudaFree(p); }
-    std::vector<T> host() const {
-        std::vector<T> v(n);
-        cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost);
-        return v;
-    }
-};
-
-static bool finished(void) {
-    cudaError_t e = cudaDeviceSynchronize();
-    if (e == cudaSuccess) e = cudaGetLastError();
-    return FA_EXPECT_MSG(e == cudaSuccess, "%s", cudaGetErrorString(e));
-}
 
 static std::vector<uint32_t> random_words(size_t n, uint64_t salt, uint32_t below = 0) {
     std::vector<uint32_t> v(n);
