@@ -52,14 +52,25 @@ $(foreach v,$(VARIANTS),$(eval $(call rule,$(v))))
 
 # The PTX machine (tests/ptx/README.md): a CUDA runtime that runs kernels on the CPU. GNU C for its lane loops; no
 # contraction, so that fma.rn and mul.rn + add.rn stay what they are on a GPU.
-PTX_OBJECTS := $(patsubst tests/ptx/%.c,build/ptx/%.o,$(filter-out tests/ptx/sass.c,$(wildcard tests/ptx/*.c)))
+PTX_PARTS   := $(filter-out sass fuzz_%,$(patsubst tests/ptx/%.c,%,$(wildcard tests/ptx/*.c)))
+PTX_OBJECTS := $(PTX_PARTS:%=build/ptx/%.o)
+PTX_ASAN    := $(PTX_PARTS:%=build/ptx/asan/%.o)
 CUDA_HOME   ?= $(patsubst %/bin/nvcc,%,$(realpath $(NVCC)))
+PTX_CC       = $(CC) -std=gnu11 -g -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fvisibility=hidden \
+                 -Wall -Wextra -Wundef -Wshadow -Werror -isystem $(CUDA_HOME)/include
+PTX_SANITIZE = -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
 build/ptx/%.o: tests/ptx/%.c Makefile
 	@mkdir -p $(@D)
-	$(CC) -std=gnu11 -O3 -g $(NATIVE) -ffp-contract=off -fno-math-errno -fno-strict-aliasing -fPIC -fvisibility=hidden \
-	    -Wall -Wextra -Wundef -Wshadow -Werror -isystem $(CUDA_HOME)/include -MMD -MP -MF $@.d -c -o $@ $<
+	$(PTX_CC) -O3 $(NATIVE) -fPIC -MMD -MP -MF $@.d -c -o $@ $<
+build/ptx/asan/%.o: tests/ptx/%.c Makefile
+	@mkdir -p $(@D)
+	$(PTX_CC) $(PTX_SANITIZE) -MMD -MP -MF $@.d -c -o $@ $<
 build/libfa_ptx.a: $(PTX_OBJECTS)
-	ar rcs $@.$$$$ $(PTX_OBJECTS) && mv $@.$$$$ $@ # in one piece, for makes side by side
+build/ptx/asan/libfa_ptx.a: $(PTX_ASAN)
+build/libfa_ptx.a build/ptx/asan/libfa_ptx.a:
+	ar rcs $@.$$$$ $^ && mv $@.$$$$ $@ # in one piece, for makes side by side
+build/ptx/asan/fuzz_%: tests/ptx/fuzz_%.c build/ptx/asan/libfa_ptx.a
+	$(PTX_CC) $(PTX_SANITIZE) -MMD -MP -MF $@.d -MT $@ -o $@ $< build/ptx/asan/libfa_ptx.a -lm -lpthread
 # the same as a stand-in for libcudart.so, which build/ptx/lib is for LD_LIBRARY_PATH
 build/libfa_ptx.so: $(PTX_OBJECTS) tests/ptx/libcudart.map
 	$(CC) -shared -Wl,-soname,libcudart.so.13,--version-script,tests/ptx/libcudart.map,-z,nodelete,-z,defs \
@@ -131,4 +142,4 @@ format: ## clang-format the C sources in place
 clean: ## remove build/
 	rm -rf build
 
--include $(wildcard build/*/*.d build/ptx/shared/*.d)
+-include $(wildcard build/*/*.d build/ptx/*/*.d)

@@ -47,6 +47,7 @@ programs() {
     compile | fail | nvcc | bench) echo "$1" && return ;;
     ptx)
         for file in tests/ptx/test_*.cu; do echo "ptx/$(basename "$file" .cu)"; done
+        [ -n "$(lacks asan)" ] || for file in tests/ptx/fuzz_*.c; do echo "ptx/asan/$(basename "$file" .c)"; done
         printf 'ptx-%s\n' user fatbin gates mutants && return ;;
     examples) set -- native examples/*.c ;;
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
@@ -66,6 +67,7 @@ run() {
     case $1 in
     compile | nvcc) $limit sh "tests/compile/$1.sh" ;;
     fail) $limit sh tests/fail/fail.sh ;;
+    ptx/asan/*) $limit "build/$1" ;;
     ptx/*) $limit sh tests/ptx/schedules.sh "build/$1" ;;
     ptx-mutants) $limit sh tests/ptx/mutants.sh | sed '$s/ killed, \(.*\) survived$/ passed, \1 failed, 0 skipped/' ;;
     ptx-*) $limit sh "tests/ptx/${1#ptx-}_test.sh" ;;
