@@ -128,7 +128,9 @@ void ptx_place_text(const Kernel *k, int place, char *text, size_t bytes) {
     snprintf(text, bytes, "unknown line");
     size_t n = 0;
     for (int i = place; i >= 0 && i < k->nplaces && n < bytes; i = k->place[i].inlined_at) {
-        const char *file = k->module->file[k->place[i].file], *slash = file ? strrchr(file, '/') : NULL;
+        int of = k->place[i].file;
+        const char *file = of >= 0 && of < k->module->nfiles ? k->module->file[of] : NULL,
+                   *slash = file ? strrchr(file, '/') : NULL;
         n += (size_t)snprintf(text + n, bytes - n, "%s%s:%d", n ? ", inlined at " : "",
                               slash  ? slash + 1
                               : file ? file

@@ -325,7 +325,7 @@ int ptx_registers(const Kernel *k, int threads) {
     if (k->max_registers) return k->max_registers;
     int n = ptx_device.registers_per_sm / (((bound ? bound : threads) + LANES - 1) / LANES * LANES * blocks) /
             8 * 8;
-    return n > 255 ? 255 : n;
+    return n > 255 ? 255 : n < 8 ? 8 : n;
 }
 
 static int least(int a, int b) { return a < b ? a : b; }

@@ -82,14 +82,18 @@ static bool runs(const FatEntry *e) {
     return e->flags & ARCH_SPECIFIC ? e->arch == device && ptx_device.arch_specific : e->arch <= device;
 }
 
-/* Picks the entry; NULL and a message if there is none. */
+/* Picks the entry, which lies inside the fat binary; NULL and a message if there is none. */
 static const FatEntry *best_entry(const Header *h, char *why, size_t why_bytes) {
     const u8 *at = (const u8 *)h + h->header, *end = at + h->bytes;
     const FatEntry *best = NULL;
     char found[256] = "";
-    while (at + sizeof(FatEntry) <= end) {
-        const FatEntry *e = (const FatEntry *)(const void *)at; /* 8-byte aligned */
-        if (e->header < sizeof *e) break;
+    for (size_t left = h->bytes; left >= sizeof(FatEntry); left = (size_t)(end - at)) {
+        const FatEntry *e = (const FatEntry *)(const void *)at;
+        if ((uintptr_t)at % _Alignof(FatEntry) || e->header < sizeof *e || e->header > left ||
+            e->bytes > left - e->header || (e->flags & COMPRESSED_LZ4 && e->compressed > e->bytes)) {
+            snprintf(why, why_bytes, "the fat binary is damaged: its sizes contradict each other");
+            return NULL;
+        }
         at += e->header + e->bytes;
         bool specific = e->flags & ARCH_SPECIFIC;
         size_t n = strlen(found);
@@ -129,14 +133,15 @@ Module *ptx_module_from_fatbin(const void *fatbin, char *why, size_t why_bytes) 
     const char *payload = (const char *)e + e->header;
     if (!(e->flags & (COMPRESSED_LZ4 | COMPRESSED_ZSTD)))
         return ptx_module_from_text(payload, strnlen(payload, e->bytes));
-    char *text = calloc(1, e->uncompressed + 1);
-    if (!text) abort();
+    /* LZ4 makes at most 255 bytes of one. */
+    bool possible = e->uncompressed / 255 <= e->compressed;
+    char *text = possible ? calloc(1, e->uncompressed + 1) : NULL;
     Module *m = NULL;
     if (e->flags & COMPRESSED_ZSTD)
         snprintf(
             why, why_bytes,
             "the PTX is compressed with Zstandard; compile with -no-compress (or --compress-mode=speed)");
-    else if (!unpack_lz4((const u8 *)payload, e->compressed, (u8 *)text, e->uncompressed))
+    else if (!text || !unpack_lz4((const u8 *)payload, e->compressed, (u8 *)text, e->uncompressed))
         snprintf(why, why_bytes, "the compressed PTX is damaged; compile with -no-compress");
     else
         m = ptx_module_from_text(text, strlen(text));

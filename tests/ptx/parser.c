@@ -228,6 +228,9 @@ static void skip_braces(Parser *p) {
     } while (depth);
 }
 
+/* Per thread (CUDA programming guide, compute capabilities), of a kernel's parameters (PTX ISA 4.4), of anything. */
+enum { MOST_LOCAL = 512 << 10, MOST_PARAM = 32764, MOST_BYTES = 1 << 30, MOST_ALIGN = 1 << 16 };
+
 /* ---- registers ----------------------------------------------------------------------------------------- */
 
 /* Rows of 64-bit registers are 256-byte aligned. */
@@ -263,6 +266,9 @@ static Name *place_variable(Parser *p, int scope, const char *s, size_t n, Space
     u32 *end = space == SPACE_SHARED  ? &k->shared_bytes
                : space == SPACE_LOCAL ? &k->local_bytes
                                       : &k->param_bytes;
+    u64 most = space == SPACE_LOCAL ? MOST_LOCAL : space == SPACE_PARAM ? MOST_PARAM : MOST_BYTES;
+    if ((u64)*end + align + size > most)
+        refuse(p, "no room for %.*s: all together may have %llu bytes", (int)n, s, (unsigned long long)most);
     *end = (*end + align - 1) & ~(align - 1);
     e->value = *end;
     e->space = (u8)space;
@@ -473,7 +479,7 @@ static void operand(Parser *p) {
     if (e && e->meaning == VARIABLE) {
         o->space = e->space;
         o->variable = e->dynamic ? VARIABLE_DYNAMIC : VARIABLE_FIXED;
-        o->value += (s64)e->value;
+        o->value = (s64)((u64)o->value + e->value);
     }
 }
 
@@ -800,11 +806,14 @@ static void declaration(Parser *p, Declaration *v) {
     while (eat(c, '[')) {
         v->array = true;
         blanks(c);
-        v->count *= *c->at == ']' ? 0 : (u64)integer(p);
+        u64 n = *c->at == ']' ? 0 : (u64)integer(p);
         expect(p, ']');
+        if (n > MOST_BYTES || (v->count *= n) > MOST_BYTES)
+            refuse(p, "%.*s is too large", (int)v->length, v->name);
     }
     if (!v->align) v->align = (u32)ptx_type_bits(v->type) / 8;
-    if (v->align & (v->align - 1)) refuse(p, "alignment of %.*s", (int)v->length, v->name);
+    if (v->align & (v->align - 1) || v->align > MOST_ALIGN)
+        refuse(p, "alignment of %.*s", (int)v->length, v->name);
 }
 
 static u64 bytes_of(const Declaration *v) { return v->count * (u64)ptx_type_bits(v->type) / 8; }
@@ -820,7 +829,7 @@ static void declare_variable(Parser *p, Space space, bool external) {
             Name *e = enter(&p->names, p->scope, v.name, v.length, VARIABLE);
             e->space = SPACE_SHARED;
             e->dynamic = true;
-        } else if (external || bytes_of(&v) > 1u << 30)
+        } else if (external || bytes_of(&v) > MOST_BYTES)
             refuse(p, "unsupported declaration of %.*s", (int)v.length, v.name);
         else
             place_variable(p, p->scope, v.name, v.length, space, (u32)bytes_of(&v), v.align);
@@ -949,11 +958,19 @@ static void body(Parser *p) {
     }
 }
 
+static int number(Parser *p, const char *of, int least, int most) {
+    s64 n = integer(p);
+    if (n < least || n > most) refuse(p, "%s %lld, allowed: %d to %d", of, (long long)n, least, most);
+    return (int)n;
+}
+
 /* Up to three numbers; missing ones are 1. */
-static void extents(Parser *p, int *to) {
-    to[0] = (int)integer(p);
-    to[1] = eat(&p->c, ',') ? (int)integer(p) : 1;
-    to[2] = eat(&p->c, ',') ? (int)integer(p) : 1;
+static void extents(Parser *p, const char *of, int *to, int most) {
+    to[0] = number(p, of, 1, most);
+    to[1] = eat(&p->c, ',') ? number(p, of, 1, most) : 1;
+    to[2] = eat(&p->c, ',') ? number(p, of, 1, most) : 1;
+    if (to[0] * to[1] * to[2] > most)
+        refuse(p, "%s %d, %d, %d, together at most %d", of, to[0], to[1], to[2], most);
 }
 
 static void header(Parser *p) {
@@ -973,20 +990,20 @@ static void header(Parser *p) {
     for (blanks(c); *c->at == '.'; blanks(c)) {
         size_t n = word(c, &s);
         if (is(s, n, ".maxntid"))
-            extents(p, k->max_threads);
+            extents(p, ".maxntid", k->max_threads, 1024);
         else if (is(s, n, ".reqntid")) {
-            extents(p, k->max_threads);
+            extents(p, ".reqntid", k->max_threads, 1024);
             k->exact_threads = true;
         } else if (is(s, n, ".minnctapersm"))
-            k->min_blocks = (int)integer(p);
+            k->min_blocks = number(p, ".minnctapersm", 1, 1024);
         else if (is(s, n, ".maxnreg"))
-            k->max_registers = (int)integer(p);
+            k->max_registers = number(p, ".maxnreg", 1, 255);
         else if (is(s, n, ".reqnctapercluster"))
-            extents(p, k->cluster);
+            extents(p, ".reqnctapercluster", k->cluster, 16);
         else if (is(s, n, ".explicitcluster"))
             k->explicit_cluster = true;
         else if (is(s, n, ".maxclusterrank"))
-            k->max_cluster = (int)integer(p);
+            k->max_cluster = number(p, ".maxclusterrank", 1, 16);
         else if (is(s, n, ".pragma"))
             skip_to(p, ';');
         else
@@ -1122,6 +1139,7 @@ static void declare_global(Parser *p, const char *space, size_t n, bool external
     do {
         declaration(p, &v);
         u64 bytes = bytes_of(&v);
+        if (bytes > MOST_BYTES) refuse(p, "%.*s is too large", (int)v.length, v.name);
         if (find(m->names, 0, v.name, v.length)) {
             if (!external) refuse(p, "%.*s is declared twice", (int)v.length, v.name);
         } else if (shared) {
@@ -1133,9 +1151,9 @@ static void declare_global(Parser *p, const char *space, size_t n, bool external
             struct Global *g = APPEND(m->global, m->nglobals);
             *g = (struct Global){(char *)(size_t)e->text, NULL, bytes, v.align, constant};
             u64 align = v.align > 256 ? v.align : 256;
-            g->memory = aligned_alloc(align, (bytes + align) & ~(align - 1));
-            if (!g->memory) abort();
-            memset(g->memory, 0, bytes);
+            g->memory = calloc(1, bytes + align); /* which takes no pages for zeros */
+            if (!g->memory) refuse(p, "no memory for %s", g->name);
+            g->memory += -(u64)(size_t)g->memory & (align - 1);
             e->space = constant ? SPACE_CONST : SPACE_GLOBAL;
             e->value = (u64)(size_t)g->memory;
             char title[64];

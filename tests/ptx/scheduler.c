@@ -267,9 +267,17 @@ static bool decode_trap(Text *t, Ins *in) {
 /* The two functions that CUDA's printf() and assert() become; others are refused: device functions must be inlined.
  * aux[i]: offset in local memory of what `call` names, in its order (vprintf: result, format, arguments). */
 static u64 call_argument(const Warp *w, const Ins *in, int i, u32 lane) {
-    u64 v;
-    memcpy(&v, w->local + (size_t)lane * w->cta->grid->kernel->local_bytes + in->aux[i], sizeof v);
+    u32 room = w->cta->grid->kernel->local_bytes;
+    u64 v = 0;
+    if ((u64)in->aux[i] + sizeof v <= room) memcpy(&v, w->local + (size_t)lane * room + in->aux[i], sizeof v);
     return v;
+}
+
+/* The string at an address of device memory; NULL if there is none that ends. */
+static const char *device_string(u64 address) {
+    const Allocation *a = ptx_find_allocation(address, 1);
+    const char *s = (const char *)(uintptr_t)address;
+    return a && memchr(s, 0, a->bytes - (address - (u64)(uintptr_t)a->memory)) ? s : NULL;
 }
 
 /* The next of a lane's printf arguments, which lie naturally aligned in its local memory. */
@@ -285,9 +293,9 @@ static u64 printf_argument(const Warp *w, u32 lane, u64 *at, u32 size) {
 /* Prints one lane's vprintf(format, arguments). */
 static void print_lane(Warp *w, const Ins *in, u32 lane) {
     u64 format = call_argument(w, in, 1, lane), at = call_argument(w, in, 2, lane) & ~WINDOW_MASK;
-    if (!ptx_find_allocation(format, 1))
-        ptx_fatal(w, in, LANE_BIT(lane), NULL, "printf: its format is no string");
-    for (const char *f = (const char *)(uintptr_t)format; *f; f++) {
+    const char *f = device_string(format);
+    if (!f) ptx_fatal(w, in, LANE_BIT(lane), NULL, "printf: its format is no string");
+    for (; *f; f++) {
         char spec[64] = "%";
         size_t n = 1;
         if (*f != '%') {
@@ -307,8 +315,9 @@ static void print_lane(Warp *w, const Ins *in, u32 lane) {
             memcpy(&real, &bits, 8);
             printf(spec, real);
         } else if (*f == 's') {
-            u64 text = printf_argument(w, lane, &at, 8);
-            printf(spec, ptx_find_allocation(text, 1) ? (const char *)(uintptr_t)text : "(not a string)");
+            const char *text = device_string(printf_argument(w, lane, &at, 8));
+            if (wide) ptx_fatal(w, in, LANE_BIT(lane), NULL, "printf: unsupported conversion %s", spec);
+            printf(spec, text ? text : "(not a string)");
         } else if (wide || *f == 'p') printf(spec, printf_argument(w, lane, &at, 8));
         else if (strchr("diouxXc", *f)) printf(spec, (u32)printf_argument(w, lane, &at, 4));
         else fputs(spec, stdout);
@@ -319,6 +328,7 @@ static Outcome run_printf(Warp *w, const Ins *in, u32 m) {
     EACH_LANE(l, m) {
         u32 zero = 0;
         print_lane(w, in, l);
+        if ((u64)in->aux[0] + sizeof zero > w->cta->grid->kernel->local_bytes) continue;
         memcpy(w->local + (size_t)l * w->cta->grid->kernel->local_bytes + in->aux[0], &zero, sizeof zero);
         for (u32 b = 0; b < 4; b++) {
             size_t bit = (size_t)l * w->cta->grid->kernel->local_bytes + in->aux[0] + b;
@@ -333,7 +343,7 @@ static Outcome run_assert(Warp *w, const Ins *in, u32 m) { /* message, file, lin
     const char *text[4] = {"?", "?", "?", "?"};
     for (int i = 0; i < 4; i++) {
         u64 at = call_argument(w, in, i, (u32)ptx_first_lane(m));
-        if (i != 2 && ptx_find_allocation(at, 1)) text[i] = (const char *)(uintptr_t)at;
+        if (i != 2 && device_string(at)) text[i] = device_string(at);
     }
     ptx_fatal(w, in, m, NULL, "assertion failed: %s, %s:%u in %s", text[0], text[1],
               (u32)call_argument(w, in, 2, (u32)ptx_first_lane(m)), text[3]);
@@ -348,6 +358,8 @@ static bool decode_call(Text *t, Ins *in) {
         if (o->kind != KIND_LABEL) return false;
         if (o->variable == NO_VARIABLE)
             function = o->name;
+        else if (o->space != SPACE_LOCAL)
+            return false;
         else if (n < 4)
             in->aux[n++] = (u32)o->value;
     }
@@ -848,7 +860,7 @@ static void run_clusters(Grid *g) {
         if (!progress || g->executed - g->retired_at > ADMIT_AFTER) progress |= admit(g);
         polls = progress ? 0 : g->executed != before ? polls + 1 : POLLS;
         if (polls == POLLS && g->nresident) report_deadlock(g);
-        if (g->executed > ptx_device.limit) {
+        if (g->executed > ptx_device.limit && g->nresident) {
             Warp *w = &g->resident[0]->cta[0].warp[0];
             for (int j = 0; j < g->resident[0]->nctas; j++)
                 for (int v = 0; v < g->resident[0]->cta[j].nwarps; v++)

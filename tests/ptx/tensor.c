@@ -771,7 +771,7 @@ static void drop_retired(Queue *q) {
     u32 least = q->done;
     for (int i = 0; i < 4; i++) least = q->member[i].retired < least ? q->member[i].retired : least;
     u32 n = least - q->first;
-    memmove(q->op, q->op + n, sizeof *q->op * (q->count -= n));
+    if (n) memmove(q->op, q->op + n, sizeof *q->op * (q->count -= n));
     q->first = least;
 }
 
