@@ -2,10 +2,10 @@
  *
  *     fuzz_order [--seconds n] [--seed n]      prints what it did and "1 passed, 0 failed, 0 skipped"
  *
- * The model has a whole vector clock for each thread, and for each byte its last write and the last read of every thread
- * since. The machine's clocks are sparse and common to the lanes of a warp, its lists of accesses are shared by cells
- * and shortened: both must find the same races, access by access. A run ends with its first race, as a pair of
- * instructions is reported once.
+ * The model has a whole vector clock for each thread, and for each byte its last write and the last read of
+ * every thread since. The machine's clocks are sparse and common to the lanes of a warp, its lists of accesses
+ * are shared by cells and shortened: both must find the same races, access by access. A run ends with its first
+ * race, as a pair of instructions is reported once.
  */
 #include <limits.h>
 
@@ -43,7 +43,12 @@ static struct {
     } byte[BYTES];
 } model;
 
-#define FAST __attribute__((optimize("O3"), no_sanitize("address", "undefined"))) /* where the time goes */
+/* Where the time goes. */
+#if defined(__clang__)
+#define FAST __attribute__((no_sanitize("address", "undefined")))
+#else
+#define FAST __attribute__((no_sanitize("address", "undefined"), optimize("O3")))
+#endif
 FAST static void join(u32 *restrict to, const u32 *restrict from) {
     for (int u = 0; u < THREADS; u++) to[u] = to[u] < from[u] ? from[u] : to[u];
 }

@@ -3,10 +3,10 @@
  *     fuzz_ptx [--seconds n] [--seed n] [file.ptx ...]      "1 passed, 0 failed, 0 skipped"
  *     fuzz_ptx --seed n --case n [file.ptx ...]             one case alone: shows its text and what the machine says
  *
- * Valid modules, of this file and the ones that are named, are damaged in a few places: lines and tokens are deleted,
- * doubled, swapped or come from elsewhere, numbers become others. What is still understood is decoded and launched. Nothing may
- * crash, run on, or touch memory that is not its own (AddressSanitizer), and what is refused must be refused with a message.
- * Cases run in child processes, as modules live as long as their process.
+ * Valid modules, of this file and the ones that are named, are damaged in a few places: lines and tokens are
+ * deleted, doubled, swapped or come from elsewhere, numbers become others. What is still understood is decoded and
+ * launched. Nothing may crash, run on, or touch memory that is not its own (AddressSanitizer), and what is refused
+ * must be refused with a message. Cases run in child processes, as modules live as long as their process.
  */
 #include <signal.h>
 #include <sys/mman.h>

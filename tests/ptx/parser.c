@@ -1139,6 +1139,7 @@ static void declare_global(Parser *p, const char *space, size_t n, bool external
     do {
         declaration(p, &v);
         u64 bytes = bytes_of(&v);
+        int before = m->nglobals;
         if (bytes > MOST_BYTES) refuse(p, "%.*s is too large", (int)v.length, v.name);
         if (find(m->names, 0, v.name, v.length)) {
             if (!external) refuse(p, "%.*s is declared twice", (int)v.length, v.name);
@@ -1162,6 +1163,7 @@ static void declare_global(Parser *p, const char *space, size_t n, bool external
             a->read_only = constant;
         }
         if (eat(&p->c, '=')) {
+            if (m->nglobals == before) refuse(p, "an initialiser of %.*s", (int)v.length, v.name);
             *APPEND(*init, *ninit) = (Initialiser){m->nglobals - 1, v.type, v.count, p->c};
             int depth = 0;
             for (; depth || (*p->c.at != ';' && *p->c.at != ','); p->c.at++) {
