@@ -110,8 +110,11 @@ static struct {
     Knowledge handed[HANDED]; /* the last one is of the second cluster */
     bool apart, shared;       /* where the bytes are: shared memory, or device memory */
     u32 reader;               /* the lane that reads device memory */
-    /* Most accesses that race are left out, or the first ones would end each run: */
-    u32 daring, fewest; /* one in so many is made, if it races with so few */
+    /* Accesses that race are left out, or the first ones would end each run, except those of one kind behind some
+     * instruction: */
+    int from;
+    u32 most;   /* it races with so many threads */
+    bool write; /* it is a write, or a read */
     u32 weight[OPERATION_KINDS], weights;
 } now;
 static u8 memory[64];
@@ -125,7 +128,7 @@ static void start(void) {
     static u32 registers[LANES]; /* lanes put different values */
     memset(&model, 0, sizeof model), memset(&now, 0, sizeof now);
     now.apart = below(2), now.shared = below(2), now.reader = LANE_BIT(below(LANES));
-    now.daring = (u32[]){1, 10, 100, 3000}[below(4)], now.fewest = (u32[]){1, 4, 31, THREADS}[below(4)];
+    now.from = (int)below(OPERATIONS), now.most = (u32[]){1, 4, 31, THREADS}[below(4)], now.write = below(2);
     for (int i = 0; i < OPERATION_KINDS; i++)
         now.weights += now.weight[i] = (i ? 1u : 8u) << below(5); /* 0: plain accesses */
     now.grid =
@@ -202,7 +205,7 @@ static bool access_bytes(int warp, u32 m, const Ins *in) {
         u32 at = (base + l * step) % places * bytes;
         u32 with = races(t, at, bytes, write);
         bool want = with != 0;
-        if (with > now.fewest || (want && below(now.daring))) continue;
+        if (want && (in - code < now.from || with > now.most || write != now.write)) continue;
         a.lane = (u8)l;
         if (w->part_lanes) a.know = ptx_knows(w, LANE_BIT(l));
         bool got = machine_reports(at, bytes, write, &a);
