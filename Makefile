@@ -81,6 +81,10 @@ NVCC_PTX = $(NVCC) -O3 -lineinfo -no-compress -gencode arch=compute_$(or $(ARCH)
              -I. -Itests -Itests/ptx -MMD -MP -MF $@.d -MT $@
 build/ptx/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
 	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
+build/ptx/sm_80/%: ARCH = 80
+build/ptx/sm_80/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
+	@mkdir -p $(@D)
+	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
 build/ptx/shared/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.so
 	@mkdir -p $(@D)
 	$(NVCC_PTX) -cudart shared -o $@ $<

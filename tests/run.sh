@@ -47,6 +47,7 @@ programs() {
     compile | fail | nvcc | bench) echo "$1" && return ;;
     ptx)
         for file in tests/ptx/test_*.cu; do echo "ptx/$(basename "$file" .cu)"; done
+        printf 'ptx/sm_80/test_%s\n' kernels findings
         [ -n "$(lacks asan)" ] || for file in tests/ptx/fuzz_*.c; do echo "ptx/asan/$(basename "$file" .c)"; done
         printf 'ptx-%s\n' user fatbin gates mutants && return ;;
     examples) set -- native examples/*.c ;;
@@ -68,6 +69,7 @@ run() {
     compile | nvcc) $limit sh "tests/compile/$1.sh" ;;
     fail) $limit sh tests/fail/fail.sh ;;
     ptx/asan/*) $limit "build/$1" ;;
+    ptx/sm_80/*) FA_PTX_DEVICE=sm_80 $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
     ptx/*) $limit sh tests/ptx/schedules.sh "build/$1" ;;
     ptx-mutants) $limit sh tests/ptx/mutants.sh | sed '$s/ killed, \(.*\) survived$/ passed, \1 failed, 0 skipped/' ;;
     ptx-*) $limit sh "tests/ptx/${1#ptx-}_test.sh" ;;
