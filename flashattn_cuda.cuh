@@ -127,6 +127,17 @@ FAI_ATOM uint32_t fai_cvt_rn_f16x2_f32(float high, float low) {
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
     return r;
 }
+/* d = a b + c in both halves */
+FAI_ATOM uint32_t fai_fma_rn_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+FAI_ATOM uint32_t fai_fma_rn_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t d;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
 FAI_ATOM float fai_ex2_approx_ftz_f32(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -304,8 +315,10 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
 #define FAI_TILE_STAGES(arch) FAI_TABLE_STAGES(arch)
 #endif
 
-/* Q, then the stages of K and V, [K V] [K V]; O takes their place at the end */
+/* Q, then the stages of K and V, [K V] [K V], whose place O takes at the end; then the rows' queries and heads */
 #define FAI_TILE_SHARED(arch) \
+    (FAI_TILE_M(arch) * 8 + FAI_TILE_BYTES(arch))
+#define FAI_TILE_BYTES(arch) \
     (2 * (FAI_TILE_M(arch) * FA_HEAD_DIM_V > FAI_TILE_M(arch) * FA_HEAD_DIM + FAI_TILE_STAGES(arch) * FAI_TILE_N(arch) * \
                                                                                (FA_HEAD_DIM + FA_HEAD_DIM_V) \
               ? FAI_TILE_M(arch) * FA_HEAD_DIM_V \
@@ -340,36 +353,67 @@ FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 
 #if FA_DTYPE == FA_BF16
 #define FAI_MMA fai_mma_m16n8k16_f32_bf16
 #define FAI_PACK fai_cvt_rn_bf16x2_f32
-#define FAI_SIGNS 0x80008000u
+#define FAI_FMA2 fai_fma_rn_bf16x2
+#define FAI_EXPONENT 0x7f80u
 #else
 #define FAI_MMA fai_mma_m16n8k16_f32_f16
 #define FAI_PACK fai_cvt_rn_f16x2_f32
-#define FAI_SIGNS 0x80008000u
+#define FAI_FMA2 fai_fma_rn_f16x2
+#define FAI_EXPONENT 0x7c00u
 #endif
+
+/* what is compiled in besides the plain kernel */
+#if defined(FA_SCORE_MOD)
+#define FAI_SCORES 1
+#else
+#define FAI_SCORES FAI_HAS(FA_SOFTCAP | FA_ALIBI | FA_BIAS)
+#endif
+#if defined(FA_MASK_MOD)
+#define FAI_MASKS 1
+#else
+#define FAI_MASKS FAI_HAS(FA_BLOCK_MASK | FA_TREE_MASK)
+#endif
+
+#if defined(FA_SCORE_MOD)
+static inline double FA_(cuda_score_mod)(double s, int b, int h, int i, int j) {
+    (void)b, (void)h, (void)i, (void)j;
+    return (double)(FA_SCORE_MOD(s, b, h, i, j));
+}
+#endif
+#if defined(FA_MASK_MOD)
+static inline int FA_(cuda_mask_mod)(int b, int h, int i, int j) {
+    (void)b, (void)h, (void)i, (void)j;
+    return (FA_MASK_MOD(b, h, i, j)) != 0;
+}
+#endif
+
+/* Query and head of a row. */
+typedef struct FAI_(row) {
+    int32_t i, h;
+} FAI_(row);
 
 /* What the threads of a block have in common. Its rows are those of one key/value head: row r is query r / group of head
  * r % group, so the heads of a group share K and V, and few queries fill a tile. */
 typedef struct FAI_(tile) {
     const fa_args *args;
-    fa_sequence seq;
-    int32_t head_k, group;
-    int32_t first, shift; /* row r of the tile: query first + (shift + r) / group, head (shift + r) % group */
-    int32_t rows;         /* of the tile that exist */
-    fa_range any, all;    /* keys that some row sees, that all rows see */
+    int32_t b, len_q, len_k, head_k;
+    int32_t rows;               /* of the tile that exist */
+    const FAI_(row) *row;       /* (BM), shared memory; behind the last that exists it is repeated */
+    fa_range any, all;          /* keys that some row sees, that all rows see */
 } FAI_(tile);
-
-FAI_ATOM int32_t FAI_(query)(const FAI_(tile) *t, int32_t row) {
-    return t->first + (int32_t)((uint32_t)(t->shift + row) / (uint32_t)t->group);
-}
-FAI_ATOM int32_t FAI_(head)(const FAI_(tile) *t, int32_t row) {
-    return t->head_k * t->group + (int32_t)((uint32_t)(t->shift + row) % (uint32_t)t->group);
-}
 
 /* Keys that length, causal mask and window leave to query i. */
 FAI_ATOM fa_range FAI_(keys)(const FAI_(tile) *t, int32_t i) {
-    if (FAI_HAS(FA_CAUSAL | FA_WINDOW)) return fa_row_range(t->args, t->seq.len_q, t->seq.len_k, i);
-    fa_range all = {0, t->seq.len_k};
+    if (FAI_HAS(FA_CAUSAL | FA_WINDOW)) return fa_row_range(t->args, t->len_q, t->len_k, i);
+    fa_range all = {0, t->len_k};
     return all;
+}
+
+/* Asked again where it is needed: it is cheaper than registers. */
+FAI_ATOM fa_sequence FAI_(sequence)(const fa_args *a, int32_t b) {
+    if (FAI_HAS(FA_VARLEN)) return fa_get_sequence(a, b);
+    fa_sequence whole = {b, a->seqlen_q, a->seqlen_k, 0, 0, b, b};
+    return whole;
 }
 
 /* tiles of one key/value head of the longest sequence */
@@ -379,19 +423,22 @@ FAI_HD static inline int64_t FAI_(tiles)(const fa_args *a, int rows) {
 
 /* The tile of this block; 0 if its sequence has no such rows. The last tile goes first: under a causal mask it is the
  * longest. */
-FAI_ATOM int FAI_(begin)(FAI_(tile) *t, const fa_args *a) {
+FAI_ATOM int FAI_(begin)(FAI_(tile) *t, const fa_args *a, FAI_(row) *row) {
     FAI_SIZES
     const uint32_t tiles = (uint32_t)FAI_(tiles)(a, BM), heads_k = (uint32_t)fai_num_heads_k(a);
     const uint32_t block = gridDim.x - 1 - blockIdx.x, number = block % tiles, head = block / tiles;
-    const int32_t b = (int32_t)(head / heads_k);
-    fa_sequence whole = {b, a->seqlen_q, a->seqlen_k, 0, 0, b, b};
-    t->args = a, t->head_k = (int32_t)(head % heads_k), t->group = a->num_heads / (int32_t)heads_k;
-    t->seq = FAI_HAS(FA_VARLEN) ? fa_get_sequence(a, b) : whole;
-    const int64_t row0 = (int64_t)number * BM, rest = (int64_t)t->seq.len_q * t->group - row0;
+    const fa_sequence seq = FAI_(sequence)(a, (int32_t)(head / heads_k));
+    const int32_t group = a->num_heads / (int32_t)heads_k;
+    t->args = a, t->head_k = (int32_t)(head % heads_k), t->row = row;
+    t->b = seq.b, t->len_q = seq.len_q, t->len_k = seq.len_k;
+    const int64_t row0 = (int64_t)number * BM, rest = (int64_t)seq.len_q * group - row0;
     if (rest <= 0) return 0;
-    t->first = (int32_t)(row0 / t->group), t->shift = (int32_t)(row0 % t->group);
     t->rows = rest < BM ? (int32_t)rest : BM;
-    const fa_range top = FAI_(keys)(t, t->first), bottom = FAI_(keys)(t, FAI_(query)(t, t->rows - 1));
+    const int32_t first = (int32_t)(row0 / group), shift = (int32_t)(row0 % group); /* row 0: query and head */
+    const int32_t own = (int32_t)threadIdx.x < t->rows ? (int32_t)threadIdx.x : t->rows - 1;
+    if (threadIdx.x < BM) row[threadIdx.x].i = first + (shift + own) / group, row[threadIdx.x].h = t->head_k * group + (shift + own) % group;
+    __syncthreads(); /* the rows are written */
+    const fa_range top = FAI_(keys)(t, first), bottom = FAI_(keys)(t, row[BM - 1].i);
     t->any.lo = top.lo, t->any.hi = bottom.hi, t->all.lo = bottom.lo, t->all.hi = top.hi;
     return 1;
 }
@@ -406,46 +453,92 @@ FAI_ATOM void FAI_(load_q)(const FAI_(tile) *t, uint32_t to) {
     FAI_SIZES
     enum { GROUP = FAI_GROUP(D), STEP = THREADS / GROUP };
     const fai_strides st = fai_strides_q(t->args, D);
+    const fa_sequence seq = FAI_(sequence)(t->args, t->b);
     const int row0 = (int)threadIdx.x / GROUP, chunk = (int)threadIdx.x % GROUP;
     to += FAI_AT(D, row0, chunk);
 #pragma unroll
     for (int r = 0; r < BM; r += STEP) {
-        const int row = row0 + r < t->rows ? row0 + r : 0;
-        const uint16_t *from = (const uint16_t *)t->args->q.data +
-                               fai_offset_q(&t->seq, st, FAI_(query)(t, row), FAI_(head)(t, row)) + chunk * 8;
         if (BM % STEP && row0 + r >= BM) continue;
+        const FAI_(row) row = t->row[row0 + r];
+        const uint16_t *from = (const uint16_t *)t->args->q.data + fai_offset_q(&seq, st, row.i, row.h) + chunk * 8;
 #pragma unroll
         for (int c = 0; c < D / 8; c += GROUP)
             fai_cp_async_cg_16(to + r * D * 2 + c * 16, from + c * 8, row0 + r < t->rows ? 16 : 0);
     }
 }
 
-/* Where a thread copies K or V from: chunk threadIdx.x % GROUP of row 0 of the sequence (page 0 if paged). */
+/* What is done to the chunks that a thread has copied, before the others may read them. */
+#define FAI_EACH_CHUNK(dim, rows, tile) \
+    _Pragma("unroll 1") \
+    for (int r = (int)threadIdx.x / FAI_GROUP(dim); r < (rows); r += FAI_THREADS / FAI_GROUP(dim)) \
+        for (uint32_t at = (tile) + FAI_AT(dim, r, (int)threadIdx.x % FAI_GROUP(dim)), end = (tile) + (r + 1) * (dim) * 2; \
+             at < end; at += FAI_GROUP(dim) * 16)
+
+/* -Q, for a negative scale */
+FAI_ATOM void FAI_(negate_q)(uint32_t sq) {
+    FAI_SIZES
+    FAI_EACH_CHUNK(D, BM, sq) {
+        uint4 x = fai_ld_shared_v4_b32(at);
+        x.x ^= 0x80008000u, x.y ^= 0x80008000u, x.z ^= 0x80008000u, x.w ^= 0x80008000u;
+        fai_st_shared_v4_b32(at, x);
+    }
+}
+
+/* x with 0 for each half that is infinite or NaN */
+FAI_ATOM uint32_t FAI_(finite)(uint32_t x) {
+    return ((x & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffffu) |
+           ((x >> 16 & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffff0000u);
+}
+
+/* What is not finite in the thread's chunks of V becomes 0, as 0 times it is not. 1 if there was such an element. */
+FAI_ATOM int FAI_(make_finite)(uint32_t sv) {
+    FAI_SIZES
+    int found = 0;
+    FAI_EACH_CHUNK(DV, BN, sv) {
+        uint4 x = fai_ld_shared_v4_b32(at);
+        const uint32_t zero = /* or NaN */ FAI_FMA2(x.w, 0, FAI_FMA2(x.z, 0, FAI_FMA2(x.y, 0, FAI_FMA2(x.x, 0, 0))));
+        if ((zero & 0x7fff7fff) == 0) continue;
+        x.x = FAI_(finite)(x.x), x.y = FAI_(finite)(x.y), x.z = FAI_(finite)(x.z), x.w = FAI_(finite)(x.w);
+        fai_st_shared_v4_b32(at, x), found = 1;
+    }
+    return found;
+}
+#undef FAI_EACH_CHUNK
+
+/* Where a thread copies K or V from: chunk threadIdx.x % GROUP of row 0 of the sequence (of page 0 if paged). */
 typedef struct FAI_(source) {
     const uint16_t *from;
-    int64_t page, row; /* strides */
+    int64_t row; /* stride */
 } FAI_(source);
 
 FAI_ATOM FAI_(source) FAI_(open)(const FAI_(tile) *t, const fa_tensor *x, const int dim) {
     const fai_strides st = fai_strides_kv(t->args, x, dim);
-    const int64_t before = FAI_HAS(FA_PAGED) && t->args->block_table ? 0 : t->seq.b_k * st.b + t->seq.row_k * st.s;
-    FAI_(source) s = {(const uint16_t *)x->data + before + t->head_k * st.h + threadIdx.x % FAI_GROUP(dim) * 8, st.b, st.s};
+    const fa_sequence seq = FAI_(sequence)(t->args, t->b);
+    const int64_t before = FAI_HAS(FA_PAGED) && t->args->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
+    FAI_(source) s = {(const uint16_t *)x->data + before + t->head_k * st.h + threadIdx.x % FAI_GROUP(dim) * 8, st.s};
     return s;
 }
 
+/* Elements from page 0 to key j, x: k or v. */
+FAI_ATOM int64_t FAI_(paged)(const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s, uint32_t j, const int dim) {
+    const fa_args *a = t->args;
+    const uint32_t size = (uint32_t)a->page_size, width = ((uint32_t)a->seqlen_k + size - 1) / size;
+    const int64_t stride = a->block_table_stride ? a->block_table_stride : width;
+    return a->block_table[t->b * stride + j / size] * fai_strides_kv(a, x, dim).b + j % size * s.row;
+}
+
 /* Keys from first on to the tile at `to`. Those that no row of the tile sees become zeros, whatever is there. */
-FAI_ATOM void FAI_(load_kv)(const FAI_(tile) *t, FAI_(source) s, int32_t first, uint32_t to, const int dim) {
+FAI_ATOM void FAI_(load_kv)(const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s, int32_t first, uint32_t to,
+                            const int dim) {
     FAI_SIZES
     const int group = FAI_GROUP(dim), step = THREADS / group, row = (int)threadIdx.x / group;
     to += FAI_AT(dim, row, (int)threadIdx.x % group);
+    const uint16_t *next = s.from + (first + row) * s.row;
 #pragma unroll
-    for (int r = 0; r < BN; r += step) {
+    for (int r = 0; r < BN; r += step, next += step * s.row) {
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
-        int32_t near = j < t->any.hi ? j : t->any.hi - 1; /* an address that exists */
-        near = near > t->any.lo ? near : t->any.lo;
-        const uint16_t *from = s.from + near * s.row;
-        if (FAI_HAS(FA_PAGED) && t->args->block_table)
-            from = s.from + fai_page(t->args, t->seq.b, near) * s.page + near % t->args->page_size * s.row;
+        const uint16_t *from = inside ? next : s.from; /* an address that exists */
+        if (FAI_HAS(FA_PAGED) && t->args->block_table && inside) from = s.from + FAI_(paged)(t, x, s, (uint32_t)j, dim);
         if (BN % step && row + r >= BN) continue;
 #pragma unroll
         for (int c = 0; c < dim / 8; c += group) fai_cp_async_cg_16(to + r * dim * 2 + c * 16, from + c * 8, inside ? 16 : 0);
@@ -456,19 +549,81 @@ FAI_ATOM void FAI_(load_kv)(const FAI_(tile) *t, FAI_(source) s, int32_t first, 
 /* >>scores   masks, softmax                                                                 */
 /* ======================================================================================== */
 
-/* S of keys from `first` on: what a row does not see becomes -inf. row: the first of the thread's rows in the tile. */
+/* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units, of keys from `first` on. scale: softmax_scale. row: the first of the
+ * thread's rows in the tile. */
+FAI_ATOM void FAI_(modify)(const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4], int32_t first, int row, float scale) {
+    FAI_SIZES
+    const fa_args *a = t->args;
+    const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
+    const fai_strides sb = fai_strides_bias(a);
+#pragma unroll
+    for (int n = 0; n < MT * 2; n++) { /* rows of a thread */
+        const FAI_(row) at = t->row[row + n * 8];
+        const int32_t position = at.i + t->len_k - t->len_q;
+        const int64_t bias = t->b * sb.b + at.h * sb.h + at.i * sb.s;
+        const float slope = FAI_HAS(FA_ALIBI) && a->alibi_slopes ? a->alibi_slopes[t->b * a->alibi_stride_b + at.h] : 0;
+#pragma unroll
+        for (int c = 0; c < BN / 4; c++) {
+            float *const x = &s[n / 2][c / 2][n % 2 * 2 + c % 2], y = *x * scale;
+            const int32_t j = column + c / 2 * 8 + c % 2;
+            if (FAI_HAS(FA_SOFTCAP) && a->softcap > 0) /* cap tanh(y / cap) */
+                y = a->softcap - 2 * a->softcap / (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap));
+            if (FAI_HAS(FA_ALIBI) && a->alibi_slopes) y -= slope * fabsf((float)(position - j));
+            if (FAI_HAS(FA_BIAS) && a->bias.data && j < t->any.hi)
+                y += fa_load(a->bias.data, bias + j, a->bias.dtype ? a->bias.dtype : FA_F32);
+#if defined(FA_SCORE_MOD)
+            y = (float)(FA_SCORE_MOD(y, t->b, at.h, at.i, j));
+#endif
+            *x = y * FAI_LOG2E;
+        }
+    }
+}
+
+/* Does a row see key j, one in its range? */
+FAI_ATOM int FAI_(visible)(const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
+    (void)seq, (void)at, (void)j;
+    if (FAI_HAS(FA_BLOCK_MASK) && t->args->block_mask.data && !fa_block_visible(t->args, &seq, at.h, at.i, j)) return 0;
+    if (FAI_HAS(FA_TREE_MASK) && t->args->tree_mask.data && !fa_tree_visible(t->args, &seq, at.i, j)) return 0;
+#if defined(FA_MASK_MOD)
+    return (FA_MASK_MOD(t->b, at.h, at.i, j)) != 0;
+#else
+    return 1;
+#endif
+}
+
+/* S of keys from `first` on: what a row does not see becomes -inf. */
 FAI_ATOM void FAI_(mask)(const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4], int32_t first, int row) {
     FAI_SIZES
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) { /* rows of a thread */
-        const fa_range keys = FAI_(keys)(t, FAI_(query)(t, row + n * 8));
+        const FAI_(row) at = t->row[row + n * 8];
+        const fa_range keys = FAI_(keys)(t, at.i);
         const int32_t lo = keys.lo - column, hi = keys.hi - column;
 #pragma unroll
-        for (int c = 0; c < BN; c += 8) {
+        for (int c = 0; c < BN / 4; c++) {
+            const int32_t j = c / 2 * 8 + c % 2;
+            if (!(j >= lo && j < hi && FAI_(visible)(t, at, column + j))) s[n / 2][c / 2][n % 2 * 2 + c % 2] = -INFINITY;
+        }
+    }
+}
+
+/* P of keys from `first` on: what is dropped becomes 0. A quad's lanes share the Philox words of 8 keys. */
+FAI_ATOM void FAI_(dropout)(const FAI_(tile) *t, float p[FAI_MT][FAI_BN / 8][4], int32_t first, int row) {
+    FAI_SIZES
+    const uint32_t below = fa_dropout_threshold(t->args->dropout_p), quad = threadIdx.x % 4;
 #pragma unroll
-            for (int e = 0; e < 2; e++)
-                if (c + e < lo || c + e >= hi) s[n / 2][c / 8][n % 2 * 2 + e] = -INFINITY;
+    for (int n = 0; n < MT * 2; n++) {
+        const FAI_(row) at = t->row[row + n * 8];
+#pragma unroll
+        for (int c = 0; c < BN / 8; c++) {
+            uint32_t bits[4];
+            fai_dropout_bits(t->args, t->b, at.h, at.i, first / 8 + c, bits);
+            const uint32_t low = quad & 1 ? bits[1] : bits[0], high = quad & 1 ? bits[3] : bits[2];
+            const uint32_t word = quad & 2 ? high : low;
+            if ((word & 0xffff) < below) p[n / 2][c][n % 2 * 2] = 0;
+            if (word >> 16 < below) p[n / 2][c][n % 2 * 2 + 1] = 0;
         }
     }
 }
@@ -574,6 +729,36 @@ FAI_ATOM void FAI_(gemm_pv)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float p[FAI_M
 /* >>kernel   [FA2] Alg. 1: one block, BM rows of Q, all the keys that they see              */
 /* ======================================================================================== */
 
+/* Does args ask for what changes scores, or for masks besides ranges of keys? */
+FAI_ATOM int FAI_(is_modified)(const fa_args *a) {
+#if defined(FA_SCORE_MOD)
+    return 1;
+#else
+    return (FAI_HAS(FA_SOFTCAP) && a->softcap > 0) || (FAI_HAS(FA_ALIBI) && a->alibi_slopes) ||
+           (FAI_HAS(FA_BIAS) && a->bias.data);
+#endif
+}
+FAI_ATOM int FAI_(is_masked)(const fa_args *a) {
+#if defined(FA_MASK_MOD)
+    return 1;
+#else
+    return (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data) || (FAI_HAS(FA_TREE_MASK) && a->tree_mask.data);
+#endif
+}
+
+/* O = 0, m = -inf, l = 0; a sink is a key that has been seen, without a value. */
+FAI_ATOM void FAI_(clear)(const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float m[FAI_MT * 2], float l[FAI_MT * 2],
+                          int row) {
+    FAI_SIZES
+#pragma unroll
+    for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] = 0;
+#pragma unroll
+    for (int n = 0; n < MT * 2; n++) {
+        m[n] = FAI_HAS(FA_SINK) && t->args->sink ? t->args->sink[t->row[row + n * 8].h] * FAI_LOG2E : -INFINITY;
+        l[n] = m[n] != -INFINITY && threadIdx.x % 4 == 0; /* the lanes of a quad add theirs up at the end */
+    }
+}
+
 /* O / l and LSE; O through shared memory, each warp its own rows, so that rows are written whole. row: the first of the
  * thread's rows. */
 FAI_ATOM void FAI_(epilogue)(const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4], const float m[FAI_MT * 2],
@@ -583,14 +768,16 @@ FAI_ATOM void FAI_(epilogue)(const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V 
     const fa_args *a = t->args;
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
     const fai_strides so = fai_strides_o(a, DV), sl = fai_strides_lse(a);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
         l[n] += fai_shfl_sync_bfly_f32(l[n], 1);
         l[n] += fai_shfl_sync_bfly_f32(l[n], 2);
-        const float factor = l[n] == 0 ? 0 : 1 / l[n]; /* an empty row is 0 */
+        const float kept = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1;
+        const float factor = l[n] == 0 ? 0 : kept / l[n]; /* an empty row is 0 */
         const int r = row + n * 8;
         if (a->lse.data && lane % 4 == 0 && r < t->rows)
-            ((float *)a->lse.data)[fai_offset_q(&t->seq, sl, FAI_(query)(t, r), FAI_(head)(t, r))] =
+            ((float *)a->lse.data)[fai_offset_q(&seq, sl, t->row[r].i, t->row[r].h)] =
                 (m[n] + fai_lg2_approx_f32(l[n])) * FAI_LN2; /* -inf if empty */
 #pragma unroll
         for (int c = 0; c < DV / 8; c++)
@@ -602,70 +789,101 @@ FAI_ATOM void FAI_(epilogue)(const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V 
     for (int r = 0; r < MT * 16; r += STEP) {
         const int own = warp_row + r + lane / GROUP;
         if (own >= t->rows) continue;
-        uint16_t *to = (uint16_t *)a->o.data + fai_offset_q(&t->seq, so, FAI_(query)(t, own), FAI_(head)(t, own)) +
-                       lane % GROUP * 8;
+        uint16_t *to = (uint16_t *)a->o.data + fai_offset_q(&seq, so, t->row[own].i, t->row[own].h) + lane % GROUP * 8;
 #pragma unroll
         for (int c = 0; c < DV / 8; c += GROUP)
             *(uint4 *)(void *)(to + c * 8) = fai_ld_shared_v4_b32(shared + FAI_AT(DV, own, c + lane % GROUP));
     }
 }
 
+/* Adds the elements of V that the kernel has taken for 0 to the rows that see them. A thread has its own columns. */
+FAI_ATOM void FAI_(add_infinite)(const FAI_(tile) *t, FAI_(source) gv, int masked) {
+    FAI_SIZES
+    const fa_args *a = t->args;
+    const fai_strides so = fai_strides_o(a, DV);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+    gv.from -= threadIdx.x % FAI_GROUP(DV) * 8;
+    __syncthreads(); /* O is written */
+    for (int32_t j = t->any.lo; j < t->any.hi; j++) {
+        const int32_t first = j / BN * BN;
+        if (!masked && first >= t->all.lo && first + BN <= t->all.hi) continue; /* whole tiles are right already */
+        const uint16_t *from =
+            gv.from + (FAI_HAS(FA_PAGED) && a->block_table ? FAI_(paged)(t, &a->v, gv, (uint32_t)j, DV) : j * gv.row);
+        for (int d = (int)threadIdx.x; d < DV; d += THREADS) {
+            if ((from[d] & FAI_EXPONENT) != FAI_EXPONENT) continue;
+            for (int r = 0; r < t->rows; r++) {
+                const fa_range keys = FAI_(keys)(t, t->row[r].i);
+                if (j < keys.lo || j >= keys.hi || !FAI_(visible)(t, t->row[r], j)) continue;
+                if (FAI_HAS(FA_DROPOUT) && !fa_dropout_keep(a, t->b, t->row[r].h, t->row[r].i, j)) continue;
+                const int64_t at = fai_offset_q(&seq, so, t->row[r].i, t->row[r].h) + d;
+                fa_store(a->o.data, at, FA_DTYPE, fa_load(a->o.data, at, FA_DTYPE) + fa_load(from, d, FA_DTYPE));
+            }
+        }
+    }
+}
+
 static __global__ void __launch_bounds__(FAI_THREADS) FAI_(forward_kernel)(const __grid_constant__ fa_args args) {
     FAI_SIZES
     extern __shared__ __align__(128) unsigned char fai_shared[];
+    enum { SQ = 0, SK = BM * D * 2, SV = SK + BN * D * 2, STAGE = BN * (D + DV) * 2, ROWS = FAI_TILE_BYTES(FAI_ARCH) };
     FAI_(tile) t;
-    if (!FAI_(begin)(&t, &args)) return;
+    if (!FAI_(begin)(&t, &args, (FAI_(row) *)(void *)(fai_shared + ROWS))) return;
 
-    enum { SQ = 0, SK = BM * D * 2, SV = SK + BN * D * 2, STAGE = BN * (D + DV) * 2 }; /* in shared memory */
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
-    const int row = warp_row + FAI_C_ROW(lane, 0); /* of the thread's rows row, row + 8 .. */
+    const int row = warp_row + FAI_C_ROW(lane, 0); /* the thread's rows: row, row + 8 .. */
     const uint32_t sq = shared + SQ + FAI_AT(D, warp_row + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
     const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane));
     const uint32_t sv = shared + SV + FAI_AT(DV, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
     const FAI_(source) gk = FAI_(open)(&t, &args.k, D), gv = FAI_(open)(&t, &args.v, DV);
-    const float scale = (args.softmax_scale != 0 ? args.softmax_scale : rsqrtf((float)D)) * FAI_LOG2E;
+    const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
+    const float scale = fmaxf(args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D), 1e-37f);
 
-    uint32_t rq[MT][D / 16][4];                       /* (MT, D/16, A4) */
-    float o[MT][DV / 8][4], m[MT * 2], l[MT * 2];     /* (MT, DV/8, C4); of the thread's rows */
-#pragma unroll
-    for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] = 0;
-#pragma unroll
-    for (int n = 0; n < MT * 2; n++) m[n] = -INFINITY, l[n] = 0;
+    uint32_t rq[MT][D / 16][4];                   /* (MT, D/16, A4) */
+    float o[MT][DV / 8][4], m[MT * 2], l[MT * 2]; /* (MT, DV/8, C4); of the thread's rows */
+    FAI_(clear)(&t, o, m, l, row);
 
     /* load Q, and K (V) of the last tile that has a visible key */
-    const int32_t last = t.any.lo < t.any.hi ? (t.any.hi - 1) / BN * BN : -1, end = t.any.lo / BN * BN;
+    const int32_t end = t.any.lo / BN * BN, last = t.any.lo < t.any.hi ? (t.any.hi - 1) / BN * BN : end - BN;
     uint32_t stage = 0;
+    int infinite = 0;
     if (last >= end) {
         FAI_(load_q)(&t, shared + SQ);
-        FAI_(load_kv)(&t, gk, last, shared + SK, D);
-        if (STAGES == 2) FAI_(load_kv)(&t, gv, last, shared + SV, DV);
+        FAI_(load_kv)(&t, &args.k, gk, last, shared + SK, D);
+        if (STAGES == 2) FAI_(load_kv)(&t, &args.v, gv, last, shared + SV, DV);
     }
     for (int32_t first = last; first >= end; first -= BN) { /* right to left: the tiles to mask are the first and the last */
+        const int mask = masked || first < t.all.lo || first + BN > t.all.hi;
         fai_cp_async_wait_all();
+        if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
+        if (STAGES == 2 && mask) infinite |= FAI_(make_finite)(shared + SV + stage);
         __syncthreads(); /* K is there (and V, in 2 stages), for all; nobody reads the other stage (V) any more */
         if (first == last && Q_STAYS) FAI_(fragments_q)(rq, sq);
-        if (STAGES == 1) FAI_(load_kv)(&t, gv, first, shared + SV, DV);
+        if (STAGES == 1) FAI_(load_kv)(&t, &args.v, gv, first, shared + SV, DV);
         if (STAGES == 2 && first > end) {
-            FAI_(load_kv)(&t, gk, first - BN, shared + SK + (STAGE - stage), D);
-            FAI_(load_kv)(&t, gv, first - BN, shared + SV + (STAGE - stage), DV);
+            FAI_(load_kv)(&t, &args.k, gk, first - BN, shared + SK + (STAGE - stage), D);
+            FAI_(load_kv)(&t, &args.v, gv, first - BN, shared + SV + (STAGE - stage), DV);
         }
 
         float s[MT][BN / 8][4]; /* (MT, BN/8, C4) */
         FAI_(gemm_qk)(s, rq, sq, sk + stage);
-        if (first < t.all.lo || first + BN > t.all.hi) FAI_(mask)(&t, s, first, row);
-        FAI_(softmax)(s, o, m, l, scale);
+        if (FAI_SCORES && modified) FAI_(modify)(&t, s, first, row, scale);
+        if (mask) FAI_(mask)(&t, s, first, row);
+        FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E);
+        if (FAI_HAS(FA_DROPOUT) && args.dropout_p > 0) FAI_(dropout)(&t, s, first, row);
 
         if (STAGES == 1) {
             fai_cp_async_wait_all();
+            if (mask) infinite |= FAI_(make_finite)(shared + SV);
             __syncthreads(); /* V is there, for all; nobody reads K any more */
-            if (first > end) FAI_(load_kv)(&t, gk, first - BN, shared + SK, D);
+            if (first > end) FAI_(load_kv)(&t, &args.k, gk, first - BN, shared + SK, D);
         }
         FAI_(gemm_pv)(o, s, sv + stage);
         if (STAGES == 2) stage = STAGE - stage;
     }
-    __syncthreads(); /* nobody reads shared memory any more: it is free for O */
+    infinite = __syncthreads_or(infinite); /* nobody reads shared memory any more: it is free for O */
     FAI_(epilogue)(&t, o, m, l, shared, row);
+    if (infinite) FAI_(add_infinite)(&t, gv, masked);
 }
 
 /* ======================================================================================== */
@@ -676,7 +894,17 @@ static inline size_t FA_(forward_cuda_workspace)(const fa_args *args);
 static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
 
 static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, FA_HEAD_DIM_V, FA_DTYPE, FA_KV_DTYPE, FA_O_DTYPE,
-                                             FAI_TILE_M(800), FAI_TILE_N(800), (FA_FEATURES), (FA_PASSES), NULL, NULL, NULL,
+                                             FAI_TILE_M(800), FAI_TILE_N(800), (FA_FEATURES), (FA_PASSES),
+#if defined(FA_SCORE_MOD)
+                                             FA_(cuda_score_mod), NULL,
+#else
+                                             NULL, NULL,
+#endif
+#if defined(FA_MASK_MOD)
+                                             FA_(cuda_mask_mod),
+#else
+                                             NULL,
+#endif
                                              NULL, NULL, NULL, NULL, NULL, NULL},
                                             FA_(forward_cuda_workspace),
                                             FA_(forward_cuda)};
@@ -714,7 +942,10 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
                                                   stream));
 }
 
-#undef FAI_SIGNS
+#undef FAI_MASKS
+#undef FAI_SCORES
+#undef FAI_EXPONENT
+#undef FAI_FMA2
 #undef FAI_PACK
 #undef FAI_MMA
 #undef FAI_HAS
@@ -723,6 +954,7 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_MT
 #undef FAI_BN
 #undef FAI_THREADS
+#undef FAI_TILE_BYTES
 #undef FAI_TILE_SHARED
 #undef FAI_TILE_STAGES
 #undef FAI_TILE_WARPS
