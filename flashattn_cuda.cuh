@@ -275,11 +275,12 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
 #define FAI_TABLE_WARPS(arch) 4
 #define FAI_TABLE_STAGES(arch) 2
 #elif FAI_DIM <= 128
-/* two blocks an SM: of 64 KB on sm_80, 48 KB (32 keys) where 99 is all there is, 96 KB (2 stages) from sm_90 */
+/* two blocks an SM, of 64 KB, or 48 KB where 99 is all there is; 64 keys would spill. One barrier for 32 keys is as much as
+ * two for 64 in one stage */
 #define FAI_TABLE_M(arch) 128
-#define FAI_TABLE_N(arch) (FAI_LITTLE_SHARED(arch) ? 32 : 64)
+#define FAI_TABLE_N(arch) 32
 #define FAI_TABLE_WARPS(arch) 4
-#define FAI_TABLE_STAGES(arch) ((arch) >= 900 && !FAI_LITTLE_SHARED(arch) ? 2 : 1)
+#define FAI_TABLE_STAGES(arch) (FAI_LITTLE_SHARED(arch) ? 1 : 2)
 #elif FAI_DIM <= 192
 /* one block of 8 warps, 96 KB at most: fits everywhere */
 #define FAI_TABLE_M(arch) 128
@@ -315,9 +316,9 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
 #define FAI_TILE_STAGES(arch) FAI_TABLE_STAGES(arch)
 #endif
 
-/* Q, then the stages of K and V, [K V] [K V], whose place O takes at the end; then the rows' queries and heads */
+/* Q, then the stages of K and V, [K V] [K V], whose place O takes at the end; then what the threads have in common */
 #define FAI_TILE_SHARED(arch) \
-    (FAI_TILE_M(arch) * 8 + FAI_TILE_BYTES(arch))
+    (FAI_TILE_BYTES(arch) + 44 + FAI_TILE_M(arch) * 4)
 #define FAI_TILE_BYTES(arch) \
     (2 * (FAI_TILE_M(arch) * FA_HEAD_DIM_V > FAI_TILE_M(arch) * FA_HEAD_DIM + FAI_TILE_STAGES(arch) * FAI_TILE_N(arch) * \
                                                                                (FA_HEAD_DIM + FA_HEAD_DIM_V) \
@@ -339,7 +340,8 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
         STAGES = FAI_TILE_STAGES(FAI_ARCH), \
         THREADS = FAI_THREADS, \
         MT = FAI_MT, \
-        Q_STAYS = FAI_MT * FA_HEAD_DIM <= 128 /* in registers: 64 of them at most */ \
+        /* in registers: 32 of them, too many next to those that features take */ \
+        Q_STAYS = FAI_MT * FA_HEAD_DIM <= 128 && !FAI_SCORES && !FAI_MASKS && !FAI_HAS(FA_DROPOUT) \
     };
 FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) && (FAI_MT == 1 || FAI_MT == 2),
                  "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS");
@@ -387,24 +389,30 @@ static inline int FA_(cuda_mask_mod)(int b, int h, int i, int j) {
 }
 #endif
 
+/* What the threads of a block have in common, in shared memory. Its rows are those of one key/value head: row r is query
+ * r / group of head r % group, so the heads of a group share K and V, and few queries fill a tile. */
+typedef struct FAI_(tile) {
+    int32_t b, len_q, len_k, head_k;
+    int32_t first, first_h;             /* query and head where the rows begin to count */
+    int32_t rows;                       /* that exist; behind them the last is repeated */
+    fa_range any, all;                  /* keys that some row sees, that all rows see */
+    uint32_t row[FAI_TILE_M(FAI_ARCH)]; /* query - first, and (head - first_h) << 10 */
+} FAI_(tile);
+
 /* Query and head of a row. */
 typedef struct FAI_(row) {
     int32_t i, h;
 } FAI_(row);
 
-/* What the threads of a block have in common. Its rows are those of one key/value head: row r is query r / group of head
- * r % group, so the heads of a group share K and V, and few queries fill a tile. */
-typedef struct FAI_(tile) {
-    const fa_args *args;
-    int32_t b, len_q, len_k, head_k;
-    int32_t rows;               /* of the tile that exist */
-    const FAI_(row) *row;       /* (BM), shared memory; behind the last that exists it is repeated */
-    fa_range any, all;          /* keys that some row sees, that all rows see */
-} FAI_(tile);
+FAI_ATOM FAI_(row) FAI_(find)(const FAI_(tile) *t, int row) {
+    const uint32_t packed = t->row[row];
+    const FAI_(row) r = {t->first + (int32_t)(packed & 1023), t->first_h + (int32_t)(packed >> 10)};
+    return r;
+}
 
 /* Keys that length, causal mask and window leave to query i. */
-FAI_ATOM fa_range FAI_(keys)(const FAI_(tile) *t, int32_t i) {
-    if (FAI_HAS(FA_CAUSAL | FA_WINDOW)) return fa_row_range(t->args, t->len_q, t->len_k, i);
+FAI_ATOM fa_range FAI_(keys)(const fa_args *a, const FAI_(tile) *t, int32_t i) {
+    if (FAI_HAS(FA_CAUSAL | FA_WINDOW)) return fa_row_range(a, t->len_q, t->len_k, i);
     fa_range all = {0, t->len_k};
     return all;
 }
@@ -423,23 +431,24 @@ FAI_HD static inline int64_t FAI_(tiles)(const fa_args *a, int rows) {
 
 /* The tile of this block; 0 if its sequence has no such rows. The last tile goes first: under a causal mask it is the
  * longest. */
-FAI_ATOM int FAI_(begin)(FAI_(tile) *t, const fa_args *a, FAI_(row) *row) {
+FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
     FAI_SIZES
     const uint32_t tiles = (uint32_t)FAI_(tiles)(a, BM), heads_k = (uint32_t)fai_num_heads_k(a);
     const uint32_t block = gridDim.x - 1 - blockIdx.x, number = block % tiles, head = block / tiles;
     const fa_sequence seq = FAI_(sequence)(a, (int32_t)(head / heads_k));
-    const int32_t group = a->num_heads / (int32_t)heads_k;
-    t->args = a, t->head_k = (int32_t)(head % heads_k), t->row = row;
-    t->b = seq.b, t->len_q = seq.len_q, t->len_k = seq.len_k;
+    const int32_t group = a->num_heads / (int32_t)heads_k, head_k = (int32_t)(head % heads_k);
     const int64_t row0 = (int64_t)number * BM, rest = (int64_t)seq.len_q * group - row0;
     if (rest <= 0) return 0;
-    t->rows = rest < BM ? (int32_t)rest : BM;
+    const int32_t rows = rest < BM ? (int32_t)rest : BM, own = (int32_t)threadIdx.x < rows ? (int32_t)threadIdx.x : rows - 1;
     const int32_t first = (int32_t)(row0 / group), shift = (int32_t)(row0 % group); /* row 0: query and head */
-    const int32_t own = (int32_t)threadIdx.x < t->rows ? (int32_t)threadIdx.x : t->rows - 1;
-    if (threadIdx.x < BM) row[threadIdx.x].i = first + (shift + own) / group, row[threadIdx.x].h = t->head_k * group + (shift + own) % group;
-    __syncthreads(); /* the rows are written */
-    const fa_range top = FAI_(keys)(t, first), bottom = FAI_(keys)(t, row[BM - 1].i);
-    t->any.lo = top.lo, t->any.hi = bottom.hi, t->all.lo = bottom.lo, t->all.hi = top.hi;
+    if (threadIdx.x < BM) t->row[threadIdx.x] = (uint32_t)((shift + own) / group | (shift + own) % group << 10);
+    if (threadIdx.x == 0) {
+        t->b = seq.b, t->len_q = seq.len_q, t->len_k = seq.len_k, t->head_k = head_k;
+        t->first = first, t->first_h = head_k * group, t->rows = rows;
+        const fa_range top = FAI_(keys)(a, t, first), bottom = FAI_(keys)(a, t, first + (shift + rows - 1) / group);
+        t->any.lo = top.lo, t->any.hi = bottom.hi, t->all.lo = bottom.lo, t->all.hi = top.hi;
+    }
+    __syncthreads(); /* *t is written */
     return 1;
 }
 
@@ -449,18 +458,18 @@ FAI_ATOM int FAI_(begin)(FAI_(tile) *t, const fa_args *a, FAI_(row) *row) {
 
 /* A pass of the block copies THREADS / GROUP rows of GROUP chunks: then each next step is a constant away. */
 
-FAI_ATOM void FAI_(load_q)(const FAI_(tile) *t, uint32_t to) {
+FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
     FAI_SIZES
     enum { GROUP = FAI_GROUP(D), STEP = THREADS / GROUP };
-    const fai_strides st = fai_strides_q(t->args, D);
-    const fa_sequence seq = FAI_(sequence)(t->args, t->b);
+    const fai_strides st = fai_strides_q(a, D);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int row0 = (int)threadIdx.x / GROUP, chunk = (int)threadIdx.x % GROUP;
     to += FAI_AT(D, row0, chunk);
 #pragma unroll
     for (int r = 0; r < BM; r += STEP) {
         if (BM % STEP && row0 + r >= BM) continue;
-        const FAI_(row) row = t->row[row0 + r];
-        const uint16_t *from = (const uint16_t *)t->args->q.data + fai_offset_q(&seq, st, row.i, row.h) + chunk * 8;
+        const FAI_(row) row = FAI_(find)(t, row0 + r);
+        const uint16_t *from = (const uint16_t *)a->q.data + fai_offset_q(&seq, st, row.i, row.h) + chunk * 8;
 #pragma unroll
         for (int c = 0; c < D / 8; c += GROUP)
             fai_cp_async_cg_16(to + r * D * 2 + c * 16, from + c * 8, row0 + r < t->rows ? 16 : 0);
@@ -511,24 +520,23 @@ typedef struct FAI_(source) {
     int64_t row; /* stride */
 } FAI_(source);
 
-FAI_ATOM FAI_(source) FAI_(open)(const FAI_(tile) *t, const fa_tensor *x, const int dim) {
-    const fai_strides st = fai_strides_kv(t->args, x, dim);
-    const fa_sequence seq = FAI_(sequence)(t->args, t->b);
-    const int64_t before = FAI_HAS(FA_PAGED) && t->args->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
+FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, const int dim) {
+    const fai_strides st = fai_strides_kv(a, x, dim);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+    const int64_t before = FAI_HAS(FA_PAGED) && a->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
     FAI_(source) s = {(const uint16_t *)x->data + before + t->head_k * st.h + threadIdx.x % FAI_GROUP(dim) * 8, st.s};
     return s;
 }
 
 /* Elements from page 0 to key j, x: k or v. */
-FAI_ATOM int64_t FAI_(paged)(const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s, uint32_t j, const int dim) {
-    const fa_args *a = t->args;
+FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s, uint32_t j, const int dim) {
     const uint32_t size = (uint32_t)a->page_size, width = ((uint32_t)a->seqlen_k + size - 1) / size;
     const int64_t stride = a->block_table_stride ? a->block_table_stride : width;
     return a->block_table[t->b * stride + j / size] * fai_strides_kv(a, x, dim).b + j % size * s.row;
 }
 
 /* Keys from first on to the tile at `to`. Those that no row of the tile sees become zeros, whatever is there. */
-FAI_ATOM void FAI_(load_kv)(const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s, int32_t first, uint32_t to,
+FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s, int32_t first, uint32_t to,
                             const int dim) {
     FAI_SIZES
     const int group = FAI_GROUP(dim), step = THREADS / group, row = (int)threadIdx.x / group;
@@ -538,7 +546,7 @@ FAI_ATOM void FAI_(load_kv)(const FAI_(tile) *t, const fa_tensor *x, FAI_(source
     for (int r = 0; r < BN; r += step, next += step * s.row) {
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
         const uint16_t *from = inside ? next : s.from; /* an address that exists */
-        if (FAI_HAS(FA_PAGED) && t->args->block_table && inside) from = s.from + FAI_(paged)(t, x, s, (uint32_t)j, dim);
+        if (FAI_HAS(FA_PAGED) && a->block_table && inside) from = s.from + FAI_(paged)(a, t, x, s, (uint32_t)j, dim);
         if (BN % step && row + r >= BN) continue;
 #pragma unroll
         for (int c = 0; c < dim / 8; c += group) fai_cp_async_cg_16(to + r * dim * 2 + c * 16, from + c * 8, inside ? 16 : 0);
@@ -551,14 +559,13 @@ FAI_ATOM void FAI_(load_kv)(const FAI_(tile) *t, const fa_tensor *x, FAI_(source
 
 /* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units, of keys from `first` on. scale: softmax_scale. row: the first of the
  * thread's rows in the tile. */
-FAI_ATOM void FAI_(modify)(const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4], int32_t first, int row, float scale) {
+FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4], int32_t first, int row, float scale) {
     FAI_SIZES
-    const fa_args *a = t->args;
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
     const fai_strides sb = fai_strides_bias(a);
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) { /* rows of a thread */
-        const FAI_(row) at = t->row[row + n * 8];
+        const FAI_(row) at = FAI_(find)(t, row + n * 8);
         const int32_t position = at.i + t->len_k - t->len_q;
         const int64_t bias = t->b * sb.b + at.h * sb.h + at.i * sb.s;
         const float slope = FAI_HAS(FA_ALIBI) && a->alibi_slopes ? a->alibi_slopes[t->b * a->alibi_stride_b + at.h] : 0;
@@ -580,11 +587,11 @@ FAI_ATOM void FAI_(modify)(const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4], 
 }
 
 /* Does a row see key j, one in its range? */
-FAI_ATOM int FAI_(visible)(const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
     const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
     (void)seq, (void)at, (void)j;
-    if (FAI_HAS(FA_BLOCK_MASK) && t->args->block_mask.data && !fa_block_visible(t->args, &seq, at.h, at.i, j)) return 0;
-    if (FAI_HAS(FA_TREE_MASK) && t->args->tree_mask.data && !fa_tree_visible(t->args, &seq, at.i, j)) return 0;
+    if (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data && !fa_block_visible(a, &seq, at.h, at.i, j)) return 0;
+    if (FAI_HAS(FA_TREE_MASK) && a->tree_mask.data && !fa_tree_visible(a, &seq, at.i, j)) return 0;
 #if defined(FA_MASK_MOD)
     return (FA_MASK_MOD(t->b, at.h, at.i, j)) != 0;
 #else
@@ -593,35 +600,40 @@ FAI_ATOM int FAI_(visible)(const FAI_(tile) *t, FAI_(row) at, int32_t j) {
 }
 
 /* S of keys from `first` on: what a row does not see becomes -inf. */
-FAI_ATOM void FAI_(mask)(const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4], int32_t first, int row) {
+FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4], int32_t first, int row) {
     FAI_SIZES
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) { /* rows of a thread */
-        const FAI_(row) at = t->row[row + n * 8];
-        const fa_range keys = FAI_(keys)(t, at.i);
+        const FAI_(row) at = FAI_(find)(t, row + n * 8);
+        const fa_range keys = FAI_(keys)(a, t, at.i);
         const int32_t lo = keys.lo - column, hi = keys.hi - column;
 #pragma unroll
         for (int c = 0; c < BN / 4; c++) {
             const int32_t j = c / 2 * 8 + c % 2;
-            if (!(j >= lo && j < hi && FAI_(visible)(t, at, column + j))) s[n / 2][c / 2][n % 2 * 2 + c % 2] = -INFINITY;
+            if (!(j >= lo && j < hi && FAI_(visible)(a, t, at, column + j))) s[n / 2][c / 2][n % 2 * 2 + c % 2] = -INFINITY;
         }
     }
 }
 
+/* Random bits of the keys 2 number, 2 number + 1 of a block of 8; chosen without an index, which would need a stack. */
+FAI_ATOM uint32_t FAI_(dropout_word)(const fa_args *a, int32_t b, FAI_(row) at, int32_t block, uint32_t number) {
+    uint32_t bits[4];
+    fai_dropout_bits(a, b, at.h, at.i, block, bits);
+    const uint32_t low = number & 1 ? bits[1] : bits[0], high = number & 1 ? bits[3] : bits[2];
+    return number & 2 ? high : low;
+}
+
 /* P of keys from `first` on: what is dropped becomes 0. A quad's lanes share the Philox words of 8 keys. */
-FAI_ATOM void FAI_(dropout)(const FAI_(tile) *t, float p[FAI_MT][FAI_BN / 8][4], int32_t first, int row) {
+FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float p[FAI_MT][FAI_BN / 8][4], int32_t first, int row) {
     FAI_SIZES
-    const uint32_t below = fa_dropout_threshold(t->args->dropout_p), quad = threadIdx.x % 4;
+    const uint32_t below = fa_dropout_threshold(a->dropout_p), quad = threadIdx.x % 4;
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
-        const FAI_(row) at = t->row[row + n * 8];
+        const FAI_(row) at = FAI_(find)(t, row + n * 8);
 #pragma unroll
         for (int c = 0; c < BN / 8; c++) {
-            uint32_t bits[4];
-            fai_dropout_bits(t->args, t->b, at.h, at.i, first / 8 + c, bits);
-            const uint32_t low = quad & 1 ? bits[1] : bits[0], high = quad & 1 ? bits[3] : bits[2];
-            const uint32_t word = quad & 2 ? high : low;
+            const uint32_t word = FAI_(dropout_word)(a, t->b, at, first / 8 + c, quad);
             if ((word & 0xffff) < below) p[n / 2][c][n % 2 * 2] = 0;
             if (word >> 16 < below) p[n / 2][c][n % 2 * 2 + 1] = 0;
         }
@@ -747,25 +759,24 @@ FAI_ATOM int FAI_(is_masked)(const fa_args *a) {
 }
 
 /* O = 0, m = -inf, l = 0; a sink is a key that has been seen, without a value. */
-FAI_ATOM void FAI_(clear)(const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float m[FAI_MT * 2], float l[FAI_MT * 2],
+FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float m[FAI_MT * 2], float l[FAI_MT * 2],
                           int row) {
     FAI_SIZES
 #pragma unroll
     for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] = 0;
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
-        m[n] = FAI_HAS(FA_SINK) && t->args->sink ? t->args->sink[t->row[row + n * 8].h] * FAI_LOG2E : -INFINITY;
+        m[n] = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, row + n * 8).h] * FAI_LOG2E : -INFINITY;
         l[n] = m[n] != -INFINITY && threadIdx.x % 4 == 0; /* the lanes of a quad add theirs up at the end */
     }
 }
 
 /* O / l and LSE; O through shared memory, each warp its own rows, so that rows are written whole. row: the first of the
  * thread's rows. */
-FAI_ATOM void FAI_(epilogue)(const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4], const float m[FAI_MT * 2],
+FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4], const float m[FAI_MT * 2],
                              float l[FAI_MT * 2], uint32_t shared, int row) {
     FAI_SIZES
     enum { GROUP = FAI_GROUP(DV), STEP = 32 / GROUP };
-    const fa_args *a = t->args;
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
     const fai_strides so = fai_strides_o(a, DV), sl = fai_strides_lse(a);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
@@ -777,7 +788,7 @@ FAI_ATOM void FAI_(epilogue)(const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V 
         const float factor = l[n] == 0 ? 0 : kept / l[n]; /* an empty row is 0 */
         const int r = row + n * 8;
         if (a->lse.data && lane % 4 == 0 && r < t->rows)
-            ((float *)a->lse.data)[fai_offset_q(&seq, sl, t->row[r].i, t->row[r].h)] =
+            ((float *)a->lse.data)[fai_offset_q(&seq, sl, FAI_(find)(t, r).i, FAI_(find)(t, r).h)] =
                 (m[n] + fai_lg2_approx_f32(l[n])) * FAI_LN2; /* -inf if empty */
 #pragma unroll
         for (int c = 0; c < DV / 8; c++)
@@ -789,7 +800,7 @@ FAI_ATOM void FAI_(epilogue)(const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V 
     for (int r = 0; r < MT * 16; r += STEP) {
         const int own = warp_row + r + lane / GROUP;
         if (own >= t->rows) continue;
-        uint16_t *to = (uint16_t *)a->o.data + fai_offset_q(&seq, so, t->row[own].i, t->row[own].h) + lane % GROUP * 8;
+        uint16_t *to = (uint16_t *)a->o.data + fai_offset_q(&seq, so, FAI_(find)(t, own).i, FAI_(find)(t, own).h) + lane % GROUP * 8;
 #pragma unroll
         for (int c = 0; c < DV / 8; c += GROUP)
             *(uint4 *)(void *)(to + c * 8) = fai_ld_shared_v4_b32(shared + FAI_AT(DV, own, c + lane % GROUP));
@@ -797,26 +808,28 @@ FAI_ATOM void FAI_(epilogue)(const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V 
 }
 
 /* Adds the elements of V that the kernel has taken for 0 to the rows that see them. A thread has its own columns. */
-FAI_ATOM void FAI_(add_infinite)(const FAI_(tile) *t, FAI_(source) gv, int masked) {
+FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int masked) {
     FAI_SIZES
-    const fa_args *a = t->args;
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
+    FAI_(source) gv = FAI_(open)(a, t, &a->v, DV);
     gv.from -= threadIdx.x % FAI_GROUP(DV) * 8;
     __syncthreads(); /* O is written */
     for (int32_t j = t->any.lo; j < t->any.hi; j++) {
         const int32_t first = j / BN * BN;
         if (!masked && first >= t->all.lo && first + BN <= t->all.hi) continue; /* whole tiles are right already */
         const uint16_t *from =
-            gv.from + (FAI_HAS(FA_PAGED) && a->block_table ? FAI_(paged)(t, &a->v, gv, (uint32_t)j, DV) : j * gv.row);
+            gv.from + (FAI_HAS(FA_PAGED) && a->block_table ? FAI_(paged)(a, t, &a->v, gv, (uint32_t)j, DV) : j * gv.row);
         for (int d = (int)threadIdx.x; d < DV; d += THREADS) {
             if ((from[d] & FAI_EXPONENT) != FAI_EXPONENT) continue;
             for (int r = 0; r < t->rows; r++) {
-                const fa_range keys = FAI_(keys)(t, t->row[r].i);
-                if (j < keys.lo || j >= keys.hi || !FAI_(visible)(t, t->row[r], j)) continue;
-                if (FAI_HAS(FA_DROPOUT) && !fa_dropout_keep(a, t->b, t->row[r].h, t->row[r].i, j)) continue;
-                const int64_t at = fai_offset_q(&seq, so, t->row[r].i, t->row[r].h) + d;
-                fa_store(a->o.data, at, FA_DTYPE, fa_load(a->o.data, at, FA_DTYPE) + fa_load(from, d, FA_DTYPE));
+                const FAI_(row) at = FAI_(find)(t, r);
+                const fa_range keys = FAI_(keys)(a, t, at.i);
+                if (j < keys.lo || j >= keys.hi || !FAI_(visible)(a, t, at, j)) continue;
+                const uint32_t word = FAI_HAS(FA_DROPOUT) ? FAI_(dropout_word)(a, t->b, at, j / 8, j % 8 / 2) : 0;
+                if (FAI_HAS(FA_DROPOUT) && (word >> j % 2 * 16 & 0xffff) < fa_dropout_threshold(a->dropout_p)) continue;
+                const int64_t o = fai_offset_q(&seq, so, at.i, at.h) + d;
+                fa_store(a->o.data, o, FA_DTYPE, fa_load(a->o.data, o, FA_DTYPE) + fa_load(from, d, FA_DTYPE));
             }
         }
     }
@@ -825,9 +838,9 @@ FAI_ATOM void FAI_(add_infinite)(const FAI_(tile) *t, FAI_(source) gv, int maske
 static __global__ void __launch_bounds__(FAI_THREADS) FAI_(forward_kernel)(const __grid_constant__ fa_args args) {
     FAI_SIZES
     extern __shared__ __align__(128) unsigned char fai_shared[];
-    enum { SQ = 0, SK = BM * D * 2, SV = SK + BN * D * 2, STAGE = BN * (D + DV) * 2, ROWS = FAI_TILE_BYTES(FAI_ARCH) };
-    FAI_(tile) t;
-    if (!FAI_(begin)(&t, &args, (FAI_(row) *)(void *)(fai_shared + ROWS))) return;
+    enum { SQ = 0, SK = BM * D * 2, SV = SK + BN * D * 2, STAGE = BN * (D + DV) * 2, TILE = FAI_TILE_BYTES(FAI_ARCH) };
+    FAI_(tile) *const t = (FAI_(tile) *)(void *)(fai_shared + TILE);
+    if (!FAI_(begin)(&args, t)) return;
 
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
@@ -835,55 +848,55 @@ static __global__ void __launch_bounds__(FAI_THREADS) FAI_(forward_kernel)(const
     const uint32_t sq = shared + SQ + FAI_AT(D, warp_row + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
     const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane));
     const uint32_t sv = shared + SV + FAI_AT(DV, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
-    const FAI_(source) gk = FAI_(open)(&t, &args.k, D), gv = FAI_(open)(&t, &args.v, DV);
+    const FAI_(source) gk = FAI_(open)(&args, t, &args.k, D), gv = FAI_(open)(&args, t, &args.v, DV);
     const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
     const float scale = fmaxf(args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D), 1e-37f);
 
     uint32_t rq[MT][D / 16][4];                   /* (MT, D/16, A4) */
     float o[MT][DV / 8][4], m[MT * 2], l[MT * 2]; /* (MT, DV/8, C4); of the thread's rows */
-    FAI_(clear)(&t, o, m, l, row);
+    FAI_(clear)(&args, t, o, m, l, row);
 
     /* load Q, and K (V) of the last tile that has a visible key */
-    const int32_t end = t.any.lo / BN * BN, last = t.any.lo < t.any.hi ? (t.any.hi - 1) / BN * BN : end - BN;
+    const int32_t end = t->any.lo / BN * BN, last = t->any.lo < t->any.hi ? (t->any.hi - 1) / BN * BN : end - BN;
     uint32_t stage = 0;
     int infinite = 0;
     if (last >= end) {
-        FAI_(load_q)(&t, shared + SQ);
-        FAI_(load_kv)(&t, &args.k, gk, last, shared + SK, D);
-        if (STAGES == 2) FAI_(load_kv)(&t, &args.v, gv, last, shared + SV, DV);
+        FAI_(load_q)(&args, t, shared + SQ);
+        FAI_(load_kv)(&args, t, &args.k, gk, last, shared + SK, D);
+        if (STAGES == 2) FAI_(load_kv)(&args, t, &args.v, gv, last, shared + SV, DV);
     }
     for (int32_t first = last; first >= end; first -= BN) { /* right to left: the tiles to mask are the first and the last */
-        const int mask = masked || first < t.all.lo || first + BN > t.all.hi;
+        const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         fai_cp_async_wait_all();
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
         if (STAGES == 2 && mask) infinite |= FAI_(make_finite)(shared + SV + stage);
         __syncthreads(); /* K is there (and V, in 2 stages), for all; nobody reads the other stage (V) any more */
         if (first == last && Q_STAYS) FAI_(fragments_q)(rq, sq);
-        if (STAGES == 1) FAI_(load_kv)(&t, &args.v, gv, first, shared + SV, DV);
+        if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
         if (STAGES == 2 && first > end) {
-            FAI_(load_kv)(&t, &args.k, gk, first - BN, shared + SK + (STAGE - stage), D);
-            FAI_(load_kv)(&t, &args.v, gv, first - BN, shared + SV + (STAGE - stage), DV);
+            FAI_(load_kv)(&args, t, &args.k, gk, first - BN, shared + SK + (STAGE - stage), D);
+            FAI_(load_kv)(&args, t, &args.v, gv, first - BN, shared + SV + (STAGE - stage), DV);
         }
 
         float s[MT][BN / 8][4]; /* (MT, BN/8, C4) */
         FAI_(gemm_qk)(s, rq, sq, sk + stage);
-        if (FAI_SCORES && modified) FAI_(modify)(&t, s, first, row, scale);
-        if (mask) FAI_(mask)(&t, s, first, row);
+        if (FAI_SCORES && modified) FAI_(modify)(&args, t, s, first, row, scale);
+        if (mask) FAI_(mask)(&args, t, s, first, row);
         FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E);
-        if (FAI_HAS(FA_DROPOUT) && args.dropout_p > 0) FAI_(dropout)(&t, s, first, row);
+        if (FAI_HAS(FA_DROPOUT) && args.dropout_p > 0) FAI_(dropout)(&args, t, s, first, row);
 
         if (STAGES == 1) {
             fai_cp_async_wait_all();
             if (mask) infinite |= FAI_(make_finite)(shared + SV);
             __syncthreads(); /* V is there, for all; nobody reads K any more */
-            if (first > end) FAI_(load_kv)(&t, &args.k, gk, first - BN, shared + SK, D);
+            if (first > end) FAI_(load_kv)(&args, t, &args.k, gk, first - BN, shared + SK, D);
         }
         FAI_(gemm_pv)(o, s, sv + stage);
         if (STAGES == 2) stage = STAGE - stage;
     }
     infinite = __syncthreads_or(infinite); /* nobody reads shared memory any more: it is free for O */
-    FAI_(epilogue)(&t, o, m, l, shared, row);
-    if (infinite) FAI_(add_infinite)(&t, gv, masked);
+    FAI_(epilogue)(&args, t, o, m, l, shared, row);
+    if (infinite) FAI_(add_infinite)(&args, t, masked);
 }
 
 /* ======================================================================================== */

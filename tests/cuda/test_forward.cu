@@ -3,13 +3,7 @@
 
 #include "fa_test.h"
 
-#define FA_NAME bf16_64
-#define FA_HEAD_DIM 64
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_128
-#define FA_HEAD_DIM 128
-#include "flashattn_cuda.cuh"
+#include "instances.h"
 
 #include "fa_problem.h"
 
@@ -26,17 +20,55 @@ static int check_case(const fa_cuda_info *instance, const char *format, ...) {
     fap_unit = 8;
     if (!fap_build(&p, line, &instance->info)) return 0;
     ok = device_forward(instance, &p) && fap_judge(&p, instance->info.name);
-    if (!ok) printf("#     case: %s\n", line);
+    if (!ok) printf("#     %s: %s\n", instance->info.name, line);
     fap_free(&p);
     return ok;
 }
 
-FA_TEST(plain) {
-    static const char *const cases[] = {"sq=128 sk=64", "sq=128 sk=256", "hq=2 sq=200 sk=203", "b=2 sq=1 sk=1", "sq=129 sk=65"};
-    for (int n = 0; n < COUNT(cases); n++) {
-        FA_EXPECT(check_case(&bf16_64_cuda_info, "%s", cases[n]));
-        FA_EXPECT(check_case(&bf16_128_cuda_info, "%s", cases[n]));
+/* ---- shapes ------------------------------------------------------------------------------ */
+
+static const int edges[] = {1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129};
+
+FA_TEST(edges_of_tiles) {
+    for (int q = 0; q < COUNT(edges); q++)
+        for (int k = q % 2; k < COUNT(edges); k += 2) {
+            FA_EXPECT(check_case(&bf16_64_cuda_info, "sq=%d sk=%d seed=%d causal=%d", edges[q], edges[k], q, k / 2 % 2));
+            FA_EXPECT(check_case(&f16_48_cuda_info, "sq=%d sk=%d seed=%d causal=%d", edges[k], edges[q], k, k / 2 % 2));
+        }
+}
+
+FA_TEST(every_head_dim) {
+    for (int n = 0; n < COUNT(dims); n++) {
+        FA_EXPECT(check_case(dims[n], "sq=113 sk=203"));
+        if (dims[n]->info.features & FA_CAUSAL) FA_EXPECT(check_case(dims[n], "hq=2 sq=140 sk=130 causal=1"));
     }
+}
+
+FA_TEST(grouped_heads) {
+    static const int heads[][2] = {{1, 1}, {2, 2}, {4, 2}, {8, 1}, {10, 2}, {33, 1}, {71, 1}};
+    static const int lengths[] = {1, 2, 7, 13, 33};
+    for (int n = 0; n < COUNT(heads); n++)
+        for (int s = 0; s < COUNT(lengths); s++)
+            FA_EXPECT(check_case(full[(n + s) % COUNT(full)], "b=2 hq=%d hk=%d sq=%d sk=%d causal=%d seed=%d", heads[n][0],
+                                 heads[n][1], lengths[s], 20 + 9 * s, (n + s) % 2, n));
+}
+
+FA_TEST(rows_without_keys) {
+    for (int n = 0; n < COUNT(full); n++)
+        for (int sk = 0; sk <= 70; sk += 35) FA_EXPECT(check_case(full[n], "b=2 hq=2 sq=131 sk=%d causal=1", sk));
+}
+
+FA_TEST(layouts) {
+    for (int n = 0; n < COUNT(full); n++)
+        for (int l = 0; l < FAP_NUM_LAYOUTS; l++)
+            FA_EXPECT(check_case(full[n], "b=2 hq=4 hk=2 sq=35 sk=70 causal=1 layout=%s", fap_layout_names[l]));
+}
+
+FA_TEST(varlen) {
+    for (int n = 0; n < COUNT(full); n++)
+        for (int seed = 0; seed < 4; seed++)
+            FA_EXPECT(check_case(full[n], "b=4 hq=4 hk=2 sq=70 sk=90 causal=%d varlen=%d used=%d seed=%d layout=%s", seed % 2,
+                                 seed != 2, (seed + 1) % 3, seed, seed % 2 ? "padded" : "bshd"));
 }
 
 FA_TEST_MAIN
