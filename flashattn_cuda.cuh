@@ -530,7 +530,8 @@ FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa
 
 /* Elements from page 0 to key j, x: k or v. */
 FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s, uint32_t j, const int dim) {
-    const uint32_t size = (uint32_t)a->page_size, width = ((uint32_t)a->seqlen_k + size - 1) / size;
+    /* not 0 where nothing is paged: the compiler may divide before it knows that */
+    const uint32_t size = a->page_size > 0 ? (uint32_t)a->page_size : 1, width = ((uint32_t)a->seqlen_k + size - 1) / size;
     const int64_t stride = a->block_table_stride ? a->block_table_stride : width;
     return a->block_table[t->b * stride + j / size] * fai_strides_kv(a, x, dim).b + j % size * s.row;
 }
