@@ -12,7 +12,7 @@
     DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches one kernel on the stream that it
               is given, and may be captured in a graph. Bad arguments return a status; nothing is launched unless it is FA_OK.
 
-    CONTENTS  search for:  >>vocabulary  >>maps  >>launch-once  >>tiles  >>loads  >>scores  >>products  >>kernel  >>launch
+    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>tiles  >>loads  >>scores  >>products  >>kernel  >>launch
 
     PARAMETERS  those of flashattn.h, defined before an include and undefined by it. Different here:
 
@@ -39,6 +39,47 @@
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that an mma
               multiplies, a plain array whose shape is said where it is declared, MT = 16-row matrices of a warp; chunk: 8
               elements, 16 bytes; gX, sX, rX: X in global memory, in shared memory (a 32-bit address), in registers.  */
+
+#ifndef FAI_MAPS
+#define FAI_MAPS
+/* ======================================================================================== */
+/* >>maps     where elements are: tiles in shared memory, fragments in registers             */
+/* ======================================================================================== */
+
+/*  A tile in shared memory: rows of dim elements, dim / 8 chunks of 16 bytes, without padding. ldmatrix reads 8 rows of one
+ *  chunk column at once, which must lie in 8 different groups of 4 banks, so chunks change places by row. Rows of 64 n
+ *  elements all begin in the same bank: 8 chunks are permuted, by an xor with row % 8. Rows of 64 n + 32 begin in two
+ *  places: 4 chunks, row / 2 % 4. Rows of 32 n + 16 begin in four: 2 chunks, row / 4 % 2.
+ *
+ *      dim 64      chunk 0 1 2 3 4 5 6 7        dim 16      chunk 0 1
+ *      row 0             0 1 2 3 4 5 6 7        rows 0 - 3        0 1
+ *      row 1             1 0 3 2 5 4 7 6        rows 4 - 7        1 0
+ *      row 2             2 3 0 1 6 7 4 5                                                                  */
+#define FAI_GROUP(dim) ((dim) / 8 % 8 == 0 ? 8 : (dim) / 8 % 4 == 0 ? 4 : 2) /* chunks that are permuted together */
+#define FAI_SWIZZLE(dim, row) ((row) / (8 / FAI_GROUP(dim)) % FAI_GROUP(dim))
+#define FAI_AT(dim, row, chunk) ((row) * (dim) * 2 + ((chunk) ^ FAI_SWIZZLE(dim, row)) * 16)
+/* From base = tile + FAI_AT(dim, row, chunk), chunk 0 or 1, to the same place 8 n rows and 2 m chunks on: constants if n and
+ * m are, as swz(c + 2m) == swz(c) ^ 2m for c < 2, and 8 rows on the permutation is the same. tile: a multiple of 128. */
+#define FAI_MOVE(dim, base, rows, chunks) \
+    (((base) ^ (chunks) % FAI_GROUP(dim) * 16) + (chunks) / FAI_GROUP(dim) * FAI_GROUP(dim) * 16 + (rows) * (dim) * 2)
+
+/*  Fragments of m16n8k16. Lane l holds rows g and g + 8, columns 2t, 2t + 1 of the accumulator:   g = l / 4, t = l % 4
+ *               t=0     t=1     t=2     t=3
+ *      row g    c0 c1   c0 c1   c0 c1   c0 c1
+ *      row g+8  c2 c3   c2 c3   c2 c3   c2 c3
+ *  The accumulators of two neighbours, rounded, are an A fragment: P needs no other lane. */
+#define FAI_C_ROW(lane, v) ((lane) / 4 + (v) / 2 * 8)
+#define FAI_C_COL(lane, v) ((lane) % 4 * 2 + (v) % 2)
+/* The row and the chunk whose address a lane gives to ldmatrix.x4: for A (16 rows, 2 chunks of k); for V, transposed, two B
+ * (16 rows of k, 2 chunks of n); for K, two B (16 rows of n, 2 chunks of k). */
+#define FAI_LDMATRIX_A_ROW(lane) ((lane) % 16)
+#define FAI_LDMATRIX_A_CHUNK(lane) ((lane) / 16)
+#define FAI_LDMATRIX_B_ROW(lane) ((lane) % 8 + (lane) / 16 * 8)
+#define FAI_LDMATRIX_B_CHUNK(lane) ((lane) / 8 % 2)
+
+#endif /* maps */
+
+#if !defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
 
 #if !defined(__CUDACC__)
 #error "flashattn_cuda.cuh: compile with nvcc (a .cu file, or -x cu); flashattn.h has the CPU kernels"
@@ -149,41 +190,6 @@ FAI_ATOM float fai_lg2_approx_f32(float x) {
     return y;
 }
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
-
-/* ======================================================================================== */
-/* >>maps     where elements are: tiles in shared memory, fragments in registers             */
-/* ======================================================================================== */
-
-/*  A tile in shared memory: rows of dim elements, dim / 8 chunks of 16 bytes, without padding. ldmatrix reads 8 rows of one
- *  chunk column at once, which must lie in 8 different groups of 4 banks, so chunks change places by row. Rows of 64 n
- *  elements all begin in the same bank: 8 chunks are permuted, by an xor with row % 8. Rows of 64 n + 32 begin in two
- *  places: 4 chunks, row / 2 % 4. Rows of 32 n + 16 begin in four: 2 chunks, row / 4 % 2.
- *
- *      dim 64      chunk 0 1 2 3 4 5 6 7        dim 16      chunk 0 1
- *      row 0             0 1 2 3 4 5 6 7        rows 0 - 3        0 1
- *      row 1             1 0 3 2 5 4 7 6        rows 4 - 7        1 0
- *      row 2             2 3 0 1 6 7 4 5                                                                  */
-#define FAI_GROUP(dim) ((dim) / 8 % 8 == 0 ? 8 : (dim) / 8 % 4 == 0 ? 4 : 2) /* chunks that are permuted together */
-#define FAI_SWIZZLE(dim, row) ((row) / (8 / FAI_GROUP(dim)) % FAI_GROUP(dim))
-#define FAI_AT(dim, row, chunk) ((row) * (dim) * 2 + ((chunk) ^ FAI_SWIZZLE(dim, row)) * 16)
-/* From base = tile + FAI_AT(dim, row, chunk), chunk 0 or 1, to the same place 8 n rows and 2 m chunks on: constants if n and
- * m are, as swz(c + 2m) == swz(c) ^ 2m for c < 2, and 8 rows on the permutation is the same. tile: a multiple of 128. */
-#define FAI_MOVE(dim, base, rows, chunks) \
-    (((base) ^ (chunks) % FAI_GROUP(dim) * 16) + (chunks) / FAI_GROUP(dim) * FAI_GROUP(dim) * 16 + (rows) * (dim) * 2)
-
-/*  Fragments of m16n8k16. Lane l holds rows g and g + 8, columns 2t, 2t + 1 of the accumulator:   g = l / 4, t = l % 4
- *               t=0     t=1     t=2     t=3
- *      row g    c0 c1   c0 c1   c0 c1   c0 c1
- *      row g+8  c2 c3   c2 c3   c2 c3   c2 c3
- *  The accumulators of two neighbours, rounded, are an A fragment: P needs no other lane. */
-#define FAI_C_ROW(lane, v) ((lane) / 4 + (v) / 2 * 8)
-#define FAI_C_COL(lane, v) ((lane) % 4 * 2 + (v) % 2)
-/* The row and the chunk whose address a lane gives to ldmatrix.x4: for A (16 rows, 2 chunks of k); for V, transposed, two B
- * (16 rows of k, 2 chunks of n); for K, two B (16 rows of n, 2 chunks of k). */
-#define FAI_LDMATRIX_A_ROW(lane) ((lane) % 16)
-#define FAI_LDMATRIX_A_CHUNK(lane) ((lane) / 16)
-#define FAI_LDMATRIX_B_ROW(lane) ((lane) % 8 + (lane) / 16 * 8)
-#define FAI_LDMATRIX_B_CHUNK(lane) ((lane) / 8 % 2)
 
 /* ======================================================================================== */
 /* >>launch-once  what all instances share on the host                                       */
@@ -341,7 +347,7 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
         THREADS = FAI_THREADS, \
         MT = FAI_MT, \
         /* in registers: 32 of them, too many next to those that features take */ \
-        Q_STAYS = FAI_MT * FA_HEAD_DIM <= 128 && !FAI_SCORES && !FAI_MASKS && !FAI_HAS(FA_DROPOUT) \
+        Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_SCORES && !FAI_MASKS && !FAI_HAS(FA_DROPOUT) \
     };
 FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) && (FAI_MT == 1 || FAI_MT == 2),
                  "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS");
@@ -987,3 +993,4 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_FORGET
 #endif /* instance */
 #undef FAI_CUDA
+#endif /* not FAI_MAPS_ONLY */

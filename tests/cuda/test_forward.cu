@@ -5,17 +5,33 @@
 
 #include "instances.h"
 
+#define FA_NAME bf16_64 /* the CPU kernel of the same name: their functions do not meet */
+#define FA_HEAD_DIM 64
+#define FA_DTYPE FA_BF16
+#define FA_PASSES FA_FORWARD
+#define FA_FEATURES FA_ALL_FEATURES
+#include "flashattn.h"
+
 #include "fa_problem.h"
 
 #include "device.h"
 
+/* FA_TEST_SCALE=quick runs every sixth case: of other schedules, other devices. */
+static int due(void) {
+    static int n;
+    const char *scale = getenv("FA_TEST_SCALE");
+    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
+}
+
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
+static int ran; /* the last case */
 static int check_case(const fa_cuda_info *instance, const char *format, ...) {
     char line[512];
     va_list list;
     fap_problem p;
     int ok;
+    if (!(ran = due())) return 1;
     va_start(list, format), vsnprintf(line, sizeof line, format, list), va_end(list);
     fap_unit = 8;
     if (!fap_build(&p, line, &instance->info)) return 0;
@@ -107,6 +123,118 @@ FA_TEST(random_problems) {
         char line[512];
         FA_EXPECT(check_case(full[n % COUNT(full)], "%s", fap_random(line, &rng, FA_ALL_FEATURES, 60, 140)));
     }
+}
+
+/* ---- bytes, banks ------------------------------------------------------------------------ */
+
+extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
+
+/* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
+FA_TEST(bytes_are_those_of_the_model) {
+    static const int shapes[][4] = {{128, 128, 0}, {256, 512, 0}, {256, 512, 1}, {384, 384, 1}, {200, 203, 0}, {128, 512, 1}};
+    const fa_cuda_info *const instances[] = {&f16_64_cuda_info, &bf16_64_cuda_info, &bf16_128_cuda_info};
+    if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
+    for (int n = 0; n < 2 * COUNT(shapes); n++) {
+        const fa_cuda_info *const instance = instances[n % COUNT(instances)];
+        const fa_info *const info = &instance->info;
+        const int *const s = shapes[n / 2];
+        FA_REQUIRE(check_case(instance, "b=2 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]));
+        if (!ran) continue;
+        const double bytes = (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes"));
+        const fa_io io = fa_io_model(2, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2], info->block_m, info->block_n,
+                                     1, 0);
+        FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name, s[0], s[1], bytes,
+                      io.bytes_flash);
+    }
+}
+
+FA_TEST(no_bank_conflicts) {
+    if (!ptx_counter) FA_SKIP("only the PTX machine counts wavefronts");
+    for (int n = 0; n < COUNT(dims); n++) {
+        FA_REQUIRE(check_case(dims[n], "sq=130 sk=130"));
+        if (!ran) continue;
+        const double got = (double)ptx_counter("shared_wavefronts"), ideal = (double)ptx_counter("shared_wavefronts_ideal");
+        FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", dims[n]->info.name, got, ideal);
+    }
+}
+
+/* ---- calls ------------------------------------------------------------------------------- */
+
+/* The same elements are dropped as by the CPU kernel: with V = 1 a row of O is the share of P that is kept. */
+FA_TEST(drops_what_the_cpu_drops) {
+    fap_problem p, q;
+    double worst = 0;
+    fap_unit = 8;
+    FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=70 sk=150 drop=0.4 causal=1 seed=3", &bf16_64_cuda_info.info));
+    FA_REQUIRE(fap_build(&q, "b=2 hq=4 hk=2 sq=70 sk=150 drop=0.4 causal=1 seed=3", &bf16_64_info));
+    const size_t bytes = bf16_64_forward_workspace(&q.args);
+    FA_EXPECT(bf16_64_forward(&q.args, fap_alloc(&q, (int64_t)bytes), bytes) == FA_OK);
+    FA_EXPECT(device_forward(&bf16_64_cuda_info, &p));
+    for (size_t n = 0; n < (p.o.size - 512) / 2; n++)
+        worst = fmax(worst, fabs((double)fa_load(p.o.place.data, (int64_t)n, FA_BF16) -
+                                 (double)fa_load(q.o.place.data, (int64_t)n, FA_BF16)));
+    FA_EXPECT_MSG(worst < 0.05, "differs by %g", worst); /* an element more or less is 1/20 of a row and more */
+    fap_free(&p), fap_free(&q);
+}
+
+static fa_status forward(fa_args *args) { return bf16_64_forward_cuda(args, NULL, 0, 0); }
+
+FA_TEST(bad_arguments) {
+    fap_problem p;
+    device_copy c;
+    fa_error error;
+    fa_args a;
+    fap_unit = 8;
+    FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=20 sk=30 layout=padded", &bf16_64_cuda_info.info));
+    FA_REQUIRE(device_upload(&p, &c));
+#define REFUSED(expected, change) \
+    a = c.args, a.error = &error; \
+    change; \
+    FA_EXPECT_MSG(forward(&a) == expected && error.status == expected, "%s", fa_strerror(forward(&a)));
+    FA_EXPECT(forward(&c.args) == FA_OK);
+    FA_EXPECT(forward(NULL) == FA_ERR_ARGS_NULL);
+    REFUSED(FA_ERR_BATCH, a.batch = 0)
+    REFUSED(FA_ERR_NUM_HEADS_K, a.num_heads_k = 3)
+    REFUSED(FA_ERR_Q_NULL, a.q.data = NULL)
+    REFUSED(FA_ERR_Q_ALIGN, a.q.data = (const char *)a.q.data + 2)
+    REFUSED(FA_ERR_K_ALIGN, a.k.data = (const char *)a.k.data + 8)
+    REFUSED(FA_ERR_K_ALIGN, a.k.stride_s += 4)
+    FA_EXPECT(!strcmp(error.field, "k.stride_s") && error.got == (double)a.k.stride_s);
+    REFUSED(FA_ERR_V_ALIGN, a.v.stride_h += 1)
+    REFUSED(FA_ERR_O_ALIGN, a.o.stride_b += 2)
+    REFUSED(FA_ERR_O_OVERLAP, a.o.data = (void *)a.q.data)
+    REFUSED(FA_ERR_SCALE, a.softmax_scale = NAN)
+    REFUSED(FA_ERR_PAGE_SIZE, a.block_table = (const int32_t *)a.lse.data)
+    REFUSED(FA_ERR_CUDA_GRID, a.batch = 1 << 20; a.seqlen_q = 1 << 20; a.q.stride_b = a.k.stride_b = a.v.stride_b = FA_BROADCAST;
+            a.o.stride_s = 256; a.o.stride_h = 64; a.o.stride_b = (int64_t)1 << 28; a.o.data = (void *)((uintptr_t)1 << 52); a.lse.data = NULL)
+#undef REFUSED
+    a = c.args, a.causal = 1;
+    FA_EXPECT(f16_256_cuda_info.forward(&a, NULL, 0, 0) == FA_ERR_NEEDS_CAUSAL);
+    device_free(&c), fap_free(&p);
+}
+
+/* Captured once, replayed twice on new data: the call does nothing but launch. */
+FA_TEST(graph) {
+    fap_problem p;
+    device_copy c;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    fap_unit = 8;
+    FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=70 sk=90 causal=1", &bf16_64_cuda_info.info));
+    FA_REQUIRE(device_upload(&p, &c));
+    FA_REQUIRE(device_ok(cudaStreamCreate(&stream), "stream"));
+    FA_EXPECT(device_ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "begin"));
+    FA_EXPECT(bf16_64_forward_cuda(&c.args, NULL, 0, stream) == FA_OK);
+    FA_EXPECT(device_ok(cudaStreamEndCapture(stream, &graph), "end"));
+    FA_REQUIRE(device_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate"));
+    for (int n = 0; n < 2; n++) {
+        FA_EXPECT(device_ok(cudaMemset(device_address(&p, &c, p.o.bytes), 0xff, p.o.size), "memset"));
+        FA_EXPECT(device_ok(cudaGraphLaunch(exec, stream), "launch") && device_ok(cudaStreamSynchronize(stream), "graph"));
+        FA_EXPECT(device_download(&p, &c) && fap_judge(&p, "graph"));
+    }
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
+    device_free(&c), fap_free(&p);
 }
 
 FA_TEST_MAIN
