@@ -88,6 +88,17 @@ build/ptx/sm_80/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
 build/ptx/shared/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.so
 	@mkdir -p $(@D)
 	$(NVCC_PTX) -cudart shared -o $@ $<
+# Tests of flashattn_cuda.cuh, for two targets; on a GPU: `nvcc -O3 -arch=native -I. -Itests tests/cuda/test_forward.cu`.
+build/cuda80/%: ARCH = 80
+build/cuda80/%: tests/cuda/%.cu tests/fa_test.h build/libfa_ptx.a
+	@mkdir -p $(@D)
+	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
+build/cuda90/%: tests/cuda/%.cu tests/fa_test.h build/libfa_ptx.a
+	@mkdir -p $(@D)
+	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
+build/cuda/%: tests/cuda/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) $(WARN) -I. -Itests -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LDLIBS)
 build/ptx/sass: tests/ptx/sass.c Makefile
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 -O2 $(WARN) -o $@ $<

@@ -282,6 +282,7 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
 #define FA_BACKWARD 2u /* dQ, dK, dV, and gradients of bias and sink, from O, LSE and dO */
 #define FA_DECODE 4u   /* O and LSE of few queries against a long cache */
 #define FAI_APPEND 8u  /* not of an instance: what fa_append and fa_compact tell the checks */
+#define FAI_DEVICE_LISTS 16u /* nor this: with a pass, what arrays hold lies in device memory, see fa_check_pass */
 
 #ifndef FA_DEFAULT_PASSES /* of instances that do not say FA_PASSES */
 #define FA_DEFAULT_PASSES (FA_FORWARD | FA_BACKWARD | FA_DECODE)
@@ -305,10 +306,10 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(K_NULL, "k.data is NULL: point it at the keys (only seqlen_k = 0 does without)") \
     X(V_NULL, "v.data is NULL: point it at the values (only seqlen_k = 0 does without)") \
     X(O_NULL, "o.data is NULL: point it at the output") \
-    X(Q_ALIGN, "q.data must be aligned to its element size") \
-    X(K_ALIGN, "k.data must be aligned to its element size") \
-    X(V_ALIGN, "v.data must be aligned to its element size") \
-    X(O_ALIGN, "o.data must be aligned to its element size") \
+    X(Q_ALIGN, "q.data must be aligned to its element size; on a GPU, data and strides to 16 bytes") \
+    X(K_ALIGN, "k.data must be aligned to its element size; on a GPU, data and strides to 16 bytes") \
+    X(V_ALIGN, "v.data must be aligned to its element size; on a GPU, data and strides to 16 bytes") \
+    X(O_ALIGN, "o.data must be aligned to its element size; on a GPU, data and strides to 16 bytes") \
     X(LSE_ALIGN, "lse.data must be aligned to 4 bytes") \
     X(Q_STRIDE, "strides of q must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
     X(K_STRIDE, "strides of k must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
@@ -398,7 +399,9 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(PART_ALIGN, "o.data and lse.data of a part must be aligned to their element size") \
     X(PART_STRIDE, "strides of a part must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
     X(COMBINE_DIM, "head_dim_v of fa_combine must be 1 .. 65536") \
-    X(COMBINE_DTYPE, "o_dtype of fa_combine must be 0 (= FA_F32), FA_F32, FA_F16 or FA_BF16")
+    X(COMBINE_DTYPE, "o_dtype of fa_combine must be 0 (= FA_F32), FA_F32, FA_F16 or FA_BF16") \
+    X(CUDA, "a call of CUDA failed: error->got is its cudaError_t") \
+    X(CUDA_GRID, "batch * num_heads_k * tiles of queries must be at most 2^31-1 in one launch: split the batch")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,
@@ -952,7 +955,7 @@ typedef struct fai_problem {
     const fa_info *info;
     const fa_args *args;
     fa_status status;
-    uint32_t pass;             /* FA_FORWARD, FA_BACKWARD or FA_DECODE */
+    uint32_t pass;             /* FA_FORWARD, FA_BACKWARD or FA_DECODE, with FAI_DEVICE_LISTS or without */
     int64_t batch[2], rows[2]; /* of q and k tensors: 1 batch of all rows when concatenated, or pages */
     int count;                 /* spans so far */
     fai_span span[28];
@@ -1050,8 +1053,8 @@ static inline int fai_overlap(const fai_span *x, const fai_span *y) {
 /* What it is called when the pass writes s over something else; FA_OK: the pass only reads s. */
 static inline fa_status fai_overlap_status(uint32_t pass, const fai_span *s) {
     switch ((int)s->bad_stride) {
-    case FA_ERR_O_STRIDE: return pass == FA_BACKWARD ? FA_OK : FA_ERR_O_OVERLAP;
-    case FA_ERR_LSE_STRIDE: return pass == FA_BACKWARD ? FA_OK : FA_ERR_LSE_OVERLAP;
+    case FA_ERR_O_STRIDE: return (pass & ~FAI_DEVICE_LISTS) == FA_BACKWARD ? FA_OK : FA_ERR_O_OVERLAP;
+    case FA_ERR_LSE_STRIDE: return (pass & ~FAI_DEVICE_LISTS) == FA_BACKWARD ? FA_OK : FA_ERR_LSE_OVERLAP;
     case FA_ERR_DQ_STRIDE: return FA_ERR_DQ_OVERLAP;
     case FA_ERR_DK_STRIDE: return FA_ERR_DK_OVERLAP;
     case FA_ERR_DV_STRIDE: return FA_ERR_DV_OVERLAP;
@@ -1186,6 +1189,10 @@ static inline void fai_check_lengths(fai_problem *p, int side) {
     fai_add_array(p, used, used_field, bad_used, a->batch);
     p->batch[side] = a->batch, p->rows[side] = seqlen;
     if (p->status != FA_OK) return;
+    if (p->pass & FAI_DEVICE_LISTS) { /* one row is the least that there is */
+        if (cu) p->batch[side] = p->rows[side] = 1;
+        return;
+    }
     if (cu && cu[0] < 0) fai_bad(p, bad_cu, cu_field, 0, cu[0], 0, INT32_MAX);
     for (int64_t b = 0; (cu || used) && b < a->batch && p->status == FA_OK; b++) {
         const int64_t room = cu ? (int64_t)cu[b + 1] - cu[b] : seqlen;
@@ -1233,6 +1240,7 @@ static inline void fai_check_table(fai_problem *p) {
 static inline void fai_check_pages(fai_problem *p) {
     const fa_args *a = p->args;
     fai_check_table(p);
+    if (p->pass & FAI_DEVICE_LISTS) return;
     for (int32_t b = 0; a->block_table && a->seqlen_k && b < a->batch && p->status == FA_OK; b++) {
         const int32_t len_k = fa_get_sequence(a, b).len_k;
         int64_t i = b * fai_table_stride(a);
@@ -1253,7 +1261,8 @@ static inline void fai_check_sequences(fai_problem *p) {
     const char *len_k = a->seqused_k ? "seqused_k" : a->cu_seqlens_k ? "cu_seqlens_k" : "seqlen_k";
     fai_check_lengths(p, 0);
     fai_check_lengths(p, 1);
-    for (int32_t b = 0; a->tree_mask.data && b < fai_num_lengths(a) && p->status == FA_OK; b++) {
+    const int hidden = p->pass & FAI_DEVICE_LISTS && fa_features_used(a) & FA_VARLEN; /* lengths */
+    for (int32_t b = 0; a->tree_mask.data && !hidden && b < fai_num_lengths(a) && p->status == FA_OK; b++) {
         fa_sequence s = fa_get_sequence(a, b);
         if (s.len_k < s.len_q) fai_bad(p, FA_ERR_TREE_MASK_LENGTH, len_k, b, s.len_k, s.len_q, a->seqlen_k);
     }
@@ -1306,7 +1315,7 @@ static inline void fai_check_tensors(fai_problem *p) {
     fai_add_span(p, v);
     fai_add_span(p, o);
     fai_add_span(p, lse);
-    if (p->pass == FA_BACKWARD) {
+    if ((p->pass & ~FAI_DEVICE_LISTS) == FA_BACKWARD) {
         fai_span d_o = FAI_TENSOR_Q(d_o, DO, FAI_INPUT, info->o_dtype, info->head_dim_v);
         fai_span dq = FAI_TENSOR_Q(dq, DQ, FAI_OUTPUT, info->dtype, info->head_dim);
         fai_span dk = FAI_TENSOR_DK(dk, DK, info->head_dim);
@@ -1396,7 +1405,7 @@ static inline void fai_check_descale(fai_problem *p, const fa_descale *d, int si
     const fa_args *a = p->args;
     const int64_t heads = side ? fai_num_heads_k(a) : a->num_heads;
     fai_add_descale(p, d, side, bad, field);
-    if (!d->data || p->status != FA_OK) return;
+    if (!d->data || p->status != FA_OK || p->pass & FAI_DEVICE_LISTS) return;
     const int32_t batch = d->stride_b ? a->batch : fai_num_lengths(a); /* without repetitions */
     const int tokens = d->block == 1 && d->stride_h == 1 && d->stride_block == heads; /* (row, head) */
     for (int32_t b = 0; b < batch && p->status == FA_OK; b++) {
@@ -1440,7 +1449,9 @@ static inline void fai_check_descales(fai_problem *p) {
 
 /* Is args a problem that the instance can do in this pass: FA_FORWARD, FA_BACKWARD or FA_DECODE?  Returns
  * the first failure, and its numbers in args->error.  Reads the length arrays, the block table and the
- * descale factors, no other data; writes nothing but args->error. */
+ * descale factors, no other data; writes nothing but args->error.
+ * With FAI_DEVICE_LISTS it reads none of them either: lengths, page numbers and factors are not checked, and of
+ * concatenated sequences only the first row is in the extents that may not overlap. */
 FAI_NOINLINE fa_status fa_check_pass(const fa_info *info, const fa_args *args, uint32_t pass) {
     fai_problem p;
     if (!args) return FA_ERR_ARGS_NULL;
@@ -1448,7 +1459,7 @@ FAI_NOINLINE fa_status fa_check_pass(const fa_info *info, const fa_args *args, u
     if (!info) return fai_fail(args, FA_ERR_NO_INSTANCE, "info", -1, 0, 1, 0);
     p.info = info, p.args = args, p.pass = pass, p.status = FA_OK, p.count = 0;
     if (!(info->passes & pass)) fai_bad(&p, FA_ERR_NO_PASS, "passes", -1, NAN, 1, 0);
-    if (pass == FA_BACKWARD && info->score_mod && !info->score_mod_grad)
+    if ((pass & ~FAI_DEVICE_LISTS) == FA_BACKWARD && info->score_mod && !info->score_mod_grad)
         fai_bad(&p, FA_ERR_NO_SCORE_MOD_GRAD, "score_mod_grad", -1, NAN, 1, 0);
     fai_check_sizes(&p);
     fai_check_scalars(&p);
@@ -2942,7 +2953,9 @@ FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
     "flashattn.h: parameters without FA_NAME: define FA_NAME, the prefix of what is generated, before including"
 #endif
 
-#if defined(FA_NAME) && !defined(FAI_BODY)
+/* flashattn_cuda.cuh defines FAI_CUDA and includes this file twice for each of its instances: for the parameters, which
+ * stay defined, and, with FAI_FORGET, to forget them. */
+#if defined(FA_NAME) && !defined(FAI_BODY) && !defined(FAI_FORGET)
 
 #if !defined(__GNUC__) && !defined(__clang__)
 #error \
@@ -2969,7 +2982,9 @@ FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
 #define FA_HEAD_DIM_V 64
 #endif
 
-#ifndef FA_DTYPE
+#if !defined(FA_DTYPE) && defined(FAI_CUDA)
+#define FA_DTYPE FA_BF16
+#elif !defined(FA_DTYPE)
 #define FA_DTYPE FA_F32
 #elif FA_DTYPE < FA_F32 || FA_DTYPE > FA_E5M2
 #error "flashattn.h: FA_DTYPE must be FA_F32, FA_F16, FA_BF16, FA_E4M3 or FA_E5M2"
@@ -2997,7 +3012,9 @@ FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
 #define FA_O_DTYPE FA_F32
 #endif
 
-#ifndef FA_PASSES
+#if !defined(FA_PASSES) && defined(FAI_CUDA)
+#define FA_PASSES FA_FORWARD
+#elif !defined(FA_PASSES)
 #if FA_DTYPE <= FA_BF16 && FA_KV_DTYPE <= FA_BF16
 #define FA_PASSES (FA_DEFAULT_PASSES)
 #else
@@ -3022,6 +3039,7 @@ FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
 #define FA_FEATURES FA_DEFAULT_FEATURES
 #endif
 
+#if !defined(FAI_CUDA) /* there the tiles depend on the GPU, too */
 /* Most query rows of a task.  They share each staged K/V tile, so more rows mean fewer readings of K and V: with 8 heads
  * side by side (d 128, N 1024, f32) 128 / 256 / 512 rows gave 125 / 136 / 143 GFLOP/s; one head alone does not care.
  * Q^T and O^T of 512 rows at head dim 128 are 512 KB of L2, and 256 rows above that. */
@@ -3045,6 +3063,7 @@ FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
 #undef FA_BLOCK_N
 #define FA_BLOCK_N 192
 #endif
+#endif
 
 #if defined(FA_SCORE_MOD_GRAD) && !defined(FA_SCORE_MOD)
 #error "flashattn.h: FA_SCORE_MOD_GRAD without FA_SCORE_MOD: define the function whose derivative it is"
@@ -3061,6 +3080,7 @@ FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
 #define FAI_STRING2(x) #x
 #define FAI_STRING(x) FAI_STRING2(x)
 
+#if !defined(FAI_CUDA) /* to the end of the chapter */
 /* The hooks as functions: in float for the kernel, in double for the reference. */
 #if defined(FA_SCORE_MOD)
 static inline float FA_(score_mod_f)(float s, int b, int h, int i, int j) {
@@ -3222,13 +3242,14 @@ static const fa_info FA_(info) = {FAI_STRING(FA_NAME),
 #define FAI_ISA_CODE FAI_PORTABLE
 #endif
 
+#endif /* not CUDA */
 #endif /* parameters */
 
 /* ======================================================================================== */
 /* >>vector   one vector of FAI_VL floats: the only code that knows the instruction set      */
 /* ======================================================================================== */
 
-#if defined(FA_NAME) && (!defined(FAI_DISPATCH) || defined(FAI_BODY))
+#if defined(FA_NAME) && !defined(FAI_CUDA) && (!defined(FAI_DISPATCH) || defined(FAI_BODY))
 
 #if defined(FAI_DISPATCH) /* this body is compiled for its own instruction set, whatever the flags */
 #if defined(__clang__) && FAI_ISA_CODE == FAI_AVX512_BF16
@@ -5640,7 +5661,7 @@ FAI_NOINLINE void FAI_(grad_finish)(const fa_args *a, const fai_grad_plan *plan,
 /* >>launch   what users call                                                                */
 /* ======================================================================================== */
 
-#if defined(FA_NAME) && !defined(FAI_BODY)
+#if defined(FA_NAME) && !defined(FAI_BODY) && !defined(FAI_CUDA)
 
 /* FAI_BEST(x) is function x of the best body that this processor has. */
 #if !defined(FAI_DISPATCH)
@@ -5927,6 +5948,9 @@ static inline fa_status FA_(backward)(const fa_args *args, void *workspace, size
 #undef FAI_PORTABLE
 #undef FAI_PAIRS_WANTED
 #undef FAI_IS_BF16
+#endif /* launch */
+
+#if defined(FA_NAME) && !defined(FAI_BODY) && (!defined(FAI_CUDA) || defined(FAI_FORGET))
 #undef FAI_STRING
 #undef FAI_STRING2
 #undef FAI_
@@ -5949,7 +5973,7 @@ static inline fa_status FA_(backward)(const fa_args *args, void *workspace, size
 #undef FA_HEAD_DIM_V
 #undef FA_HEAD_DIM
 #undef FA_NAME
-#endif /* launch */
+#endif /* forgotten */
 
 /* >>licence
 

@@ -210,6 +210,7 @@ typedef struct fap_problem {
     float *o_naive, *lse_naive; /* of same-precision attention */
     float *noise, *noise_lse;   /* (rows, heads), see fap_naive_row */
     void *blocks[FAP_MAX_BLOCKS];
+    int64_t sizes[FAP_MAX_BLOCKS]; /* bytes of each */
     int num_blocks;
 } fap_problem;
 
@@ -217,7 +218,7 @@ typedef struct fap_problem {
 static inline char *fap_alloc(fap_problem *p, int64_t bytes) {
     unsigned char *block = (unsigned char *)malloc((size_t)bytes + 512);
     if (!block || p->num_blocks == FAP_MAX_BLOCKS) abort();
-    p->blocks[p->num_blocks++] = block;
+    p->sizes[p->num_blocks] = bytes + 512, p->blocks[p->num_blocks++] = block;
     return (char *)memset(block, 0xff, (size_t)bytes + 512) + 256;
 }
 static inline void fap_free(fap_problem *p) {
@@ -246,14 +247,18 @@ static inline int64_t fap_at_k(const fap_problem *p, const fap_place *t, int b, 
     return (p->args.cu_seqlens_k ? 0 : b * t->sb) + (p->row_k[b] + (int64_t)j) * t->ss + h * t->sh;
 }
 
+/* Elements that odd strides and offsets are multiples of: 8 for kernels that want rows of 16-bit elements at multiples of
+ * 16 bytes. */
+static int fap_unit = 1;
+
 /* Memory for (n, rows, heads, dim) elements in a layout; *bytes: its size. */
 static inline fap_place fap_place_new(fap_problem *p, int layout, fa_dtype dtype, int64_t n, int64_t rows,
                                       int64_t heads, int64_t dim, int64_t *bytes) {
     fap_place t = {NULL, dtype, rows * heads * dim, heads * dim, dim};
-    int64_t offset = layout != FAP_BSHD, elements;
+    int64_t offset = layout != FAP_BSHD ? fap_unit : 0, elements;
     if (layout == FAP_BHSD) t.sh = rows * dim, t.ss = dim;
     if (layout == FAP_PADDED || layout == FAP_BCAST)
-        t.sh = dim + 3, t.ss = heads * t.sh + 5, t.sb = rows * t.ss + 7;
+        t.sh = dim + 3 * fap_unit, t.ss = heads * t.sh + 5 * fap_unit, t.sb = rows * t.ss + 7 * fap_unit;
     if (layout == FAP_BCAST) t.sb = 0;
     elements = offset + n * t.sb + rows * t.ss + heads * t.sh + dim; /* more than enough */
     *bytes = elements * (int64_t)fa_sizeof(dtype);

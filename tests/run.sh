@@ -3,6 +3,7 @@
 #
 #   native base avx2 dot dispatch clang cxx asan tsan arm   tests/test_*.c, built in these ways (Makefile, VARIANTS)
 #   ptx                  the PTX machine (tests/ptx): its own tests, kernels and mutants; CUDA code runs on it
+#   cuda                 flashattn_cuda.cuh on that machine as an sm_80 and an sm_90, and what ptxas makes of it
 #   compile fail nvcc    what must compile, what must not, what nvcc makes of it
 #   examples bench       that they build and run
 #
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL # `make -n test` and the like stop here
 export CC="${CC:-cc}" CXX="${CXX:-c++}" CLANG="${CLANG:-clang}" NVCC="${NVCC:-nvcc}"
 export ARM_CC="${ARM_CC:-aarch64-linux-gnu-gcc}" QEMU="${QEMU:-qemu-aarch64}"
-suites=${*:-native base avx2 dot dispatch clang cxx asan tsan arm ptx compile fail nvcc examples bench}
+suites=${*:-native base avx2 dot dispatch clang cxx asan tsan arm ptx cuda compile fail nvcc examples bench}
 log=build/log
 jobs=$(nproc 2>/dev/null || echo 2)
 if [ "$1" != --step ]; then
@@ -37,7 +38,7 @@ lacks() {
     tsan) echo 'int main(void) { return 0; }' | "$CC" -fsanitize=thread -xc - -o build/probe 2>"$log/tsan" && $fixed build/probe ||
         echo 'the thread sanitizer of the compiler, and memory where it wants it' ;;
     arm) have "$ARM_CC" "$QEMU" || echo 'apt-get install qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross' ;;
-    nvcc | ptx) have "$NVCC" "$CXX" || echo 'install the CUDA toolkit, 12 or later, or set NVCC' ;;
+    nvcc | ptx | cuda) have "$NVCC" "$CXX" || echo 'install the CUDA toolkit, 12 or later, or set NVCC' ;;
     esac
 }
 
@@ -50,6 +51,7 @@ programs() {
         printf 'ptx/sm_80/test_%s\n' kernels findings
         [ -n "$(lacks asan)" ] || for file in tests/ptx/fuzz_*.c; do echo "ptx/asan/$(basename "$file" .c)"; done
         printf 'ptx-%s\n' user fatbin gates mutants && return ;;
+    cuda) printf '%s\n' cuda/test_layout cuda80/test_forward cuda90/test_forward cuda-gates && return ;;
     examples) set -- native examples/*.c ;;
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
     dispatch) set -- dispatch tests/test_forward.c tests/test_backward.c tests/test_decode.c tests/no_alloc.c ;; # slow: four bodies
@@ -71,6 +73,9 @@ run() {
     ptx/asan/*) $limit "build/$1" ;;
     ptx/sm_80/*) FA_PTX_DEVICE=sm_80 $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
     ptx/*) $limit sh tests/ptx/schedules.sh "build/$1" ;;
+    cuda80/*) FA_PTX_DEVICE=sm_80 $limit "build/$1" && FA_TEST_SCALE=quick FA_PTX_DEVICE=sm_80 $limit sh tests/ptx/schedules.sh "build/$1" lazy 1 2 3 ;;
+    cuda90/*) FA_TEST_SCALE=quick $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
+    cuda-gates) $limit sh tests/cuda/gates_test.sh ;;
     ptx-mutants) $limit sh tests/ptx/mutants.sh | sed '$s/ killed, \(.*\) survived$/ passed, \1 failed, 0 skipped/' ;;
     ptx-*) $limit sh "tests/ptx/${1#ptx-}_test.sh" ;;
     arm/test_backward) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" --filter edges ;; # all of it takes ten minutes

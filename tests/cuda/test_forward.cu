@@ -1,0 +1,240 @@
+/* test_forward.cu - the CUDA forward pass against the fp64 reference, with the judge of fa_problem.h. */
+#include <stdarg.h>
+
+#include "fa_test.h"
+
+#include "instances.h"
+
+#define FA_NAME bf16_64 /* the CPU kernel of the same name: their functions do not meet */
+#define FA_HEAD_DIM 64
+#define FA_DTYPE FA_BF16
+#define FA_PASSES FA_FORWARD
+#define FA_FEATURES FA_ALL_FEATURES
+#include "flashattn.h"
+
+#include "fa_problem.h"
+
+#include "device.h"
+
+/* FA_TEST_SCALE=quick runs every sixth case: of other schedules, other devices. */
+static int due(void) {
+    static int n;
+    const char *scale = getenv("FA_TEST_SCALE");
+    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
+}
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
+static int ran; /* the last case */
+static int check_case(const fa_cuda_info *instance, const char *format, ...) {
+    char line[512];
+    va_list list;
+    fap_problem p;
+    int ok;
+    if (!(ran = due())) return 1;
+    va_start(list, format), vsnprintf(line, sizeof line, format, list), va_end(list);
+    fap_unit = 8;
+    if (!fap_build(&p, line, &instance->info)) return 0;
+    ok = device_forward(instance, &p) && fap_judge(&p, instance->info.name);
+    if (!ok) printf("#     %s: %s\n", instance->info.name, line), cudaDeviceReset(); /* a broken context is of no use to others */
+    fap_free(&p);
+    return ok;
+}
+
+/* ---- shapes ------------------------------------------------------------------------------ */
+
+static const int edges[] = {1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129};
+
+FA_TEST(edges_of_tiles) {
+    for (int q = 0; q < COUNT(edges); q++)
+        for (int k = q % 2; k < COUNT(edges); k += 2) {
+            FA_EXPECT(check_case(&bf16_64_cuda_info, "sq=%d sk=%d seed=%d causal=%d", edges[q], edges[k], q, k / 2 % 2));
+            FA_EXPECT(check_case(&f16_48_cuda_info, "sq=%d sk=%d seed=%d causal=%d", edges[k], edges[q], k, k / 2 % 2));
+        }
+}
+
+FA_TEST(every_head_dim) {
+    for (int n = 0; n < COUNT(dims); n++) {
+        FA_EXPECT(check_case(dims[n], "sq=113 sk=203"));
+        if (dims[n]->info.features & FA_CAUSAL) FA_EXPECT(check_case(dims[n], "hq=2 sq=140 sk=130 causal=1"));
+    }
+}
+
+FA_TEST(grouped_heads) {
+    static const int heads[][2] = {{1, 1}, {2, 2}, {4, 2}, {8, 1}, {10, 2}, {33, 1}, {71, 1}};
+    static const int lengths[] = {1, 2, 7, 13, 33};
+    for (int n = 0; n < COUNT(heads); n++)
+        for (int s = 0; s < COUNT(lengths); s++)
+            FA_EXPECT(check_case(full[(n + s) % COUNT(full)], "b=2 hq=%d hk=%d sq=%d sk=%d causal=%d seed=%d", heads[n][0],
+                                 heads[n][1], lengths[s], 20 + 9 * s, (n + s) % 2, n));
+}
+
+FA_TEST(rows_without_keys) {
+    for (int n = 0; n < COUNT(full); n++)
+        for (int sk = 0; sk <= 70; sk += 35) FA_EXPECT(check_case(full[n], "b=2 hq=2 sq=131 sk=%d causal=1", sk));
+}
+
+FA_TEST(layouts) {
+    for (int n = 0; n < COUNT(full); n++)
+        for (int l = 0; l < FAP_NUM_LAYOUTS; l++)
+            FA_EXPECT(check_case(full[n], "b=2 hq=4 hk=2 sq=35 sk=70 causal=1 layout=%s", fap_layout_names[l]));
+}
+
+FA_TEST(varlen) {
+    for (int n = 0; n < COUNT(full); n++)
+        for (int seed = 0; seed < 4; seed++)
+            FA_EXPECT(check_case(full[n], "b=4 hq=4 hk=2 sq=70 sk=90 causal=%d varlen=%d used=%d seed=%d layout=%s", seed % 2,
+                                 seed != 2, (seed + 1) % 3, seed, seed % 2 ? "padded" : "bshd"));
+}
+
+/* ---- features ---------------------------------------------------------------------------- */
+
+/* Alone, under a causal mask, and with grouped heads of sequences of different lengths. */
+FA_TEST(each_feature) {
+    static const char *const features[] = {
+        "wl=9",       "wr=20",   "wl=33 wr=5", "page=16", "page=7", "softcap=5", "alibi=1",   "alibi=2", "bias=1",
+        "bias=2",     "bias=3",  "bias=4",     "drop=0.3", "sink=1", "bm=16",     "bm=33",     "nan=1",   "scale=-0.2",
+        "drop=0.9 nan=1", "lse=0", "sink=1 softcap=20 alibi=1 bias=4 drop=0.1 bm=8 page=9"};
+    for (int n = 0; n < COUNT(full); n++)
+        for (int f = 0; f < COUNT(features); f++) {
+            FA_EXPECT(check_case(full[n], "hq=2 sq=67 sk=133 seed=%d %s", f, features[f]));
+            FA_EXPECT(check_case(full[n], "hq=2 sq=67 sk=133 causal=1 seed=%d %s", f, features[f]));
+            FA_EXPECT(check_case(full[n], "b=3 hq=4 hk=2 sq=40 sk=75 varlen=1 used=2 causal=%d seed=%d %s", f % 2, f, features[f]));
+        }
+}
+
+FA_TEST(trees) {
+    for (int n = 0; n < COUNT(full); n++)
+        for (int tree = 1; tree <= 2; tree++) {
+            FA_EXPECT(check_case(full[n], "b=2 hq=4 hk=1 sq=13 sk=140 tree=%d", tree));
+            FA_EXPECT(check_case(full[n], "b=3 hq=2 sq=40 sk=75 tree=%d varlen=1 page=16 layout=padded", tree));
+        }
+}
+
+FA_TEST(hooks) {
+    FA_EXPECT(check_case(&bf16_64_both_cuda_info, "b=2 hq=2 sq=70 sk=140"));
+    FA_EXPECT(check_case(&bf16_64_both_cuda_info, "b=2 hq=4 hk=2 sq=70 sk=140 causal=1 page=64"));
+}
+
+/* All features at once, each now and then. */
+FA_TEST(random_problems) {
+    uint64_t rng = fat_seed;
+    for (int n = 0; n < 120; n++) {
+        char line[512];
+        FA_EXPECT(check_case(full[n % COUNT(full)], "%s", fap_random(line, &rng, FA_ALL_FEATURES, 60, 140)));
+    }
+}
+
+/* ---- bytes, banks ------------------------------------------------------------------------ */
+
+extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
+
+/* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
+FA_TEST(bytes_are_those_of_the_model) {
+    static const int shapes[][4] = {{128, 128, 0}, {256, 512, 0}, {256, 512, 1}, {384, 384, 1}, {200, 203, 0}, {128, 512, 1}};
+    const fa_cuda_info *const instances[] = {&f16_64_cuda_info, &bf16_64_cuda_info, &bf16_128_cuda_info};
+    if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
+    for (int n = 0; n < 2 * COUNT(shapes); n++) {
+        const fa_cuda_info *const instance = instances[n % COUNT(instances)];
+        const fa_info *const info = &instance->info;
+        const int *const s = shapes[n / 2];
+        FA_REQUIRE(check_case(instance, "b=2 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]));
+        if (!ran) continue;
+        const double bytes = (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes"));
+        const fa_io io = fa_io_model(2, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2], info->block_m, info->block_n,
+                                     1, 0);
+        FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name, s[0], s[1], bytes,
+                      io.bytes_flash);
+    }
+}
+
+FA_TEST(no_bank_conflicts) {
+    if (!ptx_counter) FA_SKIP("only the PTX machine counts wavefronts");
+    for (int n = 0; n < COUNT(dims); n++) {
+        FA_REQUIRE(check_case(dims[n], "sq=130 sk=130"));
+        if (!ran) continue;
+        const double got = (double)ptx_counter("shared_wavefronts"), ideal = (double)ptx_counter("shared_wavefronts_ideal");
+        FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", dims[n]->info.name, got, ideal);
+    }
+}
+
+/* ---- calls ------------------------------------------------------------------------------- */
+
+/* The same elements are dropped as by the CPU kernel: with V = 1 a row of O is the share of P that is kept. */
+FA_TEST(drops_what_the_cpu_drops) {
+    fap_problem p, q;
+    double worst = 0;
+    fap_unit = 8;
+    FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=70 sk=150 drop=0.4 causal=1 seed=3", &bf16_64_cuda_info.info));
+    FA_REQUIRE(fap_build(&q, "b=2 hq=4 hk=2 sq=70 sk=150 drop=0.4 causal=1 seed=3", &bf16_64_info));
+    const size_t bytes = bf16_64_forward_workspace(&q.args);
+    FA_EXPECT(bf16_64_forward(&q.args, fap_alloc(&q, (int64_t)bytes), bytes) == FA_OK);
+    FA_EXPECT(device_forward(&bf16_64_cuda_info, &p));
+    for (size_t n = 0; n < (p.o.size - 512) / 2; n++)
+        worst = fmax(worst, fabs((double)fa_load(p.o.place.data, (int64_t)n, FA_BF16) -
+                                 (double)fa_load(q.o.place.data, (int64_t)n, FA_BF16)));
+    FA_EXPECT_MSG(worst < 0.05, "differs by %g", worst); /* an element more or less is 1/20 of a row and more */
+    fap_free(&p), fap_free(&q);
+}
+
+static fa_status forward(fa_args *args) { return bf16_64_forward_cuda(args, NULL, 0, 0); }
+
+FA_TEST(bad_arguments) {
+    fap_problem p;
+    device_copy c;
+    fa_error error;
+    fa_args a;
+    fap_unit = 8;
+    FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=20 sk=30 layout=padded", &bf16_64_cuda_info.info));
+    FA_REQUIRE(device_upload(&p, &c));
+#define REFUSED(expected, change) \
+    a = c.args, a.error = &error; \
+    change; \
+    FA_EXPECT_MSG(forward(&a) == expected && error.status == expected, "%s", fa_strerror(forward(&a)));
+    FA_EXPECT(forward(&c.args) == FA_OK);
+    FA_EXPECT(forward(NULL) == FA_ERR_ARGS_NULL);
+    REFUSED(FA_ERR_BATCH, a.batch = 0)
+    REFUSED(FA_ERR_NUM_HEADS_K, a.num_heads_k = 3)
+    REFUSED(FA_ERR_Q_NULL, a.q.data = NULL)
+    REFUSED(FA_ERR_Q_ALIGN, a.q.data = (const char *)a.q.data + 2)
+    REFUSED(FA_ERR_K_ALIGN, a.k.data = (const char *)a.k.data + 8)
+    REFUSED(FA_ERR_K_ALIGN, a.k.stride_s += 4)
+    FA_EXPECT(!strcmp(error.field, "k.stride_s") && error.got == (double)a.k.stride_s);
+    REFUSED(FA_ERR_V_ALIGN, a.v.stride_h += 1)
+    REFUSED(FA_ERR_O_ALIGN, a.o.stride_b += 2)
+    REFUSED(FA_ERR_O_OVERLAP, a.o.data = (void *)a.q.data)
+    REFUSED(FA_ERR_SCALE, a.softmax_scale = NAN)
+    REFUSED(FA_ERR_PAGE_SIZE, a.block_table = (const int32_t *)a.lse.data)
+    REFUSED(FA_ERR_CUDA_GRID, a.batch = 1 << 20; a.seqlen_q = 1 << 20; a.q.stride_b = a.k.stride_b = a.v.stride_b = FA_BROADCAST;
+            a.o.stride_s = 256; a.o.stride_h = 64; a.o.stride_b = (int64_t)1 << 28; a.o.data = (void *)((uintptr_t)1 << 52); a.lse.data = NULL)
+#undef REFUSED
+    a = c.args, a.causal = 1;
+    FA_EXPECT(f16_256_cuda_info.forward(&a, NULL, 0, 0) == FA_ERR_NEEDS_CAUSAL);
+    device_free(&c), fap_free(&p);
+}
+
+/* Captured once, replayed twice on new data: the call does nothing but launch. */
+FA_TEST(graph) {
+    fap_problem p;
+    device_copy c;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    fap_unit = 8;
+    FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=70 sk=90 causal=1", &bf16_64_cuda_info.info));
+    FA_REQUIRE(device_upload(&p, &c));
+    FA_REQUIRE(device_ok(cudaStreamCreate(&stream), "stream"));
+    FA_EXPECT(device_ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "begin"));
+    FA_EXPECT(bf16_64_forward_cuda(&c.args, NULL, 0, stream) == FA_OK);
+    FA_EXPECT(device_ok(cudaStreamEndCapture(stream, &graph), "end"));
+    FA_REQUIRE(device_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate"));
+    for (int n = 0; n < 2; n++) {
+        FA_EXPECT(device_ok(cudaMemset(device_address(&p, &c, p.o.bytes), 0xff, p.o.size), "memset"));
+        FA_EXPECT(device_ok(cudaGraphLaunch(exec, stream), "launch") && device_ok(cudaStreamSynchronize(stream), "graph"));
+        FA_EXPECT(device_download(&p, &c) && fap_judge(&p, "graph"));
+    }
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
+    device_free(&c), fap_free(&p);
+}
+
+FA_TEST_MAIN
