@@ -271,6 +271,20 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
 #define FAI_DIM FA_HEAD_DIM_V
 #endif
 
+#define FAI_HAS(features) (((FA_FEATURES) & (features)) != 0)
+/* what is compiled in besides the plain kernel */
+#if defined(FA_SCORE_MOD)
+#define FAI_SCORES 1
+#else
+#define FAI_SCORES FAI_HAS(FA_SOFTCAP | FA_ALIBI | FA_BIAS)
+#endif
+#if defined(FA_MASK_MOD)
+#define FAI_MASKS 1
+#else
+#define FAI_MASKS FAI_HAS(FA_BLOCK_MASK | FA_TREE_MASK)
+#endif
+#define FAI_HEAVY (FAI_SCORES || FAI_MASKS || FAI_HAS(FA_DROPOUT)) /* takes registers */
+
 /* Tiles by (arch = __CUDA_ARCH__, larger head dim). Two m16 matrices of a warp share each B fragment, which halves what is
  * read of K and V from shared memory, at one accumulator register a thread for every 16 elements; up to 128 dims that fits,
  * beyond it a warp has 16 rows. sm_86, 89 and 120 have 99 KB of shared memory a block, sm_80 163, sm_90 and 100 227. */
@@ -295,9 +309,10 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
 #define FAI_TABLE_WARPS(arch) 8
 #define FAI_TABLE_STAGES(arch) 1
 #else
-/* sm_80: one block of 8 warps, 128 KB; elsewhere 96 KB: from sm_90 twice an SM, and all that sm_86, 89 and 120 have */
+/* sm_80: one block of 8 warps, 128 KB; elsewhere 96 KB: from sm_90 twice an SM, and all that sm_86, 89 and 120 have.
+ * 32 keys where 64 would spill */
 #define FAI_TABLE_M(arch) ((arch) == 800 ? 128 : 64)
-#define FAI_TABLE_N(arch) 64
+#define FAI_TABLE_N(arch) (FAI_HEAVY ? 32 : 64)
 #define FAI_TABLE_WARPS(arch) ((arch) == 800 ? 8 : 4)
 #define FAI_TABLE_STAGES(arch) 1
 #endif
@@ -348,7 +363,7 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
         THREADS = FAI_THREADS, \
         MT = FAI_MT, \
         /* in registers: 32 of them, too many next to those that features take */ \
-        Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_SCORES && !FAI_MASKS && !FAI_HAS(FA_DROPOUT) \
+        Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
     };
 FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) && (FAI_MT == 1 || FAI_MT == 2) &&
                      FAI_THREADS <= 512,
@@ -359,7 +374,6 @@ FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 
                  "flashattn_cuda.cuh: FA_STAGES must be 1 or 2");
 
 #define FAI_ISA cuda
-#define FAI_HAS(features) (((FA_FEATURES) & (features)) != 0)
 #if FA_DTYPE == FA_BF16
 #define FAI_MMA fai_mma_m16n8k16_f32_bf16
 #define FAI_PACK fai_cvt_rn_bf16x2_f32
@@ -370,18 +384,6 @@ FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 
 #define FAI_PACK fai_cvt_rn_f16x2_f32
 #define FAI_FMA2 fai_fma_rn_f16x2
 #define FAI_EXPONENT 0x7c00u
-#endif
-
-/* what is compiled in besides the plain kernel */
-#if defined(FA_SCORE_MOD)
-#define FAI_SCORES 1
-#else
-#define FAI_SCORES FAI_HAS(FA_SOFTCAP | FA_ALIBI | FA_BIAS)
-#endif
-#if defined(FA_MASK_MOD)
-#define FAI_MASKS 1
-#else
-#define FAI_MASKS FAI_HAS(FA_BLOCK_MASK | FA_TREE_MASK)
 #endif
 
 #if defined(FA_SCORE_MOD)
@@ -1003,13 +1005,10 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
                                                   stream));
 }
 
-#undef FAI_MASKS
-#undef FAI_SCORES
 #undef FAI_EXPONENT
 #undef FAI_FMA2
 #undef FAI_PACK
 #undef FAI_MMA
-#undef FAI_HAS
 #undef FAI_ISA
 #undef FAI_SIZES
 #undef FAI_MT
@@ -1026,6 +1025,10 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_TABLE_N
 #undef FAI_TABLE_M
 #undef FAI_LITTLE_SHARED
+#undef FAI_HEAVY
+#undef FAI_MASKS
+#undef FAI_SCORES
+#undef FAI_HAS
 #undef FAI_DIM
 #undef FA_STAGES
 #undef FA_WARPS
