@@ -190,6 +190,7 @@ FAI_ATOM float fai_lg2_approx_f32(float x) {
     return y;
 }
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
+FAI_ATOM uint32_t fai_shfl_sync_bfly_b32(uint32_t x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 
 /* ======================================================================================== */
 /* >>launch-once  what all instances share on the host                                       */
@@ -213,7 +214,7 @@ typedef struct fa_cuda_launch {
 #define FAI_LOG2E 1.4426950408889634f
 #define FAI_LN2 0.6931471805599453f
 
-/* An error of CUDA as a status; args->error->got is the cudaError_t. */
+/* An error of CUDA as a status; args->error->got is the cudaError_t. It stays what cudaGetLastError returns, too. */
 static inline fa_status fai_cuda_status(const fa_args *args, cudaError_t e) {
     return e == cudaSuccess ? FA_OK : fai_fail(args, FA_ERR_CUDA, "cudaError_t", -1, (double)e, 0, 0);
 }
@@ -270,6 +271,20 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
 #define FAI_DIM FA_HEAD_DIM_V
 #endif
 
+#define FAI_HAS(features) (((FA_FEATURES) & (features)) != 0)
+/* what is compiled in besides the plain kernel */
+#if defined(FA_SCORE_MOD)
+#define FAI_SCORES 1
+#else
+#define FAI_SCORES FAI_HAS(FA_SOFTCAP | FA_ALIBI | FA_BIAS)
+#endif
+#if defined(FA_MASK_MOD)
+#define FAI_MASKS 1
+#else
+#define FAI_MASKS FAI_HAS(FA_BLOCK_MASK | FA_TREE_MASK)
+#endif
+#define FAI_HEAVY (FAI_SCORES || FAI_MASKS || FAI_HAS(FA_DROPOUT)) /* takes registers */
+
 /* Tiles by (arch = __CUDA_ARCH__, larger head dim). Two m16 matrices of a warp share each B fragment, which halves what is
  * read of K and V from shared memory, at one accumulator register a thread for every 16 elements; up to 128 dims that fits,
  * beyond it a warp has 16 rows. sm_86, 89 and 120 have 99 KB of shared memory a block, sm_80 163, sm_90 and 100 227. */
@@ -294,9 +309,10 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
 #define FAI_TABLE_WARPS(arch) 8
 #define FAI_TABLE_STAGES(arch) 1
 #else
-/* sm_80: one block of 8 warps, 128 KB; elsewhere 96 KB: from sm_90 twice an SM, and all that sm_86, 89 and 120 have */
+/* sm_80: one block of 8 warps, 128 KB; elsewhere 96 KB: from sm_90 twice an SM, and all that sm_86, 89 and 120 have.
+ * 32 keys where 64 would spill */
 #define FAI_TABLE_M(arch) ((arch) == 800 ? 128 : 64)
-#define FAI_TABLE_N(arch) 64
+#define FAI_TABLE_N(arch) (FAI_HEAVY ? 32 : 64)
 #define FAI_TABLE_WARPS(arch) ((arch) == 800 ? 8 : 4)
 #define FAI_TABLE_STAGES(arch) 1
 #endif
@@ -347,17 +363,17 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
         THREADS = FAI_THREADS, \
         MT = FAI_MT, \
         /* in registers: 32 of them, too many next to those that features take */ \
-        Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_SCORES && !FAI_MASKS && !FAI_HAS(FA_DROPOUT) \
+        Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
     };
-FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) && (FAI_MT == 1 || FAI_MT == 2),
-                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS");
+FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) && (FAI_MT == 1 || FAI_MT == 2) &&
+                     FAI_THREADS <= 512,
+                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS, and FA_WARPS 1..16");
 FA_STATIC_ASSERT(FAI_BN >= 16 && FAI_BN <= 128 && FAI_BN % 16 == 0,
                  "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128");
 FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 2,
                  "flashattn_cuda.cuh: FA_STAGES must be 1 or 2");
 
 #define FAI_ISA cuda
-#define FAI_HAS(features) (((FA_FEATURES) & (features)) != 0)
 #if FA_DTYPE == FA_BF16
 #define FAI_MMA fai_mma_m16n8k16_f32_bf16
 #define FAI_PACK fai_cvt_rn_bf16x2_f32
@@ -368,18 +384,6 @@ FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 
 #define FAI_PACK fai_cvt_rn_f16x2_f32
 #define FAI_FMA2 fai_fma_rn_f16x2
 #define FAI_EXPONENT 0x7c00u
-#endif
-
-/* what is compiled in besides the plain kernel */
-#if defined(FA_SCORE_MOD)
-#define FAI_SCORES 1
-#else
-#define FAI_SCORES FAI_HAS(FA_SOFTCAP | FA_ALIBI | FA_BIAS)
-#endif
-#if defined(FA_MASK_MOD)
-#define FAI_MASKS 1
-#else
-#define FAI_MASKS FAI_HAS(FA_BLOCK_MASK | FA_TREE_MASK)
 #endif
 
 #if defined(FA_SCORE_MOD)
@@ -606,6 +610,23 @@ FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, 
 #endif
 }
 
+/* The tile to the left of `first` in which some row sees a key; less than end if there is none. All threads ask. */
+FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) *t, int32_t first, int32_t end) {
+    FAI_SIZES
+    first -= BN;
+    if (!FAI_HAS(FA_BLOCK_MASK) || !a->block_mask.data) return first;
+    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
+    const FAI_(row) at = FAI_(find)(t, threadIdx.x % BM);
+    for (; first >= end; first -= BN) {
+        const int32_t stop = first + BN < t->any.hi ? first + BN : t->any.hi;
+        int visible = 0;
+        for (int32_t j = first; j < stop && !visible; j = (j / a->block_mask.block_k + 1) * a->block_mask.block_k)
+            visible = fa_block_visible(a, &seq, at.h, at.i, j);
+        if (__syncthreads_or(visible)) break;
+    }
+    return first;
+}
+
 /* S of keys from `first` on: what a row does not see becomes -inf. */
 FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4], int32_t first, int row) {
     FAI_SIZES
@@ -623,15 +644,14 @@ FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][
     }
 }
 
-/* Random bits of the keys 2 number, 2 number + 1 of a block of 8; chosen without an index, which would need a stack. */
-FAI_ATOM uint32_t FAI_(dropout_word)(const fa_args *a, int32_t b, FAI_(row) at, int32_t block, uint32_t number) {
-    uint32_t bits[4];
-    fai_dropout_bits(a, b, at.h, at.i, block, bits);
-    const uint32_t low = number & 1 ? bits[1] : bits[0], high = number & 1 ? bits[3] : bits[2];
-    return number & 2 ? high : low;
+/* x[n] without an index, which would need a stack */
+FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
+    const uint32_t low = n & 1 ? x[1] : x[0], high = n & 1 ? x[3] : x[2];
+    return n & 2 ? high : low;
 }
 
-/* P of keys from `first` on: what is dropped becomes 0. A quad's lanes share the Philox words of 8 keys. */
+/* P of keys from `first` on: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose bits are one word of
+ * four that Philox makes at once: each lane makes those of another 8 keys, then they change words. */
 FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float p[FAI_MT][FAI_BN / 8][4], int32_t first, int row) {
     FAI_SIZES
     const uint32_t below = fa_dropout_threshold(a->dropout_p), quad = threadIdx.x % 4;
@@ -639,10 +659,17 @@ FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float p[FAI_M
     for (int n = 0; n < MT * 2; n++) {
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
 #pragma unroll
-        for (int c = 0; c < BN / 8; c++) {
-            const uint32_t word = FAI_(dropout_word)(a, t->b, at, first / 8 + c, quad);
-            if ((word & 0xffff) < below) p[n / 2][c][n % 2 * 2] = 0;
-            if (word >> 16 < below) p[n / 2][c][n % 2 * 2 + 1] = 0;
+        for (int c = 0; c < BN / 8; c += 4) {
+            uint32_t made[4], got[4]; /* words of keys 8 (c + quad) and on; word `quad` of keys 8 (c + (quad ^ x)) and on */
+            fai_dropout_bits(a, t->b, at.h, at.i, first / 8 + c + (int32_t)quad, made);
+#pragma unroll
+            for (int x = 0; x < 4; x++) got[x] = fai_shfl_sync_bfly_b32(FAI_(pick)(made, quad ^ x), x);
+#pragma unroll
+            for (int x = 0; x < 4 && c + x < BN / 8; x++) {
+                const uint32_t word = FAI_(pick)(got, quad ^ x);
+                if ((word & 0xffff) < below) p[n / 2][c + x][n % 2 * 2] = 0;
+                if (word >> 16 < below) p[n / 2][c + x][n % 2 * 2 + 1] = 0;
+            }
         }
     }
 }
@@ -833,8 +860,12 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int mask
                 const FAI_(row) at = FAI_(find)(t, r);
                 const fa_range keys = FAI_(keys)(a, t, at.i);
                 if (j < keys.lo || j >= keys.hi || !FAI_(visible)(a, t, at, j)) continue;
-                const uint32_t word = FAI_HAS(FA_DROPOUT) ? FAI_(dropout_word)(a, t->b, at, j / 8, j % 8 / 2) : 0;
-                if (FAI_HAS(FA_DROPOUT) && (word >> j % 2 * 16 & 0xffff) < fa_dropout_threshold(a->dropout_p)) continue;
+                if (FAI_HAS(FA_DROPOUT)) {
+                    uint32_t bits[4];
+                    fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
+                    const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
+                    if ((word >> j % 2 * 16 & 0xffff) < fa_dropout_threshold(a->dropout_p)) continue;
+                }
                 const int64_t o = fai_offset_q(&seq, so, at.i, at.h) + d;
                 fa_store(a->o.data, o, FA_DTYPE, fa_load(a->o.data, o, FA_DTYPE) + fa_load(from, d, FA_DTYPE));
             }
@@ -864,7 +895,8 @@ static __global__ void __launch_bounds__(FAI_THREADS) FAI_(forward_kernel)(const
     FAI_(clear)(&args, t, o, m, l, row);
 
     /* load Q, and K (V) of the last tile that has a visible key */
-    const int32_t end = t->any.lo / BN * BN, last = t->any.lo < t->any.hi ? (t->any.hi - 1) / BN * BN : end - BN;
+    const int32_t end = t->any.lo / BN * BN;
+    const int32_t last = t->any.lo < t->any.hi ? FAI_(next)(&args, t, (t->any.hi - 1) / BN * BN + BN, end) : end - BN;
     uint32_t stage = 0;
     int infinite = 0;
     if (last >= end) {
@@ -872,7 +904,8 @@ static __global__ void __launch_bounds__(FAI_THREADS) FAI_(forward_kernel)(const
         FAI_(load_kv)(&args, t, &args.k, gk, last, shared + SK, D);
         if (STAGES == 2) FAI_(load_kv)(&args, t, &args.v, gv, last, shared + SV, DV);
     }
-    for (int32_t first = last; first >= end; first -= BN) { /* right to left: the tiles to mask are the first and the last */
+    for (int32_t first = last, next; first >= end; first = next) { /* right to left: first and last are masked, if any */
+        next = FAI_(next)(&args, t, first, end);
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         fai_cp_async_wait_all();
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
@@ -880,9 +913,9 @@ static __global__ void __launch_bounds__(FAI_THREADS) FAI_(forward_kernel)(const
         __syncthreads(); /* K is there (and V, in 2 stages), for all; nobody reads the other stage (V) any more */
         if (first == last && Q_STAYS) FAI_(fragments_q)(rq, sq);
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
-        if (STAGES == 2 && first > end) {
-            FAI_(load_kv)(&args, t, &args.k, gk, first - BN, shared + SK + (STAGE - stage), D);
-            FAI_(load_kv)(&args, t, &args.v, gv, first - BN, shared + SV + (STAGE - stage), DV);
+        if (STAGES == 2 && next >= end) {
+            FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK + (STAGE - stage), D);
+            FAI_(load_kv)(&args, t, &args.v, gv, next, shared + SV + (STAGE - stage), DV);
         }
 
         float s[MT][BN / 8][4]; /* (MT, BN/8, C4) */
@@ -896,7 +929,7 @@ static __global__ void __launch_bounds__(FAI_THREADS) FAI_(forward_kernel)(const
             fai_cp_async_wait_all();
             if (mask) infinite |= FAI_(make_finite)(shared + SV);
             __syncthreads(); /* V is there, for all; nobody reads K any more */
-            if (first > end) FAI_(load_kv)(&args, t, &args.k, gk, first - BN, shared + SK, D);
+            if (next >= end) FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK, D);
         }
         FAI_(gemm_pv)(o, s, sv + stage);
         if (STAGES == 2) stage = STAGE - stage;
@@ -937,11 +970,21 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
     if (e != cudaSuccess) return fai_cuda_status(args, e);
     const int arch = attributes.ptxVersion * 10;
     const int64_t tiles = FAI_(tiles)(args, FAI_TILE_M(arch)), heads = (int64_t)args->batch * fai_num_heads_k(args);
+    const int64_t group = args->num_heads / fai_num_heads_k(args);
+    if (group >= 1 << 22) return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
     if (tiles > INT32_MAX / heads) return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * heads, 1, INT32_MAX);
     launch->kernel = kernel, launch->arch = arch;
     launch->grid = (unsigned)(tiles * heads), launch->block = FAI_TILE_WARPS(arch) * 32;
     launch->shared = FAI_TILE_SHARED(arch);
-    return fai_cuda_status(args, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch->shared));
+    e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch->shared);
+    if (e == cudaSuccess) return FA_OK;
+    (void)cudaGetLastError(); /* this call answers for it */
+    int device = 0, most = 0;
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
+        (size_t)most < launch->shared)
+        return fai_fail(args, FA_ERR_CUDA_SHARED, "shared memory", -1, (double)launch->shared, 0, most);
+    return fai_cuda_status(args, e);
 }
 
 /* Bytes of device memory that the call needs: none. */
@@ -962,13 +1005,10 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
                                                   stream));
 }
 
-#undef FAI_MASKS
-#undef FAI_SCORES
 #undef FAI_EXPONENT
 #undef FAI_FMA2
 #undef FAI_PACK
 #undef FAI_MMA
-#undef FAI_HAS
 #undef FAI_ISA
 #undef FAI_SIZES
 #undef FAI_MT
@@ -985,6 +1025,10 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_TABLE_N
 #undef FAI_TABLE_M
 #undef FAI_LITTLE_SHARED
+#undef FAI_HEAVY
+#undef FAI_MASKS
+#undef FAI_SCORES
+#undef FAI_HAS
 #undef FAI_DIM
 #undef FA_STAGES
 #undef FA_WARPS
