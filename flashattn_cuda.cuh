@@ -357,7 +357,7 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
 
 /* Q, then the stages of K and V, [K V] [K V], whose place O takes at the end; then what the threads have
  * in common */
-#define FAI_TILE_SHARED(arch) (FAI_TILE_BYTES(arch) + 44 + FAI_TILE_M(arch) * 4)
+#define FAI_TILE_SHARED(arch) (FAI_TILE_BYTES(arch) + offsetof(FAI_(tile), row) + FAI_TILE_M(arch) * 4)
 #define FAI_TILE_BYTES(arch) \
     (2 * (FAI_TILE_M(arch) * FA_HEAD_DIM_V > \
                   FAI_TILE_M(arch) * FA_HEAD_DIM + \
