@@ -3,6 +3,10 @@
 #define FA_HEAD_DIM 64
 #include "flashattn.h"
 
+#define FA_NAME attn64 // the CUDA kernel beside the CPU kernel of the same name
+#define FA_HEAD_DIM 64
+#include "flashattn_cuda.cuh"
+
 __global__ void visible_keys(fa_args args, int32_t *count, float *first) {
     int32_t b = (int32_t)blockIdx.x, i = (int32_t)threadIdx.x;
     fa_sequence s = fa_get_sequence(&args, b);
@@ -22,5 +26,5 @@ __global__ void visible_keys(fa_args args, int32_t *count, float *first) {
 
 int main() {
     fa_args args = {};
-    return attn64_check(&args) == FA_OK || attn64_info.head_dim != 64;
+    return attn64_check(&args) == FA_OK || attn64_forward_cuda(&args, nullptr, 0, 0) == FA_OK || attn64_info.head_dim != 64;
 }

@@ -1,5 +1,6 @@
 #!/bin/sh
-# tests/compile/nvcc.sh - flashattn.h under nvcc: its host pass, and the shared helpers in a kernel.
+# tests/compile/nvcc.sh - flashattn.h under nvcc: its host pass, and the shared helpers in a kernel; and
+# flashattn_cuda.cuh.
 
 cd "$(dirname "$0")/../.." || exit 1
 mkdir -p build/compile

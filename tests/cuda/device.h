@@ -1,5 +1,5 @@
-/* device.h - problems of fa_problem.h on a GPU: their memory is copied as it is, guards and all, and the pointers of fa_args
- * with it. An ordinary CUDA program; on the PTX machine, ptx_findings and ptx_counter say more. */
+/* device.h - problems of fa_problem.h on a GPU: their memory is copied as it is, guards and all, and fa_args points
+ * to the copies. An ordinary CUDA program; the PTX machine sees more. */
 #ifndef TESTS_CUDA_DEVICE_H
 #define TESTS_CUDA_DEVICE_H
 
@@ -32,21 +32,28 @@ static int device_upload(const fap_problem *p, device_copy *c) {
     c->count = p->num_blocks, c->args = p->args;
     for (int n = 0; n < c->count; n++)
         if (!device_ok(cudaMalloc(&c->blocks[n], (size_t)p->sizes[n]), "cudaMalloc") ||
-            !device_ok(cudaMemcpy(c->blocks[n], p->blocks[n], (size_t)p->sizes[n], cudaMemcpyHostToDevice), "cudaMemcpy"))
+            !device_ok(cudaMemcpy(c->blocks[n], p->blocks[n], (size_t)p->sizes[n], cudaMemcpyHostToDevice),
+                       "cudaMemcpy"))
             return 0;
 #define MOVE(type, field) c->args.field = (type *)device_address(p, c, p->args.field);
-    MOVE(const void, q.data) MOVE(const void, k.data) MOVE(const void, v.data) MOVE(void, o.data) MOVE(void, lse.data)
-    MOVE(const int32_t, cu_seqlens_q) MOVE(const int32_t, cu_seqlens_k) MOVE(const int32_t, seqused_q)
-    MOVE(const int32_t, seqused_k) MOVE(const int32_t, block_table) MOVE(const float, alibi_slopes) MOVE(const void, bias.data)
-    MOVE(const float, sink) MOVE(const uint8_t, block_mask.data) MOVE(const uint32_t, tree_mask.data)
+    MOVE(const void, q.data)
+    MOVE(const void, k.data) MOVE(const void, v.data) MOVE(void, o.data) MOVE(void, lse.data)
+        MOVE(const int32_t, cu_seqlens_q) MOVE(const int32_t, cu_seqlens_k) MOVE(const int32_t, seqused_q)
+            MOVE(const int32_t, seqused_k) MOVE(const int32_t, block_table) MOVE(const float, alibi_slopes)
+                MOVE(const void, bias.data) MOVE(const float, sink) MOVE(const uint8_t, block_mask.data)
+                    MOVE(const uint32_t, tree_mask.data)
 #undef MOVE
-    return 1;
+                        return 1;
 }
 
 /* What the kernel wrote, and what it should not have, back into the problem. */
 static int device_download(const fap_problem *p, const device_copy *c) {
-    return device_ok(cudaMemcpy(p->o.bytes, device_address(p, c, p->o.bytes), p->o.size, cudaMemcpyDeviceToHost), "o") &&
-           device_ok(cudaMemcpy(p->lse.bytes, device_address(p, c, p->lse.bytes), p->lse.size, cudaMemcpyDeviceToHost), "lse");
+    return device_ok(
+               cudaMemcpy(p->o.bytes, device_address(p, c, p->o.bytes), p->o.size, cudaMemcpyDeviceToHost),
+               "o") &&
+           device_ok(cudaMemcpy(p->lse.bytes, device_address(p, c, p->lse.bytes), p->lse.size,
+                                cudaMemcpyDeviceToHost),
+                     "lse");
 }
 
 /* Runs the instance on problem p; its outputs are in p then. */

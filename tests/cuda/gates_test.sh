@@ -1,5 +1,5 @@
 #!/bin/sh
-# tests/cuda/gates_test.sh - what ptxas makes of the kernels of flashattn_cuda.cuh: no spill, no stack, tensor cores.
+# tests/cuda/gates_test.sh - what ptxas makes of flashattn_cuda.cuh: no spill, no stack, tensor cores.
 
 cd "$(dirname "$0")/../.." || exit 1
 passed=0 failed=0

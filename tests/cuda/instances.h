@@ -132,17 +132,19 @@ static const fa_cuda_info *const full[] = {&bf16_64_cuda_info, &f16_128_cuda_inf
 #include "flashattn_cuda.cuh"
 
 static const fa_cuda_info *const dims[] = {
-    &bf16_64_cuda_info,  &f16_128_cuda_info,     &f16_48_cuda_info,     &bf16_128_cuda_info,  &bf16_256_cuda_info,
-    &f16_64_cuda_info,   &bf16_16_cuda_info,     &bf16_32_cuda_info,    &bf16_80_cuda_info,   &f16_96_cuda_info,
-    &bf16_112_cuda_info, &f16_144_cuda_info,     &bf16_160_cuda_info,   &bf16_176_cuda_info,  &bf16_192_cuda_info,
-    &f16_208_cuda_info,  &bf16_224_cuda_info,    &bf16_240_cuda_info,   &f16_256_cuda_info,   &bf16_192_128_cuda_info,
+    &bf16_64_cuda_info,     &f16_128_cuda_info,   &f16_48_cuda_info,   &bf16_128_cuda_info,
+    &bf16_256_cuda_info,    &f16_64_cuda_info,    &bf16_16_cuda_info,  &bf16_32_cuda_info,
+    &bf16_80_cuda_info,     &f16_96_cuda_info,    &bf16_112_cuda_info, &f16_144_cuda_info,
+    &bf16_160_cuda_info,    &bf16_176_cuda_info,  &bf16_192_cuda_info, &f16_208_cuda_info,
+    &bf16_224_cuda_info,    &bf16_240_cuda_info,  &f16_256_cuda_info,  &bf16_192_128_cuda_info,
     &bf16_64_128_cuda_info, &f16_16_256_cuda_info};
 
 /* ---- hooks ------------------------------------------------------------------------------- */
 
 #define HOOK_SCORE(s, b, h, i, j) \
     ((s) * ((h) % 2 ? 0.5f : 2.0f) + ((i) > (j) ? 0.25f : 0.0f) - ((b) == 1 ? 1.0f : 0.0f) * ((j) % 3 == 1))
-#define HOOK_MASK(b, h, i, j) (((i) + 2 * (j) + (h) + (b)) % 3 != 0 ? 4 : 0) /* any nonzero number means visible */
+#define HOOK_MASK(b, h, i, j) \
+    (((i) + 2 * (j) + (h) + (b)) % 3 != 0 ? 4 : 0) /* any nonzero number means visible */
 
 #define FA_NAME bf16_64_both
 #define FA_HEAD_DIM 64

@@ -36,7 +36,9 @@ static int check_case(const fa_cuda_info *instance, const char *format, ...) {
     fap_unit = 8;
     if (!fap_build(&p, line, &instance->info)) return 0;
     ok = device_forward(instance, &p) && fap_judge(&p, instance->info.name);
-    if (!ok) printf("#     %s: %s\n", instance->info.name, line), cudaDeviceReset(); /* a broken context is of no use to others */
+    if (!ok)
+        printf("#     %s: %s\n", instance->info.name, line),
+            cudaDeviceReset(); /* a broken context is of no use to others */
     fap_free(&p);
     return ok;
 }
@@ -48,8 +50,10 @@ static const int edges[] = {1, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129};
 FA_TEST(edges_of_tiles) {
     for (int q = 0; q < COUNT(edges); q++)
         for (int k = q % 2; k < COUNT(edges); k += 2) {
-            FA_EXPECT(check_case(&bf16_64_cuda_info, "sq=%d sk=%d seed=%d causal=%d", edges[q], edges[k], q, k / 2 % 2));
-            FA_EXPECT(check_case(&f16_48_cuda_info, "sq=%d sk=%d seed=%d causal=%d", edges[k], edges[q], k, k / 2 % 2));
+            FA_EXPECT(check_case(&bf16_64_cuda_info, "sq=%d sk=%d seed=%d causal=%d", edges[q], edges[k], q,
+                                 k / 2 % 2));
+            FA_EXPECT(check_case(&f16_48_cuda_info, "sq=%d sk=%d seed=%d causal=%d", edges[k], edges[q], k,
+                                 k / 2 % 2));
         }
 }
 
@@ -65,26 +69,29 @@ FA_TEST(grouped_heads) {
     static const int lengths[] = {1, 2, 7, 13, 33};
     for (int n = 0; n < COUNT(heads); n++)
         for (int s = 0; s < COUNT(lengths); s++)
-            FA_EXPECT(check_case(full[(n + s) % COUNT(full)], "b=2 hq=%d hk=%d sq=%d sk=%d causal=%d seed=%d", heads[n][0],
-                                 heads[n][1], lengths[s], 20 + 9 * s, (n + s) % 2, n));
+            FA_EXPECT(check_case(full[(n + s) % COUNT(full)], "b=2 hq=%d hk=%d sq=%d sk=%d causal=%d seed=%d",
+                                 heads[n][0], heads[n][1], lengths[s], 20 + 9 * s, (n + s) % 2, n));
 }
 
 FA_TEST(rows_without_keys) {
     for (int n = 0; n < COUNT(full); n++)
-        for (int sk = 0; sk <= 70; sk += 35) FA_EXPECT(check_case(full[n], "b=2 hq=2 sq=131 sk=%d causal=1", sk));
+        for (int sk = 0; sk <= 70; sk += 35)
+            FA_EXPECT(check_case(full[n], "b=2 hq=2 sq=131 sk=%d causal=1", sk));
 }
 
 FA_TEST(layouts) {
     for (int n = 0; n < COUNT(full); n++)
         for (int l = 0; l < FAP_NUM_LAYOUTS; l++)
-            FA_EXPECT(check_case(full[n], "b=2 hq=4 hk=2 sq=35 sk=70 causal=1 layout=%s", fap_layout_names[l]));
+            FA_EXPECT(
+                check_case(full[n], "b=2 hq=4 hk=2 sq=35 sk=70 causal=1 layout=%s", fap_layout_names[l]));
 }
 
 FA_TEST(varlen) {
     for (int n = 0; n < COUNT(full); n++)
         for (int seed = 0; seed < 4; seed++)
-            FA_EXPECT(check_case(full[n], "b=4 hq=4 hk=2 sq=70 sk=90 causal=%d varlen=%d used=%d seed=%d layout=%s", seed % 2,
-                                 seed != 2, (seed + 1) % 3, seed, seed % 2 ? "padded" : "bshd"));
+            FA_EXPECT(check_case(full[n],
+                                 "b=4 hq=4 hk=2 sq=70 sk=90 causal=%d varlen=%d used=%d seed=%d layout=%s",
+                                 seed % 2, seed != 2, (seed + 1) % 3, seed, seed % 2 ? "padded" : "bshd"));
 }
 
 /* ---- features ---------------------------------------------------------------------------- */
@@ -92,14 +99,19 @@ FA_TEST(varlen) {
 /* Alone, under a causal mask, and with grouped heads of sequences of different lengths. */
 FA_TEST(each_feature) {
     static const char *const features[] = {
-        "wl=9",       "wr=20",   "wl=33 wr=5", "page=16", "page=7", "softcap=5", "alibi=1",   "alibi=2", "bias=1",
-        "bias=2",     "bias=3",  "bias=4",     "drop=0.3", "sink=1", "bm=16",     "bm=33",     "nan=1",   "scale=-0.2",
-        "drop=0.9 nan=1", "lse=0", "sink=1 softcap=20 alibi=1 bias=4 drop=0.1 bm=8 page=9"};
+        "wl=9",           "wr=20",   "wl=33 wr=5",
+        "page=16",        "page=7",  "softcap=5",
+        "alibi=1",        "alibi=2", "bias=1",
+        "bias=2",         "bias=3",  "bias=4",
+        "drop=0.3",       "sink=1",  "bm=16",
+        "bm=33",          "nan=1",   "scale=-0.2",
+        "drop=0.9 nan=1", "lse=0",   "sink=1 softcap=20 alibi=1 bias=4 drop=0.1 bm=8 page=9"};
     for (int n = 0; n < COUNT(full); n++)
         for (int f = 0; f < COUNT(features); f++) {
             FA_EXPECT(check_case(full[n], "hq=2 sq=67 sk=133 seed=%d %s", f, features[f]));
             FA_EXPECT(check_case(full[n], "hq=2 sq=67 sk=133 causal=1 seed=%d %s", f, features[f]));
-            FA_EXPECT(check_case(full[n], "b=3 hq=4 hk=2 sq=40 sk=75 varlen=1 used=2 causal=%d seed=%d %s", f % 2, f, features[f]));
+            FA_EXPECT(check_case(full[n], "b=3 hq=4 hk=2 sq=40 sk=75 varlen=1 used=2 causal=%d seed=%d %s",
+                                 f % 2, f, features[f]));
         }
 }
 
@@ -107,7 +119,8 @@ FA_TEST(trees) {
     for (int n = 0; n < COUNT(full); n++)
         for (int tree = 1; tree <= 2; tree++) {
             FA_EXPECT(check_case(full[n], "b=2 hq=4 hk=1 sq=13 sk=140 tree=%d", tree));
-            FA_EXPECT(check_case(full[n], "b=3 hq=2 sq=40 sk=75 tree=%d varlen=1 page=16 layout=padded", tree));
+            FA_EXPECT(
+                check_case(full[n], "b=3 hq=2 sq=40 sk=75 tree=%d varlen=1 page=16 layout=padded", tree));
         }
 }
 
@@ -131,7 +144,8 @@ extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of t
 
 /* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
 FA_TEST(bytes_are_those_of_the_model) {
-    static const int shapes[][4] = {{128, 128, 0}, {256, 512, 0}, {256, 512, 1}, {384, 384, 1}, {200, 203, 0}, {128, 512, 1}};
+    static const int shapes[][4] = {{128, 128, 0}, {256, 512, 0}, {256, 512, 1},
+                                    {384, 384, 1}, {200, 203, 0}, {128, 512, 1}};
     const fa_cuda_info *const instances[] = {&f16_64_cuda_info, &bf16_64_cuda_info, &bf16_128_cuda_info};
     if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
     for (int n = 0; n < 2 * COUNT(shapes); n++) {
@@ -140,11 +154,12 @@ FA_TEST(bytes_are_those_of_the_model) {
         const int *const s = shapes[n / 2];
         FA_REQUIRE(check_case(instance, "b=2 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]));
         if (!ran) continue;
-        const double bytes = (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes"));
-        const fa_io io = fa_io_model(2, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2], info->block_m, info->block_n,
-                                     1, 0);
-        FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name, s[0], s[1], bytes,
-                      io.bytes_flash);
+        const double bytes =
+            (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes"));
+        const fa_io io = fa_io_model(2, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2],
+                                     info->block_m, info->block_n, 1, 0);
+        FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name,
+                      s[0], s[1], bytes, io.bytes_flash);
     }
 }
 
@@ -153,8 +168,10 @@ FA_TEST(no_bank_conflicts) {
     for (int n = 0; n < COUNT(dims); n++) {
         FA_REQUIRE(check_case(dims[n], "sq=130 sk=130"));
         if (!ran) continue;
-        const double got = (double)ptx_counter("shared_wavefronts"), ideal = (double)ptx_counter("shared_wavefronts_ideal");
-        FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", dims[n]->info.name, got, ideal);
+        const double got = (double)ptx_counter("shared_wavefronts"),
+                     ideal = (double)ptx_counter("shared_wavefronts_ideal");
+        FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", dims[n]->info.name, got,
+                      ideal);
     }
 }
 
@@ -173,7 +190,8 @@ FA_TEST(drops_what_the_cpu_drops) {
     for (size_t n = 0; n < (p.o.size - 512) / 2; n++)
         worst = fmax(worst, fabs((double)fa_load(p.o.place.data, (int64_t)n, FA_BF16) -
                                  (double)fa_load(q.o.place.data, (int64_t)n, FA_BF16)));
-    FA_EXPECT_MSG(worst < 0.05, "differs by %g", worst); /* an element more or less is 1/20 of a row and more */
+    FA_EXPECT_MSG(worst < 0.05, "differs by %g",
+                  worst); /* an element more or less is 1/20 of a row and more */
     fap_free(&p), fap_free(&q);
 }
 
@@ -205,8 +223,9 @@ FA_TEST(bad_arguments) {
     REFUSED(FA_ERR_O_OVERLAP, a.o.data = (void *)a.q.data)
     REFUSED(FA_ERR_SCALE, a.softmax_scale = NAN)
     REFUSED(FA_ERR_PAGE_SIZE, a.block_table = (const int32_t *)a.lse.data)
-    REFUSED(FA_ERR_CUDA_GRID, a.batch = 1 << 20; a.seqlen_q = 1 << 20; a.q.stride_b = a.k.stride_b = a.v.stride_b = FA_BROADCAST;
-            a.o.stride_s = 256; a.o.stride_h = 64; a.o.stride_b = (int64_t)1 << 28; a.o.data = (void *)((uintptr_t)1 << 52); a.lse.data = NULL)
+    REFUSED(FA_ERR_CUDA_GRID, a.batch = 1 << 20; a.seqlen_q = 1 << 20;
+            a.q.stride_b = a.k.stride_b = a.v.stride_b = FA_BROADCAST; a.o.stride_s = 256; a.o.stride_h = 64;
+            a.o.stride_b = (int64_t)1 << 28; a.o.data = (void *)((uintptr_t)1 << 52); a.lse.data = NULL)
 #undef REFUSED
     a = c.args, a.causal = 1;
     FA_EXPECT(f16_256_cuda_info.forward(&a, NULL, 0, 0) == FA_ERR_NEEDS_CAUSAL);
@@ -230,7 +249,8 @@ FA_TEST(graph) {
     FA_REQUIRE(device_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate"));
     for (int n = 0; n < 2; n++) {
         FA_EXPECT(device_ok(cudaMemset(device_address(&p, &c, p.o.bytes), 0xff, p.o.size), "memset"));
-        FA_EXPECT(device_ok(cudaGraphLaunch(exec, stream), "launch") && device_ok(cudaStreamSynchronize(stream), "graph"));
+        FA_EXPECT(device_ok(cudaGraphLaunch(exec, stream), "launch") &&
+                  device_ok(cudaStreamSynchronize(stream), "graph"));
         FA_EXPECT(device_download(&p, &c) && fap_judge(&p, "graph"));
     }
     cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);

@@ -25,7 +25,8 @@ FA_TEST(columns_of_8_rows_have_no_conflicts) {
             for (int chunk = 0; chunk < dim / 8; chunk++) {
                 int banks = 0;
                 for (int row = row0; row < row0 + 8; row++) banks |= 1 << FAI_AT(dim, row, chunk) / 16 % 8;
-                FA_EXPECT_MSG(banks == 255, "dim %d, row %d, chunk %d: %x", dim, row0, chunk, (unsigned)banks);
+                FA_EXPECT_MSG(banks == 255, "dim %d, row %d, chunk %d: %x", dim, row0, chunk,
+                              (unsigned)banks);
             }
 }
 
@@ -37,7 +38,8 @@ FA_TEST(copies_have_no_conflicts) {
                 int banks = 0;
                 for (int t = thread0; t < thread0 + 8; t++)
                     banks |= 1 << FAI_AT(dim, t / FAI_GROUP(dim), column + t % FAI_GROUP(dim)) / 16 % 8;
-                FA_EXPECT_MSG(banks == 255, "dim %d, thread %d, column %d: %x", dim, thread0, column, (unsigned)banks);
+                FA_EXPECT_MSG(banks == 255, "dim %d, thread %d, column %d: %x", dim, thread0, column,
+                              (unsigned)banks);
             }
 }
 
