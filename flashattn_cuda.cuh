@@ -895,9 +895,9 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
     }
 }
 
-/* Adds the elements of V that the kernel has taken for 0 to the rows that see them. A thread has its own
- * columns. */
-FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int masked) {
+/* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles that are masked
+ * in part, or everywhere. A thread has its own columns. */
+FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere) {
     FAI_SIZES
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
@@ -906,7 +906,7 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int mask
     __syncthreads(); /* O is written */
     for (int32_t j = t->any.lo; j < t->any.hi; j++) {
         const int32_t first = j / BN * BN;
-        if (!masked && first >= t->all.lo && first + BN <= t->all.hi)
+        if (!everywhere && first >= t->all.lo && first + BN <= t->all.hi)
             continue; /* whole tiles are right already */
         const uint16_t *from =
             gv.from + (FAI_HAS(FA_PAGED) && a->block_table ? FAI_(paged)(a, t, &a->v, gv, (uint32_t)j, DV)
@@ -949,6 +949,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     const uint32_t sv = shared + SV + FAI_AT(DV, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
     const FAI_(source) gk = FAI_(open)(&args, t, &args.k, D), gv = FAI_(open)(&args, t, &args.v, DV);
     const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
+    const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
     const float scale = fmaxf(args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D), 1e-37f);
 
     uint32_t rq[MT][D / 16][4];                   /* (MT, D/16, A4) */
@@ -972,7 +973,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         fai_cp_async_wait_all();
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
-        if (STAGES == 2 && mask) infinite |= FAI_(make_finite)(shared + SV + stage);
+        if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage);
         __syncthreads(); /* K is there (V too, in 2 stages), for all; nobody reads the other stage (V) any more */
         if (first == last && Q_STAYS) FAI_(fragments_q)(rq, sq);
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
@@ -986,11 +987,11 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         if (FAI_SCORES && modified) FAI_(modify)(&args, t, s, first, row, scale);
         if (mask) FAI_(mask)(&args, t, s, first, row);
         FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E);
-        if (FAI_HAS(FA_DROPOUT) && args.dropout_p > 0) FAI_(dropout)(&args, t, s, first, row);
+        if (drops) FAI_(dropout)(&args, t, s, first, row);
 
         if (STAGES == 1) {
             fai_cp_async_wait_all();
-            if (mask) infinite |= FAI_(make_finite)(shared + SV);
+            if (mask || drops) infinite |= FAI_(make_finite)(shared + SV);
             __syncthreads(); /* V is there, for all; nobody reads K any more */
             if (next >= end) FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK, D);
         }
@@ -999,7 +1000,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     }
     infinite = __syncthreads_or(infinite); /* nobody reads shared memory any more: it is free for O */
     FAI_(epilogue)(&args, t, o, m, l, shared, row);
-    if (infinite) FAI_(add_infinite)(&args, t, masked);
+    if (infinite) FAI_(add_infinite)(&args, t, masked || drops);
 }
 
 /* ======================================================================================== */

@@ -115,6 +115,26 @@ FA_TEST(each_feature) {
         }
 }
 
+/* Elements of V that are NaN or infinite, of keys that are finite: rows that see them have them, others do not. */
+FA_TEST(infinite_values) {
+    static const char *const lines[] = {"hq=2 sq=60 sk=90 causal=1", "hq=4 hk=2 sq=60 sk=90 causal=1 page=16",
+                                        "hq=2 sq=60 sk=150 wl=30 wr=9", "sq=60 sk=90 bm=16", "sq=60 sk=90",
+                                        "hq=2 sq=60 sk=150 causal=1 drop=0.5", "hq=2 sq=20 sk=90 tree=1"};
+    for (int n = 0; n < COUNT(full) * COUNT(lines); n++) {
+        const fa_cuda_info *const instance = full[n % COUNT(full)];
+        fap_problem p;
+        fap_unit = 8;
+        FA_REQUIRE(fap_build(&p, lines[n / COUNT(full)], &instance->info));
+        const int dv = instance->info.head_dim_v, last = p.spec.sk - 1;
+        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 40, 0) + 3, p.spec.kv, NAN);
+        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 50, 0) + 9, p.spec.kv, INFINITY);
+        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 71, 0) + 9, p.spec.kv, -INFINITY);
+        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, last, 0) + dv - 1, p.spec.kv, -INFINITY);
+        FA_EXPECT_MSG(device_forward(instance, &p) && fap_judge(&p, instance->info.name), "%s", lines[n / COUNT(full)]);
+        fap_free(&p);
+    }
+}
+
 FA_TEST(trees) {
     for (int n = 0; n < COUNT(full); n++)
         for (int tree = 1; tree <= 2; tree++) {
