@@ -20,6 +20,7 @@ jobs=$(nproc 2>/dev/null || echo 2)
 if [ "$1" != --step ]; then
     rm -rf "$log"
     mkdir -p "$log"
+    : >"$log/counts"
 fi
 
 have() { for tool; do command -v "$tool" >/dev/null 2>&1 || return 1; done; }

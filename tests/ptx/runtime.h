@@ -55,7 +55,7 @@ cudaError_t ptx_fail(cudaError_t e, const char *format, ...) __attribute__((form
 
 typedef struct Function { /* one __global__ function of the program; a cudaKernel_t points to it */
     struct Binary *binary;
-    const void *host; /* address of the stub, what the program calls the kernel by */
+    const void *host; /* the host function that launches it: the program's name for it */
     const char *name;
     Kernel *kernel;         /* NULL until first needed */
     int max_dynamic_shared; /* as set, or -1 */
