@@ -4,6 +4,7 @@
 
 #include "fa_test.h"
 #include <cuda_runtime.h>
+#include <string>
 #include <vector>
 
 #if __CUDA_ARCH_LIST__ >= 900
@@ -55,6 +56,23 @@ static inline bool finished(void) {
     if (e == cudaSuccess) e = cudaGetLastError();
     if (e != cudaSuccess) cudaDeviceReset(); /* or all further calls would fail, too */
     return FA_EXPECT_MSG(e == cudaSuccess, "%s", cudaGetErrorString(e));
+}
+
+/* The launch fails, and its finding says `what` and names the line of the file. */
+template <class Launch>
+static inline void expect_finding_at(const char *name, const char *file, int line, const char *what, Launch launch) {
+    const char *slash = strrchr(file, '/');
+    const std::string where = std::string(slash ? slash + 1 : file) + ":" + std::to_string(line);
+    ptx_expect_findings(true);
+    launch();
+    bool failed = cudaGetLastError() != cudaSuccess; /* some schedules run the kernel when somebody waits for it */
+    failed |= cudaDeviceSynchronize() != cudaSuccess;
+    cudaGetLastError();
+    const std::string text = ptx_last_findings();
+    ptx_expect_findings(false);
+    FA_EXPECT_MSG(failed, "%s: the launch succeeds", name);
+    FA_EXPECT_MSG(strstr(text.c_str(), what) && strstr(text.c_str(), where.c_str()),
+                  "%s: no \"%s\" at %s in \"%s\"", name, what, where.c_str(), text.c_str());
 }
 
 #endif

@@ -1111,20 +1111,7 @@ __global__ void __cluster_dims__(2) exited_cta(uint8_t *p) {
 
 static void expect_finding(const char *name, int line, const char *what, void (*kernel)(uint8_t *),
                            uint8_t *p, int blocks = 1) {
-    char where[64];
-    snprintf(where, sizeof where, "%s:%d", strrchr(__FILE__, '/') ? strrchr(__FILE__, '/') + 1 : __FILE__,
-             line);
-    ptx_expect_findings(true);
-    kernel<<<blocks, 32>>>(p);
-    bool failed =
-        cudaGetLastError() != cudaSuccess; /* some schedules run the kernel only when somebody waits for it */
-    failed |= cudaDeviceSynchronize() != cudaSuccess;
-    cudaGetLastError();
-    std::string text = ptx_last_findings();
-    ptx_expect_findings(false);
-    FA_EXPECT_MSG(failed, "%s: the launch succeeds", name);
-    FA_EXPECT_MSG(strstr(text.c_str(), what) && strstr(text.c_str(), where), "%s: no \"%s\" at %s in \"%s\"",
-                  name, what, where, text.c_str());
+    expect_finding_at(name, __FILE__, line, what, [&] { kernel<<<blocks, 32>>>(p); });
 }
 #define EXPECT_FINDING(name, what) expect_finding(#name, LINE_##name, what, name, memory.p)
 FA_TEST(findings) {

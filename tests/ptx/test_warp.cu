@@ -554,20 +554,7 @@ BAD_KERNEL(matrix_race, SHARED_TILE asm volatile("stmatrix.sync.aligned.m8n8.x1.
 static void expect_finding(const char *name, int line, const char *what, void (*kernel)(uint32_t *),
                            int threads = LANES) {
     Device<uint32_t> memory(std::vector<uint32_t>(512, 0));
-    char where[64];
-    snprintf(where, sizeof where, "%s:%d", strrchr(__FILE__, '/') ? strrchr(__FILE__, '/') + 1 : __FILE__,
-             line);
-    ptx_expect_findings(true);
-    kernel<<<1, threads>>>(memory.p);
-    bool failed =
-        cudaGetLastError() != cudaSuccess; /* some schedules run the kernel only when somebody waits for it */
-    failed |= cudaDeviceSynchronize() != cudaSuccess;
-    cudaGetLastError();
-    std::string text = ptx_last_findings();
-    ptx_expect_findings(false);
-    FA_EXPECT_MSG(failed, "%s: the launch succeeds", name);
-    FA_EXPECT_MSG(strstr(text.c_str(), what) && strstr(text.c_str(), where), "%s: no \"%s\" at %s in \"%s\"",
-                  name, what, where, text.c_str());
+    expect_finding_at(name, __FILE__, line, what, [&] { kernel<<<1, threads>>>(memory.p); });
 }
 #define EXPECT_FINDING(name, what) expect_finding(#name, LINE_##name, what, name)
 FA_TEST(findings) {
