@@ -65,13 +65,13 @@
 #define FAI_GROUP(dim) \
     ((dim) / 8 % 8 == 0 ? 8 : (dim) / 8 % 4 == 0 ? 4 : 2) /* chunks that are permuted together */
 #define FAI_SWIZZLE(dim, row) ((row) / (8 / FAI_GROUP(dim)) % FAI_GROUP(dim))
-#define FAI_AT(dim, row, chunk) ((row) * (dim) * 2 + ((chunk) ^ FAI_SWIZZLE(dim, row)) * 16)
+#define FAI_AT(dim, row, chunk) ((row) * (dim)*2 + ((chunk) ^ FAI_SWIZZLE(dim, row)) * 16)
 /* From base = tile + FAI_AT(dim, row, chunk), chunk 0 or 1, to the same place 8 n rows and 2 m chunks on:
  * constants if n and m are, as swz(c + 2m) == swz(c) ^ 2m for c < 2, and 8 rows on the permutation is the
  * same. tile: a multiple of 128. */
 #define FAI_MOVE(dim, base, rows, chunks) \
     (((base) ^ (chunks) % FAI_GROUP(dim) * 16) + (chunks) / FAI_GROUP(dim) * FAI_GROUP(dim) * 16 + \
-     (rows) * (dim) * 2)
+     (rows) * (dim)*2)
 
 /*  Fragments of m16n8k16. Lane l holds rows g and g + 8, columns 2t, 2t + 1 of the accumulator, where g = l / 4,
  *  t = l % 4
@@ -215,6 +215,10 @@ typedef struct fa_cuda_info {
     fa_info info;
     size_t (*forward_workspace)(const fa_args *args);
     fa_status (*forward)(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
+    size_t (*backward_workspace)(const fa_args *args); /* NULL in passes that are not compiled in */
+    fa_status (*backward)(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
+    size_t (*decode_workspace)(const fa_args *args);
+    fa_status (*decode)(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
 } fa_cuda_info;
 
 /* A launch that only wants doing: cudaLaunchKernel(kernel, grid, block, {args}, shared, stream). */
@@ -234,32 +238,91 @@ static inline fa_status fai_cuda_status(const fa_args *args, cudaError_t e) {
     return e == cudaSuccess ? FA_OK : fai_fail(args, FA_ERR_CUDA, "cudaError_t", -1, (double)e, 0, 0);
 }
 
-/* Rows of a 16-bit tensor must start at multiples of 16 bytes. */
-static inline fa_status fai_cuda_check_rows(const fa_args *args, const void *data, int64_t b, int64_t s,
-                                            int64_t h, fa_status bad, const char *const field[4]) {
-    const int64_t stride[3] = {b, s, h};
+/* Rows of a tensor must start at multiples of 16 bytes. */
+static inline fa_status fai_cuda_check_rows(const fa_args *args, fa_dtype dtype, const void *data, int64_t b,
+                                            int64_t s, int64_t h, fa_status bad, const char *const field[4]) {
+    const int64_t stride[3] = {b, s, h}, chunk = 16 / (int64_t)fa_sizeof(dtype);
     if ((uintptr_t)data % 16) return fai_fail(args, bad, field[0], -1, (double)((uintptr_t)data % 16), 0, 0);
     for (int n = 0; n < 3; n++)
-        if (stride[n] > 0 && stride[n] % 8)
+        if (stride[n] > 0 && stride[n] % chunk)
             return fai_fail(args, bad, field[n + 1], -1, (double)stride[n], 1, 0);
     return FA_OK;
 }
-#define FAI_CHECK_ROWS(t, T) \
+
+/* Can the GPU read and write at x? Memory of malloc only where the system shares it with the GPU. */
+static inline fa_status fai_cuda_check_pointer(const fa_args *args, const void *x, const char *field) {
+    struct cudaPointerAttributes attributes;
+    int device = 0, shares = 0;
+    if (!x) return FA_OK;
+    cudaError_t e = cudaPointerGetAttributes(&attributes, x);
+    if (e != cudaSuccess) return fai_cuda_status(args, e);
+    if (attributes.type != cudaMemoryTypeUnregistered) return FA_OK;
+    e = cudaGetDevice(&device);
+    if (e == cudaSuccess) e = cudaDeviceGetAttribute(&shares, cudaDevAttrPageableMemoryAccess, device);
+    if (e != cudaSuccess) return fai_cuda_status(args, e);
+    return shares ? FA_OK : fai_fail(args, FA_ERR_CUDA_POINTER, field, -1, NAN, 1, 0);
+}
+
+#define FAI_CHECK_ROWS(t, T, type) \
     if (status == FA_OK) { \
         static const char *const field[4] = {#t ".data", #t ".stride_b", #t ".stride_s", #t ".stride_h"}; \
-        status = fai_cuda_check_rows(args, args->t.data, args->t.stride_b, args->t.stride_s, \
+        status = fai_cuda_check_rows(args, info->type, args->t.data, args->t.stride_b, args->t.stride_s, \
                                      args->t.stride_h, FA_ERR_##T##_ALIGN, field); \
     }
+#define FAI_CHECK_POINTER(x) \
+    if (status == FA_OK) status = fai_cuda_check_pointer(args, args->x, #x);
 /* fa_check_pass for device memory. */
 FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *args, uint32_t pass) {
     fa_status status = fa_check_pass(info, args, pass | FAI_DEVICE_LISTS);
-    FAI_CHECK_ROWS(q, Q)
-    FAI_CHECK_ROWS(k, K)
-    FAI_CHECK_ROWS(v, V)
-    FAI_CHECK_ROWS(o, O)
+    FAI_CHECK_ROWS(q, Q, dtype)
+    FAI_CHECK_ROWS(k, K, kv_dtype)
+    FAI_CHECK_ROWS(v, V, kv_dtype)
+    FAI_CHECK_ROWS(o, O, o_dtype)
+    FAI_CHECK_POINTER(q.data)
+    FAI_CHECK_POINTER(k.data)
+    FAI_CHECK_POINTER(v.data)
+    FAI_CHECK_POINTER(o.data)
+    FAI_CHECK_POINTER(lse.data)
+    FAI_CHECK_POINTER(cu_seqlens_q)
+    FAI_CHECK_POINTER(cu_seqlens_k)
+    FAI_CHECK_POINTER(seqused_q)
+    FAI_CHECK_POINTER(seqused_k)
+    FAI_CHECK_POINTER(block_table)
+    FAI_CHECK_POINTER(alibi_slopes)
+    FAI_CHECK_POINTER(bias.data)
+    FAI_CHECK_POINTER(sink)
+    FAI_CHECK_POINTER(block_mask.data)
+    FAI_CHECK_POINTER(tree_mask.data)
+    FAI_CHECK_POINTER(q_descale.data)
+    FAI_CHECK_POINTER(k_descale.data)
+    FAI_CHECK_POINTER(v_descale.data)
+    if (pass & FA_BACKWARD) {
+        FAI_CHECK_ROWS(d_o, DO, o_dtype)
+        FAI_CHECK_ROWS(dq, DQ, dtype)
+        FAI_CHECK_ROWS(dk, DK, kv_dtype)
+        FAI_CHECK_ROWS(dv, DV, kv_dtype)
+        FAI_CHECK_POINTER(d_o.data)
+        FAI_CHECK_POINTER(dq.data)
+        FAI_CHECK_POINTER(dk.data)
+        FAI_CHECK_POINTER(dv.data)
+        FAI_CHECK_POINTER(dbias.data)
+        FAI_CHECK_POINTER(dsink)
+    }
     return status;
 }
+#undef FAI_CHECK_POINTER
 #undef FAI_CHECK_ROWS
+
+/* Is the workspace enough, and the GPU's? */
+static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void *workspace, size_t bytes,
+                                                 size_t needed) {
+    if (!needed) return FA_OK;
+    if (!workspace) return fai_fail(args, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 0, 0);
+    if (bytes < needed)
+        return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)needed,
+                        INFINITY);
+    return fai_cuda_check_pointer(args, workspace, "workspace");
+}
 
 #endif /* once */
 
@@ -379,8 +442,7 @@ FAI_NOINLINE fa_status fa_check_pass_cuda(const fa_info *info, const fa_args *ar
         WARPS = FAI_TILE_WARPS(FAI_ARCH), \
         STAGES = FAI_TILE_STAGES(FAI_ARCH), \
         THREADS = FAI_THREADS, \
-        MT = FAI_MT, \
-        /* in registers: 32 of them, too many next to those that features take */ \
+        MT = FAI_MT, /* in registers: 32 of them, too many next to those that features take */ \
         Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
     };
 FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) &&
@@ -433,14 +495,14 @@ typedef struct FAI_(row) {
     int32_t i, h;
 } FAI_(row);
 
-FAI_ATOM FAI_(row) FAI_(find)(const FAI_(tile) *t, int row) {
+FAI_ATOM FAI_(row) FAI_(find)(const FAI_(tile) * t, int row) {
     const uint32_t packed = t->row[row];
     const FAI_(row) r = {t->first + (int32_t)(packed & 1023), t->first_h + (int32_t)(packed >> 10)};
     return r;
 }
 
 /* Keys that length, causal mask and window leave to query i. */
-FAI_ATOM fa_range FAI_(keys)(const fa_args *a, const FAI_(tile) *t, int32_t i) {
+FAI_ATOM fa_range FAI_(keys)(const fa_args *a, const FAI_(tile) * t, int32_t i) {
     if (FAI_HAS(FA_CAUSAL | FA_WINDOW)) return fa_row_range(a, t->len_q, t->len_k, i);
     fa_range all = {0, t->len_k};
     return all;
@@ -460,7 +522,7 @@ FAI_HD static inline int64_t FAI_(tiles)(const fa_args *a, int rows) {
 
 /* The tile of this block; 0 if its sequence has no such rows. The last tile goes first: under a causal
  * mask it is the longest. */
-FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
+FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) * t) {
     FAI_SIZES
     const uint32_t tiles = (uint32_t)FAI_(tiles)(a, BM), heads_k = (uint32_t)fai_num_heads_k(a);
     const uint32_t block = gridDim.x - 1 - blockIdx.x, number = block % tiles, head = block / tiles;
@@ -491,7 +553,7 @@ FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
 
 /* A pass of the block copies THREADS / GROUP rows of GROUP chunks: then each next step is a constant away. */
 
-FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
+FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) * t, uint32_t to) {
     FAI_SIZES
     enum { GROUP = FAI_GROUP(D), STEP = THREADS / GROUP };
     const fai_strides st = fai_strides_q(a, D);
@@ -559,7 +621,7 @@ typedef struct FAI_(source) {
     int64_t row; /* stride */
 } FAI_(source);
 
-FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, const int dim) {
+FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) * t, const fa_tensor *x, const int dim) {
     const fai_strides st = fai_strides_kv(a, x, dim);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int64_t before = FAI_HAS(FA_PAGED) && a->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
@@ -569,7 +631,7 @@ FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa
 }
 
 /* Elements from page 0 to key j, x: k or v. */
-FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
+FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) * t, const fa_tensor *x, FAI_(source) s,
                              uint32_t j, const int dim) {
     /* not 0 where nothing is paged: the compiler may divide before it knows that */
     const uint32_t size = a->page_size > 0 ? (uint32_t)a->page_size : 1,
@@ -580,7 +642,7 @@ FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_ten
 
 /* Keys from first on to the tile at `to`. Those that no row of the tile sees become zeros, whatever is
  * there. */
-FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
+FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) * t, const fa_tensor *x, FAI_(source) s,
                             int32_t first, uint32_t to, const int dim) {
     FAI_SIZES
     const int group = FAI_GROUP(dim), step = THREADS / group, row = (int)threadIdx.x / group;
@@ -605,7 +667,7 @@ FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tens
 
 /* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units, of keys from `first` on. scale: softmax_scale.
  * row: the first of the thread's rows in the tile. */
-FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
+FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) * t, float s[FAI_MT][FAI_BN / 8][4],
                            int32_t first, int row, float scale) {
     FAI_SIZES
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
@@ -636,7 +698,7 @@ FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT
 }
 
 /* Does a row see key j, one in its range? */
-FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) * t, FAI_(row) at, int32_t j) {
     const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
     (void)seq, (void)at, (void)j;
     if (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data && !fa_block_visible(a, &seq, at.h, at.i, j)) return 0;
@@ -650,7 +712,7 @@ FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, 
 
 /* The tile to the left of `first` in which some row sees a key; less than end if there is none. All
  * threads ask. */
-FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) *t, int32_t first, int32_t end) {
+FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) * t, int32_t first, int32_t end) {
     FAI_SIZES
     first -= BN;
     if (!FAI_HAS(FA_BLOCK_MASK) || !a->block_mask.data) return first;
@@ -668,7 +730,7 @@ FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) *t, int32_t first
 }
 
 /* S of keys from `first` on: what a row does not see becomes -inf. */
-FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
+FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) * t, float s[FAI_MT][FAI_BN / 8][4],
                          int32_t first, int row) {
     FAI_SIZES
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
@@ -695,7 +757,7 @@ FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
 /* P of keys from `first` on: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose
  * bits are one word of four that Philox makes at once: each lane makes those of another 8 keys, then they
  * change words. */
-FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float p[FAI_MT][FAI_BN / 8][4],
+FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) * t, float p[FAI_MT][FAI_BN / 8][4],
                             int32_t first, int row) {
     FAI_SIZES
     const uint32_t below = fa_dropout_threshold(a->dropout_p), quad = threadIdx.x % 4;
@@ -846,7 +908,7 @@ FAI_ATOM int FAI_(is_masked)(const fa_args *a) {
 }
 
 /* O = 0, m = -inf, l = 0; a sink is a key that has been seen, without a value. */
-FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
+FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) * t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                           float m[FAI_MT * 2], float l[FAI_MT * 2], int row) {
     FAI_SIZES
 #pragma unroll
@@ -860,7 +922,7 @@ FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT]
 
 /* O / l and LSE; O through shared memory, each warp its own rows, so that rows are written whole. row: the
  * first of the thread's rows. */
-FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
+FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) * t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                              const float m[FAI_MT * 2], float l[FAI_MT * 2], uint32_t shared, int row) {
     FAI_SIZES
     enum { GROUP = FAI_GROUP(DV), STEP = 32 / GROUP };
@@ -897,7 +959,7 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
 
 /* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles that are masked
  * in part, or everywhere. A thread has its own columns. */
-FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere) {
+FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) * t, int everywhere) {
     FAI_SIZES
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
@@ -931,6 +993,7 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
     }
 }
 
+#if (FA_PASSES) & FA_FORWARD
 static __global__ void __launch_bounds__(FAI_THREADS)
     FAI_(forward_kernel)(const __grid_constant__ fa_args args) {
     FAI_SIZES
@@ -1002,14 +1065,17 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     FAI_(epilogue)(&args, t, o, m, l, shared, row);
     if (infinite) FAI_(add_infinite)(&args, t, masked || drops);
 }
+#endif /* FA_FORWARD */
 
 /* ======================================================================================== */
 /* >>launch   what users call                                                                */
 /* ======================================================================================== */
 
+#if (FA_PASSES) & FA_FORWARD
 static inline size_t FA_(forward_cuda_workspace)(const fa_args *args);
 static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, size_t bytes,
                                           cudaStream_t stream);
+#endif
 
 static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, FA_HEAD_DIM_V, FA_DTYPE,
                                              FA_KV_DTYPE, FA_O_DTYPE, FAI_TILE_M(800), FAI_TILE_N(800),
@@ -1025,9 +1091,19 @@ static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, F
                                              NULL,
 #endif
                                              NULL, NULL, NULL, NULL, NULL, NULL},
+#if (FA_PASSES) & FA_FORWARD
                                             FA_(forward_cuda_workspace),
-                                            FA_(forward_cuda)};
+                                            FA_(forward_cuda),
+#else
+                                            NULL,
+                                            NULL,
+#endif
+                                            NULL,
+                                            NULL,
+                                            NULL,
+                                            NULL};
 
+#if (FA_PASSES) & FA_FORWARD
 /* The launch that the current device needs for args, which have passed the check: users may do it
  * themselves. */
 static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_launch *launch) {
@@ -1075,6 +1151,7 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
     return fai_cuda_status(args, cudaLaunchKernel(launch.kernel, dim3(launch.grid), dim3(launch.block),
                                                   parameters, launch.shared, stream));
 }
+#endif /* FA_FORWARD */
 
 #undef FAI_EXPONENT
 #undef FAI_FMA2

@@ -117,9 +117,13 @@ FA_TEST(each_feature) {
 
 /* Elements of V that are NaN or infinite, of keys that are finite: rows that see them have them, others do not. */
 FA_TEST(infinite_values) {
-    static const char *const lines[] = {"hq=2 sq=60 sk=90 causal=1", "hq=4 hk=2 sq=60 sk=90 causal=1 page=16",
-                                        "hq=2 sq=60 sk=150 wl=30 wr=9", "sq=60 sk=90 bm=16", "sq=60 sk=90",
-                                        "hq=2 sq=60 sk=150 causal=1 drop=0.5", "hq=2 sq=20 sk=90 tree=1"};
+    static const char *const lines[] = {"hq=2 sq=60 sk=90 causal=1",
+                                        "hq=4 hk=2 sq=60 sk=90 causal=1 page=16",
+                                        "hq=2 sq=60 sk=150 wl=30 wr=9",
+                                        "sq=60 sk=90 bm=16",
+                                        "sq=60 sk=90",
+                                        "hq=2 sq=60 sk=150 causal=1 drop=0.5",
+                                        "hq=2 sq=20 sk=90 tree=1"};
     for (int n = 0; n < COUNT(full) * COUNT(lines); n++) {
         const fa_cuda_info *const instance = full[n % COUNT(full)];
         fap_problem p;
@@ -130,7 +134,8 @@ FA_TEST(infinite_values) {
         fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 50, 0) + 9, p.spec.kv, INFINITY);
         fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 71, 0) + 9, p.spec.kv, -INFINITY);
         fa_store(p.v.data, fap_at_k(&p, &p.v, 0, last, 0) + dv - 1, p.spec.kv, -INFINITY);
-        FA_EXPECT_MSG(device_forward(instance, &p) && fap_judge(&p, instance->info.name), "%s", lines[n / COUNT(full)]);
+        FA_EXPECT_MSG(device_forward(instance, &p) && fap_judge(&p, instance->info.name), "%s",
+                      lines[n / COUNT(full)]);
         fap_free(&p);
     }
 }
@@ -218,6 +223,7 @@ FA_TEST(drops_what_the_cpu_drops) {
 static fa_status forward(fa_args *args) { return bf16_64_forward_cuda(args, NULL, 0, 0); }
 
 FA_TEST(bad_arguments) {
+    static float on_host[1 << 14];
     fap_problem p;
     device_copy c;
     fa_error error;
@@ -243,12 +249,15 @@ FA_TEST(bad_arguments) {
     REFUSED(FA_ERR_O_OVERLAP, a.o.data = (void *)a.q.data)
     REFUSED(FA_ERR_SCALE, a.softmax_scale = NAN)
     REFUSED(FA_ERR_PAGE_SIZE, a.block_table = (const int32_t *)a.lse.data)
-    REFUSED(FA_ERR_CUDA_GRID, a.batch = 1 << 20; a.seqlen_q = 1 << 20;
-            a.q.stride_b = a.k.stride_b = a.v.stride_b = FA_BROADCAST; a.o.stride_s = 256; a.o.stride_h = 64;
-            a.o.stride_b = (int64_t)1 << 28; a.o.data = (void *)((uintptr_t)1 << 52); a.lse.data = NULL)
+    REFUSED(FA_ERR_CUDA_POINTER, a.k.data = on_host)
+    FA_EXPECT(!strcmp(error.field, "k.data"));
+    REFUSED(FA_ERR_CUDA_POINTER, a.sink = on_host)
 #undef REFUSED
     a = c.args, a.causal = 1;
     FA_EXPECT(f16_256_cuda_info.forward(&a, NULL, 0, 0) == FA_ERR_NEEDS_CAUSAL);
+    fa_cuda_launch launch;
+    a = c.args, a.batch = 1 << 20, a.seqlen_q = 1 << 20;
+    FA_EXPECT(bf16_64_forward_cuda_launch(&a, &launch) == FA_ERR_CUDA_GRID);
     device_free(&c), fap_free(&p);
 }
 
