@@ -65,13 +65,13 @@
 #define FAI_GROUP(dim) \
     ((dim) / 8 % 8 == 0 ? 8 : (dim) / 8 % 4 == 0 ? 4 : 2) /* chunks that are permuted together */
 #define FAI_SWIZZLE(dim, row) ((row) / (8 / FAI_GROUP(dim)) % FAI_GROUP(dim))
-#define FAI_AT(dim, row, chunk) ((row) * (dim)*2 + ((chunk) ^ FAI_SWIZZLE(dim, row)) * 16)
+#define FAI_AT(dim, row, chunk) ((row) * (dim) * 2 + ((chunk) ^ FAI_SWIZZLE(dim, row)) * 16)
 /* From base = tile + FAI_AT(dim, row, chunk), chunk 0 or 1, to the same place 8 n rows and 2 m chunks on:
  * constants if n and m are, as swz(c + 2m) == swz(c) ^ 2m for c < 2, and 8 rows on the permutation is the
  * same. tile: a multiple of 128. */
 #define FAI_MOVE(dim, base, rows, chunks) \
     (((base) ^ (chunks) % FAI_GROUP(dim) * 16) + (chunks) / FAI_GROUP(dim) * FAI_GROUP(dim) * 16 + \
-     (rows) * (dim)*2)
+     (rows) * (dim) * 2)
 
 /*  Fragments of m16n8k16. Lane l holds rows g and g + 8, columns 2t, 2t + 1 of the accumulator, where g = l / 4,
  *  t = l % 4
@@ -442,7 +442,8 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
         WARPS = FAI_TILE_WARPS(FAI_ARCH), \
         STAGES = FAI_TILE_STAGES(FAI_ARCH), \
         THREADS = FAI_THREADS, \
-        MT = FAI_MT, /* in registers: 32 of them, too many next to those that features take */ \
+        MT = FAI_MT, \
+        /* in registers: 32 of them, too many next to those that features take */ \
         Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
     };
 FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) &&
@@ -495,14 +496,14 @@ typedef struct FAI_(row) {
     int32_t i, h;
 } FAI_(row);
 
-FAI_ATOM FAI_(row) FAI_(find)(const FAI_(tile) * t, int row) {
+FAI_ATOM FAI_(row) FAI_(find)(const FAI_(tile) *t, int row) {
     const uint32_t packed = t->row[row];
     const FAI_(row) r = {t->first + (int32_t)(packed & 1023), t->first_h + (int32_t)(packed >> 10)};
     return r;
 }
 
 /* Keys that length, causal mask and window leave to query i. */
-FAI_ATOM fa_range FAI_(keys)(const fa_args *a, const FAI_(tile) * t, int32_t i) {
+FAI_ATOM fa_range FAI_(keys)(const fa_args *a, const FAI_(tile) *t, int32_t i) {
     if (FAI_HAS(FA_CAUSAL | FA_WINDOW)) return fa_row_range(a, t->len_q, t->len_k, i);
     fa_range all = {0, t->len_k};
     return all;
@@ -522,7 +523,7 @@ FAI_HD static inline int64_t FAI_(tiles)(const fa_args *a, int rows) {
 
 /* The tile of this block; 0 if its sequence has no such rows. The last tile goes first: under a causal
  * mask it is the longest. */
-FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) * t) {
+FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
     FAI_SIZES
     const uint32_t tiles = (uint32_t)FAI_(tiles)(a, BM), heads_k = (uint32_t)fai_num_heads_k(a);
     const uint32_t block = gridDim.x - 1 - blockIdx.x, number = block % tiles, head = block / tiles;
@@ -553,7 +554,7 @@ FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) * t) {
 
 /* A pass of the block copies THREADS / GROUP rows of GROUP chunks: then each next step is a constant away. */
 
-FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) * t, uint32_t to) {
+FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
     FAI_SIZES
     enum { GROUP = FAI_GROUP(D), STEP = THREADS / GROUP };
     const fai_strides st = fai_strides_q(a, D);
@@ -621,7 +622,7 @@ typedef struct FAI_(source) {
     int64_t row; /* stride */
 } FAI_(source);
 
-FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) * t, const fa_tensor *x, const int dim) {
+FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, const int dim) {
     const fai_strides st = fai_strides_kv(a, x, dim);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int64_t before = FAI_HAS(FA_PAGED) && a->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
@@ -631,7 +632,7 @@ FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) * t, const f
 }
 
 /* Elements from page 0 to key j, x: k or v. */
-FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) * t, const fa_tensor *x, FAI_(source) s,
+FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
                              uint32_t j, const int dim) {
     /* not 0 where nothing is paged: the compiler may divide before it knows that */
     const uint32_t size = a->page_size > 0 ? (uint32_t)a->page_size : 1,
@@ -642,7 +643,7 @@ FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) * t, const fa_te
 
 /* Keys from first on to the tile at `to`. Those that no row of the tile sees become zeros, whatever is
  * there. */
-FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) * t, const fa_tensor *x, FAI_(source) s,
+FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
                             int32_t first, uint32_t to, const int dim) {
     FAI_SIZES
     const int group = FAI_GROUP(dim), step = THREADS / group, row = (int)threadIdx.x / group;
@@ -667,7 +668,7 @@ FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) * t, const fa_ten
 
 /* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units, of keys from `first` on. scale: softmax_scale.
  * row: the first of the thread's rows in the tile. */
-FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) * t, float s[FAI_MT][FAI_BN / 8][4],
+FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
                            int32_t first, int row, float scale) {
     FAI_SIZES
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
@@ -698,7 +699,7 @@ FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) * t, float s[FAI_M
 }
 
 /* Does a row see key j, one in its range? */
-FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) * t, FAI_(row) at, int32_t j) {
+FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
     const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
     (void)seq, (void)at, (void)j;
     if (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data && !fa_block_visible(a, &seq, at.h, at.i, j)) return 0;
@@ -712,7 +713,7 @@ FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) * t, FAI_(row) at,
 
 /* The tile to the left of `first` in which some row sees a key; less than end if there is none. All
  * threads ask. */
-FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) * t, int32_t first, int32_t end) {
+FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) *t, int32_t first, int32_t end) {
     FAI_SIZES
     first -= BN;
     if (!FAI_HAS(FA_BLOCK_MASK) || !a->block_mask.data) return first;
@@ -730,7 +731,7 @@ FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) * t, int32_t firs
 }
 
 /* S of keys from `first` on: what a row does not see becomes -inf. */
-FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) * t, float s[FAI_MT][FAI_BN / 8][4],
+FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
                          int32_t first, int row) {
     FAI_SIZES
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
@@ -757,7 +758,7 @@ FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
 /* P of keys from `first` on: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose
  * bits are one word of four that Philox makes at once: each lane makes those of another 8 keys, then they
  * change words. */
-FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) * t, float p[FAI_MT][FAI_BN / 8][4],
+FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float p[FAI_MT][FAI_BN / 8][4],
                             int32_t first, int row) {
     FAI_SIZES
     const uint32_t below = fa_dropout_threshold(a->dropout_p), quad = threadIdx.x % 4;
@@ -908,7 +909,7 @@ FAI_ATOM int FAI_(is_masked)(const fa_args *a) {
 }
 
 /* O = 0, m = -inf, l = 0; a sink is a key that has been seen, without a value. */
-FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) * t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
+FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                           float m[FAI_MT * 2], float l[FAI_MT * 2], int row) {
     FAI_SIZES
 #pragma unroll
@@ -922,7 +923,7 @@ FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) * t, float o[FAI_MT
 
 /* O / l and LSE; O through shared memory, each warp its own rows, so that rows are written whole. row: the
  * first of the thread's rows. */
-FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) * t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
+FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                              const float m[FAI_MT * 2], float l[FAI_MT * 2], uint32_t shared, int row) {
     FAI_SIZES
     enum { GROUP = FAI_GROUP(DV), STEP = 32 / GROUP };
@@ -959,7 +960,7 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) * t, float o[FAI
 
 /* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles that are masked
  * in part, or everywhere. A thread has its own columns. */
-FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) * t, int everywhere) {
+FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere) {
     FAI_SIZES
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);

@@ -614,7 +614,7 @@ FA_TEST(sentences) {
         "window_right", "cu_seqlens_q", "cu_seqlens_k", "seqused_q", "seqused_k", "page_size", "num_pages", "block_table",
         "alibi_slopes", "bias", "dropout_p", "sink", "block_mask", "tree_mask", "q_descale", "k_descale", "v_descale",
         "num_threads", "workspace", "head_dim", "FA_PASSES", "FA_SCORE_MOD_GRAD", "d_o", "dq", "dk", "dv ", "of dv", "dv.data",
-        "dbias", "dsink", "split_keys", "num_parts", "of a part", "o_dtype", "cudaError_t",
+        "dbias", "dsink", "split_keys", "num_parts", "of a part", "o_dtype", "cudaError_t", "cudaMalloc",
         "FA_BLOCK_N"};
     for (int i = 1; i < FA_NUM_STATUS; i++) {
         const char *sentence = fa_strerror((fa_status)i);
