@@ -403,7 +403,24 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(CUDA, "a call of CUDA failed: error->got is its cudaError_t") \
     X(CUDA_GRID, "batch * num_heads_k * tiles of queries must be at most 2^31-1 in one launch, and heads of a group less than 2^22: split the batch") \
     X(CUDA_SHARED, "this GPU has too little shared memory for the kernel's tile: compile for its architecture, or lower FA_BLOCK_N") \
-    X(CUDA_POINTER, "the pointer is to host memory, which the GPU cannot reach: copy it to memory of cudaMalloc, or use cudaMallocManaged or cudaHostRegister")
+    X(CUDA_POINTER, "the pointer is to host memory, which the GPU cannot reach: copy it to memory of cudaMalloc, or use cudaMallocManaged or cudaHostRegister") \
+    X(TREES, "trees: batch must be 1 .. 2^31-1, num_nodes 1 .. 1024, indptr aligned to 4 bytes, start at >= 0 and rise by 1 .. num_nodes each") \
+    X(TREE_PARENT, "parent must be given, aligned to 4 bytes, be -1 for node 0 of each tree, and for node i one of the nodes 0 .. i-1") \
+    X(TREE_TOKEN, "token must be given, aligned to 4 bytes, and hold ids 0 .. vocab-1; trees to be merged have the same token in node 0") \
+    X(TREE_RANK, "rank must be given, aligned to 4 bytes, and candidate have a row for each level and 1 .. 2^31-1 columns, more than any rank") \
+    X(TREE_OUTPUT, "an output array of a tree is NULL or not aligned to its element size: error->field names it") \
+    X(TREE_CAPACITY, "tree.capacity must be 1 .. 1024 and no less than the nodes that the tree gets; likewise max_paths and length") \
+    X(TREE_SHAPE, "shape of a tree: paths must hold ranks >= 0 and -1, width 1 .. 1024, accuracy and acceptance be given; nodes 1 .. 1024, depth less than that") \
+    X(DYNAMIC, "fa_dynamic: parent, token and score need capacity >= count + num * k candidates, beam nodes of the last level; call fa_dynamic_begin first") \
+    X(NGRAM, "n-grams: tokens must be given and num_tokens be 1 .. 2^30, 1 <= min_match <= max_match, max_depth 1 .. 1024, max_matches 0 .. 64") \
+    X(POOL, "fa_pool: keys must be a multiple of 8, 8 .. 2^24, guesses and length 1 .. 1023, memory and tokens given and aligned to 4 bytes") \
+    X(PROBABILITY, "acceptance, accuracy and other probabilities must be 0 .. 1") \
+    X(MEDUSA_SIZE, "medusa: rows and vocab must be 1 .. 2^31-1, dim 1 .. 2^20, heads 1 .. 64, top_k 0 .. 64 and at most vocab, strides >= their rows") \
+    X(MEDUSA_NULL, "medusa: x, weight and projection must be given, target for the loss; all arrays aligned to 4 bytes; error->field names the one") \
+    X(MEDUSA_TARGET, "target must be 0 .. vocab-1, or negative for rows that do not count; cu_seqlens rise from 0 to rows; lambda finite") \
+    X(BOOST, "boosting: samples, drafts and classes must be 1 .. 2^31-1 (drafts of a vote 1 .. 64), weights finite, >= 0 and not all 0, arrays given") \
+    X(COST, "fa_cost: count must be 1 or more, tokens rise from >= 1, seconds be finite and > 0, draft and base finite and >= 0") \
+    X(PLAN, "planning: arrays must be given, max_gamma be 0 .. 1023, count, nodes and batch 1 .. 2^31-1")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,

@@ -37,6 +37,169 @@ typedef struct fa_trees {
     const int32_t *token;  /* (total) */
 } fa_trees;
 
+/* Functions of the chapters >>trees .. >>planning that can fail take an optional fa_error last (or in
+ * their argument struct), and write nothing else unless the status is FA_OK. Node numbers count inside a
+ * tree. */
+
+/* The first thing that is wrong with a call. */
+typedef struct fai_verdict {
+    fa_status status;
+    fa_error *error;
+} fai_verdict;
+
+static inline void fai_refuse(fai_verdict *v, fa_status status, const char *field, int64_t index, double got,
+                              double min, double max) {
+    const fa_error e = {status, field, got, min, max, index};
+    if (v->status != FA_OK) return;
+    v->status = status;
+    if (v->error) *v->error = e;
+}
+static inline void fai_want(fai_verdict *v, fa_status status, const char *field, double got, double min,
+                            double max) {
+    if (!(got >= min && got <= max)) fai_refuse(v, status, field, -1, got, min, max); /* NaN is outside */
+}
+/* An array: given, and aligned to its element size. */
+static inline void fai_want_array(fai_verdict *v, fa_status status, const char *field, const void *data,
+                                  size_t element) {
+    if (!data || (uintptr_t)data % element)
+        fai_refuse(v, status, field, -1, (double)((uintptr_t)data % element), 1, 0);
+}
+
+/* Where the nodes of tree b are in the arrays, and how many. */
+FAI_HD static inline int64_t fa_tree_begin(const fa_trees *t, int32_t b) {
+    return t->indptr ? t->indptr[b] : (int64_t)b * t->num_nodes;
+}
+FAI_HD static inline int32_t fa_tree_count(const fa_trees *t, int32_t b) {
+    return t->indptr ? t->indptr[b + 1] - t->indptr[b] : t->num_nodes;
+}
+
+/* Are these trees? vocab > 0: tokens are looked at too, and must be 0 .. vocab-1. */
+static inline fa_status fa_trees_check(const fa_trees *t, int32_t vocab, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    if (!t) return FA_ERR_ARGS_NULL;
+    fai_want(&v, FA_ERR_TREES, "batch", t->batch, 1, INT32_MAX);
+    fai_want(&v, FA_ERR_TREES, "num_nodes", t->num_nodes, 1, FA_TREE_MAX_NODES);
+    if (t->indptr) fai_want_array(&v, FA_ERR_TREES, "indptr", t->indptr, 4);
+    fai_want_array(&v, FA_ERR_TREE_PARENT, "parent", t->parent, 4);
+    if (vocab > 0) fai_want_array(&v, FA_ERR_TREE_TOKEN, "token", t->token, 4);
+    if (v.status == FA_OK && t->indptr && t->indptr[0] < 0)
+        fai_refuse(&v, FA_ERR_TREES, "indptr", 0, t->indptr[0], 0, INT32_MAX);
+    for (int32_t b = 0; b < t->batch && v.status == FA_OK; b++) {
+        const double rise = t->indptr ? (double)t->indptr[b + 1] - t->indptr[b] : 1;
+        if (!(rise >= 1 && rise <= t->num_nodes)) {
+            fai_refuse(&v, FA_ERR_TREES, "indptr", b + 1, rise, 1, t->num_nodes);
+            break;
+        }
+        const int64_t begin = fa_tree_begin(t, b), n = fa_tree_count(t, b);
+        for (int64_t i = 0; i < n && v.status == FA_OK; i++) {
+            const int32_t parent = t->parent[begin + i];
+            if (i ? parent < 0 || parent >= i : parent != -1)
+                fai_refuse(&v, FA_ERR_TREE_PARENT, "parent", begin + i, parent, i ? 0 : -1, (double)i - 1);
+            else if (vocab > 0 && (t->token[begin + i] < 0 || t->token[begin + i] >= vocab))
+                fai_refuse(&v, FA_ERR_TREE_TOKEN, "token", begin + i, t->token[begin + i], 0, vocab - 1);
+        }
+    }
+    return v.status;
+}
+
+/* One tree of n nodes: its children as lists, -1 where there is none. */
+FAI_HD static inline void fai_tree_links(const int32_t *parent, int32_t n, int32_t *first_child,
+                                         int32_t *next_sibling) {
+    for (int32_t i = 0; i < n; i++) first_child[i] = next_sibling[i] = -1;
+    for (int32_t i = n - 1; i > 0; i--) next_sibling[i] = first_child[parent[i]], first_child[parent[i]] = i;
+}
+
+/* What follows from parent, for each node of all trees.
+ *   fa_tree_links      first_child, next_sibling (total): siblings in the order of their indices, -1 for none
+ *   fa_tree_positions  positions (total) = start[b] + depth, for fa_rope.positions per_row; start NULL: 0.
+ *                      The root has depth 0, so start[b] is the rows in the cache before the tree
+ *   fa_tree_mask_bits  the data of fa_args.tree_mask: bit t of row i says that node t is i or above it. Row i
+ *                      of tree b is the words mask + b*stride_b + i*stride_q; both zero: packed, that is
+ *                      ceil(num_nodes/32) words a row and num_nodes rows a tree. Rows that a tree of a ragged
+ *                      batch does not use become 0. */
+static inline fa_status fa_tree_links(const fa_trees *t, int32_t *first_child, int32_t *next_sibling,
+                                      fa_error *error) {
+    fai_verdict v = {fa_trees_check(t, 0, error), error};
+    fai_want_array(&v, FA_ERR_TREE_OUTPUT, "first_child", first_child, 4);
+    fai_want_array(&v, FA_ERR_TREE_OUTPUT, "next_sibling", next_sibling, 4);
+    for (int32_t b = 0; v.status == FA_OK && b < t->batch; b++) {
+        const int64_t at = fa_tree_begin(t, b);
+        fai_tree_links(t->parent + at, fa_tree_count(t, b), first_child + at, next_sibling + at);
+    }
+    return v.status;
+}
+
+static inline fa_status fa_tree_positions(const fa_trees *t, const int32_t *start, int32_t *positions,
+                                          fa_error *error) {
+    fai_verdict v = {fa_trees_check(t, 0, error), error};
+    if (start) fai_want_array(&v, FA_ERR_POSITIONS, "start", start, 4);
+    fai_want_array(&v, FA_ERR_TREE_OUTPUT, "positions", positions, 4);
+    for (int32_t b = 0; v.status == FA_OK && start && b < t->batch; b++)
+        if (start[b] < 0 || start[b] > FA_MAX_SEQLEN)
+            fai_refuse(&v, FA_ERR_POSITIONS, "start", b, start[b], 0, FA_MAX_SEQLEN);
+    for (int32_t b = 0; v.status == FA_OK && b < t->batch; b++) {
+        const int64_t at = fa_tree_begin(t, b);
+        positions[at] = start ? start[b] : 0;
+        for (int32_t i = 1; i < fa_tree_count(t, b); i++)
+            positions[at + i] = positions[at + t->parent[at + i]] + 1;
+    }
+    return v.status;
+}
+
+static inline fa_status fa_tree_mask_bits(const fa_trees *t, uint32_t *mask, int64_t stride_b,
+                                          int64_t stride_q, fa_error *error) {
+    fai_verdict v = {fa_trees_check(t, 0, error), error};
+    if (v.status != FA_OK) return v.status;
+    const int64_t words = (t->num_nodes + 31) / 32;
+    if (!stride_b && !stride_q) stride_q = words, stride_b = words * t->num_nodes;
+    fai_want_array(&v, FA_ERR_TREE_OUTPUT, "mask", mask, 4);
+    fai_want(&v, FA_ERR_TREE_MASK_STRIDE, "stride_q", (double)stride_q, (double)words, 0x1p40);
+    if (t->batch > 1)
+        fai_want(&v, FA_ERR_TREE_MASK_STRIDE, "stride_b", (double)stride_b, (double)words, 0x1p60 / t->batch);
+    for (int32_t b = 0; v.status == FA_OK && b < t->batch; b++) {
+        const int32_t *parent = t->parent + fa_tree_begin(t, b);
+        for (int32_t i = 0; i < t->num_nodes; i++) {
+            uint32_t *row = mask + b * stride_b + i * stride_q;
+            if (i > 0 && i < fa_tree_count(t, b))
+                memcpy(row, row - (i - parent[i]) * stride_q, (size_t)words * 4);
+            else
+                memset(row, 0, (size_t)words * 4);
+            if (i < fa_tree_count(t, b)) row[i / 32] |= 1u << i % 32;
+        }
+    }
+    return v.status;
+}
+
+/* The nodes from the root to each leaf of tree b, leaves in the order of their indices: paths (max_paths,
+ * length), filled up with -1 [MD, retrieve_indices]. *num_paths and *longest (nodes of the longest path)
+ * are written, if not NULL, even if paths is NULL or has no room for them. */
+static inline fa_status fa_tree_paths(const fa_trees *t, int32_t b, int32_t *paths, int32_t max_paths,
+                                      int32_t length, int32_t *num_paths, int32_t *longest, fa_error *error) {
+    fai_verdict v = {fa_trees_check(t, 0, error), error};
+    int32_t depth[FA_TREE_MAX_NODES], leaf[FA_TREE_MAX_NODES], count = 0, most = 0;
+    if (v.status == FA_OK) fai_want(&v, FA_ERR_TREES, "b", b, 0, t->batch - 1);
+    if (v.status != FA_OK) return v.status;
+    const int32_t *parent = t->parent + fa_tree_begin(t, b), n = fa_tree_count(t, b);
+    for (int32_t i = 0; i < n; i++) {
+        depth[i] = i ? depth[parent[i]] + 1 : 0, leaf[i] = 1;
+        if (i) leaf[parent[i]] = 0;
+        most = depth[i] > most ? depth[i] : most;
+    }
+    for (int32_t i = 0; i < n; i++) count += leaf[i];
+    if (num_paths) *num_paths = count;
+    if (longest) *longest = most + 1;
+    if (!paths) return FA_OK;
+    fai_want(&v, FA_ERR_TREE_CAPACITY, "max_paths", max_paths, count, INT32_MAX);
+    fai_want(&v, FA_ERR_TREE_CAPACITY, "length", length, most + 1, INT32_MAX);
+    for (int32_t i = 0; v.status == FA_OK && i < n; i++) {
+        if (!leaf[i]) continue;
+        for (int32_t d = depth[i] + 1; d < length; d++) paths[d] = -1;
+        for (int32_t at = i; at >= 0; at = parent[at]) paths[depth[at]] = at;
+        paths += length;
+    }
+    return v.status;
+}
+
 /* ======================================================================================== */
 /* >>chains   verification of gamma drafts in a row                                          */
 /* ======================================================================================== */
@@ -48,6 +211,749 @@ typedef struct fa_trees {
 /* ======================================================================================== */
 /* >>builders trees from paths, expansions, merges, scores, n-grams; masks and positions     */
 /* ======================================================================================== */
+
+/* One tree that is built. Its nodes come out breadth first, so in topological order, but where it is said
+ * otherwise. */
+typedef struct fa_tree {
+    int32_t capacity;  /* room in the arrays, root included: 1 .. FA_TREE_MAX_NODES */
+    int32_t num_nodes; /* written */
+    int32_t *parent;   /* (capacity) */
+    int32_t *token;    /* (capacity); not touched by builders of shapes, which may leave it NULL */
+    int32_t
+        *rank; /* (capacity): which of its parent's candidates a node is, 0 for the first and for the root;
+                          NULL: not wanted. A shape is a tree of ranks: fa_tree_fill turns them into tokens */
+} fa_tree;
+
+/* It, as a batch of one. */
+static inline fa_trees fa_tree_view(const fa_tree *t) {
+    const fa_trees view = {1, t->num_nodes, NULL, t->parent, t->token};
+    return view;
+}
+
+static inline void fai_want_tree(fai_verdict *v, const fa_tree *t, int tokens) {
+    if (!t) {
+        if (v->status == FA_OK) v->status = FA_ERR_ARGS_NULL;
+        return;
+    }
+    fai_want(v, FA_ERR_TREE_CAPACITY, "tree.capacity", t->capacity, 1, FA_TREE_MAX_NODES);
+    fai_want_array(v, FA_ERR_TREE_OUTPUT, "tree.parent", t->parent, 4);
+    if (tokens) fai_want_array(v, FA_ERR_TREE_OUTPUT, "tree.token", t->token, 4);
+    if (t->rank) fai_want_array(v, FA_ERR_TREE_OUTPUT, "tree.rank", t->rank, 4);
+}
+
+static inline void fai_want_room(fai_verdict *v, const fa_tree *t, double nodes) {
+    fai_want(v, FA_ERR_TREE_CAPACITY, "tree.capacity", t->capacity, nodes, FA_TREE_MAX_NODES);
+}
+
+/* A trie on the stack. Children of a node differ in key; they are in the order of insertion, or of their
+ * keys. */
+typedef struct fai_trie {
+    int32_t count, sorted;
+    int32_t parent[FA_TREE_MAX_NODES], key[FA_TREE_MAX_NODES], first[FA_TREE_MAX_NODES],
+        next[FA_TREE_MAX_NODES];
+} fai_trie;
+
+static inline void fai_trie_begin(fai_trie *t, int32_t key, int sorted) {
+    t->count = 1, t->sorted = sorted, t->parent[0] = t->first[0] = t->next[0] = -1, t->key[0] = key;
+}
+
+/* The child of node with that key, which is made if need be; -1 if there are limit nodes already. */
+static inline int32_t fai_trie_child(fai_trie *t, int32_t node, int32_t key, int32_t limit) {
+    int32_t *link = &t->first[node];
+    while (*link >= 0 && t->key[*link] != key && !(t->sorted && t->key[*link] > key)) link = &t->next[*link];
+    if (*link >= 0 && t->key[*link] == key) return *link;
+    if (t->count == limit) return -1;
+    const int32_t child = t->count++;
+    t->parent[child] = node, t->key[child] = key, t->first[child] = -1, t->next[child] = *link;
+    *link = child;
+    return child;
+}
+
+/* Writes t breadth first; its keys are tokens, or else ranks. to (NULL: not wanted): where each node of t
+ * went. */
+static inline void fai_trie_emit(const fai_trie *t, fa_tree *tree, int tokens,
+                                 int32_t to[FA_TREE_MAX_NODES]) {
+    int32_t from[FA_TREE_MAX_NODES], count = 1;
+    from[0] = 0, tree->parent[0] = -1;
+    for (int32_t i = 0; i < count; i++) { /* from is the queue, too */
+        int32_t rank = 0;
+        if (to) to[from[i]] = i;
+        if (tokens) tree->token[i] = t->key[from[i]];
+        if (i == 0 && tree->rank) tree->rank[0] = 0;
+        for (int32_t child = t->first[from[i]]; child >= 0; child = t->next[child], rank++) {
+            tree->parent[count] = i;
+            if (tree->rank) tree->rank[count] = tokens ? rank : t->key[child];
+            from[count++] = child;
+        }
+    }
+    tree->num_nodes = count;
+}
+
+/* ---- shapes ---- */
+
+/* A shape from paths of ranks, (num_paths, length), filled up with -1: {0}, {0, 0}, {1} .. [MD,
+ * medusa_choices]. Nodes above the end of a path are there whether a path of their own names them or not;
+ * siblings are in the order of their ranks. */
+static inline fa_status fa_tree_from_paths(const int32_t *paths, int32_t num_paths, int32_t length,
+                                           fa_tree *tree, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    fai_trie trie;
+    fai_want_tree(&v, tree, 0);
+    fai_want(&v, FA_ERR_TREE_SHAPE, "num_paths", num_paths, 0, INT32_MAX);
+    fai_want(&v, FA_ERR_TREE_SHAPE, "length", length, 0, INT32_MAX);
+    if (num_paths && length) fai_want_array(&v, FA_ERR_TREE_SHAPE, "paths", paths, 4);
+    fai_trie_begin(&trie, 0, 1);
+    for (int64_t i = 0; v.status == FA_OK && i < num_paths; i++) {
+        int32_t node = 0;
+        for (int64_t d = 0; v.status == FA_OK && d < length && paths[i * length + d] != -1; d++) {
+            const int32_t rank = paths[i * length + d];
+            if (rank < 0)
+                fai_refuse(&v, FA_ERR_TREE_SHAPE, "paths", i * length + d, rank, -1, INT32_MAX);
+            else
+                node = fai_trie_child(&trie, node, rank, tree->capacity);
+            if (node < 0) fai_want_room(&v, tree, tree->capacity + 1.0);
+        }
+    }
+    if (v.status == FA_OK) fai_trie_emit(&trie, tree, 0, NULL);
+    return v.status;
+}
+
+/* A shape in which every node of depth d has width[d] children: the expansion <k1, k2, ...> of [SI], depth
+ * levels. */
+static inline fa_status fa_tree_expand(const int32_t *width, int32_t depth, fa_tree *tree, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    double total = 1, level = 1;
+    int32_t begin = 0, end = 1;
+    fai_want_tree(&v, tree, 0);
+    fai_want(&v, FA_ERR_TREE_SHAPE, "depth", depth, 0, FA_TREE_MAX_NODES - 1);
+    if (depth > 0) fai_want_array(&v, FA_ERR_TREE_SHAPE, "width", width, 4);
+    for (int32_t d = 0; v.status == FA_OK && d < depth; d++) {
+        if (width[d] < 1 || width[d] > FA_TREE_MAX_NODES)
+            fai_refuse(&v, FA_ERR_TREE_SHAPE, "width", d, width[d], 1, FA_TREE_MAX_NODES);
+        level *= width[d], total += level;
+        fai_want_room(&v, tree, total);
+    }
+    if (v.status != FA_OK) return v.status;
+    tree->parent[0] = -1;
+    if (tree->rank) tree->rank[0] = 0;
+    for (int32_t d = 0; d < depth; d++) {
+        const int32_t next = end;
+        for (int32_t i = begin; i < next; i++)
+            for (int32_t k = 0; k < width[d]; k++, end++) {
+                tree->parent[end] = i;
+                if (tree->rank) tree->rank[end] = k;
+            }
+        begin = next;
+    }
+    tree->num_nodes = end;
+    return FA_OK;
+}
+
+/* Tokens for a shape: the node of depth d and rank r gets candidate[(d - 1)*stride + r], as Medusa's heads
+ * give them, one row of candidates a level; the root gets token. Shapes stay as they are, so one serves
+ * all requests. tokens (num_nodes). */
+static inline fa_status fa_tree_fill(const fa_tree *shape, int32_t token, const int32_t *candidate,
+                                     int32_t levels, int32_t stride, int32_t *tokens, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    int32_t depth[FA_TREE_MAX_NODES];
+    fai_want_tree(&v, shape, 0);
+    if (v.status != FA_OK) return v.status;
+    const fa_trees view = fa_tree_view(shape);
+    v.status = fa_trees_check(&view, 0, error);
+    fai_want_array(&v, FA_ERR_TREE_RANK, "rank", shape->rank, 4);
+    fai_want_array(&v, FA_ERR_TREE_OUTPUT, "tokens", tokens, 4);
+    fai_want(&v, FA_ERR_TREE_RANK, "stride", stride, 1, INT32_MAX);
+    if (shape->num_nodes > 1) fai_want_array(&v, FA_ERR_TREE_RANK, "candidate", candidate, 4);
+    for (int32_t i = depth[0] = 0; v.status == FA_OK && i < shape->num_nodes; i++) {
+        if (i) depth[i] = depth[shape->parent[i]] + 1;
+        if (depth[i] > levels)
+            fai_refuse(&v, FA_ERR_TREE_RANK, "levels", -1, levels, depth[i], INT32_MAX);
+        else if (i && (shape->rank[i] < 0 || shape->rank[i] >= stride))
+            fai_refuse(&v, FA_ERR_TREE_RANK, "rank", i, shape->rank[i], 0, stride - 1);
+    }
+    for (int32_t i = 0; v.status == FA_OK && i < shape->num_nodes; i++)
+        tokens[i] = i ? candidate[(int64_t)(depth[i] - 1) * stride + shape->rank[i]] : token;
+    return v.status;
+}
+
+typedef struct fai_branch { /* a node that could be added */
+    double value;
+    int32_t parent, depth, rank, order;
+} fai_branch;
+
+static inline int fai_branch_before(const fai_branch *x, const fai_branch *y) {
+    return x->value != y->value ? x->value > y->value : x->order < y->order;
+}
+
+/* What rank r of a head adds to its accuracy; accuracy (ranks): that of its best 1, 2 .. guesses together. */
+static inline double fai_increment(const double *accuracy, int32_t r) {
+    const double more = accuracy[r] - (r ? accuracy[r - 1] : 0);
+    return more > 0 ? more : 0;
+}
+
+/* The rank with the largest increment but for those up to r, and r itself, in that order; -1 for r: the
+ * first of all. */
+static inline int32_t fai_next_rank(const double *accuracy, int32_t ranks, int32_t r) {
+    int32_t best = -1;
+    for (int32_t i = 0; i < ranks; i++) {
+        const double x = fai_increment(accuracy, i), last = r < 0 ? 2 : fai_increment(accuracy, r);
+        if ((x < last || (x == last && i > r)) && (best < 0 || x > fai_increment(accuracy, best))) best = i;
+    }
+    return best;
+}
+
+/* The shape of tree->capacity nodes with the greatest expected length, when the head of depth d is right
+ * with its first r+1 guesses in accuracy[(d-1)*ranks + r] of all cases, whatever the other heads do [MD,
+ * 2.3.3]: nodes in descending order of value, the product of increments along their path. Any first m of
+ * them are the best shape of m nodes. *value (optional): tokens a step, the root's one included. Fewer
+ * nodes if heads and ranks have no more. */
+static inline fa_status fa_tree_greedy(const double *accuracy, int32_t heads, int32_t ranks, fa_tree *tree,
+                                       double *value, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    fai_branch heap[FA_TREE_MAX_NODES +
+                    1]; /* each node that is taken offers two: its first child and its next sibling */
+    int32_t size = 0, order = 0;
+    double product[FA_TREE_MAX_NODES], sum = 1;
+    fai_want_tree(&v, tree, 0);
+    fai_want(&v, FA_ERR_TREE_SHAPE, "heads", heads, 1, FA_TREE_MAX_NODES);
+    fai_want(&v, FA_ERR_TREE_SHAPE, "ranks", ranks, 1, FA_TREE_MAX_NODES);
+    fai_want_array(&v, FA_ERR_TREE_SHAPE, "accuracy", accuracy, sizeof *accuracy);
+    for (int64_t i = 0; v.status == FA_OK && i < (int64_t)heads * ranks; i++)
+        if (!(accuracy[i] >= 0 && accuracy[i] <= 1))
+            fai_refuse(&v, FA_ERR_PROBABILITY, "accuracy", i, accuracy[i], 0, 1);
+    if (v.status != FA_OK) return v.status;
+    tree->parent[0] = -1, tree->num_nodes = 1, product[0] = 1;
+    if (tree->rank) tree->rank[0] = 0;
+    fai_branch offer[2] = {{0, 0, 0, -1, 0}, {0, -1, 0, -1, 0}};
+    while (tree->num_nodes < tree->capacity) {
+        for (int side = 0; side < 2; side++) { /* rank: the last one that is in the tree already */
+            fai_branch x = offer[side];
+            const double *row = accuracy + (int64_t)x.depth * ranks;
+            if (x.parent < 0 || x.depth >= heads || (x.rank = fai_next_rank(row, ranks, x.rank)) < 0)
+                continue;
+            x.value = product[x.parent] * fai_increment(row, x.rank), x.order = order++;
+            int32_t at = size++;
+            for (; at > 0 && fai_branch_before(&x, &heap[(at - 1) / 2]); at = (at - 1) / 2)
+                heap[at] = heap[(at - 1) / 2];
+            heap[at] = x;
+        }
+        if (size == 0) break;
+        const fai_branch best = heap[0], last = heap[--size];
+        int32_t at = 0;
+        for (int32_t child; (child = 2 * at + 1) < size; at = child) {
+            if (child + 1 < size && fai_branch_before(&heap[child + 1], &heap[child])) child++;
+            if (fai_branch_before(&last, &heap[child])) break;
+            heap[at] = heap[child];
+        }
+        heap[at] = last;
+        const int32_t node = tree->num_nodes++;
+        const fai_branch child = {0, node, best.depth + 1, -1, 0};
+        tree->parent[node] = best.parent, product[node] = best.value, sum += best.value;
+        if (tree->rank) tree->rank[node] = best.rank;
+        offer[0] = child, offer[1] = best;
+    }
+    if (value) *value = sum;
+    return FA_OK;
+}
+
+/* ---- several drafts ---- */
+
+/* The merged tree of several drafts' trees (or chains), one a batch entry, 1 .. 64 [SI, definition 3.2]:
+ * each sequence that one of them has, once. Siblings are in the order in which the drafts name them. Roots
+ * must have the same token. source (capacity), optional: bit d is set if draft d proposed the node. node
+ * (total), optional: where each node of the drafts went. */
+static inline fa_status fa_tree_merge(const fa_trees *drafts, fa_tree *tree, uint64_t *source, int32_t *node,
+                                      fa_error *error) {
+    fai_verdict v = {fa_trees_check(drafts, INT32_MAX, error), error};
+    fai_trie trie;
+    int32_t to[FA_TREE_MAX_NODES], in_trie[FA_TREE_MAX_NODES];
+    uint64_t bits[FA_TREE_MAX_NODES];
+    fai_want_tree(&v, tree, 1);
+    if (v.status == FA_OK) fai_want(&v, FA_ERR_TREES, "batch", drafts->batch, 1, 64);
+    if (source) fai_want_array(&v, FA_ERR_TREE_OUTPUT, "source", source, 8);
+    if (node) fai_want_array(&v, FA_ERR_TREE_OUTPUT, "node", node, 4);
+    if (v.status != FA_OK) return v.status;
+    fai_trie_begin(&trie, drafts->token[fa_tree_begin(drafts, 0)], 0);
+    for (int pass = 0; pass < 2; pass++) { /* the first one finds out whether there is room */
+        for (int32_t d = 0; d < drafts->batch; d++) {
+            const int64_t at = fa_tree_begin(drafts, d);
+            const int32_t *parent = drafts->parent + at, *token = drafts->token + at;
+            if (token[0] != trie.key[0])
+                fai_refuse(&v, FA_ERR_TREE_TOKEN, "token", at, token[0], trie.key[0], trie.key[0]);
+            in_trie[0] = 0;
+            for (int32_t i = 0; v.status == FA_OK && i < fa_tree_count(drafts, d); i++) {
+                const int32_t had = trie.count;
+                if (i) in_trie[i] = fai_trie_child(&trie, in_trie[parent[i]], token[i], tree->capacity);
+                if (in_trie[i] < 0) {
+                    fai_want_room(&v, tree, tree->capacity + 1.0);
+                    break;
+                }
+                if (trie.count > had || (!pass && !d && !i)) bits[in_trie[i]] = 0;
+                bits[in_trie[i]] |= (uint64_t)1 << d;
+                if (pass && node) node[at + i] = to[in_trie[i]];
+            }
+        }
+        if (v.status != FA_OK) return v.status;
+        if (!pass) fai_trie_emit(&trie, tree, 1, to);
+    }
+    for (int32_t i = 0; source && i < trie.count; i++) source[to[i]] = bits[i];
+    return FA_OK;
+}
+
+/* ---- dynamic trees ---- */
+
+/* Candidates of a tree that grows with the draft's confidence [EA2]: level by level, children of the best
+ * `beam` nodes of the last level; in the end the best of all of them are the tree.
+ *     fa_dynamic_begin(&d, token)
+ *     for each level: fa_dynamic_beam(&d, width, beam, &n)   first the root; the draft runs on these ..
+ *                     fa_dynamic_grow(&d, beam, n, tokens, logprob, k)    .. and has these k tokens each
+ *     fa_dynamic_finish(&d, nodes, &tree, candidate)
+ * Scores are float sums of log-probabilities, at most that of the parent, in this order: the same on every
+ * machine. */
+typedef struct fa_dynamic {
+    int32_t capacity; /* 1 + k + (levels - 1) * width * k, for k candidates a node and beams of width nodes */
+    int32_t count;    /* candidates so far, the root included */
+    int32_t level;    /* the first of the last level */
+    int32_t *parent;  /* (capacity), as is each of these */
+    int32_t *token;
+    float *score; /* logarithm of the probability of the path, as the draft sees it; -inf: never a node */
+} fa_dynamic;
+
+static inline void fai_want_dynamic(fai_verdict *v, const fa_dynamic *d) {
+    if (!d) {
+        if (v->status == FA_OK) v->status = FA_ERR_ARGS_NULL;
+        return;
+    }
+    fai_want(v, FA_ERR_DYNAMIC, "capacity", d->capacity, 1, FA_MAX_SEQLEN);
+    fai_want_array(v, FA_ERR_DYNAMIC, "parent", d->parent, 4);
+    fai_want_array(v, FA_ERR_DYNAMIC, "token", d->token, 4);
+    fai_want_array(v, FA_ERR_DYNAMIC, "score", d->score, 4);
+}
+static inline void fai_want_dynamic_begun(fai_verdict *v, const fa_dynamic *d) {
+    fai_want_dynamic(v, d);
+    if (v->status == FA_OK) fai_want(v, FA_ERR_DYNAMIC, "count", d->count, 1, d->capacity);
+    if (v->status == FA_OK) fai_want(v, FA_ERR_DYNAMIC, "level", d->level, 0, d->count - 1);
+}
+
+static inline fa_status fa_dynamic_begin(fa_dynamic *d, int32_t token, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    fai_want_dynamic(&v, d);
+    if (v.status != FA_OK) return v.status;
+    d->count = 1, d->level = 0, d->parent[0] = -1, d->token[0] = token, d->score[0] = 0;
+    return FA_OK;
+}
+
+/* A number that is larger for a better candidate: by score, then the one with the lower index. */
+FAI_HD static inline uint64_t fai_score_key(float score, int32_t index) {
+    const uint32_t bits = fai_bits_of(score + 0.0f); /* no -0 */
+    return (uint64_t)(bits >> 31 ? ~bits : bits | 0x80000000u) << 32 | ~(uint32_t)index;
+}
+
+/* heap[at], and what is below it in a heap of n with the least on top */
+FAI_HD static inline void fai_sift(uint64_t *heap, int32_t n, int32_t at) {
+    const uint64_t x = heap[at];
+    for (int32_t child; (child = 2 * at + 1) < n; at = child) {
+        if (child + 1 < n && heap[child + 1] < heap[child]) child++;
+        if (heap[child] >= x) break;
+        heap[at] = heap[child];
+    }
+    heap[at] = x;
+}
+/* The k largest of the keys that are offered; n of them so far. */
+FAI_HD static inline void fai_offer(uint64_t *heap, int32_t *n, int32_t k, uint64_t key) {
+    if (*n < k) {
+        heap[(*n)++] = key;
+        if (*n == k)
+            for (int32_t at = k / 2; at-- > 0;) fai_sift(heap, k, at);
+    } else if (k > 0 && key > heap[0]) {
+        heap[0] = key, fai_sift(heap, k, 0);
+    }
+}
+/* In descending order. */
+FAI_HD static inline void fai_sort(uint64_t *key, int32_t n) {
+    for (int32_t at = n / 2; at-- > 0;) fai_sift(key, n, at);
+    for (int32_t end = n - 1; end > 0; end--) {
+        const uint64_t least = key[0];
+        key[0] = key[end], key[end] = least;
+        fai_sift(key, end, 0);
+    }
+}
+
+/* The best `width` candidates of the last level, best first, ties by index: beam (width). *num: how many
+ * there are. */
+static inline fa_status fa_dynamic_beam(const fa_dynamic *d, int32_t width, int32_t *beam, int32_t *num,
+                                        fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    uint64_t heap[FA_TREE_MAX_NODES];
+    int32_t n = 0;
+    fai_want_dynamic_begun(&v, d);
+    fai_want(&v, FA_ERR_DYNAMIC, "width", width, 1, FA_TREE_MAX_NODES);
+    fai_want_array(&v, FA_ERR_TREE_OUTPUT, "beam", beam, 4);
+    fai_want_array(&v, FA_ERR_TREE_OUTPUT, "num", num, 4);
+    if (v.status != FA_OK) return v.status;
+    for (int32_t i = d->level; i < d->count; i++)
+        if (d->score[i] > -INFINITY) fai_offer(heap, &n, width, fai_score_key(d->score[i], i));
+    fai_sort(heap, n);
+    for (int32_t i = 0; i < n; i++) beam[i] = (int32_t) ~(uint32_t)heap[i];
+    *num = n;
+    return FA_OK;
+}
+
+/* Children of these nodes of the last level, k each: tokens and logprob (num, k), natural logarithms of
+ * the draft's probabilities; what is above 0 counts as 0, NaN as -inf. */
+static inline fa_status fa_dynamic_grow(fa_dynamic *d, const int32_t *beam, int32_t num,
+                                        const int32_t *tokens, const float *logprob, int32_t k,
+                                        fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    fai_want_dynamic_begun(&v, d);
+    fai_want(&v, FA_ERR_DYNAMIC, "num", num, 1, FA_TREE_MAX_NODES);
+    fai_want(&v, FA_ERR_DYNAMIC, "k", k, 1, FA_MAX_SEQLEN);
+    fai_want_array(&v, FA_ERR_DYNAMIC, "beam", beam, 4);
+    fai_want_array(&v, FA_ERR_DYNAMIC, "tokens", tokens, 4);
+    fai_want_array(&v, FA_ERR_DYNAMIC, "logprob", logprob, 4);
+    if (v.status == FA_OK)
+        fai_want(&v, FA_ERR_DYNAMIC, "capacity", d->capacity, d->count + (double)num * k, FA_MAX_SEQLEN);
+    for (int32_t i = 0; v.status == FA_OK && i < num; i++)
+        if (beam[i] < d->level || beam[i] >= d->count)
+            fai_refuse(&v, FA_ERR_DYNAMIC, "beam", i, beam[i], d->level, d->count - 1);
+    if (v.status != FA_OK) return v.status;
+    d->level = d->count;
+    for (int32_t i = 0; i < num; i++)
+        for (int32_t r = 0; r < k; r++, d->count++) {
+            const float x = logprob[(int64_t)i * k + r];
+            d->parent[d->count] = beam[i], d->token[d->count] = tokens[(int64_t)i * k + r];
+            d->score[d->count] = d->score[beam[i]] + (x <= 0 ? x : x > 0 ? 0 : -INFINITY);
+        }
+    return FA_OK;
+}
+
+/* The tree: the root and the best nodes-1 candidates of all levels, ties by index, in the order of their
+ * indices. As no child scores higher than its parent, or comes before it, parents are there and come
+ * first. candidate (nodes), optional: which candidate each node is, for the draft's rows and its cache.
+ * rank (tree.rank): among its siblings in the tree. Fewer nodes if there are no more candidates above
+ * -inf. */
+static inline fa_status fa_dynamic_finish(const fa_dynamic *d, int32_t nodes, fa_tree *tree,
+                                          int32_t *candidate, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    uint64_t heap[FA_TREE_MAX_NODES];
+    int32_t n = 0, chosen[FA_TREE_MAX_NODES], children[FA_TREE_MAX_NODES];
+    fai_want_dynamic_begun(&v, d);
+    fai_want_tree(&v, tree, 1);
+    if (candidate) fai_want_array(&v, FA_ERR_TREE_OUTPUT, "candidate", candidate, 4);
+    if (v.status == FA_OK) fai_want(&v, FA_ERR_TREE_CAPACITY, "nodes", nodes, 1, tree->capacity);
+    if (v.status != FA_OK) return v.status;
+    for (int32_t i = 1; i < d->count; i++)
+        if (d->score[i] > -INFINITY) fai_offer(heap, &n, nodes - 1, fai_score_key(d->score[i], i));
+    for (int32_t i = 0; i < n; i++) heap[i] &= 0xffffffffu; /* ~index: descending is ascending */
+    fai_sort(heap, n);
+    chosen[0] = children[0] = 0;
+    for (int32_t i = 1; i <= n; i++) chosen[i] = (int32_t) ~(uint32_t)heap[i - 1], children[i] = 0;
+    for (int32_t i = 0; i <= n; i++) {
+        const int32_t above = d->parent[chosen[i]];
+        int32_t lo = 0;
+        for (int32_t hi = i; above >= 0 && lo < hi;) { /* the node that is candidate `above` */
+            const int32_t mid = (lo + hi) / 2;
+            if (chosen[mid] < above)
+                lo = mid + 1;
+            else
+                hi = mid;
+        }
+        tree->parent[i] = above < 0 ? -1 : lo, tree->token[i] = d->token[chosen[i]];
+        if (tree->rank) tree->rank[i] = above < 0 ? 0 : children[lo]++;
+        if (candidate) candidate[i] = chosen[i];
+    }
+    tree->num_nodes = n + 1;
+    return FA_OK;
+}
+
+/* ---- Sequoia ---- */
+
+/* Best trees by dynamic programming [SQ, 3.2]. acceptance[r] (ranks): chance that the child of rank r is
+ * accepted, and none before it, at any node that is; so the value of a tree, tokens a step with the root's
+ * one, is the sum over nodes of the product of acceptance along their path. A node's children have the
+ * ranks 0, 1 .. without a gap.
+ *     T[d][n] = max over b: G[d][b][n]
+ *     G[d][b][n] = max over m: G[d][b-1][n-m] + acceptance[b-1] T[d-1][m] */
+typedef struct fa_sequoia_args {
+    uint32_t first_canary;
+    const double *acceptance; /* (ranks): 0 .. 1 */
+    int32_t ranks;
+    int32_t max_nodes;  /* root included, 1 .. FA_TREE_MAX_NODES */
+    int32_t max_depth;  /* edges from the root to a leaf = steps of the draft; 1 .. FA_TREE_MAX_NODES - 1 */
+    int32_t max_branch; /* children of a node; 0 = ranks */
+    fa_error *error;
+    uint32_t last_canary;
+} fa_sequoia_args;
+
+/* The workspace: tables that fa_sequoia fills. */
+typedef struct fai_sequoia {
+    int64_t row;      /* max_nodes + 1 */
+    int32_t branches; /* most children of a node */
+    double *value;    /* (max_depth + 1, row): T, 0 where there is no such tree */
+    double *partial;  /* (2, row): G of b - 1 and of b children */
+    int16_t *branch;  /* (max_depth + 1, row): children of the root of that tree */
+    int16_t *last;    /* (max_depth + 1, branches, row): nodes below its last child */
+    size_t bytes;
+} fai_sequoia;
+
+static inline fai_sequoia fai_sequoia_layout(const fa_sequoia_args *a, void *workspace) {
+    fai_sequoia s;
+    s.row = a->max_nodes + 1;
+    s.branches = a->max_branch && a->max_branch < a->ranks ? a->max_branch : a->ranks;
+    if (s.branches > a->max_nodes) s.branches = a->max_nodes;
+    const int64_t tables = (a->max_depth + 1) * s.row;
+    s.value = s.partial = NULL, s.branch = s.last = NULL;
+    if (workspace) {
+        s.value = (double *)workspace, s.partial = s.value + tables;
+        s.branch = (int16_t *)(void *)(s.partial + 2 * s.row), s.last = s.branch + tables;
+    }
+    s.bytes = (size_t)(tables + 2 * s.row) * 8 + (size_t)(tables * (1 + s.branches)) * 2;
+    return s;
+}
+
+static inline fa_status fai_sequoia_check(const fa_sequoia_args *a) {
+    fai_verdict v = {FA_OK, a ? a->error : NULL};
+    if (!a) return FA_ERR_ARGS_NULL;
+    if (a->first_canary || a->last_canary) return FA_ERR_NOT_ZEROED;
+    fai_want(&v, FA_ERR_TREE_SHAPE, "max_nodes", a->max_nodes, 1, FA_TREE_MAX_NODES);
+    fai_want(&v, FA_ERR_TREE_SHAPE, "max_depth", a->max_depth, 1, FA_TREE_MAX_NODES - 1);
+    fai_want(&v, FA_ERR_TREE_SHAPE, "max_branch", a->max_branch, 0, INT32_MAX);
+    fai_want(&v, FA_ERR_TREE_SHAPE, "ranks", a->ranks, 1, INT32_MAX);
+    fai_want_array(&v, FA_ERR_TREE_SHAPE, "acceptance", a->acceptance, sizeof *a->acceptance);
+    for (int32_t r = 0; v.status == FA_OK && r < a->ranks; r++)
+        if (!(a->acceptance[r] >= 0 && a->acceptance[r] <= 1))
+            fai_refuse(&v, FA_ERR_PROBABILITY, "acceptance", r, a->acceptance[r], 0, 1);
+    return v.status;
+}
+
+/* Bytes that fa_sequoia needs, aligned to 8; 0 if args is not valid. */
+static inline size_t fa_sequoia_workspace(const fa_sequoia_args *args) {
+    return fai_sequoia_check(args) == FA_OK ? fai_sequoia_layout(args, NULL).bytes : 0;
+}
+
+static inline fa_status fai_sequoia_memory(const fa_sequoia_args *a, const void *workspace, size_t bytes) {
+    fai_verdict v = {fai_sequoia_check(a), a ? a->error : NULL};
+    if (v.status != FA_OK) return v.status;
+    fai_want_array(&v, FA_ERR_WORKSPACE_NULL, "workspace", workspace, 8);
+    fai_want(&v, FA_ERR_WORKSPACE_SIZE, "bytes", (double)bytes, (double)fai_sequoia_layout(a, NULL).bytes,
+             0x1p62);
+    return v.status;
+}
+
+/* Trees of one depth more than those of `below`, T[d-1]. */
+static inline void fai_sequoia_level(const fa_sequoia_args *a, const fai_sequoia *s, int32_t d) {
+    double *best = s->value + d * s->row, *g = s->partial, *more = s->partial + s->row;
+    const double *below = best - s->row;
+    int16_t *branch = s->branch + d * s->row;
+    for (int32_t n = 0; n < s->row; n++) best[n] = g[n] = n == 1, branch[n] = 0;
+    for (int32_t b = 1; b <= s->branches; b++) {
+        int16_t *last = s->last + (d * s->branches + b - 1) * s->row;
+        const double p = a->acceptance[b - 1];
+        for (int32_t n = 0; n < s->row; n++) {
+            more[n] = 0, last[n] = 0;
+            for (int32_t m = 1; m < n; m++) {
+                const double x = g[n - m] + p * below[m];
+                if (g[n - m] > 0 && below[m] > 0 && x > more[n]) more[n] = x, last[n] = (int16_t)m;
+            }
+            if (more[n] > best[n]) best[n] = more[n], branch[n] = (int16_t)b;
+        }
+        double *swap = g;
+        g = more, more = swap;
+    }
+}
+
+/* Fills workspace: O(max_depth * branches * max_nodes^2) steps. */
+static inline fa_status fa_sequoia(const fa_sequoia_args *args, void *workspace, size_t bytes) {
+    const fa_status status = fai_sequoia_memory(args, workspace, bytes);
+    if (status != FA_OK) return status;
+    const fai_sequoia s = fai_sequoia_layout(args, workspace);
+    for (int32_t n = 0; n < s.row; n++) s.value[n] = n == 1, s.branch[n] = 0;
+    for (int32_t d = 1; d <= args->max_depth; d++) fai_sequoia_level(args, &s, d);
+    return FA_OK;
+}
+
+/* Tokens a step of the best tree of exactly `nodes` nodes and at most that depth; 0 if there is none, or
+ * fa_sequoia has not filled workspace for these args. */
+static inline double fa_sequoia_value(const fa_sequoia_args *args, const void *workspace, int32_t nodes,
+                                      int32_t depth) {
+    if (!args || !workspace || nodes < 1 || nodes > args->max_nodes || depth < 0 || depth > args->max_depth)
+        return 0;
+    return ((const double *)workspace)[(int64_t)depth * (args->max_nodes + 1) + nodes];
+}
+
+/* That tree, a shape, from the workspace that fa_sequoia filled for the same args. Fewer nodes where depth
+ * and branches do not allow as many. */
+static inline fa_status fa_sequoia_tree(const fa_sequoia_args *args, const void *workspace, size_t bytes,
+                                        int32_t nodes, int32_t depth, fa_tree *tree) {
+    fai_verdict v = {fai_sequoia_memory(args, workspace, bytes), args ? args->error : NULL};
+    int32_t size[FA_TREE_MAX_NODES], left[FA_TREE_MAX_NODES], end = 1; /* nodes and depth from here down */
+    fai_want_tree(&v, tree, 0);
+    if (v.status != FA_OK) return v.status;
+    fai_want(&v, FA_ERR_TREE_SHAPE, "nodes", nodes, 1, args->max_nodes);
+    fai_want(&v, FA_ERR_TREE_SHAPE, "depth", depth, 0, args->max_depth);
+    fai_want_room(&v, tree, nodes);
+    if (v.status != FA_OK) return v.status;
+    const fai_sequoia s = fai_sequoia_layout(args, (void *)(uintptr_t)workspace);
+    while (s.value[depth * s.row + nodes] <= 0) nodes--;
+    size[0] = nodes, left[0] = depth, tree->parent[0] = -1;
+    if (tree->rank) tree->rank[0] = 0;
+    for (int32_t i = 0; i < end; i++) {
+        const int32_t begin = end, branches = s.branch[left[i] * s.row + size[i]];
+        int32_t rest = size[i];
+        for (int32_t b = branches; b > 0; b--) { /* the last child first */
+            const int32_t child = begin + b - 1, m = s.last[(left[i] * s.branches + b - 1) * s.row + rest];
+            tree->parent[child] = i, size[child] = m, left[child] = left[i] - 1, rest -= m;
+            if (tree->rank) tree->rank[child] = b - 1;
+        }
+        end = begin + branches;
+    }
+    tree->num_nodes = end;
+    return FA_OK;
+}
+
+/* ---- n-grams ---- */
+
+/* Drafts copied from the text: what followed earlier places that end like the text does (prompt lookup
+ * [PLD]). Longer matches first, then later ones. A draft that reaches the end of the text goes on as if it
+ * had been appended, so what repeats is repeated. */
+typedef struct fa_ngram_args {
+    uint32_t first_canary;
+    const int32_t *tokens; /* (num_tokens): the text; its last token becomes the root */
+    int32_t num_tokens;
+    int32_t min_match; /* tokens that an earlier place must share with the end of the text, at least; 0 = 1 */
+    int32_t max_match; /* tokens that are compared, at most; 0 = 8 */
+    int32_t max_depth; /* tokens of a draft; >= 1 */
+    int32_t max_matches; /* drafts, 1 .. 64; 0 = 1: a chain.  Where they differ the tree branches */
+    fa_error *error;
+    uint32_t last_canary;
+} fa_ngram_args;
+
+/* tree gets at most its capacity of nodes: the rest of the drafts is dropped. *longest (optional): tokens
+ * of the longest match, 0 if there is none; then the tree is its root. O(num_tokens * max_match) steps at
+ * worst. */
+static inline fa_status fa_ngram(const fa_ngram_args *args, fa_tree *tree, int32_t *longest) {
+    fai_verdict v = {FA_OK, args ? args->error : NULL};
+    fai_trie trie;
+    uint64_t match[64]; /* length << 32 | place of its last token */
+    int32_t count = 0;
+    if (!args) return FA_ERR_ARGS_NULL;
+    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED;
+    const int32_t least = args->min_match ? args->min_match : 1, most = args->max_match ? args->max_match : 8;
+    const int32_t *tokens = args->tokens, last = args->num_tokens - 1;
+    fai_want_tree(&v, tree, 1);
+    fai_want_array(&v, FA_ERR_NGRAM, "tokens", tokens, 4);
+    fai_want(&v, FA_ERR_NGRAM, "num_tokens", args->num_tokens, 1, FA_MAX_SEQLEN);
+    fai_want(&v, FA_ERR_NGRAM, "max_match", most, 1, FA_MAX_SEQLEN);
+    fai_want(&v, FA_ERR_NGRAM, "min_match", least, 1, most);
+    fai_want(&v, FA_ERR_NGRAM, "max_depth", args->max_depth, 1, FA_TREE_MAX_NODES);
+    fai_want(&v, FA_ERR_NGRAM, "max_matches", args->max_matches, 0, 64);
+    if (v.status != FA_OK) return v.status;
+    for (int32_t end = 0; end < last; end++) {
+        int32_t length = 0;
+        while (length < most && length <= end && tokens[end - length] == tokens[last - length]) length++;
+        if (length >= least)
+            fai_offer(match, &count, args->max_matches ? args->max_matches : 1,
+                      (uint64_t)length << 32 | (uint32_t)end);
+    }
+    fai_sort(match, count);
+    fai_trie_begin(&trie, tokens[last], 0);
+    for (int32_t i = 0; i < count; i++) {
+        const int32_t begin = (int32_t)(match[i] & 0xffffffffu) + 1, period = last + 1 - begin;
+        int32_t node = 0;
+        for (int32_t d = 0; d < args->max_depth && node >= 0; d++)
+            node = fai_trie_child(&trie, node, tokens[begin + d % period], tree->capacity);
+    }
+    fai_trie_emit(&trie, tree, 1, NULL);
+    if (longest) *longest = count ? (int32_t)(match[0] >> 32) : 0;
+    return FA_OK;
+}
+
+/* A pool of n-grams [LA]: for each first token (key), the last few different continuations that came by,
+ * the most recent first. Memory is the caller's and fixed: a key that finds no room in its bucket of 8
+ * takes the place of the one there that was not inserted into for the longest time. */
+typedef struct fa_pool {
+    int32_t keys;    /* first tokens that there is room for: a multiple of 8, 8 .. 2^24 */
+    int32_t guesses; /* continuations of each, 1 .. FA_TREE_MAX_NODES - 1 */
+    int32_t length;  /* tokens of a continuation: n - 1, 1 .. FA_TREE_MAX_NODES - 1 */
+    uint32_t clock;  /* insertions */
+    int32_t *memory; /* fa_pool_bytes(); all zero: empty. Of each key: token, time, count, continuations */
+} fa_pool;
+
+FAI_HD static inline int64_t fai_pool_slot(const fa_pool *p) { return 3 + (int64_t)p->guesses * p->length; }
+
+static inline void fai_want_pool(fai_verdict *v, const fa_pool *p) {
+    if (!p) {
+        if (v->status == FA_OK) v->status = FA_ERR_ARGS_NULL;
+        return;
+    }
+    fai_want(v, FA_ERR_POOL, "keys", p->keys, 8, 1 << 24);
+    if (p->keys % 8) fai_refuse(v, FA_ERR_POOL, "keys", -1, p->keys, 8, 1 << 24);
+    fai_want(v, FA_ERR_POOL, "guesses", p->guesses, 1, FA_TREE_MAX_NODES - 1);
+    fai_want(v, FA_ERR_POOL, "length", p->length, 1, FA_TREE_MAX_NODES - 1);
+}
+
+/* Bytes of its memory, aligned to 4; 0 if its sizes are not valid. */
+static inline size_t fa_pool_bytes(const fa_pool *pool) {
+    fai_verdict v = {FA_OK, NULL};
+    fai_want_pool(&v, pool);
+    return v.status == FA_OK ? (size_t)(pool->keys * fai_pool_slot(pool)) * 4 : 0;
+}
+
+/* The slot of a key; NULL if it has none. make: the slot it gets then. */
+static inline int32_t *fai_pool_find(const fa_pool *p, int32_t key, int make) {
+    const uint32_t bucket =
+        (uint32_t)key * 0x9e3779b1u % (uint32_t)(p->keys / 8); /* 2^32 / golden ratio: spreads runs of ids */
+    int32_t *slot = p->memory + (int64_t)bucket * 8 * fai_pool_slot(p), *oldest = NULL;
+    for (int way = 0; way < 8; way++, slot += fai_pool_slot(p)) {
+        if (slot[2] > 0 && slot[0] == key) return slot;
+        if (!oldest || (oldest[2] > 0 &&
+                        (slot[2] <= 0 || p->clock - (uint32_t)slot[1] > p->clock - (uint32_t)oldest[1])))
+            oldest = slot;
+    }
+    if (!make) return NULL;
+    oldest[0] = key, oldest[2] = 0;
+    return oldest;
+}
+
+/* Every n-gram of tokens (num_tokens), in order; none if there are fewer than n = length + 1. */
+static inline fa_status fa_pool_insert(fa_pool *pool, const int32_t *tokens, int32_t num_tokens,
+                                       fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    fai_want_pool(&v, pool);
+    if (v.status == FA_OK) fai_want_array(&v, FA_ERR_POOL, "memory", pool->memory, 4);
+    fai_want(&v, FA_ERR_POOL, "num_tokens", num_tokens, 0, INT32_MAX);
+    if (num_tokens > 0) fai_want_array(&v, FA_ERR_POOL, "tokens", tokens, 4);
+    for (int64_t i = 0; v.status == FA_OK && i + pool->length < num_tokens; i++) {
+        const size_t one = (size_t)pool->length * sizeof(int32_t);
+        int32_t *slot = fai_pool_find(pool, tokens[i], 1), *list = slot + 3, n = 0;
+        if (slot[2] > pool->guesses) slot[2] = pool->guesses; /* whatever the memory held */
+        while (n < slot[2] && memcmp(list + (int64_t)n * pool->length, tokens + i + 1, one)) n++;
+        if (n == slot[2] && n < pool->guesses) slot[2]++;
+        if (n == pool->guesses) n--; /* the last one goes */
+        memmove(list + pool->length, list, (size_t)n * one);
+        memcpy(list, tokens + i + 1, one);
+        slot[1] = (int32_t)pool->clock++;
+    }
+    return v.status;
+}
+
+/* A tree of the continuations of token, the most recent first; the root alone if there is none. At most
+ * tree->capacity nodes: the rest is dropped. */
+static inline fa_status fa_pool_tree(const fa_pool *pool, int32_t token, fa_tree *tree, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    fai_trie trie;
+    fai_want_pool(&v, pool);
+    if (v.status == FA_OK) fai_want_array(&v, FA_ERR_POOL, "memory", pool->memory, 4);
+    fai_want_tree(&v, tree, 1);
+    if (v.status != FA_OK) return v.status;
+    const int32_t *slot = fai_pool_find(pool, token, 0);
+    fai_trie_begin(&trie, token, 0);
+    for (int32_t n = 0; slot && n < slot[2] && n < pool->guesses; n++)
+        for (int32_t d = 0, node = 0; d < pool->length && node >= 0; d++)
+            node = fai_trie_child(&trie, node, slot[3 + (int64_t)n * pool->length + d], tree->capacity);
+    fai_trie_emit(&trie, tree, 1, NULL);
+    return FA_OK;
+}
 
 /* ======================================================================================== */
 /* >>medusa   heads: forward, backward, loss; candidates                                     */
