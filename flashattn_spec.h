@@ -549,6 +549,11 @@ FAI_HD static inline uint64_t fai_score_key(float score, int32_t index) {
     return (uint64_t)(bits >> 31 ? ~bits : bits | 0x80000000u) << 32 | ~(uint32_t)index;
 }
 
+FAI_HD static inline float fai_key_score(uint64_t key) {
+    const uint32_t order = (uint32_t)(key >> 32);
+    return fai_float_of(order >> 31 ? order ^ 0x80000000u : ~order);
+}
+
 /* heap[at], and what is below it in a heap of n with the least on top */
 FAI_HD static inline void fai_sift(uint64_t *heap, int32_t n, int32_t at) {
     const uint64_t x = heap[at];
@@ -958,6 +963,479 @@ static inline fa_status fa_pool_tree(const fa_pool *pool, int32_t token, fa_tree
 /* ======================================================================================== */
 /* >>medusa   heads: forward, backward, loss; candidates                                     */
 /* ======================================================================================== */
+
+/* Medusa's heads [MD, 2.1, 2.2.1]: head k = 0, 1 .. of the last hidden state x of position t guesses token
+ * t + 2 + k,
+ *     h = x + SiLU(W_k x + b_k)   logits = P_k h   loss = sum_k lambda_k mean_t CE(logits, token[t + 2 + k])
+ * All f32; sums over the vocabulary in double. With W_k = 0 and b_k = 0 a head starts as P_k itself. What
+ * is done for the vocabulary is done for FAI_ROWS rows and FAI_VOCAB of its tokens at a time, twice for
+ * gradients: there are no logits of all of it, but where the caller asks for them. */
+typedef struct fa_medusa_args {
+    uint32_t first_canary;
+    int32_t rows, dim, vocab, heads;
+    const float *x;          /* (rows, dim) */
+    int64_t stride_x;        /* floats from row to row; 0 = dim */
+    const float *weight;     /* W (heads, dim, dim): row i makes element i */
+    const float *bias;       /* b (heads, dim); NULL = 0 */
+    const float *projection; /* P (heads, vocab, dim) */
+    int32_t shared;          /* 1: one P (vocab, dim) for all heads, say the model's own */
+
+    /* fa_medusa_forward: outputs that are not NULL */
+    float *logits;      /* (rows, heads, vocab) */
+    int32_t *top_token; /* (rows, heads, top_k): best first, ties by id; each row goes to fa_tree_fill */
+    float *top_logprob; /* (rows, heads, top_k): natural logarithms of their probabilities */
+    int32_t top_k;      /* 1 .. 64 with top_token or top_logprob */
+
+    /* fa_medusa_loss: outputs that are not NULL; gradients are those of the loss */
+    const int32_t *target;     /* (rows): the token at each position; < 0: as a label, it does not count */
+    const int32_t *cu_seqlens; /* (batch + 1): sequence b is rows cu[b] .. cu[b+1]-1; NULL: one sequence */
+    int32_t batch;             /* sequences, if cu_seqlens is given */
+    int32_t shift; /* head k guesses token t + shift + k; 0 = 2, as the model's own head guesses t + 1 */
+    const float *lambda;      /* (heads); NULL: 0.8^(k+1) */
+    double *loss;             /* (1) */
+    double *head_loss;        /* (heads): mean CE; 0 where nothing counts */
+    float *d_x;               /* (rows, dim) */
+    float *d_weight, *d_bias; /* as weight and bias */
+    float *d_projection;      /* as projection */
+    int32_t accumulate;       /* 1: add to the gradients that are there; 0: write */
+    fa_error *error;
+    uint32_t last_canary;
+} fa_medusa_args;
+
+/* ---- f32 matrix products ---- */
+
+/* A tile of C: FAI_GM rows x 2 vectors of FAI_GL floats, in registers; the shapes of >>vector, for the
+ * same reasons. */
+#if defined(__GNUC__) && !defined(__CUDACC__)
+#if defined(__AVX512F__)
+#define FAI_GL 16
+#define FAI_GM 8
+#elif defined(__AVX2__) && defined(__FMA__)
+#define FAI_GL 8
+#define FAI_GM 6
+#else
+#define FAI_GL 4
+#define FAI_GM 4
+#endif
+typedef float fai_gvec __attribute__((vector_size(4 * FAI_GL), aligned(4), may_alias));
+typedef int32_t fai_gint __attribute__((vector_size(4 * FAI_GL), aligned(4), may_alias));
+#else /* one float is a vector, too */
+#define FAI_GL 1
+#define FAI_GM 4
+typedef float fai_gvec;
+#endif
+#if !defined(FAI_EACH)
+#define FAI_EACH(i, from, to) for (int i = (from); i < (to); i++)
+#endif
+
+FAI_INLINE fai_gvec fai_gsplat(float x) {
+#if FAI_GL == 1
+    return x;
+#else
+    const fai_gvec zero = {0};
+    return x - zero; /* a broadcast: x - 0 is x */
+#endif
+}
+
+FAI_INLINE fai_gvec fai_gfma(fai_gvec a, fai_gvec b, fai_gvec c) {
+#if FAI_GL == 16
+    return (fai_gvec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif FAI_GL == 8
+    return (fai_gvec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif FAI_GL == 4 && defined(__aarch64__)
+    return (fai_gvec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* exp(x) for x <= 0: relative error 2e-7; 0 below -87.3; NaN for NaN */
+FAI_INLINE fai_gvec fai_gexp(fai_gvec x) {
+#if FAI_GL == 1
+    return expf(x);
+#else
+    static const float c[6] = {1.3888889e-3f, 8.3333333e-3f, 4.1666667e-2f, 0.16666667f, 0.5f, 1.0f};
+    const fai_gvec zero = {0}, magic = zero + 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    const fai_gvec t = fai_gfma(x, zero + 1.44269504f, magic), n = t - magic;
+    const fai_gvec r =
+        fai_gfma(n, zero - 1.42860677e-6f, fai_gfma(n, zero - 0.693145752f, x)); /* ln 2 in two parts */
+    fai_gvec p = zero + 1.9841270e-4f;
+    FAI_EACH (i, 0, 6) p = fai_gfma(p, r, zero + c[i]);
+    p = fai_gfma(p, r, zero + 1.0f);
+    const fai_gint scale = ((fai_gint)t - 0x4b400000 + 127) << 23, tiny = x < zero - 87.3f;
+    return (fai_gvec)((fai_gint)(p * (fai_gvec)scale) & ~tiny);
+#endif
+}
+
+/* rows: a constant, 1 .. FAI_GM */
+FAI_INLINE void fai_gemm_tile(const int rows, int64_t depth, const float *a, int64_t ra, int64_t ca,
+                              const float *b, int64_t ldb, float *c, int64_t ldc) {
+    fai_gvec acc[FAI_GM][2];
+    FAI_EACH (i, 0, rows)
+        FAI_EACH (n, 0, 2) acc[i][n] = *(const fai_gvec *)(c + i * ldc + n * FAI_GL);
+    for (int64_t p = 0; p < depth; p++) {
+        const fai_gvec b0 = *(const fai_gvec *)(b + p * ldb), b1 = *(const fai_gvec *)(b + p * ldb + FAI_GL);
+        FAI_EACH (i, 0, rows) {
+            const fai_gvec x = fai_gsplat(a[i * ra + p * ca]);
+            acc[i][0] = fai_gfma(x, b0, acc[i][0]), acc[i][1] = fai_gfma(x, b1, acc[i][1]);
+        }
+    }
+    FAI_EACH (i, 0, rows)
+        FAI_EACH (n, 0, 2) *(fai_gvec *)(c + i * ldc + n * FAI_GL) = acc[i][n];
+}
+
+/* C (m, n; ldc) += A (m, k) B (k, n; ldb): element (i, p) of A is a[i*ra + p*ca], rows of B and C are
+ * contiguous. */
+FAI_NOINLINE void fai_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t ra, int64_t ca,
+                           const float *b, int64_t ldb, float *c, int64_t ldc) {
+    const int64_t width = 2 * FAI_GL,
+                  most = 256; /* 256 rows of 32 columns are 32 KiB: in cache for all of m */
+    const int64_t whole = n - n % width;
+    for (int64_t p = 0; p < k; p += most) {
+        const int64_t depth = k - p < most ? k - p : most;
+        for (int64_t j = 0; j < whole; j += width) {
+            const float *at = a + p * ca, *bt = b + p * ldb + j;
+            int64_t i = 0;
+            for (; i + FAI_GM <= m; i += FAI_GM)
+                fai_gemm_tile(FAI_GM, depth, at + i * ra, ra, ca, bt, ldb, c + i * ldc + j, ldc);
+            for (; i < m; i++) fai_gemm_tile(1, depth, at + i * ra, ra, ca, bt, ldb, c + i * ldc + j, ldc);
+        }
+        for (int64_t i = 0; whole < n && i < m; i++) /* the columns that are left */
+            for (int64_t q = p; q < p + depth; q++)
+                for (int64_t j = whole; j < n; j++) c[i * ldc + j] += a[i * ra + q * ca] * b[q * ldb + j];
+    }
+}
+
+/* ---- the heads ---- */
+
+#define FAI_ROWS 64 /* rows of x that share what is read of W and P: 16 products for each float of them */
+#define FAI_VOCAB (8 * FAI_GM) /* tokens of the vocabulary at a time: 16 KiB of logits or less */
+
+/* A tile: FAI_ROWS rows, which are the columns of what is kept of them. */
+typedef struct fai_medusa {
+    const fa_medusa_args *a;
+    int64_t row, rows;            /* the first of them, and how many count */
+    const float *weight, *p;      /* of the head */
+    float *x, *u, *h, *d_h, *d_x; /* (dim, FAI_ROWS): transposed x, W x + b, hidden state, gradients */
+    float *h_rows;                /* (FAI_ROWS, dim) */
+    float *logits;                /* (FAI_VOCAB, FAI_ROWS) */
+    float max[FAI_ROWS], lse[FAI_ROWS], at_label[FAI_ROWS];
+    double sum[FAI_ROWS];    /* of exp(logit - max) */
+    int32_t label[FAI_ROWS]; /* < 0: does not count */
+} fai_medusa;
+
+static inline fa_status fai_medusa_check(const fa_medusa_args *a, int loss) {
+    fai_verdict v = {FA_OK, a ? a->error : NULL};
+    const float *const floats[] = {a ? a->bias : NULL, a ? a->lambda : NULL};
+    if (!a) return FA_ERR_ARGS_NULL;
+    if (a->first_canary || a->last_canary) return FA_ERR_NOT_ZEROED;
+    fai_want(&v, FA_ERR_MEDUSA_SIZE, "rows", a->rows, 1, INT32_MAX);
+    fai_want(&v, FA_ERR_MEDUSA_SIZE, "dim", a->dim, 1, 1 << 20);
+    fai_want(&v, FA_ERR_MEDUSA_SIZE, "vocab", a->vocab, 1, INT32_MAX);
+    fai_want(&v, FA_ERR_MEDUSA_SIZE, "heads", a->heads, 1, 64);
+    fai_want(&v, FA_ERR_MEDUSA_SIZE, "shared", a->shared, 0, 1);
+    if (a->stride_x)
+        fai_want(&v, FA_ERR_MEDUSA_SIZE, "stride_x", (double)a->stride_x, a->dim, 0x1p62 / INT32_MAX);
+    fai_want_array(&v, FA_ERR_MEDUSA_NULL, "x", a->x, 4);
+    fai_want_array(&v, FA_ERR_MEDUSA_NULL, "weight", a->weight, 4);
+    fai_want_array(&v, FA_ERR_MEDUSA_NULL, "projection", a->projection, 4);
+    for (int i = 0; i < 2; i++)
+        if (floats[i]) fai_want_array(&v, FA_ERR_MEDUSA_NULL, i ? "lambda" : "bias", floats[i], 4);
+    if (v.status != FA_OK) return v.status;
+    if (!loss) {
+        if (a->logits) fai_want_array(&v, FA_ERR_MEDUSA_NULL, "logits", a->logits, 4);
+        if (a->top_token) fai_want_array(&v, FA_ERR_MEDUSA_NULL, "top_token", a->top_token, 4);
+        if (a->top_logprob) fai_want_array(&v, FA_ERR_MEDUSA_NULL, "top_logprob", a->top_logprob, 4);
+        if (a->top_token || a->top_logprob)
+            fai_want(&v, FA_ERR_MEDUSA_SIZE, "top_k", a->top_k, 1, a->vocab < 64 ? a->vocab : 64);
+        return v.status;
+    }
+    fai_want_array(&v, FA_ERR_MEDUSA_NULL, "target", a->target, 4);
+    fai_want(&v, FA_ERR_MEDUSA_SIZE, "shift", a->shift, 0, INT32_MAX - 64);
+    fai_want(&v, FA_ERR_MEDUSA_SIZE, "accumulate", a->accumulate, 0, 1);
+    if (a->cu_seqlens) {
+        fai_want_array(&v, FA_ERR_MEDUSA_TARGET, "cu_seqlens", a->cu_seqlens, 4);
+        fai_want(&v, FA_ERR_MEDUSA_TARGET, "batch", a->batch, 1, INT32_MAX);
+        for (int64_t b = 0; v.status == FA_OK && b <= a->batch; b++) {
+            const int32_t least = b ? a->cu_seqlens[b - 1] : 0, most = b ? a->rows : 0;
+            if (a->cu_seqlens[b] < least || a->cu_seqlens[b] > most)
+                fai_refuse(&v, FA_ERR_MEDUSA_TARGET, "cu_seqlens", b, a->cu_seqlens[b], least, most);
+        }
+    }
+    for (int64_t t = 0; v.status == FA_OK && t < a->rows; t++)
+        if (a->target[t] >= a->vocab)
+            fai_refuse(&v, FA_ERR_MEDUSA_TARGET, "target", t, a->target[t], 0, a->vocab - 1);
+    for (int32_t k = 0; v.status == FA_OK && a->lambda && k < a->heads; k++)
+        if (!(fabsf(a->lambda[k]) <= 3e38f))
+            fai_refuse(&v, FA_ERR_MEDUSA_TARGET, "lambda", k, (double)a->lambda[k], -3e38, 3e38);
+    return v.status;
+}
+
+/* Bytes that either call needs, aligned to 4; 0 if args is not valid: (6 dim + FAI_VOCAB) * FAI_ROWS
+ * floats. */
+static inline size_t fa_medusa_workspace(const fa_medusa_args *args) {
+    if (fai_medusa_check(args, 0) != FA_OK) return 0;
+    return (6 * (size_t)args->dim + FAI_VOCAB) * FAI_ROWS * sizeof(float);
+}
+
+static inline fa_status fai_medusa_begin(fai_medusa *t, const fa_medusa_args *a, void *workspace,
+                                         size_t bytes, int loss) {
+    fai_verdict v = {fai_medusa_check(a, loss), a ? a->error : NULL};
+    if (v.status != FA_OK) return v.status;
+    fai_want_array(&v, FA_ERR_WORKSPACE_NULL, "workspace", workspace, 4);
+    fai_want(&v, FA_ERR_WORKSPACE_SIZE, "bytes", (double)bytes, (double)fa_medusa_workspace(a), 0x1p62);
+    const int64_t one = (int64_t)a->dim * FAI_ROWS;
+    t->a = a, t->x = (float *)workspace, t->u = t->x + one, t->h = t->u + one, t->d_h = t->h + one;
+    t->d_x = t->d_h + one, t->h_rows = t->d_x + one, t->logits = t->h_rows + one;
+    return v.status;
+}
+
+/* The next tile begins at that row: x transposed, what is behind the last row 0. */
+static inline void fai_medusa_rows(fai_medusa *t, int64_t row) {
+    const int64_t dim = t->a->dim, stride = t->a->stride_x ? t->a->stride_x : dim;
+    t->row = row, t->rows = t->a->rows - row < FAI_ROWS ? t->a->rows - row : FAI_ROWS;
+    for (int64_t i = 0; i < dim; i++)
+        for (int64_t r = 0; r < FAI_ROWS; r++)
+            t->x[i * FAI_ROWS + r] = r < t->rows ? t->a->x[(row + r) * stride + i] : 0;
+    memset(t->d_x, 0, (size_t)dim * FAI_ROWS * sizeof(float));
+}
+
+static inline float fai_sigmoid(float u) { return 1 / (1 + expf(-u)); }
+
+/* u = W x + b and h = x + SiLU(u) of head k. */
+static inline void fai_medusa_hidden(fai_medusa *t, int32_t k) {
+    const fa_medusa_args *a = t->a;
+    const int64_t dim = a->dim;
+    t->weight = a->weight + k * dim * dim, t->p = a->projection + (a->shared ? 0 : k * dim * a->vocab);
+    for (int64_t i = 0; i < dim; i++)
+        for (int64_t r = 0; r < FAI_ROWS; r++) t->u[i * FAI_ROWS + r] = a->bias ? a->bias[k * dim + i] : 0;
+    fai_gemm(dim, FAI_ROWS, dim, t->weight, dim, 1, t->x, FAI_ROWS, t->u, FAI_ROWS);
+    for (int64_t i = 0; i < dim * FAI_ROWS; i++) t->h[i] = t->x[i] + t->u[i] * fai_sigmoid(t->u[i]);
+}
+
+/* Logits of `count` tokens from v on. */
+static inline void fai_medusa_logits(fai_medusa *t, int64_t v, int64_t count) {
+    memset(t->logits, 0, (size_t)count * FAI_ROWS * sizeof(float));
+    fai_gemm(count, FAI_ROWS, t->a->dim, t->p + v * t->a->dim, t->a->dim, 1, t->h, FAI_ROWS, t->logits,
+             FAI_ROWS);
+}
+
+/* x[0 .. FAI_ROWS-1] = max(x, y), NaN of y left out. */
+static inline void fai_medusa_max(float *x, const float *y) {
+    for (int r = 0; r < FAI_ROWS; r += FAI_GL) {
+        const fai_gvec p = *(const fai_gvec *)(x + r), q = *(const fai_gvec *)(y + r);
+#if FAI_GL == 1
+        x[r] = q > p ? q : p;
+#else
+        const fai_gint more = q > p;
+        *(fai_gvec *)(x + r) = (fai_gvec)(((fai_gint)q & more) | ((fai_gint)p & ~more));
+#endif
+    }
+}
+
+/* Maxima and sums, with `count` more tokens [OS]. A sum starts again at each maximum that is new: one that
+ * is not finite ends as NaN. */
+static inline void fai_medusa_sum(fai_medusa *t, int64_t count) {
+    float max[FAI_ROWS], sum[FAI_ROWS];
+    memcpy(max, t->max, sizeof max), memset(sum, 0, sizeof sum);
+    for (int64_t i = 0; i < count; i++) fai_medusa_max(max, t->logits + i * FAI_ROWS);
+    for (int64_t i = 0; i < count; i++)
+        for (int r = 0; r < FAI_ROWS; r += FAI_GL)
+            *(fai_gvec *)(sum + r) +=
+                fai_gexp(*(const fai_gvec *)(t->logits + i * FAI_ROWS + r) - *(fai_gvec *)(max + r));
+    for (int r = 0; r < FAI_ROWS; r++) {
+        const float old = t->max[r] - max[r]; /* -inf at first, NaN after -inf alone */
+        t->sum[r] = t->sum[r] * (t->sum[r] > 0 ? exp((double)old) : 0) + (double)sum[r], t->max[r] = max[r];
+    }
+}
+
+/* max, sum and lse of all tokens; at_label: the logit of the label. heaps: the best top of them, if
+ * top > 0. logits (of row 0 and this head): NULL: not wanted. */
+static inline void fai_medusa_statistics(fai_medusa *t, uint64_t (*heaps)[64], int32_t top, float *logits) {
+    const fa_medusa_args *a = t->a;
+    int32_t held[FAI_ROWS] = {0};
+    float least[FAI_ROWS]; /* of the best top so far */
+    for (int r = 0; r < FAI_ROWS; r++) t->max[r] = -INFINITY, t->sum[r] = 0, t->at_label[r] = least[r] = 0;
+    for (int64_t v = 0; v < a->vocab; v += FAI_VOCAB) {
+        const int64_t count = a->vocab - v < FAI_VOCAB ? a->vocab - v : FAI_VOCAB;
+        fai_medusa_logits(t, v, count);
+        fai_medusa_sum(t, count);
+        for (int64_t r = 0; r < t->rows; r++) {
+            if (t->label[r] >= v && t->label[r] < v + count)
+                t->at_label[r] = t->logits[(t->label[r] - v) * FAI_ROWS + r];
+            for (int64_t i = 0; logits && i < count; i++)
+                logits[(t->row + r) * a->heads * a->vocab + v + i] = t->logits[i * FAI_ROWS + r];
+            for (int64_t i = 0; top && i < count; i++) {
+                const float x = t->logits[i * FAI_ROWS + r];
+                if (held[r] == top && !(x > least[r])) continue;
+                fai_offer(heaps[r], &held[r], top,
+                          fai_score_key(x >= -INFINITY ? x : -INFINITY, (int32_t)(v + i)));
+                least[r] = fai_key_score(heaps[r][0]);
+            }
+        }
+    }
+    for (int r = 0; r < FAI_ROWS; r++) t->lse[r] = (float)((double)t->max[r] + log(t->sum[r]));
+}
+
+/* Logits, or the best top_k tokens, of every row and head. A NaN counts as the least for these; the
+ * log-probabilities of its row are NaN. */
+static inline fa_status fa_medusa_forward(const fa_medusa_args *args, void *workspace, size_t bytes) {
+    fai_medusa t;
+    uint64_t heaps[FAI_ROWS][64];
+    const fa_status status = fai_medusa_begin(&t, args, workspace, bytes, 0);
+    if (status != FA_OK) return status;
+    const int32_t top = args->top_token || args->top_logprob ? args->top_k : 0;
+    for (int r = 0; r < FAI_ROWS; r++) t.label[r] = -1;
+    for (int64_t row = 0; row < args->rows; row += FAI_ROWS) {
+        fai_medusa_rows(&t, row);
+        for (int32_t k = 0; k < args->heads; k++) {
+            fai_medusa_hidden(&t, k);
+            fai_medusa_statistics(&t, heaps, top,
+                                  args->logits ? args->logits + (int64_t)k * args->vocab : NULL);
+            for (int64_t r = 0; r < t.rows && top; r++) {
+                const int64_t at = ((row + r) * args->heads + k) * top;
+                fai_sort(heaps[r], top);
+                for (int32_t n = 0; n < top; n++) {
+                    if (args->top_token) args->top_token[at + n] = (int32_t) ~(uint32_t)heaps[r][n];
+                    if (args->top_logprob) args->top_logprob[at + n] = fai_key_score(heaps[r][n]) - t.lse[r];
+                }
+            }
+        }
+    }
+    return FA_OK;
+}
+
+/* What head k should guess at a row; < 0: nothing that counts. */
+static inline int32_t fai_medusa_label(const fa_medusa_args *a, int64_t row, int32_t k) {
+    const int64_t at = row + (a->shift ? a->shift : 2) + k;
+    int64_t end = a->rows;
+    if (a->cu_seqlens) { /* the first end behind row */
+        int32_t lo = 1, hi = a->batch;
+        while (lo < hi) {
+            const int32_t mid = lo + (hi - lo) / 2;
+            if (a->cu_seqlens[mid] > row)
+                hi = mid;
+            else
+                lo = mid + 1;
+        }
+        end = a->cu_seqlens[lo];
+    }
+    return at < end ? a->target[at] : -1;
+}
+
+/* The gradient of the logits, scale[r] (softmax - one-hot), goes into d_h and d_projection (NULL: not
+ * wanted). */
+static inline void fai_medusa_backward_vocab(fai_medusa *t, const float *scale, float *d_projection) {
+    const int64_t dim = t->a->dim, vocab = t->a->vocab;
+    memset(t->d_h, 0, (size_t)dim * FAI_ROWS * sizeof(float));
+    for (int64_t i = 0; i < dim; i++)
+        for (int64_t r = 0; r < FAI_ROWS; r++) t->h_rows[r * dim + i] = t->h[i * FAI_ROWS + r];
+    for (int64_t v = 0; v < vocab; v += FAI_VOCAB) {
+        const int64_t count = vocab - v < FAI_VOCAB ? vocab - v : FAI_VOCAB;
+        fai_medusa_logits(t, v, count);
+        for (int64_t i = 0; i < count; i++)
+            for (int r = 0; r < FAI_ROWS; r += FAI_GL) {
+                fai_gvec *x = (fai_gvec *)(t->logits + i * FAI_ROWS + r);
+                *x = fai_gexp(*x - *(const fai_gvec *)(t->lse + r)) * *(const fai_gvec *)(scale + r);
+            }
+        for (int64_t r = 0; r < FAI_ROWS; r++)
+            if (t->label[r] >= v && t->label[r] < v + count)
+                t->logits[(t->label[r] - v) * FAI_ROWS + r] -= scale[r];
+        fai_gemm(dim, FAI_ROWS, count, t->p + v * dim, 1, dim, t->logits, FAI_ROWS, t->d_h, FAI_ROWS);
+        if (d_projection)
+            fai_gemm(count, dim, t->rows, t->logits, FAI_ROWS, 1, t->h_rows, dim, d_projection + v * dim,
+                     dim);
+    }
+}
+
+/* From d_h through the residual block: d_u replaces u; d_x is added to. */
+static inline void fai_medusa_backward_block(fai_medusa *t, float *d_weight, float *d_bias) {
+    const int64_t dim = t->a->dim, stride = t->a->stride_x ? t->a->stride_x : dim;
+    for (int64_t i = 0; i < dim * FAI_ROWS; i++) {
+        const float u = t->u[i], s = fai_sigmoid(u);
+        t->u[i] = t->d_h[i] * s * (1 + u * (1 - s)), t->d_x[i] += t->d_h[i];
+    }
+    for (int64_t i = 0; d_bias && i < dim; i++)
+        for (int64_t r = 0; r < FAI_ROWS; r++) d_bias[i] += t->u[i * FAI_ROWS + r];
+    if (d_weight)
+        fai_gemm(dim, dim, t->rows, t->u, FAI_ROWS, 1, t->a->x + t->row * stride, stride, d_weight, dim);
+    fai_gemm(dim, FAI_ROWS, dim, t->weight, 1, dim, t->u, FAI_ROWS, t->d_x, FAI_ROWS);
+}
+
+/* The loss and its gradients. A head without a label that counts has neither. */
+static inline fa_status fa_medusa_loss(const fa_medusa_args *args, void *workspace, size_t bytes) {
+    fai_medusa t;
+    double sum[64] = {0}, total = 0, weight[64];
+    int64_t count[64] = {0};
+    const fa_medusa_args *a = args;
+    const fa_status status = fai_medusa_begin(&t, a, workspace, bytes, 1);
+    if (status != FA_OK) return status;
+    const int64_t dim = a->dim, heads = a->heads, vocab = a->vocab;
+    const int backward = a->d_x || a->d_weight || a->d_bias || a->d_projection;
+    if (!a->accumulate) {
+        if (a->d_x) memset(a->d_x, 0, (size_t)(a->rows * dim) * sizeof(float));
+        if (a->d_weight) memset(a->d_weight, 0, (size_t)(heads * dim * dim) * sizeof(float));
+        if (a->d_bias) memset(a->d_bias, 0, (size_t)(heads * dim) * sizeof(float));
+        if (a->d_projection)
+            memset(a->d_projection, 0, (size_t)((a->shared ? 1 : heads) * vocab * dim) * sizeof(float));
+    }
+    for (int32_t k = 0; k < heads; k++) {
+        for (int64_t row = 0; row < a->rows; row++) count[k] += fai_medusa_label(a, row, k) >= 0;
+        weight[k] = a->lambda ? (double)a->lambda[k] : k ? weight[k - 1] * 0.8 : 0.8;
+    }
+    for (int64_t row = 0; row < a->rows; row += FAI_ROWS) {
+        fai_medusa_rows(&t, row);
+        for (int32_t k = 0; k < heads; k++) {
+            float scale[FAI_ROWS];
+            for (int64_t r = 0; r < FAI_ROWS; r++) {
+                t.label[r] = r < t.rows ? fai_medusa_label(a, row + r, k) : -1;
+                scale[r] = t.label[r] >= 0 ? (float)(weight[k] / (double)count[k]) : 0;
+            }
+            fai_medusa_hidden(&t, k);
+            fai_medusa_statistics(&t, NULL, 0, NULL);
+            for (int64_t r = 0; r < FAI_ROWS; r++)
+                if (t.label[r] >= 0) sum[k] += (double)t.lse[r] - (double)t.at_label[r];
+            if (!backward) continue;
+            fai_medusa_backward_vocab(
+                &t, scale, a->d_projection ? a->d_projection + (a->shared ? 0 : k * vocab * dim) : NULL);
+            fai_medusa_backward_block(&t, a->d_weight ? a->d_weight + k * dim * dim : NULL,
+                                      a->d_bias ? a->d_bias + k * dim : NULL);
+        }
+        for (int64_t r = 0; a->d_x && r < t.rows; r++)
+            for (int64_t i = 0; i < dim; i++) a->d_x[(row + r) * dim + i] += t.d_x[i * FAI_ROWS + r];
+    }
+    for (int32_t k = 0; k < heads; k++) {
+        const double mean = count[k] ? sum[k] / (double)count[k] : 0;
+        if (a->head_loss) a->head_loss[k] = mean;
+        total += weight[k] * mean;
+    }
+    if (a->loss) *a->loss = total;
+    return FA_OK;
+}
+
+/* How often the label is among the first 1, 2 .. top_k tokens of a head: accuracy (heads, top_k), what
+ * fa_tree_greedy takes. top_token is that which fa_medusa_forward wrote for args. Heads without a label
+ * that counts: 0. */
+static inline fa_status fa_medusa_accuracy(const fa_medusa_args *args, double *accuracy) {
+    fai_verdict v = {fai_medusa_check(args, 1), args ? args->error : NULL};
+    if (v.status == FA_OK) v.status = fai_medusa_check(args, 0);
+    if (v.status != FA_OK) return v.status;
+    const int32_t top = args->top_k;
+    fai_want_array(&v, FA_ERR_MEDUSA_NULL, "top_token", args->top_token, 4);
+    fai_want_array(&v, FA_ERR_MEDUSA_NULL, "accuracy", accuracy, sizeof *accuracy);
+    for (int32_t k = 0; v.status == FA_OK && k < args->heads; k++) {
+        int64_t count = 0, hits[64] = {0}, sum = 0;
+        for (int64_t row = 0; row < args->rows; row++) {
+            const int32_t label = fai_medusa_label(args, row, k),
+                          *token = args->top_token + (row * args->heads + k) * top;
+            count += label >= 0;
+            for (int32_t n = 0; label >= 0 && n < top; n++) hits[n] += token[n] == label;
+        }
+        for (int32_t n = 0; n < top; n++)
+            sum += hits[n], accuracy[k * top + n] = count ? (double)sum / (double)count : 0;
+    }
+    return v.status;
+}
 
 /* ======================================================================================== */
 /* >>ensembles boosting of several drafts                                                    */
