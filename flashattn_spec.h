@@ -219,8 +219,7 @@ typedef struct fa_tree {
     int32_t num_nodes; /* written */
     int32_t *parent;   /* (capacity) */
     int32_t *token;    /* (capacity); not touched by builders of shapes, which may leave it NULL */
-    int32_t
-        *rank; /* (capacity): which of its parent's candidates a node is, 0 for the first and for the root;
+    int32_t *rank;     /* (capacity): which of its parent's candidates a node is; 0: the first, and the root.
                           NULL: not wanted. A shape is a tree of ranks: fa_tree_fill turns them into tokens */
 } fa_tree;
 
@@ -1441,9 +1440,483 @@ static inline fa_status fa_medusa_accuracy(const fa_medusa_args *args, double *a
 /* >>ensembles boosting of several drafts                                                    */
 /* ======================================================================================== */
 
+/* Several small drafts, trained one after the other, each on what those before it get wrong [SI, 3.1
+ * boost-tuning]. In rounds: the caller trains draft d on the samples with their weights, runs it on all of
+ * them, and marks what it gets wrong (fa_boost_wrong). Then either
+ *   fa_boost_covered  weights for drafts whose trees are merged: a sample is right if any draft gets it right,
+ *                     so those that all of them miss share the weight. This is SpecInfer's filter;
+ *   fa_boost_round    multi-class AdaBoost [SAMME]: weights grow where the draft is wrong, and it gets a vote,
+ *                     for fa_boost_vote. Two classes: AdaBoost itself. */
+
+/* A sample is `length` tokens in a row, (samples, length): wrong unless all of them are as the target
+ * model's. */
+static inline fa_status fa_boost_wrong(const int32_t *draft, const int32_t *target, int64_t samples,
+                                       int64_t length, uint8_t *wrong, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    fai_want(&v, FA_ERR_BOOST, "samples", (double)samples, 1, INT32_MAX);
+    fai_want(&v, FA_ERR_BOOST, "length", (double)length, 1, INT32_MAX);
+    fai_want_array(&v, FA_ERR_BOOST, "draft", draft, 4);
+    fai_want_array(&v, FA_ERR_BOOST, "target", target, 4);
+    fai_want_array(&v, FA_ERR_BOOST, "wrong", wrong, 1);
+    for (int64_t i = 0; v.status == FA_OK && i < samples; i++)
+        wrong[i] = memcmp(draft + i * length, target + i * length, (size_t)length * sizeof *draft) != 0;
+    return v.status;
+}
+
+/* wrong (drafts, samples): weight (samples) becomes 1/m for each of the m samples that every draft gets
+ * wrong, else 0. *covered, optional: the share of the others. All 0 when nothing is left. */
+static inline fa_status fa_boost_covered(const uint8_t *wrong, int64_t drafts, int64_t samples,
+                                         double *weight, double *covered, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    int64_t missed = 0;
+    fai_want(&v, FA_ERR_BOOST, "drafts", (double)drafts, 1, INT32_MAX);
+    fai_want(&v, FA_ERR_BOOST, "samples", (double)samples, 1, INT32_MAX);
+    fai_want_array(&v, FA_ERR_BOOST, "wrong", wrong, 1);
+    fai_want_array(&v, FA_ERR_BOOST, "weight", weight, sizeof *weight);
+    if (v.status != FA_OK) return v.status;
+    for (int64_t i = 0; i < samples; i++) {
+        int all = 1;
+        for (int64_t d = 0; d < drafts; d++) all &= wrong[d * samples + i] != 0;
+        weight[i] = all, missed += all;
+    }
+    for (int64_t i = 0; i < samples && missed; i++) weight[i] /= (double)missed;
+    if (covered) *covered = 1 - (double)missed / (double)samples;
+    return FA_OK;
+}
+
+/* One round of boosting: from weight (samples), all equal at first, to those for the next draft; their sum
+ * is 1.
+ *     e = weight of the wrong samples
+ *     vote = log((1 - e) / e) + log(classes - 1)
+ *     weight *= exp(vote) where wrong
+ * classes: of the answers, 2 .. the vocabulary. A draft that is no better than a guess, e >= 1 -
+ * 1/classes, gets vote 0 and changes no weight; e below 1e-9 counts as 1e-9. */
+static inline fa_status fa_boost_round(double *weight, const uint8_t *wrong, int64_t samples, int64_t classes,
+                                       double *vote, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    double sum = 0, e = 0, total = 0;
+    fai_want(&v, FA_ERR_BOOST, "samples", (double)samples, 1, INT32_MAX);
+    fai_want(&v, FA_ERR_BOOST, "classes", (double)classes, 2, INT32_MAX);
+    fai_want_array(&v, FA_ERR_BOOST, "weight", weight, sizeof *weight);
+    fai_want_array(&v, FA_ERR_BOOST, "wrong", wrong, 1);
+    fai_want_array(&v, FA_ERR_BOOST, "vote", vote, sizeof *vote);
+    for (int64_t i = 0; v.status == FA_OK && i < samples; i++) {
+        if (!(weight[i] >= 0 && weight[i] <= 1e300))
+            fai_refuse(&v, FA_ERR_BOOST, "weight", i, weight[i], 0, 1e300);
+        sum += weight[i], e += wrong[i] ? weight[i] : 0;
+    }
+    fai_want(&v, FA_ERR_BOOST, "weight", sum, 1e-300, 1e300);
+    if (v.status != FA_OK) return v.status;
+    e /= sum;
+    e = e < 1e-9 ? 1e-9 : e;
+    const double odds = (1 - e) / e * (double)(classes - 1); /* exp(vote) */
+    *vote = odds > 1 ? log(odds) : 0;
+    for (int64_t i = 0; i < samples; i++)
+        weight[i] = weight[i] / sum * (wrong[i] && odds > 1 ? odds : 1), total += weight[i];
+    for (int64_t i = 0; i < samples; i++) weight[i] /= total;
+    return FA_OK;
+}
+
+/* What the drafts say together: answer (samples), for each sample the one of answers (drafts, samples)
+ * with the most votes, ties for the draft that comes first. drafts: 1 .. 64. */
+static inline fa_status fa_boost_vote(const int32_t *answers, const double *vote, int64_t drafts,
+                                      int64_t samples, int32_t *answer, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    fai_want(&v, FA_ERR_BOOST, "drafts", (double)drafts, 1, 64);
+    fai_want(&v, FA_ERR_BOOST, "samples", (double)samples, 1, INT32_MAX);
+    fai_want_array(&v, FA_ERR_BOOST, "answers", answers, 4);
+    fai_want_array(&v, FA_ERR_BOOST, "vote", vote, sizeof *vote);
+    fai_want_array(&v, FA_ERR_BOOST, "answer", answer, 4);
+    for (int64_t i = 0; v.status == FA_OK && i < samples; i++) {
+        double most = -INFINITY;
+        int32_t best = answers[i];
+        for (int64_t d = 0; d < drafts; d++) {
+            double sum = 0;
+            for (int64_t other = 0; other < drafts; other++)
+                if (answers[other * samples + i] == answers[d * samples + i]) sum += vote[other];
+            if (sum > most) most = sum, best = answers[d * samples + i];
+        }
+        answer[i] = best;
+    }
+    return v.status;
+}
+
 /* ======================================================================================== */
 /* >>planning acceptance, expected tokens, speedup; adaptive draft lengths and trees         */
 /* ======================================================================================== */
+
+/* Formulas. Arguments outside their range give NaN. alpha: acceptance of a draft token, 0 .. 1; gamma:
+ * draft tokens; c: time of a step of the draft over that of the target model. */
+
+/* The chance that a token drawn from q is accepted: sum of min(p, q) [LEV, corollary 3.6]. What is
+ * negative or NaN counts as 0. */
+static inline double fa_acceptance(const float *p, const float *q, int64_t vocab) {
+    double sum = 0;
+    for (int64_t v = 0; v < vocab; v++) {
+        const double least = (double)(p[v] < q[v] ? p[v] : q[v]);
+        sum += p[v] > 0 && q[v] > 0 ? least : 0;
+    }
+    return sum;
+}
+
+/* Tokens a step, the target model's own one included: 1 + alpha + .. + alpha^gamma [LEV, (1)]. */
+static inline double fa_expected_tokens(double alpha, int32_t gamma) {
+    double sum = 1;
+    if (!(alpha >= 0 && alpha <= 1) || gamma < 0) return (double)NAN;
+    for (int32_t i = 0; i < gamma && sum < 1e300; i++) {
+        const double more = 1 + alpha * sum;
+        if (more == sum) break; /* and so it stays */
+        sum = more;
+    }
+    return sum;
+}
+
+/* Wall-clock time of plain decoding over that of speculative decoding [LEV, theorem 3.8]. */
+static inline double fa_speedup(double alpha, int32_t gamma, double c) {
+    return c >= 0 ? fa_expected_tokens(alpha, gamma) / (gamma * c + 1) : (double)NAN;
+}
+
+/* Operations of speculative decoding over those of plain decoding [LEV, theorem 3.11]; c_hat: operations
+ * of a step of the draft over those of the target model for one token. */
+static inline double fa_operations(double alpha, int32_t gamma, double c_hat) {
+    return c_hat >= 0 ? (gamma * c_hat + gamma + 1) / fa_expected_tokens(alpha, gamma) : (double)NAN;
+}
+
+/* The gamma 0 .. max_gamma with the greatest speedup; ties: the lower one. -1 for arguments out of range. */
+static inline int32_t fa_optimal_gamma(double alpha, double c, int32_t max_gamma, double *speedup) {
+    int32_t best = -1;
+    double most = 0;
+    for (int32_t gamma = 0; gamma <= max_gamma; gamma++) {
+        const double x = fa_speedup(alpha, gamma, c);
+        if (x > most) most = x, best = gamma;
+    }
+    if (speedup) *speedup = best < 0 ? (double)NAN : most;
+    return best;
+}
+
+/* Tokens a step of a shape: the sum over its nodes of the product of acceptance[(depth-1)*stride + rank]
+ * along their path [SQ, 3.1]; stride 0: the same vector (ranks) for all levels, else levels of them. What
+ * is beyond counts 0. NaN for what is no tree of ranks. */
+static inline double fa_tree_value(const fa_tree *shape, const double *acceptance, int32_t ranks,
+                                   int32_t levels, int64_t stride) {
+    double value[FA_TREE_MAX_NODES], sum = 0;
+    int32_t depth[FA_TREE_MAX_NODES];
+    fai_verdict v = {FA_OK, NULL};
+    fai_want_tree(&v, shape, 0);
+    if (v.status != FA_OK || !shape->rank || !acceptance) return (double)NAN;
+    const fa_trees view = fa_tree_view(shape);
+    if (fa_trees_check(&view, 0, NULL) != FA_OK) return (double)NAN;
+    for (int32_t i = 0; i < shape->num_nodes; i++) {
+        const int32_t up = shape->parent[i], rank = shape->rank[i];
+        depth[i] = i ? depth[up] + 1 : 0, value[i] = 1;
+        if (i)
+            value[i] = rank >= 0 && rank < ranks && (!stride || depth[i] <= levels)
+                           ? value[up] * acceptance[(depth[i] - 1) * stride + rank]
+                           : 0;
+        sum += value[i];
+    }
+    return sum;
+}
+
+/* What no tree whose nodes have at most k children can exceed: 1 / (1 - P), P = acceptance[0] + .. +
+ * acceptance[k-1]; a chain is k = 1 [SQ, 3.1]. INFINITY if P is 1 or more. */
+static inline double fa_tree_limit(const double *acceptance, int32_t k) {
+    double rest = 1;
+    for (int32_t r = 0; r < k; r++) rest -= acceptance[r];
+    return rest > 0 ? 1 / rest : (double)INFINITY;
+}
+
+/* Draft tokens accepted, on average, of gamma that were drawn from q: by enumeration, for small
+ * vocabularies. Rows of p and q (., vocab) are numbered by what comes before: 0 for nothing, and row n
+ * followed by token x is row n*vocab + 1 + x; those of fewer than gamma tokens are there. block 0: one
+ * token after the other [LEV]; 1: block verification [BV]. NaN beyond 2^24 sequences. */
+typedef struct fai_chain_law {
+    const double *p, *q;
+    int64_t vocab;
+    int32_t gamma, block;
+} fai_chain_law;
+
+/* From row n, which depth tokens lead to, on: expected number of the last one accepted among them, if any
+ * is; *none: the chance that none is. kept: p_i of [BV, algorithm 2], the share of the target's
+ * probability that may still be accepted. */
+static inline double fai_chain_block(const fai_chain_law *l, int64_t n, int32_t depth, double kept,
+                                     double *none) {
+    double h = kept, sum = 0;
+    *none = 1;
+    if (depth < l->gamma) {
+        const double *p = l->p + n * l->vocab, *q = l->q + n * l->vocab;
+        double residual = 0;
+        *none = 0;
+        for (int64_t x = 0; x < l->vocab; x++) {
+            const double more = kept * p[x] - q[x], next = q[x] > 0 ? kept * p[x] / q[x] : 0;
+            double rest = 0;
+            residual += more > 0 ? more : 0;
+            if (!(q[x] > 0)) continue;
+            sum += q[x] * fai_chain_block(l, n * l->vocab + 1 + x, depth + 1, next < 1 ? next : 1, &rest);
+            *none += q[x] * rest;
+        }
+        h = residual + 1 - kept > 0 ? residual / (residual + 1 - kept) : 1;
+    }
+    sum += *none * h * depth;
+    *none *= 1 - h;
+    return sum;
+}
+static inline double fai_chain_tokens(const fai_chain_law *l, int64_t n, int32_t depth) {
+    const double *p = l->p + n * l->vocab, *q = l->q + n * l->vocab;
+    double sum = 0;
+    if (depth == l->gamma) return 0;
+    for (int64_t x = 0; x < l->vocab; x++) {
+        const double both = p[x] < q[x] ? p[x] : q[x];
+        if (both > 0) sum += both * (1 + fai_chain_tokens(l, n * l->vocab + 1 + x, depth + 1));
+    }
+    return sum;
+}
+static inline double fa_chain_expected(const double *p, const double *q, int32_t vocab, int32_t gamma,
+                                       int block) {
+    const fai_chain_law l = {p, q, vocab, gamma, block};
+    double none, sequences = 1;
+    if (!p || !q || vocab < 1 || gamma < 0 || gamma > 24) return (double)NAN;
+    for (int32_t i = 0; i < gamma; i++) sequences *= vocab;
+    if (sequences > 0x1p24) return (double)NAN;
+    return block ? fai_chain_block(&l, 0, 0, 1, &none) : fai_chain_tokens(&l, 0, 0);
+}
+
+/* ---- acceptance, as it is observed ---- */
+
+/* Of one request: an average in which older steps count less, and which begins as a prior. */
+typedef struct fa_estimator {
+    double prior, count;    /* acceptance before anything is known, and how many tokens that is worth; > 0 */
+    double keep;            /* what the past is worth after a step, 0 .. 1; 1: nothing is forgotten */
+    double accepted, tried; /* 0 at first */
+} fa_estimator;
+
+/* After a step of `drafted` tokens in a row, the first `accepted` of which were: these, and one that was
+ * rejected, were tried; what comes behind it tells nothing. */
+static inline fa_status fa_estimator_update(fa_estimator *e, int32_t drafted, int32_t accepted,
+                                            fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    if (!e) return FA_ERR_ARGS_NULL;
+    fai_want(&v, FA_ERR_PROBABILITY, "keep", e->keep, 0, 1);
+    fai_want(&v, FA_ERR_PLAN, "drafted", drafted, 0, INT32_MAX);
+    fai_want(&v, FA_ERR_PLAN, "accepted", accepted, 0, drafted);
+    if (v.status != FA_OK) return v.status;
+    e->accepted = e->keep * e->accepted + accepted;
+    e->tried = e->keep * e->tried + accepted + (accepted < drafted);
+    return FA_OK;
+}
+static inline double fa_estimator_alpha(const fa_estimator *e) {
+    return (e->prior * e->count + e->accepted) / (e->count + e->tried);
+}
+
+/* The same for trees: how often the child of each rank is the one that is accepted, which is the
+ * `acceptance` of fa_sequoia. */
+typedef struct fa_rank_estimator {
+    int32_t ranks;
+    const double *prior; /* (ranks) */
+    double count, keep;  /* as above, in nodes */
+    double *hits;        /* (ranks): 0 at first, as is tried */
+    double *tried;       /* (ranks): nodes that had a child of this rank */
+} fa_rank_estimator;
+
+/* After a step that accepted these nodes of the tree, in a row from a child of the root on (the root not
+ * among them). Ranks are by the order of siblings. */
+static inline fa_status fa_rank_update(fa_rank_estimator *e, const fa_tree *tree, const int32_t *accepted,
+                                       int32_t num, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    if (!e) return FA_ERR_ARGS_NULL;
+    fai_want_tree(&v, tree, 0);
+    if (v.status != FA_OK) return v.status;
+    const fa_trees view = fa_tree_view(tree);
+    v.status = fa_trees_check(&view, 0, error);
+    fai_want(&v, FA_ERR_PROBABILITY, "keep", e->keep, 0, 1);
+    fai_want(&v, FA_ERR_PLAN, "ranks", e->ranks, 1, INT32_MAX);
+    fai_want_array(&v, FA_ERR_PLAN, "hits", e->hits, sizeof *e->hits);
+    fai_want_array(&v, FA_ERR_PLAN, "tried", e->tried, sizeof *e->tried);
+    fai_want(&v, FA_ERR_PLAN, "num", num, 0, FA_TREE_MAX_NODES - 1);
+    if (num > 0) fai_want_array(&v, FA_ERR_PLAN, "accepted", accepted, 4);
+    for (int32_t i = 0; v.status == FA_OK && i < num; i++)
+        if (accepted[i] < 1 || accepted[i] >= tree->num_nodes ||
+            tree->parent[accepted[i]] != (i ? accepted[i - 1] : 0))
+            fai_refuse(&v, FA_ERR_PLAN, "accepted", i, accepted[i], 1, tree->num_nodes - 1);
+    if (v.status != FA_OK) return v.status;
+    for (int32_t r = 0; r < e->ranks; r++) e->hits[r] *= e->keep, e->tried[r] *= e->keep;
+    for (int32_t i = 0; i <= num; i++) {
+        const int32_t node = i ? accepted[i - 1] : 0;
+        int32_t rank = 0;
+        for (int32_t child = node + 1; child < tree->num_nodes && rank < e->ranks; child++) {
+            if (tree->parent[child] != node) continue;
+            e->tried[rank] += 1, e->hits[rank] += i < num && child == accepted[i], rank++;
+        }
+    }
+    return FA_OK;
+}
+static inline void fa_rank_acceptance(const fa_rank_estimator *e, double *acceptance) {
+    for (int32_t r = 0; r < e->ranks; r++)
+        acceptance[r] = (e->prior[r] * e->count + e->hits[r]) / (e->count + e->tried[r]);
+}
+
+/* ---- choices by measured costs ---- */
+
+/* Times of one machine, in any unit. */
+typedef struct fa_cost {
+    int32_t count;
+    const int32_t *tokens; /* (count): tokens in one run of the target model, of all requests; rising, >= 1 */
+    const double *seconds; /* (count): of that run. Straight lines between them; before the first: the first;
+                              behind the last: on with the last slope, if that is not below 0 */
+    double draft;          /* one step of the draft, for all requests together */
+    double base;           /* whatever else a step takes */
+} fa_cost;
+
+static inline fa_status fa_cost_check(const fa_cost *c, fa_error *error) {
+    fai_verdict v = {FA_OK, error};
+    if (!c) return FA_ERR_ARGS_NULL;
+    fai_want(&v, FA_ERR_COST, "count", c->count, 1, INT32_MAX);
+    fai_want_array(&v, FA_ERR_COST, "tokens", c->tokens, 4);
+    fai_want_array(&v, FA_ERR_COST, "seconds", c->seconds, sizeof *c->seconds);
+    fai_want(&v, FA_ERR_COST, "draft", c->draft, 0, 1e300);
+    fai_want(&v, FA_ERR_COST, "base", c->base, 0, 1e300);
+    for (int32_t i = 0; v.status == FA_OK && i < c->count; i++) {
+        if (c->tokens[i] < 1 || (i && c->tokens[i] <= c->tokens[i - 1]))
+            fai_refuse(&v, FA_ERR_COST, "tokens", i, c->tokens[i], i ? c->tokens[i - 1] + 1.0 : 1, INT32_MAX);
+        else if (!(c->seconds[i] > 0 && c->seconds[i] <= 1e300))
+            fai_refuse(&v, FA_ERR_COST, "seconds", i, c->seconds[i], 0, 1e300);
+    }
+    return v.status;
+}
+
+/* A run of the target model. */
+static inline double fa_cost_target(const fa_cost *c, double tokens) {
+    int32_t i = 1;
+    if (c->count == 1 || tokens <= c->tokens[0]) return c->seconds[0];
+    while (i < c->count - 1 && tokens > c->tokens[i]) i++;
+    double slope = (c->seconds[i] - c->seconds[i - 1]) / ((double)c->tokens[i] - c->tokens[i - 1]);
+    if (tokens > c->tokens[i] && slope < 0) slope = 0;
+    return c->seconds[i] + slope * (tokens - c->tokens[i]);
+}
+
+/* A step that verifies so many tokens after so many steps of the draft. */
+static inline double fa_cost_step(const fa_cost *c, double tokens, int32_t steps) {
+    return fa_cost_target(c, tokens) + steps * c->draft + c->base;
+}
+
+/* The same gamma, 0 .. max_gamma, for all requests of a batch: the most tokens per time; ties: the lower
+ * one. *rate, optional: that many. */
+static inline fa_status fa_choose_gamma(double alpha, const fa_cost *cost, int32_t batch, int32_t max_gamma,
+                                        int32_t *gamma, double *rate, fa_error *error) {
+    fai_verdict v = {fa_cost_check(cost, error), error};
+    double most = 0;
+    fai_want(&v, FA_ERR_PROBABILITY, "alpha", alpha, 0, 1);
+    fai_want(&v, FA_ERR_PLAN, "batch", batch, 1, INT32_MAX);
+    fai_want(&v, FA_ERR_PLAN, "max_gamma", max_gamma, 0, FA_TREE_MAX_NODES - 1);
+    fai_want_array(&v, FA_ERR_PLAN, "gamma", gamma, 4);
+    for (int32_t n = 0; v.status == FA_OK && n <= max_gamma; n++) {
+        const double x =
+            batch * fa_expected_tokens(alpha, n) / fa_cost_step(cost, (double)batch * (n + 1), n);
+        if (x > most) most = x, *gamma = n;
+    }
+    if (rate && v.status == FA_OK) *rate = most;
+    return v.status;
+}
+
+/* Bytes for fa_choose_gammas, aligned to 8. */
+static inline size_t fa_choose_gammas_workspace(int32_t batch, int32_t max_gamma) {
+    return batch > 0 && max_gamma > 0 ? (size_t)batch * (size_t)max_gamma * sizeof(uint64_t) : 0;
+}
+
+/* A gamma for each request by its own alpha (batch), the most tokens per time of all together: those
+ * tokens are drafted that are the likeliest to be accepted, and as many of them as pay. The draft takes as
+ * many steps as the largest gamma. Ties are broken for fewer tokens, then for requests that come first;
+ * likelihoods are compared as floats. */
+static inline fa_status fa_choose_gammas(const double *alpha, int32_t batch, const fa_cost *cost,
+                                         int32_t max_gamma, int32_t *gamma, double *rate, void *workspace,
+                                         size_t bytes, fa_error *error) {
+    fai_verdict v = {fa_cost_check(cost, error), error};
+    uint64_t *key = (uint64_t *)workspace;
+    int32_t n = 0, best_steps = 0, best_count = 0;
+    fai_want(&v, FA_ERR_PLAN, "batch", batch, 1, INT32_MAX);
+    fai_want(&v, FA_ERR_PLAN, "max_gamma", max_gamma, 0, FA_TREE_MAX_NODES - 1);
+    fai_want(&v, FA_ERR_PLAN, "batch * max_gamma", (double)batch * max_gamma, 0, INT32_MAX);
+    fai_want_array(&v, FA_ERR_PLAN, "alpha", alpha, sizeof *alpha);
+    fai_want_array(&v, FA_ERR_PLAN, "gamma", gamma, 4);
+    for (int32_t b = 0; v.status == FA_OK && b < batch; b++)
+        if (!(alpha[b] >= 0 && alpha[b] <= 1)) fai_refuse(&v, FA_ERR_PROBABILITY, "alpha", b, alpha[b], 0, 1);
+    if (v.status == FA_OK && max_gamma) {
+        fai_want_array(&v, FA_ERR_WORKSPACE_NULL, "workspace", workspace, 8);
+        fai_want(&v, FA_ERR_WORKSPACE_SIZE, "bytes", (double)bytes,
+                 (double)fa_choose_gammas_workspace(batch, max_gamma), 0x1p62);
+    }
+    if (v.status != FA_OK) return v.status;
+    for (int32_t b = 0; b < batch; b++) {
+        double likely = 1;
+        for (int32_t i = 0; i < max_gamma; i++)
+            likely *= alpha[b], key[n++] = fai_score_key((float)likely, i * batch + b);
+    }
+    fai_sort(key, n);
+    double most = batch / fa_cost_step(cost, batch, 0);
+    for (int32_t steps = 1; steps <= max_gamma; steps++) { /* tokens up to that place of their request */
+        double expected = batch;
+        for (int32_t i = 0, count = 0; i < n; i++) {
+            if ((int32_t)(~(uint32_t)key[i] / (uint32_t)batch) >= steps) continue;
+            expected += (double)fai_key_score(key[i]), count++;
+            const double x = expected / fa_cost_step(cost, (double)batch + count, steps);
+            if (x > most) most = x, best_steps = steps, best_count = count;
+        }
+    }
+    for (int32_t b = 0; b < batch; b++) gamma[b] = 0;
+    for (int32_t i = 0; best_count > 0; i++) {
+        const uint32_t index = ~(uint32_t)key[i];
+        if ((int32_t)(index / (uint32_t)batch) < best_steps) gamma[index % (uint32_t)batch]++, best_count--;
+    }
+    if (rate) *rate = most;
+    return FA_OK;
+}
+
+/* Nodes and depth of the tree of fa_sequoia (its args and workspace) with the most tokens per time, when
+ * each of batch requests gets such a tree; ties: the shallower, then the smaller one. One node: do not
+ * draft. */
+static inline fa_status fa_choose_tree(const fa_sequoia_args *args, const void *workspace, size_t bytes,
+                                       const fa_cost *cost, int32_t batch, int32_t *nodes, int32_t *depth,
+                                       double *rate) {
+    fai_verdict v = {fai_sequoia_memory(args, workspace, bytes), args ? args->error : NULL};
+    double most = 0;
+    if (v.status == FA_OK) v.status = fa_cost_check(cost, v.error);
+    fai_want(&v, FA_ERR_PLAN, "batch", batch, 1, INT32_MAX);
+    fai_want_array(&v, FA_ERR_PLAN, "nodes", nodes, 4);
+    fai_want_array(&v, FA_ERR_PLAN, "depth", depth, 4);
+    if (v.status != FA_OK) return v.status;
+    for (int32_t d = 0; d <= args->max_depth; d++)
+        for (int32_t n = 1; n <= args->max_nodes; n++) {
+            const double x =
+                batch * fa_sequoia_value(args, workspace, n, d) / fa_cost_step(cost, (double)batch * n, d);
+            if (x > most) most = x, *nodes = n, *depth = d;
+        }
+    if (rate) *rate = most;
+    return FA_OK;
+}
+
+/* How many of the first nodes of a tree to verify that is there already, for each of batch requests:
+ * likely (count), the chance of each node to be accepted, 1 for the root: exp(score) of fa_dynamic,
+ * products of fa_tree_greedy. Any first nodes must be a tree. The draft's time is spent and does not
+ * count. */
+static inline fa_status fa_choose_nodes(const double *likely, int32_t count, const fa_cost *cost,
+                                        int32_t batch, int32_t *nodes, double *rate, fa_error *error) {
+    fai_verdict v = {fa_cost_check(cost, error), error};
+    double sum = 0, most = 0;
+    fai_want(&v, FA_ERR_PLAN, "count", count, 1, FA_TREE_MAX_NODES);
+    fai_want(&v, FA_ERR_PLAN, "batch", batch, 1, INT32_MAX);
+    fai_want_array(&v, FA_ERR_PLAN, "likely", likely, sizeof *likely);
+    fai_want_array(&v, FA_ERR_PLAN, "nodes", nodes, 4);
+    for (int32_t i = 0; v.status == FA_OK && i < count; i++)
+        if (!(likely[i] >= 0 && likely[i] <= 1))
+            fai_refuse(&v, FA_ERR_PROBABILITY, "likely", i, likely[i], 0, 1);
+    for (int32_t i = 0; v.status == FA_OK && i < count; i++) {
+        sum += likely[i];
+        const double x = batch * sum / fa_cost_step(cost, (double)batch * (i + 1), 0);
+        if (x > most) most = x, *nodes = i + 1;
+    }
+    if (rate && v.status == FA_OK) *rate = most;
+    return v.status;
+}
 
 /* ======================================================================================== */
 /* >>cuda     the same on the GPU                                                            */
