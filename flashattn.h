@@ -404,9 +404,10 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(CUDA_GRID, "batch * num_heads_k * tiles of queries must be at most 2^31-1 in one launch, and heads of a group less than 2^22: split the batch") \
     X(CUDA_SHARED, "this GPU has too little shared memory for the kernel's tile: compile for its architecture, or lower FA_BLOCK_N") \
     X(CUDA_POINTER, "the pointer is to host memory, which the GPU cannot reach: copy it to memory of cudaMalloc, or use cudaMallocManaged or cudaHostRegister") \
-    X(TREES, "trees: batch must be 1 .. 2^31-1, num_nodes 1 .. 1024, indptr aligned to 4 bytes, start at >= 0 and rise by 1 .. num_nodes each") \
-    X(TREE_PARENT, "parent must be given, aligned to 4 bytes, be -1 for node 0 of each tree, and for node i one of the nodes 0 .. i-1") \
-    X(TREE_TOKEN, "token must be given, aligned to 4 bytes, and hold ids 0 .. vocab-1; trees to be merged have the same token in node 0") \
+    X(TREE_NODES, "trees: num_nodes must be 1 .. 1024, and indptr, if given, aligned to 4 bytes and rise by 1 .. num_nodes each") \
+    X(TREE_PARENT, "trees.parent must be given: -1 for node 0 of a tree, for node n one of 0 .. n-1, its parent") \
+    X(TREE_TOKEN, "token must be given, aligned to 4 bytes, and be 0 .. vocab-1 for each draft") \
+    X(TREE_MERGE, "trees to be merged: drafts.batch must be 1 .. 64, and node 0 of each have the same token") \
     X(TREE_RANK, "rank must be given, aligned to 4 bytes, and candidate have a row for each level and 1 .. 2^31-1 columns, more than any rank") \
     X(TREE_OUTPUT, "an output array of a tree is NULL or not aligned to its element size: error->field names it") \
     X(TREE_CAPACITY, "tree.capacity must be 1 .. 1024 and no less than the nodes that the tree gets; likewise max_paths and length") \

@@ -77,17 +77,17 @@ FAI_HD static inline int32_t fa_tree_count(const fa_trees *t, int32_t b) {
 static inline fa_status fa_trees_check(const fa_trees *t, int32_t vocab, fa_error *error) {
     fai_verdict v = {FA_OK, error};
     if (!t) return FA_ERR_ARGS_NULL;
-    fai_want(&v, FA_ERR_TREES, "batch", t->batch, 1, INT32_MAX);
-    fai_want(&v, FA_ERR_TREES, "num_nodes", t->num_nodes, 1, FA_TREE_MAX_NODES);
-    if (t->indptr) fai_want_array(&v, FA_ERR_TREES, "indptr", t->indptr, 4);
+    fai_want(&v, FA_ERR_BATCH, "batch", t->batch, 1, INT32_MAX);
+    fai_want(&v, FA_ERR_TREE_NODES, "num_nodes", t->num_nodes, 1, FA_TREE_MAX_NODES);
+    if (t->indptr) fai_want_array(&v, FA_ERR_TREE_NODES, "indptr", t->indptr, 4);
     fai_want_array(&v, FA_ERR_TREE_PARENT, "parent", t->parent, 4);
     if (vocab > 0) fai_want_array(&v, FA_ERR_TREE_TOKEN, "token", t->token, 4);
     if (v.status == FA_OK && t->indptr && t->indptr[0] < 0)
-        fai_refuse(&v, FA_ERR_TREES, "indptr", 0, t->indptr[0], 0, INT32_MAX);
+        fai_refuse(&v, FA_ERR_TREE_NODES, "indptr", 0, t->indptr[0], 0, INT32_MAX);
     for (int32_t b = 0; b < t->batch && v.status == FA_OK; b++) {
         const double rise = t->indptr ? (double)t->indptr[b + 1] - t->indptr[b] : 1;
         if (!(rise >= 1 && rise <= t->num_nodes)) {
-            fai_refuse(&v, FA_ERR_TREES, "indptr", b + 1, rise, 1, t->num_nodes);
+            fai_refuse(&v, FA_ERR_TREE_NODES, "indptr", b + 1, rise, 1, t->num_nodes);
             break;
         }
         const int64_t begin = fa_tree_begin(t, b), n = fa_tree_count(t, b);
@@ -177,7 +177,7 @@ static inline fa_status fa_tree_paths(const fa_trees *t, int32_t b, int32_t *pat
                                       int32_t length, int32_t *num_paths, int32_t *longest, fa_error *error) {
     fai_verdict v = {fa_trees_check(t, 0, error), error};
     int32_t depth[FA_TREE_MAX_NODES], leaf[FA_TREE_MAX_NODES], count = 0, most = 0;
-    if (v.status == FA_OK) fai_want(&v, FA_ERR_TREES, "b", b, 0, t->batch - 1);
+    if (v.status == FA_OK) fai_want(&v, FA_ERR_TREE_NODES, "b", b, 0, t->batch - 1);
     if (v.status != FA_OK) return v.status;
     const int32_t *parent = t->parent + fa_tree_begin(t, b), n = fa_tree_count(t, b);
     for (int32_t i = 0; i < n; i++) {
@@ -468,7 +468,7 @@ static inline fa_status fa_tree_merge(const fa_trees *drafts, fa_tree *tree, uin
     int32_t to[FA_TREE_MAX_NODES], in_trie[FA_TREE_MAX_NODES];
     uint64_t bits[FA_TREE_MAX_NODES];
     fai_want_tree(&v, tree, 1);
-    if (v.status == FA_OK) fai_want(&v, FA_ERR_TREES, "batch", drafts->batch, 1, 64);
+    if (v.status == FA_OK) fai_want(&v, FA_ERR_TREE_MERGE, "batch", drafts->batch, 1, 64);
     if (source) fai_want_array(&v, FA_ERR_TREE_OUTPUT, "source", source, 8);
     if (node) fai_want_array(&v, FA_ERR_TREE_OUTPUT, "node", node, 4);
     if (v.status != FA_OK) return v.status;
@@ -478,7 +478,7 @@ static inline fa_status fa_tree_merge(const fa_trees *drafts, fa_tree *tree, uin
             const int64_t at = fa_tree_begin(drafts, d);
             const int32_t *parent = drafts->parent + at, *token = drafts->token + at;
             if (token[0] != trie.key[0])
-                fai_refuse(&v, FA_ERR_TREE_TOKEN, "token", at, token[0], trie.key[0], trie.key[0]);
+                fai_refuse(&v, FA_ERR_TREE_MERGE, "token", at, token[0], trie.key[0], trie.key[0]);
             in_trie[0] = 0;
             for (int32_t i = 0; v.status == FA_OK && i < fa_tree_count(drafts, d); i++) {
                 const int32_t had = trie.count;

@@ -176,16 +176,17 @@ FA_TEST(bad_trees) {
     FA_EXPECT_MSG(fa_trees_check(&f.t, 5, &e) == (code), "%s: %d", #change, e.status); \
     FA_EXPECT_MSG(e.status == (code) && e.index == (at) && !strcmp(e.field, name), "%s: %s[%d]", #change, \
                   e.field, (int)e.index);
-    BAD(f.t.batch = 0, FA_ERR_TREES, "batch", -1)
-    BAD(f.t.num_nodes = 0, FA_ERR_TREES, "num_nodes", -1)
-    BAD(f.t.num_nodes = MOST + 1, FA_ERR_TREES, "num_nodes", -1)
+    BAD(f.t.batch = 0, FA_ERR_BATCH, "batch", -1)
+    BAD(f.t.num_nodes = 0, FA_ERR_TREE_NODES, "num_nodes", -1)
+    BAD(f.t.num_nodes = MOST + 1, FA_ERR_TREE_NODES, "num_nodes", -1)
     BAD(f.t.parent = NULL, FA_ERR_TREE_PARENT, "parent", -1)
     BAD(f.t.token = NULL, FA_ERR_TREE_TOKEN, "token", -1)
-    BAD(f.t.indptr = (const int32_t *)(const void *)((const char *)f.indptr + 1), FA_ERR_TREES, "indptr", -1)
-    BAD(f.t.indptr = f.indptr; f.indptr[0] = -1, FA_ERR_TREES, "indptr", 0)
-    BAD(f.t.indptr = f.indptr; f.indptr[2] = f.indptr[1], FA_ERR_TREES, "indptr", 2)
-    BAD(f.t.indptr = f.indptr; f.indptr[3] = INT32_MAX, FA_ERR_TREES, "indptr", 3)
-    BAD(f.t.indptr = f.indptr; f.indptr[1] = INT32_MIN, FA_ERR_TREES, "indptr", 1)
+    BAD(f.t.indptr = (const int32_t *)(const void *)((const char *)f.indptr + 1), FA_ERR_TREE_NODES, "indptr",
+        -1)
+    BAD(f.t.indptr = f.indptr; f.indptr[0] = -1, FA_ERR_TREE_NODES, "indptr", 0)
+    BAD(f.t.indptr = f.indptr; f.indptr[2] = f.indptr[1], FA_ERR_TREE_NODES, "indptr", 2)
+    BAD(f.t.indptr = f.indptr; f.indptr[3] = INT32_MAX, FA_ERR_TREE_NODES, "indptr", 3)
+    BAD(f.t.indptr = f.indptr; f.indptr[1] = INT32_MIN, FA_ERR_TREE_NODES, "indptr", 1)
     BAD(f.parent[7] = 0, FA_ERR_TREE_PARENT, "parent", 7)
     BAD(f.parent[9] = 2, FA_ERR_TREE_PARENT, "parent", 9)
     BAD(f.parent[9] = 3, FA_ERR_TREE_PARENT, "parent", 9)
@@ -202,7 +203,8 @@ FA_TEST(bad_trees) {
     FA_EXPECT(fa_tree_positions(&f.t, NULL, NULL, &e) == FA_ERR_TREE_OUTPUT);
     FA_EXPECT(fa_tree_mask_bits(&f.t, NULL, 0, 0, &e) == FA_ERR_TREE_OUTPUT);
     FA_EXPECT(fa_tree_mask_bits(&f.t, (uint32_t *)out, 7, 0, &e) == FA_ERR_TREE_MASK_STRIDE);
-    FA_EXPECT(fa_tree_paths(&f.t, 3, NULL, 0, 0, NULL, NULL, &e) == FA_ERR_TREES && !strcmp(e.field, "b"));
+    FA_EXPECT(fa_tree_paths(&f.t, 3, NULL, 0, 0, NULL, NULL, &e) == FA_ERR_TREE_NODES &&
+              !strcmp(e.field, "b"));
     for (int i = 0; i < 32; i++) FA_EXPECT(out[i] == 0);
 }
 
@@ -474,12 +476,12 @@ FA_TEST(merge) {
     fa_tree t = room(MOST);
     make_forest(&f, 2, 3, 0, &rng);
     f.token[0] = 1, f.token[3] = 2;
-    FA_EXPECT(fa_tree_merge(&f.t, &t, NULL, NULL, &e) == FA_ERR_TREE_TOKEN && e.index == 3);
+    FA_EXPECT(fa_tree_merge(&f.t, &t, NULL, NULL, &e) == FA_ERR_TREE_MERGE && e.index == 3);
     FA_EXPECT(fa_tree_merge(NULL, &t, NULL, NULL, &e) == FA_ERR_ARGS_NULL);
     FA_EXPECT(fa_tree_merge(&f.t, NULL, NULL, NULL, &e) == FA_ERR_ARGS_NULL);
     f.t.batch = 65, f.t.num_nodes = 1;
     for (int i = 0; i < 65; i++) f.parent[i] = -1, f.token[i] = 1;
-    FA_EXPECT(fa_tree_merge(&f.t, &t, NULL, NULL, &e) == FA_ERR_TREES);
+    FA_EXPECT(fa_tree_merge(&f.t, &t, NULL, NULL, &e) == FA_ERR_TREE_MERGE);
     f.t.batch = 64;
     FA_EXPECT(fa_tree_merge(&f.t, &t, source, NULL, &e) == FA_OK && source[0] == ~(uint64_t)0);
     f.t.token = NULL;
