@@ -6,6 +6,18 @@
 
     CONTENTS  search for:  >>weights  >>sampling  >>trees  >>chains  >>verify  >>builders  >>medusa  >>ensembles
                            >>planning  >>cuda
+
+    REFERENCES (numbers are of arXiv)
+        [LEV]   Leviathan et al. 2023, Fast inference from transformers via speculative decoding, 2211.17192
+        [SI]    Miao et al. 2024, SpecInfer, 2305.09781
+        [MD]    Cai et al. 2024, Medusa, 2401.10774
+        [LA]    Fu et al. 2024, Lookahead decoding, 2402.02057
+        [SQ]    Chen et al. 2024, Sequoia, 2402.12374
+        [BV]    Sun et al. 2024, Block verification accelerates speculative decoding, 2403.10444
+        [EA2]   Li et al. 2024, EAGLE-2, 2406.16858
+        [PLD]   Saxena 2023, Prompt lookup decoding
+        [SAMME] Zhu et al. 2009, Multi-class AdaBoost
+        [OS]    see flashattn.h
 */
 
 #ifndef FA_FLASHATTN_SPEC_H
@@ -39,7 +51,7 @@ typedef struct fa_trees {
 
 /* Functions of the chapters >>trees .. >>planning that can fail take an optional fa_error last (or in
  * their argument struct), and write nothing else unless the status is FA_OK. Node numbers count inside a
- * tree. */
+ * tree. Scratch is on the stack where no workspace is asked for: up to 40 KiB. */
 
 /* The first thing that is wrong with a call. */
 typedef struct fai_verdict {
@@ -403,9 +415,9 @@ static inline int32_t fai_next_rank(const double *accuracy, int32_t ranks, int32
 
 /* The shape of tree->capacity nodes with the greatest expected length, when the head of depth d is right
  * with its first r+1 guesses in accuracy[(d-1)*ranks + r] of all cases, whatever the other heads do [MD,
- * 2.3.3]: nodes in descending order of value, the product of increments along their path. Any first m of
- * them are the best shape of m nodes. *value (optional): tokens a step, the root's one included. Fewer
- * nodes if heads and ranks have no more. */
+ * 2.3.3]: nodes in descending order of value, the product of increments along their path, ties by which
+ * could have been added first. Any first m of them are the best shape of m nodes. *value (optional):
+ * tokens a step, the root's one included. Fewer nodes if heads and ranks have no more. */
 static inline fa_status fa_tree_greedy(const double *accuracy, int32_t heads, int32_t ranks, fa_tree *tree,
                                        double *value, fa_error *error) {
     fai_verdict v = {FA_OK, error};
@@ -457,9 +469,9 @@ static inline fa_status fa_tree_greedy(const double *accuracy, int32_t heads, in
 
 /* ---- several drafts ---- */
 
-/* The merged tree of several drafts' trees (or chains), one a batch entry, 1 .. 64 [SI, definition 3.2]:
- * each sequence that one of them has, once. Siblings are in the order in which the drafts name them. Roots
- * must have the same token. source (capacity), optional: bit d is set if draft d proposed the node. node
+/* The merged tree of several drafts' trees (or chains), one a batch entry, 1 .. 64 [SI, tree merge]: each
+ * sequence that one of them has, once. Siblings are in the order in which the drafts name them. Roots must
+ * have the same token. source (capacity), optional: bit d is set if draft d proposed the node. node
  * (total), optional: where each node of the drafts went. */
 static inline fa_status fa_tree_merge(const fa_trees *drafts, fa_tree *tree, uint64_t *source, int32_t *node,
                                       fa_error *error) {
@@ -672,7 +684,7 @@ static inline fa_status fa_dynamic_finish(const fa_dynamic *d, int32_t nodes, fa
 
 /* ---- Sequoia ---- */
 
-/* Best trees by dynamic programming [SQ, 3.2]. acceptance[r] (ranks): chance that the child of rank r is
+/* Best trees by dynamic programming [SQ]. acceptance[r] (ranks): chance that the child of rank r is
  * accepted, and none before it, at any node that is; so the value of a tree, tokens a step with the root's
  * one, is the sum over nodes of the product of acceptance along their path. A node's children have the
  * ranks 0, 1 .. without a gap.
@@ -1440,13 +1452,13 @@ static inline fa_status fa_medusa_accuracy(const fa_medusa_args *args, double *a
 /* >>ensembles boosting of several drafts                                                    */
 /* ======================================================================================== */
 
-/* Several small drafts, trained one after the other, each on what those before it get wrong [SI, 3.1
+/* Several small drafts, trained one after the other, each on what those before it get wrong [SI,
  * boost-tuning]. In rounds: the caller trains draft d on the samples with their weights, runs it on all of
  * them, and marks what it gets wrong (fa_boost_wrong). Then either
- *   fa_boost_covered  weights for drafts whose trees are merged: a sample is right if any draft gets it right,
- *                     so those that all of them miss share the weight. This is SpecInfer's filter;
- *   fa_boost_round    multi-class AdaBoost [SAMME]: weights grow where the draft is wrong, and it gets a vote,
- *                     for fa_boost_vote. Two classes: AdaBoost itself. */
+ *   fa_boost_covered  weights for drafts whose trees are merged: a sample is right if any draft gets it
+ *                     right, so those that all of them miss share the weight. This is SpecInfer's filter;
+ *   fa_boost_round    multi-class AdaBoost [SAMME]: weights grow where the draft is wrong, and it gets a
+ *                     vote, for fa_boost_vote. Two classes: AdaBoost itself. */
 
 /* A sample is `length` tokens in a row, (samples, length): wrong unless all of them are as the target
  * model's. */
@@ -1595,8 +1607,8 @@ static inline int32_t fa_optimal_gamma(double alpha, double c, int32_t max_gamma
 }
 
 /* Tokens a step of a shape: the sum over its nodes of the product of acceptance[(depth-1)*stride + rank]
- * along their path [SQ, 3.1]; stride 0: the same vector (ranks) for all levels, else levels of them. What
- * is beyond counts 0. NaN for what is no tree of ranks. */
+ * along their path [SQ]; stride 0: the same vector (ranks) for all levels, else levels of them. What is
+ * beyond counts 0. NaN for what is no tree of ranks. */
 static inline double fa_tree_value(const fa_tree *shape, const double *acceptance, int32_t ranks,
                                    int32_t levels, int64_t stride) {
     double value[FA_TREE_MAX_NODES], sum = 0;
@@ -1619,7 +1631,7 @@ static inline double fa_tree_value(const fa_tree *shape, const double *acceptanc
 }
 
 /* What no tree whose nodes have at most k children can exceed: 1 / (1 - P), P = acceptance[0] + .. +
- * acceptance[k-1]; a chain is k = 1 [SQ, 3.1]. INFINITY if P is 1 or more. */
+ * acceptance[k-1]; a chain is k = 1 [SQ]. INFINITY if P is 1 or more. */
 static inline double fa_tree_limit(const double *acceptance, int32_t k) {
     double rest = 1;
     for (int32_t r = 0; r < k; r++) rest -= acceptance[r];
@@ -1630,17 +1642,16 @@ static inline double fa_tree_limit(const double *acceptance, int32_t k) {
  * vocabularies. Rows of p and q (., vocab) are numbered by what comes before: 0 for nothing, and row n
  * followed by token x is row n*vocab + 1 + x; those of fewer than gamma tokens are there. block 0: one
  * token after the other [LEV]; 1: block verification [BV]. NaN beyond 2^24 sequences. */
-typedef struct fai_chain_law {
+typedef struct fai_law {
     const double *p, *q;
     int64_t vocab;
     int32_t gamma, block;
-} fai_chain_law;
+} fai_law;
 
 /* From row n, which depth tokens lead to, on: expected number of the last one accepted among them, if any
- * is; *none: the chance that none is. kept: p_i of [BV, algorithm 2], the share of the target's
- * probability that may still be accepted. */
-static inline double fai_chain_block(const fai_chain_law *l, int64_t n, int32_t depth, double kept,
-                                     double *none) {
+ * is; *none: the chance that none is. kept: p_i of [BV], the share of the target's probability that may
+ * still be accepted. */
+static inline double fai_law_block(const fai_law *l, int64_t n, int32_t depth, double kept, double *none) {
     double h = kept, sum = 0;
     *none = 1;
     if (depth < l->gamma) {
@@ -1652,7 +1663,7 @@ static inline double fai_chain_block(const fai_chain_law *l, int64_t n, int32_t 
             double rest = 0;
             residual += more > 0 ? more : 0;
             if (!(q[x] > 0)) continue;
-            sum += q[x] * fai_chain_block(l, n * l->vocab + 1 + x, depth + 1, next < 1 ? next : 1, &rest);
+            sum += q[x] * fai_law_block(l, n * l->vocab + 1 + x, depth + 1, next < 1 ? next : 1, &rest);
             *none += q[x] * rest;
         }
         h = residual + 1 - kept > 0 ? residual / (residual + 1 - kept) : 1;
@@ -1661,24 +1672,24 @@ static inline double fai_chain_block(const fai_chain_law *l, int64_t n, int32_t 
     *none *= 1 - h;
     return sum;
 }
-static inline double fai_chain_tokens(const fai_chain_law *l, int64_t n, int32_t depth) {
+static inline double fai_law_tokens(const fai_law *l, int64_t n, int32_t depth) {
     const double *p = l->p + n * l->vocab, *q = l->q + n * l->vocab;
     double sum = 0;
     if (depth == l->gamma) return 0;
     for (int64_t x = 0; x < l->vocab; x++) {
         const double both = p[x] < q[x] ? p[x] : q[x];
-        if (both > 0) sum += both * (1 + fai_chain_tokens(l, n * l->vocab + 1 + x, depth + 1));
+        if (both > 0) sum += both * (1 + fai_law_tokens(l, n * l->vocab + 1 + x, depth + 1));
     }
     return sum;
 }
 static inline double fa_chain_expected(const double *p, const double *q, int32_t vocab, int32_t gamma,
                                        int block) {
-    const fai_chain_law l = {p, q, vocab, gamma, block};
+    const fai_law l = {p, q, vocab, gamma, block};
     double none, sequences = 1;
     if (!p || !q || vocab < 1 || gamma < 0 || gamma > 24) return (double)NAN;
     for (int32_t i = 0; i < gamma; i++) sequences *= vocab;
     if (sequences > 0x1p24) return (double)NAN;
-    return block ? fai_chain_block(&l, 0, 0, 1, &none) : fai_chain_tokens(&l, 0, 0);
+    return block ? fai_law_block(&l, 0, 0, 1, &none) : fai_law_tokens(&l, 0, 0);
 }
 
 /* ---- acceptance, as it is observed ---- */

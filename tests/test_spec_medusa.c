@@ -1,5 +1,5 @@
-/* test_spec_medusa.c - Medusa's heads against a plain double reference: logits, loss, and gradients, which are the finite
- * differences of the reference's loss; and a training run. */
+/* test_spec_medusa.c - Medusa's heads against a plain double reference: logits, loss, and gradients, which
+ * are the finite differences of the reference's loss; and a training run. */
 #include "fa_test.h"
 
 #include "flashattn_spec.h"
@@ -238,6 +238,24 @@ FA_TEST(forward) {
         }
         unmake(&m);
     }
+}
+
+FA_TEST(exponential) {
+    double worst = 0;
+    for (int n = 0; n < 200000; n++) {
+        float x[FAI_GL], y[FAI_GL];
+        fai_gvec v;
+        for (int l = 0; l < FAI_GL; l++)
+            x[l] = l || n > 1 ? (float)(-87.2 * n / 200000 - 0.0001 * l) : n ? NAN : -INFINITY;
+        memcpy(&v, x, sizeof v);
+        v = fai_gexp(v);
+        memcpy(y, &v, sizeof y);
+        if (n == 0) FA_EXPECT(y[0] == 0);
+        if (n == 1) FA_EXPECT(isnan(y[0]));
+        for (int l = 0; l < FAI_GL; l++)
+            if (l || n > 1) worst = fmax(worst, fabs((double)y[l] / exp((double)x[l]) - 1));
+    }
+    FA_EXPECT_MSG(worst < 2e-7, "relative error %g", worst);
 }
 
 /* Equal logits: lower ids first, also across blocks of the vocabulary. */

@@ -1,5 +1,5 @@
-/* test_spec_planning.c - formulas against published tables, definitions and enumeration; estimators against the law they
- * watch; choices against trying everything; boosting of drafts. */
+/* test_spec_planning.c - formulas against published tables, definitions and enumeration; estimators
+ * against the law they watch; choices against trying everything; boosting of drafts. */
 #include "fa_test.h"
 
 #include "flashattn_spec.h"
@@ -498,7 +498,7 @@ FA_TEST(boosting) {
         int alone = SAMPLES; /* what the best draft misses */
         for (int i = 0; i < SAMPLES; i++) truth[i] = fat_below(&rng, classes), weight[i] = 1;
         for (int d = 0; d < DRAFTS; d++) {
-            /* a weak draft: right on the three fifths of the samples with the greatest weight, more or less */
+            /* a weak draft, better on samples with a great weight */
             double sum = 0, error = 0, before[SAMPLES], threshold = 0, rest = 0;
             for (int i = 0; i < SAMPLES; i++) sum += weight[i], threshold += weight[i] * weight[i];
             threshold /= sum; /* the weighted mean of weights */
@@ -521,7 +521,7 @@ FA_TEST(boosting) {
             sum = 0;
             for (int i = 0; i < SAMPLES; i++) sum += weight[i], rest += wrong[d][i] ? weight[i] : 0;
             FA_EXPECT_NEAR(sum, 1, 1e-12);
-            /* the draft that was boosted against is now as good as a guess, which is what AdaBoost is about */
+            /* the draft that was boosted against is now as good as a guess: the point of AdaBoost */
             if (vote[d] > 0) FA_EXPECT_NEAR(rest, 1 - 1.0 / classes, 1e-9);
             for (int i = 1; i < SAMPLES; i++)
                 if (wrong[d][i] == wrong[d][0])

@@ -1,5 +1,5 @@
-/* test_spec_trees.c - token trees: what follows from parent[] against its definition, the mask through attention,
- * every builder against a plain model, brute force or published figures, and random garbage. */
+/* test_spec_trees.c - token trees: what follows from parent[] against its definition, the mask through
+ * attention, every builder against a plain model, brute force or published figures, and random garbage. */
 #include "fa_test.h"
 
 #include "flashattn_spec.h"
@@ -320,7 +320,8 @@ FA_TEST(fill) {
     FA_EXPECT(fa_tree_fill(NULL, 7, &candidate[0][0], 2, 4, tokens, &e) == FA_ERR_ARGS_NULL);
 }
 
-/* Published accuracies of the heads of Medusa (assets/medusa_acc.csv), top 1 .. 5, and values of the best trees. */
+/* Published accuracies of the heads of Medusa (assets/medusa_acc.csv), top 1 .. 5, and values of the best
+ * trees. */
 static const double MEDUSA[3][5][5] = {{{.560388, .671720, .727137, .759940, .779945},
                                         {.316352, .423583, .485089, .528206, .562500},
                                         {.201044, .287898, .347540, .383449, .416874},
@@ -413,9 +414,15 @@ FA_TEST(greedy_brute_force) {
             FA_EXPECT_NEAR(value, value_of(&t, &p[0][0], RANKS), 1e-12);
         }
     }
+    const double even[4] = {0.5, 1, 0.5, 1}; /* all equal: in the order in which they could be added */
+    const int32_t parents[7] = {-1, 0, 0, 1, 2, 1, 2}, ranks[7] = {0, 0, 1, 0, 0, 1, 1};
     double bad[2] = {0.5, NAN};
     fa_error e;
-    fa_tree t = room(8);
+    fa_tree t = room(7);
+    FA_EXPECT(fa_tree_greedy(even, 2, 2, &t, NULL, &e) == FA_OK &&
+              !memcmp(parent_of, parents, sizeof parents));
+    FA_EXPECT(!memcmp(rank_of, ranks, sizeof ranks));
+    t = room(8);
     FA_EXPECT(fa_tree_greedy(bad, 1, 2, &t, NULL, &e) == FA_ERR_PROBABILITY && e.index == 1);
     FA_EXPECT(fa_tree_greedy(NULL, 1, 2, &t, NULL, &e) == FA_ERR_TREE_SHAPE);
     FA_EXPECT(fa_tree_greedy(bad, 0, 2, &t, NULL, &e) == FA_ERR_TREE_SHAPE);
@@ -482,8 +489,12 @@ FA_TEST(merge) {
     f.t.batch = 65, f.t.num_nodes = 1;
     for (int i = 0; i < 65; i++) f.parent[i] = -1, f.token[i] = 1;
     FA_EXPECT(fa_tree_merge(&f.t, &t, NULL, NULL, &e) == FA_ERR_TREE_MERGE);
-    f.t.batch = 64;
-    FA_EXPECT(fa_tree_merge(&f.t, &t, source, NULL, &e) == FA_OK && source[0] == ~(uint64_t)0);
+    f.t.batch = 64, f.t.num_nodes = 2;
+    for (int d = 0; d < 64; d++)
+        f.parent[2 * d] = -1, f.parent[2 * d + 1] = 0, f.token[2 * d] = 7, f.token[2 * d + 1] = 63 - d;
+    FA_EXPECT(fa_tree_merge(&f.t, &t, source, NULL, &e) == FA_OK && t.num_nodes == 65 &&
+              source[0] == ~(uint64_t)0);
+    for (int d = 0; d < 64; d++) FA_EXPECT(source[1 + d] == (uint64_t)1 << d && t.token[1 + d] == 63 - d);
     f.t.token = NULL;
     FA_EXPECT(fa_tree_merge(&f.t, &t, NULL, NULL, &e) == FA_ERR_TREE_TOKEN);
 }

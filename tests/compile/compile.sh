@@ -1,6 +1,6 @@
 #!/bin/sh
-# tests/compile/compile.sh - that flashattn.h compiles wherever it is put, without a warning, and leaves nothing
-# behind: no external symbol, no macro outside FA_ and FAI_, no parameter.
+# tests/compile/compile.sh - that flashattn.h compiles wherever it is put, and flashattn_spec.h beside it, without a
+# warning, and leaves nothing behind: no external symbol, no macro outside FA_ and FAI_, no parameter.
 
 cd "$(dirname "$0")/../.." || exit 1
 CC=${CC:-cc} CXX=${CXX:-c++} CLANG=${CLANG:-clang}
@@ -40,12 +40,12 @@ no_symbols() { ! nm -g --defined-only "$1" | grep -vE ' (main|.*alone_ok.*|_ZSt.
 # Macros that $1 leaves defined by flashattn.h, from the line markers of -dD.
 macros() {
     $CC -std=c11 -I. -E -dD $2 "$1" | awk '
-        /^# [0-9]+ "/ { ours = $3 ~ /flashattn\.h"$/ }
+        /^# [0-9]+ "/ { ours = $3 ~ /flashattn(_spec)?\.h"$/ }
         ours && $1 == "#define" { sub(/\(.*/, "", $2); defined[$2] = 1 }
         $1 == "#undef" { delete defined[$2] }
         END { for (name in defined) print name }' | sort
 }
-no_leak() { ! macros "$here/three.c" "$1" | grep -vE '^FAI?_'; }
+no_leak() { ! macros "$here/${2:-three}.c" "$1" | grep -vE '^FAI?_'; }
 # FAI_HAVE_x stays where the helpers for instruction set x have been defined.
 instance_macros() { macros "$1" "$2" | grep -v '^FAI_HAVE_'; }
 same_macros() { instance_macros "$here/unit_a.c" "$1" >"$out/one" && instance_macros "$here/three.c" "$1" | diff "$out/one" -; }
@@ -67,7 +67,7 @@ for compiler in $languages; do
     IFS=' '
     case $compiler in *c++*) high=-O0 ;; *) high=-O2 ;; esac # slow, and tests/run.sh builds C++ with -O2
     for flags in '-O0' '-O0 -march=native' "$high -DFA_DISPATCH"; do
-        for unit in alone three; do
+        for unit in alone three spec; do
             check "$compiler $flags: $unit" $compiler $warn $flags -I. -c "$here/$unit.c" -o "$out/$unit.o"
             check "$compiler $flags: $unit has no external symbol" no_symbols "$out/$unit.o"
         done
@@ -89,10 +89,12 @@ for flags in '' -DFA_DISPATCH; do
     check "three instances leave the same macros as one $flags" same_macros "$flags"
 done
 
+check 'no macro outside FA_ and FAI_ in flashattn_spec.h' no_leak '' spec
+
 # The types as Microsoft's compiler would read them: its target, its sizes, none of the GNU extensions.
 if have "$CLANG"; then
     check 'types for MSVC' "$CLANG" --target=x86_64-pc-windows-msvc -std=c11 -fsyntax-only -nostdlibinc $warn \
-        -isystem "$here/msvc" -I. "$here/alone.c"
+        -isystem "$here/msvc" -I. "$here/alone.c" "$here/spec.c"
 else
     skip 'types for MSVC' 'apt-get install clang'
 fi
