@@ -20,16 +20,16 @@
 /* ======================================================================================== */
 
 /* Everything that decides about a token is integer arithmetic, so the CPU and the GPU, any compiler flags and any split
- * of the vocabulary give the same tokens.  A probability is a weight: its multiple of 2^-52, rounded down.  Sums of
+ * of the vocabulary give the same tokens.  A probability is a weight: a multiple of 2^-52.  Sums of
  * weights are exact, hence the same in any order.
  *
- *   FA_PROBS    f32: w = floor(p 2^52).  The row is taken at its word that it adds up to 1; if it adds up to 1 + d, the law
+ *   FA_PROBS    f32: p, its multiples of 2^-52 rounded to nearest.  The row is taken at its word that it adds up to 1; if it adds up to 1 + d, the law
  *               of the output is off by d.  f16 and bf16, which cannot keep that word, are FA_WEIGHTS.
  *   FA_WEIGHTS  numbers >= 0 with any sum: probabilities up to a factor.
  *   FA_LOGITS   2^-y with y = (max - x) log2(e) / temperature in fixed point, relative error <= 2^-28.
  *
  * Rows of the last two, and all rows that top-k, top-p or min-p cut, are scaled to a sum of 2^52; as each weight is
- * rounded down, what is missing is at most the size of the vocabulary, in units of 2^-52.
+ * rounded down then, what is missing is at most the size of the vocabulary, in units of 2^-52.
  *
  * A row should not hold NaN, infinity (logits: -inf is fine) or negative probabilities.  Such entries count as 0 and raise
  * a flag.  Logits of +inf: the first of them has all weight.  A row without any weight, or FA_PROBS with an entry or a sum
@@ -217,11 +217,13 @@ FAI_HD static inline uint32_t fai_row_key(const fai_row *row, int32_t id) {
     return row->kind != FA_LOGITS && fai_bits_of(x) >= 0x7f800000u ? 0x80000000u : fai_key(x);
 }
 
-/* x 2^(52 - exponent), rounded down, for 0 <= x < 2^(exponent + 1) */
+/* x 2^(52 - exponent), rounded to nearest, ties to even, for 0 <= x < 2^(exponent + 1) */
 FAI_HD static inline uint64_t fai_fixed(uint32_t bits, int32_t exponent) {
     const int32_t e = (int32_t)(bits >> 23), shift = (e ? e : 1) - 98 - exponent;
     const uint64_t mantissa = e ? (bits & 0x7fffffu) | 0x800000u : bits;
-    return shift >= 0 ? mantissa << shift : shift > -24 ? mantissa >> -shift : 0;
+    if (shift >= 0) return mantissa << shift;
+    if (shift < -24) return 0;
+    return (mantissa + ((uint64_t)1 << (-shift - 1)) - 1 + (mantissa >> -shift & 1)) >> -shift;
 }
 
 /* Weight of id before scaling, as if nothing was cut. */
@@ -441,48 +443,43 @@ static inline void fai_row_judge(fai_row *row, int32_t from, int32_t to) {
         if (fai_bad_weight(fai_bits_of(((const float *)row->data)[id]), 0x40000000u)) row->bad = 1;
 }
 
-#if defined(__GNUC__) && !defined(__CUDACC__) && !defined(FA_SPEC_SCALAR)
+#if (defined(__SSE2_MATH__) || defined(__aarch64__)) && defined(__GNUC__) && !defined(__CUDACC__) && !defined(FA_SPEC_SCALAR)
 #define FAI_SPEC_VECTOR
 typedef float fai_spec_floats __attribute__((vector_size(32), aligned(4), may_alias));
-typedef int32_t fai_spec_ints __attribute__((vector_size(32)));
 typedef int64_t fai_spec_longs __attribute__((vector_size(64)));
 typedef double fai_spec_doubles __attribute__((vector_size(64)));
 
-/* Eight weights of a FA_PROBS row times 2^-52: differences and sums below 2 of such doubles are exact, whatever the order.
- * bad collects lanes that are no probability. */
-FAI_INLINE fai_spec_doubles fai_spec_load(const float *x, fai_spec_ints *bad) {
+/* Bits of 1 + x: for x in [0, 1) they are those of 1, and the weight of x, rounded as fai_fixed does. */
+FAI_INLINE fai_spec_longs fai_spec_bits(const float *x) {
+#if defined(__AVX512F__)
+    return (fai_spec_longs)((fai_spec_doubles)_mm512_cvtps_pd(_mm256_loadu_ps(x)) + 1.0);
+#else
     const fai_spec_floats loaded = *(const fai_spec_floats *)x;
-    fai_spec_ints bits = (fai_spec_ints)loaded, below = 98 - (bits >> 23);
-    *bad |= (bits >= 0x40000000) | (bits < 0);
-    below &= below > 0; /* mantissa bits that are worth less than 2^-52 */
-    bits &= (fai_spec_ints)((bits | -1) << (below & 31)) & (below < 24);
-    return __builtin_convertvector((fai_spec_floats)bits, fai_spec_doubles);
+    return (fai_spec_longs)(__builtin_convertvector(loaded, fai_spec_doubles) + 1.0);
+#endif
 }
 
-/* The sum of max(p - q, 0), or of p, over ids from .. to-1, times 2^-52; -1 if something is no probability. */
-FAI_NOINLINE double fai_spec_sum(const float *p, const float *q, int32_t count) {
-    fai_spec_doubles sum[2] = {{0}, {0}};
-    fai_spec_ints bad = {0};
-    int32_t id = 0;
-    for (; id + 16 <= count; id += 16) {
-        for (int n = 0; n < 2; n++) {
-            fai_spec_doubles x = fai_spec_load(p + id + 8 * n, &bad);
-            if (q) x -= fai_spec_load(q + id + 8 * n, &bad);
-            sum[n] += (fai_spec_doubles)((fai_spec_longs)x & (x > 0));
+/* The sum of max(p - q, 0), or of p without q, over 16 n <= 1024 entries; -1 if one is not in [0, 1). */
+FAI_INLINE int64_t fai_spec_sum(const float *p, const float *q, int32_t count) {
+    const fai_spec_longs zero = {0}, one = zero + 0x3ff0000000000000;
+    fai_spec_longs sum0 = zero, sum1 = zero, bad0 = zero, bad1 = zero;
+    for (int32_t id = 0; id < count; id += 16) {
+        const fai_spec_longs p0 = fai_spec_bits(p + id), p1 = fai_spec_bits(p + id + 8);
+        bad0 |= p0 ^ one, bad1 |= p1 ^ one;
+        if (!q) {
+            sum0 += p0 - one, sum1 += p1 - one;
+            continue;
         }
+        const fai_spec_longs q0 = fai_spec_bits(q + id), q1 = fai_spec_bits(q + id + 8);
+        const fai_spec_longs d0 = p0 - q0, d1 = p1 - q1;
+        bad0 |= q0 ^ one, bad1 |= q1 ^ one;
+        sum0 += d0 & (d0 > 0), sum1 += d1 & (d1 > 0);
     }
-    sum[0] += sum[1];
-    double total = 0;
-    for (int n = 0; n < 8; n++) {
-        total += sum[0][n];
-        if (bad[n]) return -1;
-    }
-    for (; id < count; id++) {
-        const uint32_t pb = fai_bits_of(p[id]), qb = q ? fai_bits_of(q[id]) : 0;
-        if (pb >= 0x40000000u || qb >= 0x40000000u) return -1;
-        total += (double)fai_residual(fai_fixed(pb, 0), fai_fixed(qb, 0)) * 0x1p-52;
-    }
-    return total;
+    sum0 += sum1, bad0 |= bad1;
+    int64_t total = 0, all = 0;
+    sum0 += sum1;
+    for (int n = 0; n < 8; n++) total += sum0[n], all |= bad0[n];
+    return (uint64_t)all >> 52 ? -1 : total;
 }
 #endif
 
@@ -490,11 +487,15 @@ FAI_NOINLINE double fai_spec_sum(const float *p, const float *q, int32_t count) 
 static inline uint64_t fai_mass_sum(fai_mass *m, int32_t from, int32_t to) {
     uint64_t sum = 0;
 #if defined(FAI_SPEC_VECTOR)
-    if (!m->weights && !m->ratio && m->p->kind == FA_PROBS && (!m->q || m->q->kind == FA_PROBS)) {
-        const float *p = (const float *)m->p->data + from, *q = m->q ? (const float *)m->q->data + from : NULL;
-        const double total = fai_spec_sum(p, q, to - from);
-        if (total >= 0) return total < 2 ? (uint64_t)(total * 0x1p52) : (uint64_t)1 << 62;
-    }
+    if (!m->weights && !m->ratio && m->p->kind == FA_PROBS && (!m->q || m->q->kind == FA_PROBS))
+        while (to - from >= 16) {
+            const int32_t count = to - from < 1024 ? (to - from) / 16 * 16 : 1024;
+            const float *p = (const float *)m->p->data + from, *q = m->q ? (const float *)m->q->data + from : NULL;
+            const int64_t part = q ? fai_spec_sum(p, q, count) : fai_spec_sum(p, NULL, count);
+            if (part < 0) break; /* one by one */
+            from += count, sum += (uint64_t)part;
+            if (sum >> 62) sum = (uint64_t)1 << 62;
+        }
 #endif
     if (!m->weights) fai_row_judge(m->p, from, to);
     if (!m->weights && m->q) fai_row_judge(m->q, from, to);
