@@ -132,7 +132,8 @@ FAI_HD static inline int fai_bit_length(uint64_t x) {
 
 /* x -> x 2^52 / total, rounded down, for x <= total, x < 2^53.  A total of 2^52 changes nothing. */
 typedef struct fai_scale {
-    uint64_t factor; /* 2^126 / (total, shifted until it has 64 bits); 0: every x becomes 0 */
+    uint64_t factor; /* 2^126 / (total, shifted until it has 64 bits), rounded up: total becomes 2^52, and what adds up to
+                        it no more; 0: every x becomes 0 */
     int32_t before, after;
 } fai_scale;
 
@@ -143,7 +144,7 @@ FAI_HD static inline fai_scale fai_scale_to_one(fai_sum total) {
     if (length == 0) return s;
     if (length > 64) top = total.hi << (128 - length) | total.lo >> (length - 64);
     else top = total.lo << (64 - length);
-    s.factor = top == (uint64_t)1 << 63 ? top : fai_div((uint64_t)1 << 62, 0, top);
+    s.factor = top == (uint64_t)1 << 63 ? top : fai_div((uint64_t)1 << 62, 0, top) + 1;
     s.before = length < 53 ? 64 - length : 11;
     s.after = s.before + length - 54;
     return s;
@@ -444,41 +445,51 @@ static inline void fai_row_judge(fai_row *row, int32_t from, int32_t to) {
 }
 
 #if (defined(__SSE2_MATH__) || defined(__aarch64__)) && defined(__GNUC__) && !defined(__CUDACC__) && !defined(FA_SPEC_SCALAR)
-#define FAI_SPEC_VECTOR
-typedef float fai_spec_floats __attribute__((vector_size(32), aligned(4), may_alias));
-typedef int64_t fai_spec_longs __attribute__((vector_size(64)));
-typedef double fai_spec_doubles __attribute__((vector_size(64)));
-
-/* Bits of 1 + x: for x in [0, 1) they are those of 1, and the weight of x, rounded as fai_fixed does. */
-FAI_INLINE fai_spec_longs fai_spec_bits(const float *x) {
 #if defined(__AVX512F__)
-    return (fai_spec_longs)((fai_spec_doubles)_mm512_cvtps_pd(_mm256_loadu_ps(x)) + 1.0);
+#define FAI_SPEC_LANES 8
+#elif defined(__AVX2__)
+#define FAI_SPEC_LANES 4
+#else
+#define FAI_SPEC_LANES 2
+#endif
+typedef float fai_spec_floats __attribute__((vector_size(4 * FAI_SPEC_LANES), aligned(4), may_alias));
+typedef int64_t fai_spec_longs __attribute__((vector_size(8 * FAI_SPEC_LANES)));
+typedef double fai_spec_doubles __attribute__((vector_size(8 * FAI_SPEC_LANES)));
+
+/* 1 + x: for x in [0, 1) its bits are those of 1, and the weight of x, rounded as fai_fixed does. */
+FAI_INLINE fai_spec_doubles fai_spec_load(const float *x) {
+#if defined(__AVX512F__)
+    return (fai_spec_doubles)_mm512_cvtps_pd(_mm256_loadu_ps(x)) + 1.0;
+#elif defined(__AVX2__)
+    return (fai_spec_doubles)_mm256_cvtps_pd(_mm_loadu_ps(x)) + 1.0;
 #else
     const fai_spec_floats loaded = *(const fai_spec_floats *)x;
-    return (fai_spec_longs)(__builtin_convertvector(loaded, fai_spec_doubles) + 1.0);
+    return __builtin_convertvector(loaded, fai_spec_doubles) + 1.0;
 #endif
 }
 
 /* The sum of max(p - q, 0), or of p without q, over 16 n <= 1024 entries; -1 if one is not in [0, 1). */
 FAI_INLINE int64_t fai_spec_sum(const float *p, const float *q, int32_t count) {
+    enum { L = FAI_SPEC_LANES };
     const fai_spec_longs zero = {0}, one = zero + 0x3ff0000000000000;
     fai_spec_longs sum0 = zero, sum1 = zero, bad0 = zero, bad1 = zero;
-    for (int32_t id = 0; id < count; id += 16) {
-        const fai_spec_longs p0 = fai_spec_bits(p + id), p1 = fai_spec_bits(p + id + 8);
-        bad0 |= p0 ^ one, bad1 |= p1 ^ one;
+    for (int32_t id = 0; id < count; id += 2 * L) {
+        __builtin_prefetch((const void *)((uintptr_t)(p + id) + 2048)); /* rows not in the cache: 1.1 instead of 1.4 times */
+        if (q) __builtin_prefetch((const void *)((uintptr_t)(q + id) + 2048)); /* the time of reading them */
+        const fai_spec_doubles p0 = fai_spec_load(p + id), p1 = fai_spec_load(p + id + L);
+        bad0 |= (fai_spec_longs)p0 ^ one, bad1 |= (fai_spec_longs)p1 ^ one;
         if (!q) {
-            sum0 += p0 - one, sum1 += p1 - one;
+            sum0 += (fai_spec_longs)p0 - one, sum1 += (fai_spec_longs)p1 - one;
             continue;
         }
-        const fai_spec_longs q0 = fai_spec_bits(q + id), q1 = fai_spec_bits(q + id + 8);
-        const fai_spec_longs d0 = p0 - q0, d1 = p1 - q1;
-        bad0 |= q0 ^ one, bad1 |= q1 ^ one;
-        sum0 += d0 & (d0 > 0), sum1 += d1 & (d1 > 0);
+        const fai_spec_doubles q0 = fai_spec_load(q + id), q1 = fai_spec_load(q + id + L);
+        bad0 |= (fai_spec_longs)q0 ^ one, bad1 |= (fai_spec_longs)q1 ^ one;
+        sum0 += ((fai_spec_longs)p0 - (fai_spec_longs)q0) & (p0 > q0);
+        sum1 += ((fai_spec_longs)p1 - (fai_spec_longs)q1) & (p1 > q1);
     }
     sum0 += sum1, bad0 |= bad1;
     int64_t total = 0, all = 0;
-    sum0 += sum1;
-    for (int n = 0; n < 8; n++) total += sum0[n], all |= bad0[n];
+    for (int n = 0; n < L; n++) total += sum0[n], all |= bad0[n];
     return (uint64_t)all >> 52 ? -1 : total;
 }
 #endif
@@ -486,7 +497,7 @@ FAI_INLINE int64_t fai_spec_sum(const float *p, const float *q, int32_t count) {
 /* The sum of ids from .. to-1; beyond 2^62 it stays there. */
 static inline uint64_t fai_mass_sum(fai_mass *m, int32_t from, int32_t to) {
     uint64_t sum = 0;
-#if defined(FAI_SPEC_VECTOR)
+#if defined(FAI_SPEC_LANES)
     if (!m->weights && !m->ratio && m->p->kind == FA_PROBS && (!m->q || m->q->kind == FA_PROBS))
         while (to - from >= 16) {
             const int32_t count = to - from < 1024 ? (to - from) / 16 * 16 : 1024;
