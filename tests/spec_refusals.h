@@ -70,7 +70,7 @@ static inline void sr_expect(const char *what, fa_status got, fa_status quiet, f
     FA_EXPECT_MSG(!memcmp(&sr, &sr_before, sizeof sr), "%s: something was written", what);
 }
 
-#define SR_BAD(maker, call, want, field, index, change) \
+#define SR_BAD(maker, call, want, where, at, change) \
     { \
         a = maker(); \
         change; \
@@ -78,12 +78,12 @@ static inline void sr_expect(const char *what, fa_status got, fa_status quiet, f
         const fa_status first = call; \
         a.error = NULL; \
         const fa_status second = call; \
-        sr_expect(#change, first, second, want, seen, field, index); \
+        sr_expect(#change, first, second, want, seen, where, at); \
     }
-#define SR_CHAIN(want, field, index, change) SR_BAD(sr_chain, fa_verify_chain(&a), FA_ERR_##want, field, index, change)
-#define SR_TREE(which, want, field, index, change) \
-    SR_BAD(sr_tree##which, fa_verify_tree(&a, sr.workspace, sizeof sr.workspace), FA_ERR_##want, field, index, change)
-#define SR_SAMPLE(want, field, index, change) SR_BAD(sr_sample, fa_sample(&a), FA_ERR_##want, field, index, change)
+#define SR_CHAIN(want, where, at, change) SR_BAD(sr_chain, fa_verify_chain(&a), FA_ERR_##want, where, at, change)
+#define SR_TREE(which, want, where, at, change) \
+    SR_BAD(sr_tree##which, fa_verify_tree(&a, sr.workspace, sizeof sr.workspace), FA_ERR_##want, where, at, change)
+#define SR_SAMPLE(want, where, at, change) SR_BAD(sr_sample, fa_sample(&a), FA_ERR_##want, where, at, change)
 
 static inline void sr_refuse_chains(int *seen) {
     fa_verify_args a = sr_chain();

@@ -4,7 +4,10 @@
 
 #include "flashattn.h"
 
+#include "flashattn_spec.h"
+
 #include "cache_refusals.h"
+#include "spec_refusals.h"
 
 #define FA_NAME st16
 #define FA_HEAD_DIM 16
@@ -599,7 +602,7 @@ FA_TEST(every_code_is_produced) {
     memset(seen, 0, sizeof seen);
     bad_sizes(), bad_scalars(), bad_pointers(), bad_strides(), bad_sizes_beyond_64_bits(), bad_overlaps();
     bad_lengths(), bad_pages(), bad_terms(), bad_descales(), bad_features(), bad_calls(), bad_selections(), bad_combines();
-    cache_refusals(seen), bad_gradients();
+    cache_refusals(seen), spec_refusals(seen), bad_gradients();
     seen[FA_ERR_CUDA] = seen[FA_ERR_CUDA_GRID] = seen[FA_ERR_CUDA_SHARED] = seen[FA_ERR_CUDA_POINTER] = 1; /* by tests/cuda */
 #define PRODUCED(name, sentence) FA_EXPECT_MSG(seen[FA_ERR_##name], "FA_ERR_" #name);
 #define NEEDED(name, bit, field) FA_EXPECT_MSG(seen[FA_ERR_NEEDS_##name], "FA_ERR_NEEDS_" #name);
