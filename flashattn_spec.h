@@ -459,7 +459,7 @@ typedef double fai_spec_doubles __attribute__((vector_size(8 * FAI_SPEC_LANES)))
 /* 1 + x: for x in [0, 1) its bits are those of 1, and the weight of x, rounded as fai_fixed does. */
 FAI_INLINE fai_spec_doubles fai_spec_load(const float *x) {
 #if defined(__AVX512F__)
-    return (fai_spec_doubles)_mm512_cvtps_pd(_mm256_loadu_ps(x)) + 1.0;
+    return (fai_spec_doubles)_mm512_maskz_cvtps_pd(255, _mm256_loadu_ps(x)) + 1.0;
 #elif defined(__AVX2__)
     return (fai_spec_doubles)_mm256_cvtps_pd(_mm_loadu_ps(x)) + 1.0;
 #else
@@ -998,14 +998,13 @@ static inline int32_t fai_step_drawn(fai_request *r, int32_t node, int without) 
     return child;
 }
 
-/* min(epsilon, delta exp(-H)) 2^52, H the entropy of the row; weights above it are accepted. */
-static inline uint64_t fai_typical_threshold(const fai_row *p, float epsilon, float delta) {
-    uint64_t entropy = 0; /* in bits, times 2^56 */
-    if (p->only < 0)
-        for (int32_t id = 0; id < p->vocab; id++) {
-            const uint64_t w = fai_weight(p, id);
-            if (w && w < FAI_ONE) entropy += fai_mulhi(w << 11, (((uint64_t)52 << 31) - fai_log2(w)) << 26);
-        }
+/* -p log2(p) of one weight, times 2^56: the entropy of a row is the sum, at most 2^61. */
+FAI_HD static inline uint64_t fai_entropy(uint64_t w) {
+    return w && w < FAI_ONE ? fai_mulhi(w << 11, (((uint64_t)52 << 31) - fai_log2(w)) << 26) : 0;
+}
+
+/* min(epsilon, delta exp(-H)) 2^52; weights above it are accepted. */
+FAI_HD static inline uint64_t fai_typical_threshold(uint64_t entropy, float epsilon, float delta) {
     const uint64_t e = fai_mulhi(fai_exp2_neg(entropy >> 16) << 6, fai_fixed(fai_bits_of(delta), 0) << 6);
     const uint64_t most = fai_fixed(fai_bits_of(epsilon), 0);
     return e < most ? e : most;
@@ -1025,7 +1024,9 @@ static inline void fai_run_typical(fai_request *r) {
         if (child < 0) continue;
         fai_row p = fai_target_row(r, node);
         fai_row_judge(&p, 0, r->vocab);
-        const uint64_t threshold = fai_typical_threshold(&p, epsilon, delta);
+        uint64_t entropy = 0;
+        for (int32_t id = 0; id < r->vocab; id++) entropy += fai_entropy(fai_weight(&p, id));
+        const uint64_t threshold = fai_typical_threshold(entropy, epsilon, delta);
         for (; child >= 0; child = fai_next_child(r, node, child)) {
             const uint64_t weight = fai_weight(&p, fai_token_of(r, child));
             if (weight > threshold) depth[child] = depth[node] + 1, score[child] = score[node] + fai_log2(weight);

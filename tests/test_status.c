@@ -2,8 +2,6 @@
  * accepted. */
 #include "fa_test.h"
 
-#include "flashattn.h"
-
 #include "flashattn_spec.h"
 
 #include "cache_refusals.h"
@@ -618,7 +616,8 @@ FA_TEST(sentences) {
         "alibi_slopes", "bias", "dropout_p", "sink", "block_mask", "tree_mask", "q_descale", "k_descale", "v_descale",
         "num_threads", "workspace", "head_dim", "FA_PASSES", "FA_SCORE_MOD_GRAD", "d_o", "dq", "dk", "dv ", "of dv", "dv.data",
         "dbias", "dsink", "split_keys", "num_parts", "of a part", "o_dtype", "cudaError_t", "cudaMalloc",
-        "FA_BLOCK_N"};
+        "FA_BLOCK_N", "vocab", "rule", "rows", "target", "draft", "temperature", "coins", "typical_epsilon", "num_rows", "tokens",
+        "chains", "trees", "token"};
     for (int i = 1; i < FA_NUM_STATUS; i++) {
         const char *sentence = fa_strerror((fa_status)i);
         int named = 0;
