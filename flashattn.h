@@ -404,6 +404,18 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(CUDA_GRID, "batch * num_heads_k * tiles of queries must be at most 2^31-1 in one launch, and heads of a group less than 2^22: split the batch") \
     X(CUDA_SHARED, "this GPU has too little shared memory for the kernel's tile: compile for its architecture, or lower FA_BLOCK_N") \
     X(CUDA_POINTER, "the pointer is to host memory, which the GPU cannot reach: copy it to memory of cudaMalloc, or use cudaMallocManaged or cudaHostRegister") \
+    X(SPEC_VOCAB, "vocab must be 1 .. 2^31-1: the ids are 0 .. vocab-1, padded ones not counted") \
+    X(SPEC_RULE, "rule must be an FA_VERIFY_ constant that the call has: TOKEN and BLOCK are for chains, WITH_REPLACEMENT and WITHOUT_REPLACEMENT for trees") \
+    X(SPEC_ROWS, "rows: data must be given and aligned, dtype FA_F32 (0), FA_F16 or FA_BF16, kind FA_LOGITS (0), FA_PROBS or FA_WEIGHTS, stride 0 or >= vocab") \
+    X(SPEC_TARGET, "target: data must be given and aligned, dtype FA_F32 (0), FA_F16 or FA_BF16, kind FA_LOGITS (0), FA_PROBS or FA_WEIGHTS, stride 0 or >= vocab") \
+    X(SPEC_DRAFT, "draft: data must be given and aligned, dtype FA_F32 (0), FA_F16 or FA_BF16, kind FA_LOGITS (0), FA_PROBS or FA_WEIGHTS, stride 0 or >= vocab") \
+    X(SPEC_DRAFT_ROW, "draft_row must be aligned to 4 bytes and be 0 .. num_draft_rows-1 for each node that has children") \
+    X(SPEC_SAMPLING, "sampling: arrays aligned to 4 bytes; temperature 0 or 2^-20 .. 2^20, only 0 and 1 for probabilities; top_k >= 0; top_p and min_p 0 .. 1") \
+    X(SPEC_COINS, "coins: coins.coins, coins.seed and coins.offset must be aligned to 8 bytes") \
+    X(SPEC_TYPICAL, "typical_epsilon and typical_delta must be 0 (= 0.3 and 0.09) .. 1") \
+    X(SPEC_SAMPLE, "num_rows 1 .. batch, more with request (0 .. batch-1 each), num_samples 1 .. 1024, node >= 0, without_replacement 0 or 1, purpose FA_COIN_DRAFT or FA_COIN_TARGET") \
+    X(SPEC_OUT, "tokens must be given; it, num_out, accepted and flags aligned to 4 bytes; max_out 0 or the tokens of the longest path and one more") \
+    X(SPEC_CHAIN, "chains: num_tokens 0 .. 1023; token given; indptr rising by 0 .. num_tokens each, or lengths 0 .. num_tokens; not both; aligned to 4 bytes") \
     X(TREE_NODES, "trees: num_nodes must be 1 .. 1024, and indptr, if given, aligned to 4 bytes and rise by 1 .. num_nodes each") \
     X(TREE_PARENT, "trees.parent must be given: -1 for node 0 of a tree, for node n one of 0 .. n-1, its parent") \
     X(TREE_TOKEN, "token must be given, aligned to 4 bytes, and be 0 .. vocab-1 for each draft") \
