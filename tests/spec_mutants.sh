@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/spec_mutants.sh [pattern] - can the tests of flashattn_spec.h fail?  Breaks the header in one line, many times over,
-# and expects test_spec_sampling or test_spec_verify to notice each time; see mutants.sh.  Takes some minutes.  The exit
-# status is 0 if every mutant was killed.
+# and expects the suite that is named to notice each time; see mutants.sh.  Takes some minutes.  The exit status is 0 if
+# every mutant was killed.
 
 cd "$(dirname "$0")/.." || exit 1
 dir=$(mktemp -d) || exit 1
@@ -62,6 +62,61 @@ sampling vector-takes-one             s/return (uint64_t)all >> 52 ? -1 : total;
 sampling vector-second-half           s/sum0 += sum1, bad0 |= bad1;/sum0 += sum1;/
 sampling fixed-rounds-down            s/return (mantissa + .*>> -shift;/return mantissa >> -shift;/
 sampling portable-carry               s/return ah \* bh + (mid >> 32) + (mid2 >> 32);/return ah * bh + (mid >> 32);/
+trees    sibling-order                s/for (int32_t i = n - 1; i > 0; i--) next_sibling/for (int32_t i = 1; i < n; i++) next_sibling/
+trees    mask-self                    s/row\[i \/ 32\] |= 1u << i % 32;/row[i \/ 32] |= i ? 1u << i % 32 : 0;/
+trees    mask-words                   s/const int64_t words = (t->num_nodes + 31) \/ 32;/const int64_t words = (t->num_nodes + 30) \/ 32;/
+trees    depth                        s/positions\[at + t->parent\[at + i\]\] + 1/positions[at + i - 1] + 1/
+trees    parent-equal                 s/parent < 0 || parent >= i : parent/parent < 0 || parent > i : parent/
+trees    root-any                     s/ : parent != -1)/ : 0)/
+trees    trie-sorted                  s/!(t->sorted \&\& t->key\[\*link\] > key)/1/
+trees    trie-room                    s/if (t->count == limit) return -1;/if (t->count > limit) return -1;/
+trees    greedy-tie                   s/x->order < y->order;/x->order > y->order;/
+trees    greedy-sibling               s/offer\[0\] = child, offer\[1\] = best;/offer[0] = child, offer[1] = child;/
+trees    greedy-increment             s/return more > 0 ? more : 0;/return accuracy[r];/
+trees    merge-source                 s/bits\[in_trie\[i\]\] |= (uint64_t)1 << d;/bits[in_trie[i]] = (uint64_t)1 << d;/
+trees    merge-shift                  s/bits\[in_trie\[i\]\] |= (uint64_t)1 << d;/bits[in_trie[i]] |= (uint64_t)(1 << d);/
+trees    score-tie                    s/ << 32 | ~(uint32_t)index;/ << 32 | (~(uint32_t)index ^ 0x80u);/
+trees    score-neg                    s/(bits >> 31 ? ~bits : bits | 0x80000000u)/(bits | 0x80000000u)/
+trees    score-positive               s/(x <= 0 ? x : x > 0 ? 0 : -INFINITY)/(x <= 9 ? x : -INFINITY)/
+trees    dyn-inf                      s/for (int32_t i = 1; i < d->count; i++)$/for (int32_t i = 0; i < d->count; i++)/
+trees    dyn-rank                     s/tree->rank\[i\] = above < 0 ? 0 : children\[lo\]++;/tree->rank[i] = 0;/
+trees    sift                         s/if (heap\[child\] >= x) break;/if (heap[child] > x + 5) break;/
+trees    sequoia-cut                  s/if (g\[n - m\] > 0 \&\& below\[m\] > 0 \&\& x > more\[n\])/if (x > more[n])/
+trees    sequoia-branch               s/if (more\[n\] > best\[n\]) best\[n\] = more\[n\], branch\[n\] = (int16_t)b;/if (more[n] > best[n]) best[n] = more[n], branch[n] = (int16_t)s->branches;/
+trees    sequoia-p                    s/const double p = a->acceptance\[b - 1\];/const double p = a->acceptance[0];/
+trees    sequoia-left                 s/left\[child\] = left\[i\] - 1, rest -= m;/left[child] = left[i], rest -= m;/
+trees    ngram-later                  s/(uint64_t)length << 32 | (uint32_t)end/(uint64_t)length << 32 | (uint32_t)(last - end)/
+trees    ngram-period                 s/tokens\[begin + d % period\]/tokens[begin + (d < period ? d : period - 1)]/
+trees    ngram-least                  s/if (length >= least)/if (length > least)/
+trees    pool-lru                     s/if (n == pool->guesses) n--;/if (n == pool->guesses) n = 0;/
+trees    pool-stamp                   s/slot\[1\] = (int32_t)pool->clock++;/slot[1] = 0;/
+trees    fill-depth                   s/candidate\[(int64_t)(depth\[i\] - 1) \* stride + shape->rank\[i\]\]/candidate[(int64_t)(depth[i] > 1) * stride]/
+medusa   gemm-rim                     s/for (; i < m; i++) fai_gemm_tile(1,/for (; i < m - 1; i++) fai_gemm_tile(1,/
+medusa   gemm-cols                    s/for (int64_t j = whole; j < n; j++) c/for (int64_t j = whole; j < n - 1; j++) c/
+medusa   silu-grad                    s/s \* (1 + u \* (1 - s))/s/
+medusa   exp-digit                    s/4.1666667e-2f, 0.16666667f, 0.5f/4.1766667e-2f, 0.16666667f, 0.5f/
+medusa   sum-rescale                  s/t->sum\[r\] \* (t->sum\[r\] > 0 ? exp((double)old) : 0)/t->sum[r]/
+medusa   onehot                       s/\* FAI_ROWS + r\] -= scale\[r\];/* FAI_ROWS + r] -= 0;/
+medusa   lambda                       s/weight\[k - 1\] \* 0.8 : 0.8/0.8 : 0.8/
+medusa   shift                        s/(a->shift ? a->shift : 2) + k/(a->shift ? a->shift : 1) + k/
+medusa   label-end                    s/return at < end ? a->target/return at <= end \&\& at < a->rows ? a->target/
+medusa   dx-residual                  s/, t->d_x\[i\] += t->d_h\[i\];/;/
+medusa   topk-tie                     s/!(x > least\[r\])) continue;/!(x >= least[r] * 1.01f)) continue;/
+medusa   bias-grad                    s/for (int64_t r = 0; r < FAI_ROWS; r++) d_bias\[i\]/for (int64_t r = 0; r < 1; r++) d_bias[i]/
+planning tokens                       s/const double more = 1 + alpha \* sum;/const double more = 1 + alpha * sum * 0.999;/
+planning block-min                    s/next < 1 ? next : 1, /next, /
+planning tried                        s/accepted + (accepted < drafted);/accepted + 1;/
+planning keep                         s/e->accepted = e->keep \* e->accepted + accepted;/e->accepted = e->accepted + accepted;/
+planning rank-tried                   s/e->tried\[rank\] += 1, /e->tried[rank] += rank < 3, /
+planning slope                        s/if (tokens > c->tokens\[i\] \&\& slope < 0) slope = 0;//
+planning steps                        s/\/ (uint32_t)batch) >= steps) continue;/\/ (uint32_t)batch) > steps) continue;/
+planning rate-batch                   s/const double x = batch \* sum \/ fa_cost_step(cost, (double)batch \* (i + 1), 0);/const double x = batch * sum \/ fa_cost_step(cost, (double)(i + 1), 0);/
+planning samme                        s/(double)(classes - 1); \/\* exp(vote) \*\//1.0;/
+planning vote-tie                     s/if (sum > most) most = sum, best/if (sum >= most) most = sum, best/
+planning covered                      s/all \&= wrong\[d \* samples + i\] != 0;/all |= wrong[d * samples + i] != 0;/
+planning treevalue                    s/value\[up\] \* acceptance\[(depth\[i\] - 1) \* stride + rank\]/value[up] * acceptance[rank]/
+medusa   seq-end                      s/cu_seqlens\[mid\] > row/cu_seqlens[mid] >= row/
+medusa   pad-scale                    s/t.label\[r\] = r < t.rows ? fai_medusa_label(a, row + r, k) : -1/t.label[r] = r < t.rows ? fai_medusa_label(a, row + r, k) : 0/
 END
 }
 
@@ -74,7 +129,7 @@ passes() {
 cp flashattn.h tests/fa_test.h tests/spec_*.h tests/test_spec_*.c "$dir/" # quoted includes look beside the file first
 cp flashattn_spec.h "$dir/original.h"
 cp flashattn_spec.h "$dir/"
-for suite in sampling verify; do
+for suite in sampling verify trees medusa planning; do
     passes test_spec_$suite || { echo "spec_mutants.sh: test_spec_$suite fails without any mutant; see $log" >&2 && exit 1; }
 done
 
