@@ -453,7 +453,7 @@ static inline void fai_row_judge(fai_row *row, int32_t from, int32_t to) {
 #define FAI_SPEC_LANES 2
 #endif
 typedef float fai_spec_floats __attribute__((vector_size(4 * FAI_SPEC_LANES), aligned(4), may_alias));
-typedef int64_t fai_spec_longs __attribute__((vector_size(8 * FAI_SPEC_LANES)));
+typedef uint64_t fai_spec_longs __attribute__((vector_size(8 * FAI_SPEC_LANES)));
 typedef double fai_spec_doubles __attribute__((vector_size(8 * FAI_SPEC_LANES)));
 
 /* 1 + x: for x in [0, 1) its bits are those of 1, and the weight of x, rounded as fai_fixed does. */
@@ -484,13 +484,13 @@ FAI_INLINE int64_t fai_spec_sum(const float *p, const float *q, int32_t count) {
         }
         const fai_spec_doubles q0 = fai_spec_load(q + id), q1 = fai_spec_load(q + id + L);
         bad0 |= (fai_spec_longs)q0 ^ one, bad1 |= (fai_spec_longs)q1 ^ one;
-        sum0 += ((fai_spec_longs)p0 - (fai_spec_longs)q0) & (p0 > q0);
-        sum1 += ((fai_spec_longs)p1 - (fai_spec_longs)q1) & (p1 > q1);
+        sum0 += ((fai_spec_longs)p0 - (fai_spec_longs)q0) & (fai_spec_longs)(p0 > q0);
+        sum1 += ((fai_spec_longs)p1 - (fai_spec_longs)q1) & (fai_spec_longs)(p1 > q1);
     }
     sum0 += sum1, bad0 |= bad1;
-    int64_t total = 0, all = 0;
+    uint64_t total = 0, all = 0;
     for (int n = 0; n < L; n++) total += sum0[n], all |= bad0[n];
-    return (uint64_t)all >> 52 ? -1 : total;
+    return all >> 52 ? -1 : (int64_t)total;
 }
 #endif
 

@@ -58,7 +58,7 @@ sampling min-p-dropped                s/ \&\& unit >= row->least;/;/
 sampling temperature-dropped          s/if (row->kind == FA_LOGITS) fai_row_temperature(row, temperature);/if (row->kind == FA_LOGITS) fai_row_temperature(row, 1);/
 sampling exp2-third-coefficient       s/t = 0x3d7f7bcbu/t = 0x3d7f7fcbu/
 sampling nan-is-a-number              s/if ((bits \& 0x7fffffffu) > 0x7f800000u) return 0;//
-sampling vector-takes-one             s/return (uint64_t)all >> 52 ? -1 : total;/return (uint64_t)all >> 53 ? -1 : total;/
+sampling vector-takes-one             s/return all >> 52 ? -1 : /return all >> 53 ? -1 : /
 sampling vector-second-half           s/sum0 += sum1, bad0 |= bad1;/sum0 += sum1;/
 sampling fixed-rounds-down            s/return (mantissa + .*>> -shift;/return mantissa >> -shift;/
 sampling portable-carry               s/return ah \* bh + (mid >> 32) + (mid2 >> 32);/return ah * bh + (mid >> 32);/
