@@ -4,6 +4,19 @@
               sampling, Medusa heads, ensembles of drafts, planning. Plain C on the CPU; the same as CUDA kernels when
               nvcc compiles it.
 
+    DO THIS   per step: draw drafts, run the target on them, verify. Three drafts of one request, logits of both models:
+
+        fa_sample_args s = {0};          // after each of the draft's rows; zero is the default everywhere
+        s.batch = 1, s.vocab = vocab, s.rows.data = draft_logits + i * vocab, s.tokens = drafts + i, s.node = &node; // i + 1
+        s.coins.seed = &seed, s.coins.offset = &step, s.sampling.temperature = &temperature;
+        fa_sample(&s);
+
+        fa_verify_args v = {0};          // target_logits: 4 rows, of what follows the last token and each draft
+        v.vocab = vocab, v.rule = FA_VERIFY_TOKEN, v.chains.batch = 1, v.chains.num_tokens = 3, v.chains.token = drafts;
+        v.target.data = target_logits, v.draft.data = draft_logits, v.sampling = s.sampling, v.coins = s.coins;
+        v.tokens = tokens, v.num_out = &count;
+        fa_verify_chain(&v);             // tokens[0 .. count-1] have the law of the target alone; then step++
+
     CONTENTS  search for:  >>weights  >>sampling  >>trees  >>chains  >>verify  >>builders  >>medusa  >>ensembles
                            >>planning  >>cuda
 */

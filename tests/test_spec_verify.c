@@ -393,6 +393,27 @@ FA_TEST(acceptance_boundary) {
     FA_EXPECT(one_draft(p4, q4, 4, 0, half, half, FA_PROBS, &flags, out) == 1 && out[0] == 3);
 }
 
+FA_TEST(target_only_boundary) {
+    static const float target[3][4] = {{0.25f, 0, 0.25f, 0.5f}, {1, 0, 0, 0}, {1, 0, 0, 0}};
+    static const int32_t parent[] = {-1, 0, 0};
+    const uint64_t quarter = (uint64_t)1 << 62, third = UINT64_MAX / 3; /* u = 1/3: 0.25 of the 0.75 that are left */
+    static const struct {
+        int32_t token[2], num;
+    } cases[] = {{{0, 2}, 2}, {{0, 2}, 2}, {{0, 2}, 1}, {{1, 0}, 1}};
+    for (int c = 0; c < 4; c++) {
+        const uint64_t coins[3] = {UINT64_MAX, c == 0 ? quarter - 1 : c == 3 ? 0 : quarter, c == 1 ? third : c == 2 ? third + 2 : UINT64_MAX};
+        int32_t token[3] = {0, cases[c].token[0], cases[c].token[1]}, out[3], path[3], num;
+        fa_verify_args a;
+        memset(&a, 0, sizeof a);
+        a.vocab = 4, a.rule = FA_VERIFY_TARGET_ONLY, a.trees.batch = 1, a.trees.num_nodes = 3, a.trees.parent = parent;
+        a.trees.token = token, a.target.data = target, a.target.kind = FA_PROBS, a.coins.coins = coins;
+        a.tokens = out, a.accepted = path, a.num_out = &num;
+        FA_EXPECT(fa_verify_tree(&a, NULL, 0) == FA_OK);
+        FA_EXPECT_MSG(num == cases[c].num && (num == 1 || path[1] == (c == 0 ? 1 : 2)), "case %d: %d tokens, node %d", c, num, path[1]);
+        if (num == 1) FA_EXPECT(out[0] == 3);
+    }
+}
+
 FA_TEST(odd_rows_have_a_result) {
     uint32_t flags;
     int32_t out[2];
