@@ -1,8 +1,10 @@
-/* fuzz_spec.c - verification and sampling of random trees, chains, rows and parameters, legal and not: nothing is read or
- * written out of bounds (AddressSanitizer; every array has just the size it needs), what is refused writes nothing, and what
- * is accepted gives ids of the vocabulary along a path of the tree, twice the same.
+/* fuzz_spec.c - verification and sampling of random trees, chains, rows and parameters, legal and not:
+ * nothing is read or written out of bounds (AddressSanitizer; every array has just the size it needs), what
+ * is refused writes nothing, and what is accepted gives ids of the vocabulary along a path of the tree, twice
+ * the same.
  *
- *     fuzz_spec [runs] [seed]     or  --seconds n [seed];  prints progress and "1 passed, 0 failed, 0 skipped" */
+ *     fuzz_spec [runs] [seed]     or  --seconds n [seed];  prints progress and "1 passed, 0 failed, 0
+ *     skipped" */
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -54,10 +56,12 @@ static float real(int kind) {
 
 static fa_rows rows(int64_t count, int32_t vocab, int bad_rows) {
     fa_rows r;
-    r.kind = value(0, 3), r.dtype = rarely() ? value(0, 6) : below(4), r.stride = below(3) ? 0 : vocab + below(3);
+    r.kind = value(0, 3), r.dtype = rarely() ? value(0, 6) : below(4),
+    r.stride = below(3) ? 0 : vocab + below(3);
     if (rarely()) r.stride = value(-3, 3);
     const fa_dtype dtype = r.dtype >= FA_F32 && r.dtype <= FA_BF16 ? r.dtype : FA_F32;
-    const int64_t stride = r.stride < vocab || r.stride > vocab + 3 ? vocab : r.stride, n = count ? (count - 1) * stride + vocab : 0;
+    const int64_t stride = r.stride < vocab || r.stride > vocab + 3 ? vocab : r.stride,
+                  n = count ? (count - 1) * stride + vocab : 0;
     void *data = take((size_t)n * fa_sizeof(dtype));
     for (int64_t i = 0; i < n; i++) {
         const float x = real(r.kind);
@@ -67,7 +71,8 @@ static fa_rows rows(int64_t count, int32_t vocab, int bad_rows) {
     return r;
 }
 static void sampling(fa_sampling *s, int32_t batch, int logits) {
-    float *t = (float *)take(4 * (size_t)batch), *p = (float *)take(4 * (size_t)batch), *m = (float *)take(4 * (size_t)batch);
+    float *t = (float *)take(4 * (size_t)batch), *p = (float *)take(4 * (size_t)batch),
+          *m = (float *)take(4 * (size_t)batch);
     int32_t *k = (int32_t *)take(4 * (size_t)batch);
     for (int32_t b = 0; b < batch; b++) {
         t[b] = logits ? (below(5) ? 0.3f + (float)below(20) / 10 : 0) : (float)below(2), k[b] = value(0, 9);
@@ -81,7 +86,8 @@ static void sampling(fa_sampling *s, int32_t batch, int logits) {
     if (below(3) == 0) s->min_p = m;
 }
 static void coins(fa_coins *c, int64_t count, int32_t batch) {
-    uint64_t *x = (uint64_t *)take(8 * (size_t)count), *seed = (uint64_t *)take(8 * (size_t)batch), *offset = (uint64_t *)take(8 * (size_t)batch);
+    uint64_t *x = (uint64_t *)take(8 * (size_t)count), *seed = (uint64_t *)take(8 * (size_t)batch),
+             *offset = (uint64_t *)take(8 * (size_t)batch);
     memset(c, 0, sizeof *c);
     for (int64_t i = 0; i < count; i++) x[i] = below(5) ? next() : below(2) ? UINT64_MAX : 0;
     for (int32_t b = 0; b < batch; b++) seed[b] = next(), offset[b] = next();
@@ -91,7 +97,8 @@ static void coins(fa_coins *c, int64_t count, int32_t batch) {
 }
 
 /* Do the outputs of request b make sense? */
-static void judge(const fa_verify_args *a, int64_t b, int32_t max_out, int32_t nodes, const int32_t *parent, const int32_t *token) {
+static void judge(const fa_verify_args *a, int64_t b, int32_t max_out, int32_t nodes, const int32_t *parent,
+                  const int32_t *token) {
     const int32_t *out = a->tokens + b * max_out, *path = a->accepted + b * max_out, num = a->num_out[b];
     if (num < 1 || num > nodes || num > max_out || path[0] != 0) fail("num_out");
     for (int32_t n = 0; n < max_out; n++) {
@@ -107,7 +114,8 @@ static void judge(const fa_verify_args *a, int64_t b, int32_t max_out, int32_t n
 static void verify(int chain) {
     enum { MOST = 12 };
     fa_verify_args a;
-    const int32_t batch = 1 + below(4), most = chain ? below(MOST) : 1 + below(MOST), ragged = below(3), roots = !chain;
+    const int32_t batch = 1 + below(4), most = chain ? below(MOST) : 1 + below(MOST), ragged = below(3),
+                  roots = !chain;
     memset(&a, 0, sizeof a);
     a.vocab = 1 + below(below(4) ? 70 : 2000), a.rule = value(1, 7);
     int32_t *indptr = (int32_t *)take(4 * (size_t)(batch + 1)), *lengths = (int32_t *)take(4 * (size_t)batch);
@@ -118,8 +126,10 @@ static void verify(int chain) {
     }
     const int32_t total = ragged == 1 ? indptr[batch] : batch * most;
     if (rarely()) indptr[below(batch + 1)] = below(total + 4) - 3 < total ? below(total + 1) - 1 : 0;
-    int32_t *parent = (int32_t *)take(4 * (size_t)total), *token = (int32_t *)take(4 * (size_t)total), *map = (int32_t *)take(4 * (size_t)total);
-    for (int32_t i = 0; i < total; i++) token[i] = rarely() ? value(-1, a.vocab) : below(a.vocab), map[i] = below(total), parent[i] = -1;
+    int32_t *parent = (int32_t *)take(4 * (size_t)total), *token = (int32_t *)take(4 * (size_t)total),
+            *map = (int32_t *)take(4 * (size_t)total);
+    for (int32_t i = 0; i < total; i++)
+        token[i] = rarely() ? value(-1, a.vocab) : below(a.vocab), map[i] = below(total), parent[i] = -1;
     for (int32_t b = 0; b < batch && !chain; b++) {
         const int32_t first = ragged == 1 ? indptr[b] : b * most, nodes = ragged == 1 ? lengths[b] : most;
         for (int32_t n = 0; n < nodes && first >= 0 && first + n < total; n++)
@@ -133,20 +143,23 @@ static void verify(int chain) {
     sampling(&a.sampling, batch, a.target.kind <= 1), sampling(&other, batch, a.draft.kind <= 1);
     if (below(4) == 0) a.draft_sampling = &other;
     coins(&a.coins, target, batch);
-    a.chains.batch = a.trees.batch = rarely() ? -below(2) : batch, a.chains.token = a.trees.token = token, a.trees.parent = parent;
+    a.chains.batch = a.trees.batch = rarely() ? -below(2) : batch, a.chains.token = a.trees.token = token,
+    a.trees.parent = parent;
     a.chains.num_tokens = a.trees.num_nodes = most;
     if (ragged == 1) a.chains.indptr = a.trees.indptr = indptr;
     if (ragged == 2 && chain) a.chains.lengths = lengths;
     if (rarely() && ragged == 2) lengths[0] = most + 1;
     if (below(2)) a.draft_row = map, a.num_draft_rows = total;
-    a.typical_epsilon = rarely() ? real(0) : (float)below(4) / 10, a.typical_delta = rarely() ? real(0) : (float)below(4) / 10;
+    a.typical_epsilon = rarely() ? real(0) : (float)below(4) / 10,
+    a.typical_delta = rarely() ? real(0) : (float)below(4) / 10;
     const int32_t columns = most + chain + below(3);
     a.max_out = below(2) ? columns : 0;
     const int32_t max_out = a.max_out ? a.max_out : most + chain;
     const size_t out_bytes = 4 * (size_t)batch * (size_t)max_out;
     fa_error error;
     a.tokens = (int32_t *)take(out_bytes), a.accepted = (int32_t *)take(out_bytes);
-    a.num_out = (int32_t *)take(4 * (size_t)batch), a.flags = (uint32_t *)take(4 * (size_t)batch), a.error = &error;
+    a.num_out = (int32_t *)take(4 * (size_t)batch), a.flags = (uint32_t *)take(4 * (size_t)batch),
+    a.error = &error;
     if (rarely()) a.max_out = 1 + below(3) < max_out ? 1 : a.max_out;
     const size_t bytes = chain ? 0 : fa_verify_tree_workspace(&a);
     void *workspace = take(bytes), *copy = take(out_bytes);
@@ -154,7 +167,8 @@ static void verify(int chain) {
     if (status != error.status) fail("fa_error says something else");
     if (status != FA_OK) {
         for (size_t i = 0; i < out_bytes; i++)
-            if (((unsigned char *)a.tokens)[i] != 0xa5 || ((unsigned char *)a.accepted)[i] != 0xa5) fail("refused, but written");
+            if (((unsigned char *)a.tokens)[i] != 0xa5 || ((unsigned char *)a.accepted)[i] != 0xa5)
+                fail("refused, but written");
         return;
     }
     accepted++;
@@ -173,22 +187,28 @@ static void verify(int chain) {
     }
     memset(a.tokens, 0x5a, out_bytes);
     for (size_t i = 0; i < bytes; i++) ((unsigned char *)workspace)[i] = (unsigned char)next();
-    if ((chain ? fa_verify_chain(&a) : fa_verify_tree(&a, workspace, bytes)) != FA_OK) fail("refused the second time");
+    if ((chain ? fa_verify_chain(&a) : fa_verify_tree(&a, workspace, bytes)) != FA_OK)
+        fail("refused the second time");
     if (a.max_out != 1 && memcmp(copy, a.tokens, out_bytes)) fail("other tokens the second time");
 }
 
 static void sample(void) {
     fa_sample_args a;
     memset(&a, 0, sizeof a);
-    a.batch = 1 + below(4), a.vocab = 1 + below(below(4) ? 70 : 2000), a.num_rows = below(2) ? 0 : 1 + below(6);
+    a.batch = 1 + below(4), a.vocab = 1 + below(below(4) ? 70 : 2000),
+    a.num_rows = below(2) ? 0 : 1 + below(6);
     const int32_t num_rows = a.num_rows ? a.num_rows : a.batch, k = below(6);
     int32_t *request = (int32_t *)take(4 * (size_t)num_rows), *node = (int32_t *)take(4 * (size_t)num_rows);
-    for (int32_t r = 0; r < num_rows; r++) request[r] = rarely() ? value(-1, a.batch) : below(a.batch), node[r] = value(0, 99);
+    for (int32_t r = 0; r < num_rows; r++)
+        request[r] = rarely() ? value(-1, a.batch) : below(a.batch), node[r] = value(0, 99);
     if (a.num_rows || below(2)) a.request = request;
     if (below(2)) a.node = node;
-    a.rows = rows(num_rows, a.vocab, 1), a.num_samples = k, a.without_replacement = rarely() ? 2 : below(2), a.purpose = rarely() ? 1 : 0;
-    sampling(&a.sampling, a.batch, a.rows.kind <= 1), coins(&a.coins, (int64_t)num_rows * (k ? k : 1), a.batch);
-    a.tokens = (int32_t *)take(4 * (size_t)num_rows * (size_t)(k ? k : 1)), a.flags = (uint32_t *)take(4 * (size_t)num_rows);
+    a.rows = rows(num_rows, a.vocab, 1), a.num_samples = k, a.without_replacement = rarely() ? 2 : below(2),
+    a.purpose = rarely() ? 1 : 0;
+    sampling(&a.sampling, a.batch, a.rows.kind <= 1),
+        coins(&a.coins, (int64_t)num_rows * (k ? k : 1), a.batch);
+    a.tokens = (int32_t *)take(4 * (size_t)num_rows * (size_t)(k ? k : 1)),
+    a.flags = (uint32_t *)take(4 * (size_t)num_rows);
     if (fa_sample(&a) != FA_OK) return;
     accepted++;
     for (int32_t r = 0; r < num_rows; r++)
@@ -207,8 +227,10 @@ int main(int argc, char **argv) {
     const time_t began = time(NULL);
     run_seed = state = argc > seed_at ? strtoull(argv[seed_at], NULL, 0) : 1;
     for (runs = 0; timed ? difftime(time(NULL), began) < seconds : runs < most; runs++) {
-        if (runs % 4 == 3) sample();
-        else verify((int)(runs % 2));
+        if (runs % 4 == 3)
+            sample();
+        else
+            verify((int)(runs % 2));
         drop_all();
     }
     printf("# %ld runs, %ld accepted, %ld drafts\n", runs, accepted, drafts);

@@ -41,7 +41,7 @@ verify   block-one-coin-for-all       s/fai_request_coin(r, FA_COIN_ACCEPT, end)
 verify   block-last-by-its-ratio-only s/if (end \&\& whole \&\& /if (0 \&\& /
 verify   greedy-second-largest        s/if (fai_token_of(r, child) == best) return child;/if (fai_token_of(r, child) != best) return child;/
 verify   typical-without-entropy      s/fai_exp2_neg(entropy >> 16) << 6/fai_exp2_neg(0) << 6/
-verify   typical-first-path           s/if (depth\[node\] > depth\[best\] || .*) best = node;/if (depth[node] > depth[best]) best = node;/
+verify   typical-first-path           s/ || (depth\[node\] == depth\[best\] && score\[node\] > score\[best\])//
 verify   draft-row-of-node            s/if (r->parent \&\& a->draft_row) index = /if (0) index = /
 verify   request-s-parameters-of-0    s/\&r->a->sampling, r->b);/\&r->a->sampling, 0);/
 verify   coins-of-request-0           s/return fai_coin_of(coins, r->b, purpose, node);/return fai_coin_of(coins, 0, purpose, node);/
