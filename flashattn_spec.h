@@ -876,9 +876,8 @@ typedef struct fa_verify_args {
      * row for each token.  Trees: for each node that has children, row draft_row[node].  GREEDY, TARGET_ONLY
      * and TYPICAL do without. */
     fa_rows target, draft;
-    const int32_t
-        *draft_row;         /* trees (total nodes); those of leaves are not read; NULL: row n is of node n */
-    int32_t num_draft_rows; /* trees: rows that draft has, if draft_row is given */
+    const int32_t *draft_row; /* trees (total nodes); not read for leaves; NULL: row n is of node n */
+    int32_t num_draft_rows;   /* trees: rows that draft has, if draft_row is given */
 
     /* Of target rows, and of draft rows that are logits.  draft_sampling: of draft rows, should they differ;
      * without it, a draft of FA_PROBS or FA_WEIGHTS is taken as it is. */

@@ -702,6 +702,51 @@ FA_TEST(chains_in_all_layouts_and_as_trees) {
     }
 }
 
+/* The same tokens from every compiler, any flags, every instruction set: a hash of some thousands. */
+FA_TEST(tokens_do_not_depend_on_the_compiler) {
+    enum { W = 700, N = 6 };
+    static float target[N * W], draft[N * W];
+    static uint64_t workspace[2 * W + 1];
+    static const int32_t parent[N] = {-1, 0, 0, 1, 1, 3};
+    static const float temperature = 0.7f, top_p = 0.95f;
+    static const int32_t top_k = 200;
+    uint64_t state = 1, hash = 14695981039346656037u; /* not fat_seed */
+    for (int round = 0; round < 90; round++) {
+        const int kind = 1 + round % 3;
+        for (int i = 0; i < N * W; i++) {
+            const int x = fat_below(&state, 16384), y = fat_below(&state, 4096);
+            target[i] = kind == FA_LOGITS ? (float)x * 0x1p-11f : (float)(x * (x >> 12)) * 0x1p-26f;
+            draft[i] =
+                kind == FA_LOGITS ? target[i] + (float)y * 0x1p-12f : target[i] * 0.5f + (float)y * 0x1p-22f;
+        }
+        for (int rule = FA_VERIFY_GREEDY; rule <= FA_VERIFY_TYPICAL; rule++) {
+            const int chain = rule == FA_VERIFY_TOKEN || rule == FA_VERIFY_BLOCK;
+            const uint64_t seed = (uint64_t)round, offset = (uint64_t)rule << 40;
+            int32_t token[N], out[N];
+            fa_sample_args s;
+            fa_verify_args a;
+            memset(&s, 0, sizeof s), memset(&a, 0, sizeof a);
+            s.batch = 1, s.vocab = W, s.coins.seed = &seed, s.coins.offset = &offset, s.rows.kind = kind;
+            if (kind == FA_LOGITS)
+                s.sampling.temperature = &temperature, s.sampling.top_p = &top_p, s.sampling.top_k = &top_k;
+            for (int n = 1; n < N; n++) {
+                const int32_t node = n;
+                s.rows.data = draft + (chain ? n - 1 : parent[n]) * W, s.node = &node, s.tokens = token + n;
+                FA_REQUIRE(fa_sample(&s) == FA_OK);
+            }
+            a.vocab = W, a.rule = rule, a.sampling = s.sampling, a.coins = s.coins, a.target.data = target,
+            a.draft.data = draft;
+            a.target.kind = a.draft.kind = kind, a.tokens = out, a.max_out = N;
+            a.chains.batch = a.trees.batch = 1, a.chains.num_tokens = N - 1, a.chains.token = token + 1;
+            a.trees.num_nodes = N, a.trees.parent = parent, a.trees.token = token;
+            FA_REQUIRE((chain ? fa_verify_chain(&a) : fa_verify_tree(&a, workspace, sizeof workspace)) ==
+                       FA_OK);
+            for (int n = 0; n < N; n++) hash = (hash ^ (uint32_t)out[n]) * 1099511628211u;
+        }
+    }
+    FA_EXPECT_MSG(hash == 0xe9a25187a06834e1u, "0x%llx", (unsigned long long)hash);
+}
+
 FA_TEST(no_drafts_and_temperature_zero) {
     uint64_t state = fat_seed;
     for (int round = 0; round < 30; round++) {
