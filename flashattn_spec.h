@@ -4,6 +4,21 @@
               sampling, Medusa heads, ensembles of drafts, planning. Plain C on the CPU; the same as CUDA kernels when
               nvcc compiles it.
 
+    DO THIS   per step: draw drafts, run the target on them, verify. One request, 3 drafts, logits of both models:
+
+        fa_sample_args s = {0};         // once for each draft i; zero is the default everywhere
+        s.batch = 1, s.vocab = vocab, s.rows.data = draft_logits + i * vocab;
+        s.sampling.temperature = &temperature, s.coins.seed = &seed, s.coins.offset = &step;
+        s.node = &node, s.tokens = drafts + i; // node = i + 1
+        fa_sample(&s);
+
+        fa_verify_args v = {0};         // target_logits: 4 rows, of what follows the last token and each draft
+        v.vocab = vocab, v.rule = FA_VERIFY_TOKEN, v.sampling = s.sampling, v.coins = s.coins;
+        v.chains.batch = 1, v.chains.num_tokens = 3, v.chains.token = drafts;
+        v.target.data = target_logits, v.draft.data = draft_logits;
+        v.tokens = tokens, v.num_out = &count;
+        fa_verify_chain(&v), step++;    // tokens[0 .. count-1] have the law of the target alone
+
     CONTENTS  search for:  >>weights  >>sampling  >>trees  >>chains  >>verify  >>builders  >>medusa  >>ensembles
                            >>planning  >>cuda
 
@@ -31,21 +46,23 @@
 /* >>weights  probabilities as integers: sums that do not depend on their order              */
 /* ======================================================================================== */
 
-/* Everything that decides about a token is integer arithmetic, so the CPU and the GPU, any compiler flags and any split
- * of the vocabulary give the same tokens.  A probability is a weight: a multiple of 2^-52.  Sums of
+/* Everything that decides about a token is integer arithmetic, so the CPU and the GPU, any compiler flags and
+ * any split of the vocabulary give the same tokens.  A probability is a weight: a multiple of 2^-52.  Sums of
  * weights are exact, hence the same in any order.
  *
- *   FA_PROBS    f32: p, its multiples of 2^-52 rounded to nearest.  The row is taken at its word that it adds up to 1; if it adds up to 1 + d, the law
- *               of the output is off by d.  f16 and bf16, which cannot keep that word, are FA_WEIGHTS.
+ *   FA_PROBS    f32: p, its multiples of 2^-52 rounded to nearest.  The row is taken at its word that it adds
+ *               up to 1; if it adds up to 1 + d, the law of the output is off by d.  f16 and bf16, which
+ *               cannot keep that word, are FA_WEIGHTS.
  *   FA_WEIGHTS  numbers >= 0 with any sum: probabilities up to a factor.
  *   FA_LOGITS   2^-y with y = (max - x) log2(e) / temperature in fixed point, relative error <= 2^-28.
  *
- * Rows of the last two, and all rows that top-k, top-p or min-p cut, are scaled to a sum of 2^52; as each weight is
- * rounded down then, what is missing is at most the size of the vocabulary, in units of 2^-52.
+ * Rows of the last two, and all rows that top-k, top-p or min-p cut, are scaled to a sum of 2^52; as each
+ * weight is rounded down then, what is missing is at most the size of the vocabulary, in units of 2^-52.
  *
- * A row should not hold NaN, infinity (logits: -inf is fine) or negative probabilities.  Such entries count as 0 and raise
- * a flag.  Logits of +inf: the first of them has all weight.  A row without any weight, or FA_PROBS with an entry or a sum
- * of 2 and more: all weight is with its largest entry, the first of equals, and a flag is raised. */
+ * A row should not hold NaN, infinity (logits: -inf is fine) or negative probabilities.  Such entries count
+ * as 0 and raise a flag.  Logits of +inf: the first of them has all weight.  A row without any weight, or
+ * FA_PROBS with an entry or a sum of 2 and more: all weight is with its largest entry, the first of equals,
+ * and a flag is raised. */
 
 #define FA_LOGITS 1
 #define FA_PROBS 2
@@ -56,15 +73,15 @@
 /* (rows, vocab), the columns adjacent. */
 typedef struct fa_rows {
     const void *data;
-    int64_t stride; /* elements from row to row, >= vocab; 0 = vocab.  Padded ids lie behind vocab and are never read */
+    int64_t stride; /* elements from row to row, >= vocab; 0 = vocab.  Padded ids are never read */
     fa_dtype dtype; /* FA_F32 (also 0), FA_F16 or FA_BF16 */
     int32_t kind;   /* FA_LOGITS (also 0), FA_PROBS or FA_WEIGHTS */
 } fa_rows;
 
-/* How rows become distributions: temperature first, then top-k, then top-p of what is left, then min-p.  Arrays of one
- * value for each request; NULL = off.  Of equal entries those with smaller ids go first. */
+/* How rows become distributions: temperature first, then top-k, then top-p of what is left, then min-p.
+ * Arrays of one value for each request; NULL = off.  Of equal entries those with smaller ids go first. */
 typedef struct fa_sampling {
-    const float *temperature; /* 0: all weight with the largest entry; else 2^-20 .. 2^20, and 1 unless rows are logits */
+    const float *temperature; /* 0: the largest entry; else 2^-20 .. 2^20, and 1 unless rows are logits */
     const int32_t *top_k;     /* keep the k largest; 0 = all */
     const float *top_p;       /* keep the largest until they have this share, 0 .. 1; 0 and 1 = all */
     const float *min_p;       /* keep those with this share of the largest one, 0 .. 1; 0 = all */
@@ -73,7 +90,7 @@ typedef struct fa_sampling {
 /* What was odd about a request; bits. */
 #define FA_SPEC_BAD_TARGET 1u /* the target's rows have entries that count as 0, or no weight: see above */
 #define FA_SPEC_BAD_DRAFT 2u  /* the draft's rows, likewise */
-#define FA_SPEC_FALLBACK 4u   /* a draft was rejected, but rounding has left nothing else: the largest entry of p it is */
+#define FA_SPEC_FALLBACK 4u   /* all was rejected, and rounding has left nothing: the largest entry of p */
 
 /* ---- 64 x 64 and 128 / 64 bits ---- */
 
@@ -126,7 +143,9 @@ FAI_HD static inline fai_sum fai_sum_add(fai_sum s, uint64_t x) {
     s.lo += x, s.hi += s.lo < x;
     return s;
 }
-FAI_HD static inline int fai_sum_less(fai_sum a, fai_sum b) { return a.hi != b.hi ? a.hi < b.hi : a.lo < b.lo; }
+FAI_HD static inline int fai_sum_less(fai_sum a, fai_sum b) {
+    return a.hi != b.hi ? a.hi < b.hi : a.lo < b.lo;
+}
 /* s * m / 2^24, rounded down, for s < 2^100 */
 FAI_HD static inline fai_sum fai_sum_share(fai_sum s, uint32_t m) {
     const uint64_t lo = s.lo * m, hi = s.hi * m + fai_mulhi(s.lo, m);
@@ -144,8 +163,8 @@ FAI_HD static inline int fai_bit_length(uint64_t x) {
 
 /* x -> x 2^52 / total, rounded down, for x <= total, x < 2^53.  A total of 2^52 changes nothing. */
 typedef struct fai_scale {
-    uint64_t factor; /* 2^126 / (total, shifted until it has 64 bits), rounded up: total becomes 2^52, and what adds up to
-                        it no more; 0: every x becomes 0 */
+    uint64_t factor; /* 2^126 / (total, shifted to 64 bits), rounded up: total becomes 2^52, and what adds
+                        up to it no more; 0: every x becomes 0 */
     int32_t before, after;
 } fai_scale;
 
@@ -154,8 +173,10 @@ FAI_HD static inline fai_scale fai_scale_to_one(fai_sum total) {
     fai_scale s = {0, 0, 0};
     uint64_t top;
     if (length == 0) return s;
-    if (length > 64) top = total.hi << (128 - length) | total.lo >> (length - 64);
-    else top = total.lo << (64 - length);
+    if (length > 64)
+        top = total.hi << (128 - length) | total.lo >> (length - 64);
+    else
+        top = total.lo << (64 - length);
     s.factor = top == (uint64_t)1 << 63 ? top : fai_div((uint64_t)1 << 62, 0, top) + 1;
     s.before = length < 53 ? 64 - length : 11;
     s.after = s.before + length - 54;
@@ -208,7 +229,7 @@ typedef struct fai_row {
     const void *data; /* of the first entry */
     fa_dtype dtype;
     int32_t vocab, kind; /* kind: FA_PROBS only if the weights are not to be scaled */
-    uint32_t bad;        /* 1: has entries that count as 0, or had no weight.  FA_PROBS: as far as it was read */
+    uint32_t bad;        /* 1: entries count as 0, or nothing had weight.  FA_PROBS: as far as it was read */
     int32_t only;        /* >= 0: the id that has all weight */
     int32_t exponent;    /* FA_WEIGHTS: of the largest entry, as a power of two */
     float top;           /* FA_LOGITS: the largest entry */
@@ -220,9 +241,11 @@ typedef struct fai_row {
     fai_scale scale;
 } fai_row;
 
-/* Does entry x of a FA_PROBS or FA_WEIGHTS row count as 0 although it is not?  limit: bits of the first number that is
- * too large. */
-FAI_HD static inline int fai_bad_weight(uint32_t bits, uint32_t limit) { return bits >= limit && bits != 0x80000000u; }
+/* Does entry x of a FA_PROBS or FA_WEIGHTS row count as 0 although it is not?  limit: bits of the first
+ * number that is too large. */
+FAI_HD static inline int fai_bad_weight(uint32_t bits, uint32_t limit) {
+    return bits >= limit && bits != 0x80000000u;
+}
 
 /* Order of a row's entries: what counts as 0 is a zero. */
 FAI_HD static inline uint32_t fai_row_key(const fai_row *row, int32_t id) {
@@ -248,7 +271,8 @@ FAI_HD static inline uint64_t fai_unit(const fai_row *row, int32_t id) {
         return bits >= limit ? 0 : fai_fixed(bits, row->exponent);
     } else {
         /* A difference of floats times a power of two: no flag of any compiler can change its bits. */
-        const double unit = (double)((uint64_t)1 << (41 + row->slope_exponent)), d = ((double)row->top - (double)x) * unit;
+        const double unit = (double)((uint64_t)1 << (41 + row->slope_exponent)),
+                     d = ((double)row->top - (double)x) * unit;
         if ((bits & 0x7f800000u) == 0x7f800000u || d >= 0x1p47) return 0; /* 2^-64 and less */
         return fai_exp2_neg(fai_mulhi((uint64_t)d, row->slope));
     }
@@ -274,8 +298,10 @@ FAI_HD static inline void fai_row_temperature(fai_row *row, float temperature) {
     const uint32_t bits = fai_bits_of(temperature);
     const uint64_t t = ((bits & 0x7fffffu) | 0x800000u) * ((uint64_t)1 << 40);
     const int32_t exponent = (int32_t)(bits >> 23) - 150;
-    if (log2e < t) row->slope = fai_div(log2e, 0, t), row->slope_exponent = -24 - exponent;
-    else row->slope = fai_div(log2e >> 1, log2e << 63, t), row->slope_exponent = -23 - exponent;
+    if (log2e < t)
+        row->slope = fai_div(log2e, 0, t), row->slope_exponent = -24 - exponent;
+    else
+        row->slope = fai_div(log2e >> 1, log2e << 63, t), row->slope_exponent = -23 - exponent;
 }
 
 /* The largest entry, the first of equals; NaN is less than anything. */
@@ -289,8 +315,9 @@ static inline int32_t fai_argmax(const fai_row *row) {
     return best;
 }
 
-/* Cuts the row behind its first k entries, or behind the first that have `share` (in 2^-24) of `total` units, in descending
- * order: a radix search for the last key that stays, 8 bits at a time, then for the last id of that key. */
+/* Cuts the row behind its first k entries, or behind the first that have `share` (in 2^-24) of `total` units,
+ * in descending order: a radix search for the last key that stays, 8 bits at a time, then for the last id of
+ * that key. */
 static inline void fai_row_cut(fai_row *row, int64_t k, uint32_t share, fai_sum total) {
     const fai_sum wanted = fai_sum_share(total, share);
     fai_sum sums[256], units = {0, 0}; /* units, count: of entries before the current range of keys */
@@ -337,12 +364,15 @@ static inline void fai_row_prepare(fai_row *row, float temperature, int32_t top_
     if (row->kind == FA_PROBS) row->kind = FA_WEIGHTS;
     for (int32_t id = 0; id < row->vocab; id++) {
         const uint32_t bits = fai_bits_of(fa_load(row->data, id, row->dtype)), key = fai_row_key(row, id);
-        if (row->kind == FA_LOGITS ? key == 0 || key == keys[PLUS_INF] : fai_bad_weight(bits, 0x7f800000u)) row->bad = 1;
+        if (row->kind == FA_LOGITS ? key == 0 || key == keys[PLUS_INF] : fai_bad_weight(bits, 0x7f800000u))
+            row->bad = 1;
         if (key > top) top = key, best = id;
     }
     row->top = fa_load(row->data, best, row->dtype);
-    if (top <= keys[row->kind == FA_LOGITS ? MINUS_INF : ZERO]) row->bad = 1, row->only = best;
-    else if (temperature == 0 || (row->kind == FA_LOGITS && top == keys[PLUS_INF])) row->only = best;
+    if (top <= keys[row->kind == FA_LOGITS ? MINUS_INF : ZERO])
+        row->bad = 1, row->only = best;
+    else if (temperature == 0 || (row->kind == FA_LOGITS && top == keys[PLUS_INF]))
+        row->only = best;
     if (row->only >= 0) return;
     row->exponent = (int32_t)(fai_bits_of(row->top) >> 23) - 127;
     if (row->exponent < -126) row->exponent = -126;
@@ -354,7 +384,8 @@ static inline void fai_row_prepare(fai_row *row, float temperature, int32_t top_
         total.hi = total.lo = 0;
         if (pass && min_p > 0) {
             const uint64_t largest = fai_unit(row, best);
-            row->least = min_p >= 1 ? largest : fai_mulhi(largest << 6, fai_fixed(fai_bits_of(min_p), 0) << 6);
+            row->least =
+                min_p >= 1 ? largest : fai_mulhi(largest << 6, fai_fixed(fai_bits_of(min_p), 0) << 6);
         }
         for (int32_t id = 0; id < row->vocab; id++) {
             const uint64_t unit = fai_unit(row, id);
@@ -366,7 +397,8 @@ static inline void fai_row_prepare(fai_row *row, float temperature, int32_t top_
 }
 
 /* Row `index` of rows for request b. */
-static inline fai_row fai_row_open(const fa_rows *rows, int64_t index, int32_t vocab, const fa_sampling *sampling, int64_t b) {
+static inline fai_row fai_row_open(const fa_rows *rows, int64_t index, int32_t vocab,
+                                   const fa_sampling *sampling, int64_t b) {
     const fa_dtype dtype = rows->dtype ? rows->dtype : FA_F32;
     const int64_t stride = rows->stride ? rows->stride : vocab;
     fai_row row;
@@ -383,17 +415,16 @@ static inline fai_row fai_row_open(const fa_rows *rows, int64_t index, int32_t v
     return row;
 }
 
-
 /* ======================================================================================== */
 /* >>sampling coins, temperature, top-k, top-p, min-p                                        */
 /* ======================================================================================== */
 
 /* ---- coins ---- */
 
-/* A coin is 64 random bits c: the number u = c 2^-64 in [0, 1).  Either they come from Philox, without any state: counter
- * (offset[b], node, purpose), key seed[b].  Purposes are part of the counter, so a draft's coins, the acceptance tests and
- * the two final draws never share one; and a step of a request, whatever it accepts, uses one offset: add 1 for the next.
- * Or the caller brings them. */
+/* A coin is 64 random bits c: the number u = c 2^-64 in [0, 1).  Either they come from Philox, without any
+ * state: counter (offset[b], node, purpose), key seed[b].  Purposes are part of the counter, so a draft's
+ * coins, the acceptance tests and the two final draws never share one; and a step of a request, whatever it
+ * accepts, uses one offset: add 1 for the next. Or the caller brings them. */
 #define FA_COIN_DRAFT 0u    /* the draw of a draft token */
 #define FA_COIN_ACCEPT 1u   /* u q < p */
 #define FA_COIN_RESAMPLE 2u /* the draw from what is left of p after rejections */
@@ -402,7 +433,7 @@ static inline fai_row fai_row_open(const fa_rows *rows, int64_t index, int32_t v
 
 typedef struct fa_coins {
     const uint64_t *coins;         /* each call says in which order; NULL: Philox */
-    const uint64_t *seed, *offset; /* (batch), NULL = 0: then requests differ in nothing, so give them seeds */
+    const uint64_t *seed, *offset; /* (batch), NULL = 0: without seeds, requests share their coins */
 } fa_coins;
 
 FAI_HD static inline uint64_t fa_coin(uint64_t seed, uint64_t offset, uint32_t purpose, uint32_t node) {
@@ -414,7 +445,9 @@ FAI_HD static inline uint64_t fa_coin(uint64_t seed, uint64_t offset, uint32_t p
 }
 
 /* u < p / q: acceptance of a token that was drawn with weight q.  What q cannot have drawn is rejected. */
-FAI_HD static inline int fai_accept(uint64_t coin, uint64_t q, uint64_t p) { return q && fai_mulhi(coin, q) < p; }
+FAI_HD static inline int fai_accept(uint64_t coin, uint64_t q, uint64_t p) {
+    return q && fai_mulhi(coin, q) < p;
+}
 
 /* ---- draws ---- */
 
@@ -433,7 +466,9 @@ typedef struct fai_sums {
     uint64_t total, sum[256]; /* total >= 2^53: no distribution */
 } fai_sums;
 
-FAI_HD static inline uint64_t fai_p_times(uint64_t p, uint64_t ratio) { return ratio ? fai_mulhi(p << 1, ratio) : p; }
+FAI_HD static inline uint64_t fai_p_times(uint64_t p, uint64_t ratio) {
+    return ratio ? fai_mulhi(p << 1, ratio) : p;
+}
 
 FAI_HD static inline uint64_t fai_residual(uint64_t p, uint64_t q) { return p > q ? p - q : 0; }
 
@@ -456,7 +491,8 @@ static inline void fai_row_judge(fai_row *row, int32_t from, int32_t to) {
         if (fai_bad_weight(fai_bits_of(((const float *)row->data)[id]), 0x40000000u)) row->bad = 1;
 }
 
-#if (defined(__SSE2_MATH__) || defined(__aarch64__)) && defined(__GNUC__) && !defined(__CUDACC__) && !defined(FA_SPEC_SCALAR)
+#if (defined(__SSE2_MATH__) || defined(__aarch64__)) && defined(__GNUC__) && !defined(__CUDACC__) && \
+    !defined(FA_SPEC_SCALAR)
 #if defined(__AVX512F__)
 #define FAI_SPEC_LANES 8
 #elif defined(__AVX2__)
@@ -465,7 +501,7 @@ static inline void fai_row_judge(fai_row *row, int32_t from, int32_t to) {
 #define FAI_SPEC_LANES 2
 #endif
 typedef float fai_spec_floats __attribute__((vector_size(4 * FAI_SPEC_LANES), aligned(4), may_alias));
-typedef int64_t fai_spec_longs __attribute__((vector_size(8 * FAI_SPEC_LANES)));
+typedef uint64_t fai_spec_longs __attribute__((vector_size(8 * FAI_SPEC_LANES)));
 typedef double fai_spec_doubles __attribute__((vector_size(8 * FAI_SPEC_LANES)));
 
 /* 1 + x: for x in [0, 1) its bits are those of 1, and the weight of x, rounded as fai_fixed does. */
@@ -486,8 +522,9 @@ FAI_INLINE int64_t fai_spec_sum(const float *p, const float *q, int32_t count) {
     const fai_spec_longs zero = {0}, one = zero + 0x3ff0000000000000;
     fai_spec_longs sum0 = zero, sum1 = zero, bad0 = zero, bad1 = zero;
     for (int32_t id = 0; id < count; id += 2 * L) {
-        __builtin_prefetch((const void *)((uintptr_t)(p + id) + 2048)); /* rows not in the cache: 1.1 instead of 1.4 times */
-        if (q) __builtin_prefetch((const void *)((uintptr_t)(q + id) + 2048)); /* the time of reading them */
+        /* For rows out of memory: 1.1 instead of 1.4 times the time of reading them. */
+        __builtin_prefetch((const void *)((uintptr_t)(p + id) + 2048));
+        if (q) __builtin_prefetch((const void *)((uintptr_t)(q + id) + 2048));
         const fai_spec_doubles p0 = fai_spec_load(p + id), p1 = fai_spec_load(p + id + L);
         bad0 |= (fai_spec_longs)p0 ^ one, bad1 |= (fai_spec_longs)p1 ^ one;
         if (!q) {
@@ -496,13 +533,13 @@ FAI_INLINE int64_t fai_spec_sum(const float *p, const float *q, int32_t count) {
         }
         const fai_spec_doubles q0 = fai_spec_load(q + id), q1 = fai_spec_load(q + id + L);
         bad0 |= (fai_spec_longs)q0 ^ one, bad1 |= (fai_spec_longs)q1 ^ one;
-        sum0 += ((fai_spec_longs)p0 - (fai_spec_longs)q0) & (p0 > q0);
-        sum1 += ((fai_spec_longs)p1 - (fai_spec_longs)q1) & (p1 > q1);
+        sum0 += ((fai_spec_longs)p0 - (fai_spec_longs)q0) & (fai_spec_longs)(p0 > q0);
+        sum1 += ((fai_spec_longs)p1 - (fai_spec_longs)q1) & (fai_spec_longs)(p1 > q1);
     }
     sum0 += sum1, bad0 |= bad1;
-    int64_t total = 0, all = 0;
+    uint64_t total = 0, all = 0;
     for (int n = 0; n < L; n++) total += sum0[n], all |= bad0[n];
-    return (uint64_t)all >> 52 ? -1 : total;
+    return all >> 52 ? -1 : (int64_t)total;
 }
 #endif
 
@@ -513,7 +550,8 @@ static inline uint64_t fai_mass_sum(fai_mass *m, int32_t from, int32_t to) {
     if (!m->weights && !m->ratio && m->p->kind == FA_PROBS && (!m->q || m->q->kind == FA_PROBS))
         while (to - from >= 16) {
             const int32_t count = to - from < 1024 ? (to - from) / 16 * 16 : 1024;
-            const float *p = (const float *)m->p->data + from, *q = m->q ? (const float *)m->q->data + from : NULL;
+            const float *p = (const float *)m->p->data + from,
+                        *q = m->q ? (const float *)m->q->data + from : NULL;
             const int64_t part = q ? fai_spec_sum(p, q, count) : fai_spec_sum(p, NULL, count);
             if (part < 0) break; /* one by one */
             from += count, sum += (uint64_t)part;
@@ -561,11 +599,14 @@ static inline int32_t fai_mass_draw(const fai_mass *m, const fai_sums *s, uint64
 }
 
 /* A draw; where there is nothing to draw from, the largest entry of p. */
-static inline int32_t fai_draw_from(const fai_mass *m, const fai_sums *s, uint64_t coin, fai_row *p, uint32_t *flags) {
+static inline int32_t fai_draw_from(const fai_mass *m, const fai_sums *s, uint64_t coin, fai_row *p,
+                                    uint32_t *flags) {
     if (s->total && !(s->total >> 53)) return fai_mass_draw(m, s, coin);
     if (s->total) p->bad = 1;
-    if (m->q || m->weights || m->num_skip) *flags |= FA_SPEC_FALLBACK;
-    else p->bad = 1;
+    if (m->q || m->weights || m->num_skip)
+        *flags |= FA_SPEC_FALLBACK;
+    else
+        p->bad = 1;
     return p->only >= 0 ? p->only : fai_argmax(p);
 }
 
@@ -587,13 +628,14 @@ typedef struct fa_sample_args {
     fa_sampling sampling;   /* arrays: (batch) */
     fa_coins coins;         /* coins: (num_rows, num_samples) */
     uint32_t purpose;       /* FA_COIN_DRAFT (0) or FA_COIN_TARGET */
-    const int32_t *node;    /* (num_rows): sample n of the row takes the coin of node node[r] + n: of children that follow
-                               each other in their tree, the first; of the i-th draft (0 ..) of a chain, i + 1.  NULL: 1 */
+    const int32_t *node;    /* (num_rows): sample n of the row takes the coin of node node[r] + n.  Children
+                               that follow each other in their tree: the first; token i (0 ..) of a chain:
+                               i + 1; NULL: 1 */
     int32_t num_samples;    /* of each row; 0 = 1 */
-    int32_t without_replacement; /* 0: independent.  1: each sample is drawn from what those before it have left */
-    int32_t *tokens;        /* out (num_rows, num_samples); -1: nothing is left */
-    uint32_t *flags;        /* out (num_rows), or NULL: FA_SPEC_BAD_DRAFT */
-    fa_error *error;        /* optional: filled in when the call fails */
+    int32_t without_replacement; /* 1: each is drawn from what those before it have left */
+    int32_t *tokens;             /* out (num_rows, num_samples); -1: nothing is left */
+    uint32_t *flags;             /* out (num_rows), or NULL: FA_SPEC_BAD_DRAFT */
+    fa_error *error;             /* optional: filled in when the call fails */
     uint32_t last_canary;
 } fa_sample_args;
 
@@ -605,8 +647,8 @@ typedef struct fai_spec_call {
     fa_error *error;
 } fai_spec_call;
 
-static inline void fai_spec_bad(fai_spec_call *c, fa_status status, const char *field, int64_t index, double got, double min,
-                                double max) {
+static inline void fai_spec_bad(fai_spec_call *c, fa_status status, const char *field, int64_t index,
+                                double got, double min, double max) {
     if (c->status != FA_OK) return;
     const fa_error e = {status, field, got, min, max, index};
     c->status = status;
@@ -617,18 +659,19 @@ static inline fa_status fai_spec_end(fai_spec_call *c) {
     if (c->status == FA_OK && c->error) *c->error = e;
     return c->status;
 }
-static inline void fai_spec_range(fai_spec_call *c, fa_status status, const char *field, int64_t index, double got, double min,
-                                  double max) {
+static inline void fai_spec_range(fai_spec_call *c, fa_status status, const char *field, int64_t index,
+                                  double got, double min, double max) {
     if (!(got >= min && got <= max)) fai_spec_bad(c, status, field, index, got, min, max);
 }
-static inline void fai_spec_pointer(fai_spec_call *c, fa_status status, const char *field, const void *data, size_t align,
-                                    int needed) {
-    if ((needed && !data) || (uintptr_t)data % align) fai_spec_bad(c, status, field, -1, (double)((uintptr_t)data % align), 1, 0);
+static inline void fai_spec_pointer(fai_spec_call *c, fa_status status, const char *field, const void *data,
+                                    size_t align, int needed) {
+    if ((needed && !data) || (uintptr_t)data % align)
+        fai_spec_bad(c, status, field, -1, (double)((uintptr_t)data % align), 1, 0);
 }
 
 /* fields: names of data, stride, dtype, kind */
-static inline void fai_check_rows(fai_spec_call *c, fa_status status, const fa_rows *rows, int32_t vocab, int64_t count,
-                                  const char *const fields[4]) {
+static inline void fai_check_rows(fai_spec_call *c, fa_status status, const fa_rows *rows, int32_t vocab,
+                                  int64_t count, const char *const fields[4]) {
     const fa_dtype dtype = rows->dtype ? rows->dtype : FA_F32;
     fai_spec_range(c, status, fields[2], -1, rows->dtype, 0, FA_BF16);
     fai_spec_range(c, status, fields[3], -1, rows->kind, 0, FA_WEIGHTS);
@@ -659,7 +702,8 @@ static inline void fai_check_coins(fai_spec_call *c, const fa_coins *coins) {
     fai_spec_pointer(c, FA_ERR_SPEC_COINS, "coins.offset", coins->offset, 8, 0);
 }
 static inline uint64_t fai_coin_of(const fa_coins *coins, int64_t b, uint32_t purpose, int32_t node) {
-    return fa_coin(coins->seed ? coins->seed[b] : 0, coins->offset ? coins->offset[b] : 0, purpose, (uint32_t)node);
+    return fa_coin(coins->seed ? coins->seed[b] : 0, coins->offset ? coins->offset[b] : 0, purpose,
+                   (uint32_t)node);
 }
 
 /* Draws num_samples tokens from each row. */
@@ -672,7 +716,8 @@ static inline fa_status fa_sample(const fa_sample_args *a) {
         fai_spec_bad(&c, FA_ERR_NOT_ZEROED, "first_canary", -1, 0, 1, 0);
         return c.status;
     }
-    const int32_t num_rows = a->num_rows ? a->num_rows : a->batch, num_samples = a->num_samples ? a->num_samples : 1;
+    const int32_t num_rows = a->num_rows ? a->num_rows : a->batch,
+                  num_samples = a->num_samples ? a->num_samples : 1;
     fai_spec_range(&c, FA_ERR_BATCH, "batch", -1, a->batch, 1, INT32_MAX);
     fai_spec_range(&c, FA_ERR_SPEC_VOCAB, "vocab", -1, a->vocab, 1, INT32_MAX);
     fai_spec_range(&c, FA_ERR_SPEC_SAMPLE, "num_rows", -1, num_rows, 1, a->request ? INT32_MAX : a->batch);
@@ -689,7 +734,8 @@ static inline fa_status fa_sample(const fa_sample_args *a) {
     fai_spec_pointer(&c, FA_ERR_SPEC_OUT, "flags", a->flags, 4, 0);
     for (int32_t r = 0; r < num_rows && c.status == FA_OK; r++) {
         if (a->request) fai_spec_range(&c, FA_ERR_SPEC_SAMPLE, "request", r, a->request[r], 0, a->batch - 1);
-        if (a->node) fai_spec_range(&c, FA_ERR_SPEC_SAMPLE, "node", r, a->node[r], 0, INT32_MAX - FA_TREE_MAX_NODES);
+        if (a->node)
+            fai_spec_range(&c, FA_ERR_SPEC_SAMPLE, "node", r, a->node[r], 0, INT32_MAX - FA_TREE_MAX_NODES);
     }
     if (c.status != FA_OK) return c.status;
     for (int32_t r = 0; r < num_rows; r++) {
@@ -702,11 +748,14 @@ static inline fa_status fa_sample(const fa_sample_args *a) {
         if (dead) row.bad = 1;
         if (a->without_replacement) m.skip = a->tokens + at;
         for (int32_t n = 0; n < num_samples; n++) {
-            const uint64_t coin = a->coins.coins ? a->coins.coins[at + n]
-                                                 : fai_coin_of(&a->coins, b, a->purpose, (a->node ? a->node[r] : 1) + n);
+            const uint64_t coin = a->coins.coins
+                                      ? a->coins.coins[at + n]
+                                      : fai_coin_of(&a->coins, b, a->purpose, (a->node ? a->node[r] : 1) + n);
             int32_t token = -1;
-            if (dead) token = n && a->without_replacement ? -1 : fai_argmax(&row);
-            else if (s.total) token = fai_mass_draw(&m, &s, coin);
+            if (dead)
+                token = n && a->without_replacement ? -1 : fai_argmax(&row);
+            else if (s.total)
+                token = fai_mass_draw(&m, &s, coin);
             a->tokens[at + n] = token;
             if (a->without_replacement && token >= 0 && !dead) fai_sums_drop(&m, &s, token), m.num_skip++;
         }
@@ -715,10 +764,10 @@ static inline fa_status fa_sample(const fa_sample_args *a) {
     return fai_spec_end(&c);
 }
 
-/* What rows mean: weights[i] = probability of id i times 2^52, as verification sees row `row` with the parameters of
- * request b (sampling may be NULL).  For tests and for curiosity; rows are not checked. */
-static inline void fa_row_weights(const fa_rows *rows, int64_t row, int32_t vocab, const fa_sampling *sampling, int64_t b,
-                                  uint64_t *weights) {
+/* What rows mean: weights[i] = probability of id i times 2^52, as verification sees row `row` with the
+ * parameters of request b (sampling may be NULL).  For tests and for curiosity; rows are not checked. */
+static inline void fa_row_weights(const fa_rows *rows, int64_t row, int32_t vocab,
+                                  const fa_sampling *sampling, int64_t b, uint64_t *weights) {
     const fai_row r = fai_row_open(rows, row, vocab, sampling, b);
     for (int32_t id = 0; id < vocab; id++) weights[id] = fai_weight(&r, id);
 }
@@ -727,12 +776,12 @@ static inline void fa_row_weights(const fa_rows *rows, int64_t row, int32_t voca
 /* >>trees    the data model                                                                 */
 /* ======================================================================================== */
 
-/* A batch of token trees. Node 0 of each is its root: the last token that is certain, not yet in the KV cache. Nodes are in
- * topological order; siblings are in the order of their indices. */
+/* A batch of token trees. Node 0 of each is its root: the last token that is certain, not yet in the KV
+ * cache. Nodes are in topological order; siblings are in the order of their indices. */
 typedef struct fa_trees {
     int32_t batch;
     int32_t num_nodes;     /* of each tree, 1 .. FA_TREE_MAX_NODES; with indptr: the most that one has */
-    const int32_t *indptr; /* (batch + 1): tree b is nodes indptr[b] .. indptr[b+1]-1 of the arrays; NULL: num_nodes each */
+    const int32_t *indptr; /* (batch + 1): tree b is nodes indptr[b] .. indptr[b+1]-1; NULL: num_nodes each */
     const int32_t *parent; /* (total): node of the same tree, less than the node's own; -1 for a root */
     const int32_t *token;  /* (total) */
 } fa_trees;
@@ -745,8 +794,8 @@ FAI_HD static inline int32_t fai_tree_nodes(const fa_trees *t, int64_t b) {
     return t->indptr ? t->indptr[b + 1] - t->indptr[b] : t->num_nodes;
 }
 
-/* Sizes, parents before children, one root at node 0, tokens 0 .. vocab-1 (not the root's, which nobody looks up; vocab 0:
- * tokens are not checked).  *deepest: tokens on the longest path, root included. */
+/* Sizes, parents before children, one root at node 0, tokens 0 .. vocab-1 (not the root's, which nobody looks
+ * up; vocab 0: tokens are not checked).  *deepest: tokens on the longest path, root included. */
 static inline void fai_check_trees(fai_spec_call *c, const fa_trees *t, int32_t vocab, int32_t *deepest) {
     int32_t depth[FA_TREE_MAX_NODES];
     *deepest = 0;
@@ -759,7 +808,8 @@ static inline void fai_check_trees(fai_spec_call *c, const fa_trees *t, int32_t 
         fai_spec_range(c, FA_ERR_TREE_NODES, "trees.indptr", 0, t->indptr[0], 0, INT32_MAX);
         for (int32_t b = 0; b < t->batch && c->status == FA_OK; b++) {
             const double last = t->indptr[b];
-            fai_spec_range(c, FA_ERR_TREE_NODES, "trees.indptr", b + 1, t->indptr[b + 1], last + 1, last + t->num_nodes);
+            fai_spec_range(c, FA_ERR_TREE_NODES, "trees.indptr", b + 1, t->indptr[b + 1], last + 1,
+                           last + t->num_nodes);
         }
     }
     for (int32_t b = 0; b < t->batch && c->status == FA_OK; b++) {
@@ -769,7 +819,9 @@ static inline void fai_check_trees(fai_spec_call *c, const fa_trees *t, int32_t 
             const int32_t parent = t->parent[first + n];
             fai_spec_range(c, FA_ERR_TREE_PARENT, "trees.parent", first + n, parent, n ? 0 : -1, n - 1);
             if (c->status != FA_OK) return;
-            if (n && vocab > 0) fai_spec_range(c, FA_ERR_TREE_TOKEN, "trees.token", first + n, t->token[first + n], 0, vocab - 1);
+            if (n && vocab > 0)
+                fai_spec_range(c, FA_ERR_TREE_TOKEN, "trees.token", first + n, t->token[first + n], 0,
+                               vocab - 1);
             depth[n] = n ? depth[parent] + 1 : 1;
             if (depth[n] > *deepest) *deepest = depth[n];
         }
@@ -943,26 +995,29 @@ static inline fa_status fa_tree_paths(const fa_trees *t, int32_t b, int32_t *pat
 /* >>chains   verification of gamma drafts in a row                                          */
 /* ======================================================================================== */
 
-/* Rules.  x is a draft token with weights p and q of target and draft at its place, u a fresh number in [0, 1).
- * Exact: whatever the drafts, the output has the law of the target alone.
+/* Rules.  x is a draft token with weights p and q of target and draft at its place, u a fresh number in [0,
+ * 1). Exact: whatever the drafts, the output has the law of the target alone.
  *
  *   FA_VERIFY_GREEDY       accept the target's largest entry; end with it.  Exact at temperature 0.
- *   FA_VERIFY_TARGET_ONLY  accept x with probability p(x): q is not needed.  Exact for drafts that are not drawn (n-gram
- *                          lookup, top-k children), and drafts of any law.  [SGLang's tree rule with thresholds 1]
- *   FA_VERIFY_TOKEN        accept if u q < p; else end with a draw from max(p - q, 0).  Exact if x was drawn from q.
- *                          Chains.  [Leviathan et al. 2023, arXiv 2211.17192; Chen et al. 2023, 2302.01318]
- *   FA_VERIFY_BLOCK        chains: the tests of all positions are coupled, which accepts more.  Exact if each x was drawn
- *                          from q.  [Sun et al. 2024, arXiv 2403.10444]
- *   FA_VERIFY_WITH_REPLACEMENT     trees: siblings one after the other; for a rejected one, p becomes max(p - q, 0), scaled
- *                          to 1.  Exact if siblings were drawn independently from q.  [SpecInfer, arXiv 2305.09781]
- *   FA_VERIFY_WITHOUT_REPLACEMENT  trees: the same, and q loses the rejected token and is scaled to 1 again.  Exact if
- *                          siblings were drawn from q without replacement, in the order of their nodes.
- *                          [Sequoia, arXiv 2402.12374; Yang et al. 2024, 2401.06706]
- *   FA_VERIFY_TYPICAL      accept x if p(x) > min(epsilon, delta exp(-H(p))); the longest path, of equals the likeliest.
- *                          Not exact: it changes the law on purpose.  [Medusa, arXiv 2401.10774]
+ *   FA_VERIFY_TARGET_ONLY  accept x with probability p(x): q is not needed.  Exact for drafts that are not
+ *                          drawn (n-gram lookup, top-k children), and drafts of any law.  [SGLang's tree rule
+ *                          with thresholds 1]
+ *   FA_VERIFY_TOKEN        accept if u q < p; else end with a draw from max(p - q, 0).  Exact if x was drawn
+ *                          from q. Chains.  [Leviathan et al. 2023, arXiv 2211.17192; Chen et al. 2023,
+ *                          2302.01318]
+ *   FA_VERIFY_BLOCK        chains: the tests of all positions are coupled, which accepts more.  Exact if each
+ *                          x was drawn from q.  [Sun et al. 2024, arXiv 2403.10444]
+ *   FA_VERIFY_WITH_REPLACEMENT     trees: siblings one after the other; for a rejected one, p becomes max(p -
+ *                          q, 0), scaled to 1.  Exact if siblings were drawn independently from q.
+ *                          [SpecInfer, arXiv 2305.09781]
+ *   FA_VERIFY_WITHOUT_REPLACEMENT  trees: the same, and q loses the rejected token and is scaled to 1 again.
+ *                          Exact if siblings were drawn from q without replacement, in the order of their
+ *                          nodes. [Sequoia, arXiv 2402.12374; Yang et al. 2024, 2401.06706]
+ *   FA_VERIFY_TYPICAL      accept x if p(x) > min(epsilon, delta exp(-H(p))); the longest path, of equals the
+ *                          likeliest. Not exact: it changes the law on purpose.  [Medusa, arXiv 2401.10774]
  *
- * Behind the accepted drafts there is always one token more: from what is left of p if drafts were rejected, else from
- * p.  A token that q cannot have drawn (q(x) = 0) is rejected. */
+ * Behind the accepted drafts there is always one token more: from what is left of p if drafts were rejected,
+ * else from p.  A token that q cannot have drawn (q(x) = 0) is rejected. */
 #define FA_VERIFY_GREEDY 1
 #define FA_VERIFY_TARGET_ONLY 2
 #define FA_VERIFY_TOKEN 3
@@ -975,13 +1030,14 @@ static inline fa_status fa_tree_paths(const fa_trees *t, int32_t b, int32_t *pat
 typedef struct fa_chains {
     int32_t batch;
     int32_t num_tokens;     /* of each chain (gamma), >= 0; with indptr or lengths: the most that one has */
-    const int32_t *indptr;  /* (batch + 1): chain b is tokens indptr[b] .. indptr[b+1]-1; NULL: num_tokens each */
+    const int32_t *indptr;  /* (batch + 1): chain b is tokens indptr[b] .. indptr[b+1]-1; NULL: num_tokens */
     const int32_t *lengths; /* (batch): only the first tokens of each count; not with indptr */
     const int32_t *token;   /* (batch, num_tokens), with indptr (total) */
 } fa_chains;
 
-/* Verification of chains or of trees; what says "chains" or "trees" is read by fa_verify_chain or fa_verify_tree alone.
- * Zero-initialise it.  Token i of a chain (0 ..) is node i + 1, its place node 0: a chain as a tree gives the same. */
+/* Verification of chains or of trees; what says "chains" or "trees" is read by fa_verify_chain or
+ * fa_verify_tree alone. Zero-initialise it.  Token i of a chain (0 ..) is node i + 1, its place node 0: a
+ * chain as a tree gives the same. */
 typedef struct fa_verify_args {
     uint32_t first_canary;
     int32_t vocab; /* ids are 0 .. vocab-1 */
@@ -990,27 +1046,29 @@ typedef struct fa_verify_args {
     fa_chains chains;
     fa_trees trees;
 
-    fa_rows target; /* one row for each node: the law of what follows it.  Chains: (batch, num_tokens + 1), with
-                       indptr chain b begins at row indptr[b] + b */
-    fa_rows draft;  /* what drafts were drawn from, exactly.  Chains: a row for each token.  Trees: for each node that has
-                       children, row draft_row[node].  Not read by GREEDY, TARGET_ONLY and TYPICAL */
-    const int32_t *draft_row; /* trees (total nodes); entries of leaves are not read; NULL: row n is of node n */
+    /* target: one row for each node, the law of what follows it.  Chains: (batch, num_tokens + 1), with
+     * indptr chain b begins at row indptr[b] + b.  draft: what drafts were drawn from, exactly.  Chains: a
+     * row for each token.  Trees: for each node that has children, row draft_row[node].  GREEDY, TARGET_ONLY
+     * and TYPICAL do without. */
+    fa_rows target, draft;
+    const int32_t *draft_row; /* trees (total nodes); not read for leaves; NULL: row n is of node n */
     int32_t num_draft_rows;   /* trees: rows that draft has, if draft_row is given */
 
-    fa_sampling sampling;              /* of target rows, and of draft rows that are logits */
-    const fa_sampling *draft_sampling; /* of draft rows, should they differ; NULL = sampling.  A draft of FA_PROBS or
-                                          FA_WEIGHTS is taken as it is, unless this is given */
-    fa_coins coins;                    /* coins: in the layout of target rows.  Node 0: the last draw; node n: its test */
-    float typical_epsilon;             /* 0 = 0.3; 0 .. 1 */
-    float typical_delta;               /* 0 = 0.09; 0 .. 1 */
+    /* Of target rows, and of draft rows that are logits.  draft_sampling: of draft rows, should they differ;
+     * without it, a draft of FA_PROBS or FA_WEIGHTS is taken as it is. */
+    fa_sampling sampling;
+    const fa_sampling *draft_sampling;
+    fa_coins coins;        /* coins: laid out as target rows.  Node 0: the last draw; node n: its test */
+    float typical_epsilon; /* 0 = 0.3; 0 .. 1 */
+    float typical_delta;   /* 0 = 0.09; 0 .. 1 */
 
-    int32_t max_out;     /* columns of tokens and accepted; 0 = num_tokens + 1, or trees.num_nodes */
-    int32_t *tokens;     /* out (batch, max_out): accepted drafts, one token more, then -1 */
-    int32_t *num_out;    /* out (batch): tokens, 1 ..; NULL: not written */
-    int32_t *accepted;   /* out (batch, max_out): node 0 and the accepted ones, as many as tokens, rising, then -1: the
-                            rows of the KV cache to keep, see fa_compact_args; NULL: not written */
-    uint32_t *flags;     /* out (batch): FA_SPEC_ bits; NULL: not written */
-    fa_error *error;     /* optional: filled in when the call fails */
+    int32_t max_out;   /* columns of tokens and accepted; 0 = num_tokens + 1, or trees.num_nodes */
+    int32_t *tokens;   /* out (batch, max_out): accepted drafts, one token more, then -1 */
+    int32_t *num_out;  /* out (batch): tokens, 1 ..; NULL: not written */
+    int32_t *accepted; /* out (batch, max_out): node 0 and the accepted ones, as many as tokens, rising, then
+                          -1: rows of the KV cache to keep, see fa_compact_args; NULL: not written */
+    uint32_t *flags;   /* out (batch): FA_SPEC_ bits; NULL: not written */
+    fa_error *error;   /* optional: filled in when the call fails */
     uint32_t last_canary;
 } fa_verify_args;
 
@@ -1052,7 +1110,9 @@ static inline fai_row fai_target_row(const fai_request *r, int32_t node) {
 /* The row that the children of a node were drawn from. */
 static inline fai_row fai_draft_row(const fai_request *r, int32_t node) {
     const fa_verify_args *a = r->a;
-    const fa_sampling *sampling = a->draft_sampling ? a->draft_sampling : a->draft.kind <= FA_LOGITS ? &a->sampling : NULL;
+    const fa_sampling *sampling = a->draft_sampling            ? a->draft_sampling
+                                  : a->draft.kind <= FA_LOGITS ? &a->sampling
+                                                               : NULL;
     int64_t index = r->parent ? r->first + node : r->first_draft + node;
     if (r->parent && a->draft_row) index = a->draft_row[r->first + node];
     return fai_row_open(&a->draft, index, r->vocab, sampling, r->b);
@@ -1123,7 +1183,8 @@ static inline void fai_rejected_first(fai_request *r, fai_row *p, fai_row *q, fa
 }
 
 /* The same after another one: both rows are scaled to 1 before. */
-static inline void fai_rejected_next(fai_request *r, fai_scale scale_p, fai_scale scale_q, int without, fai_sum total[2]) {
+static inline void fai_rejected_next(fai_request *r, fai_scale scale_p, fai_scale scale_q, int without,
+                                     fai_sum total[2]) {
     memset(total, 0, 2 * sizeof *total);
     for (int32_t id = 0; id < r->vocab; id++) {
         if (without) r->q[id] = fai_scaled(scale_q, r->q[id]);
@@ -1150,15 +1211,19 @@ static inline int32_t fai_step_drawn(fai_request *r, int32_t node, int without) 
         } else {
             scale_p = fai_scale_to_one(total[0]);
             if (without) scale_q = fai_scale_to_one(total[1]);
-            if (fai_accept(coin, without ? fai_scaled(scale_q, r->q[token]) : r->q[token], fai_scaled(scale_p, r->p[token]))) break;
+            if (fai_accept(coin, without ? fai_scaled(scale_q, r->q[token]) : r->q[token],
+                           fai_scaled(scale_p, r->p[token])))
+                break;
         }
         next = fai_next_child(r, node, child);
         if (!rejections && next < 0) { /* nobody needs the rows */
             child = -1;
             break;
         }
-        if (!rejections) fai_rejected_first(r, &p, &q, total), m.weights = r->p;
-        else fai_rejected_next(r, scale_p, scale_q, without, total);
+        if (!rejections)
+            fai_rejected_first(r, &p, &q, total), m.weights = r->p;
+        else
+            fai_rejected_next(r, scale_p, scale_q, without, total);
         if (without) { /* total - q[token] */
             total[1].hi -= total[1].lo < r->q[token], total[1].lo -= r->q[token];
             r->q[token] = 0;
@@ -1185,7 +1250,8 @@ FAI_HD static inline uint64_t fai_typical_threshold(uint64_t entropy, float epsi
     return e < most ? e : most;
 }
 
-/* All paths of which each node is likely enough; the longest, of equals the one with the largest product of p. */
+/* All paths of which each node is likely enough; the longest, of equals the one with the largest product of
+ * p. */
 static inline void fai_run_typical(fai_request *r) {
     int32_t depth[FA_TREE_MAX_NODES], path[FA_TREE_MAX_NODES], best = 0; /* depth 0: not accepted */
     uint64_t score[FA_TREE_MAX_NODES]; /* log2 of the product, times 2^31, and 52 more for each node */
@@ -1195,7 +1261,8 @@ static inline void fai_run_typical(fai_request *r) {
     depth[0] = 1;
     for (int32_t node = 0; node < r->nodes; node++) {
         int32_t child = depth[node] ? fai_next_child(r, node, node) : -1;
-        if (depth[node] > depth[best] || (depth[node] == depth[best] && score[node] > score[best])) best = node;
+        if (depth[node] > depth[best] || (depth[node] == depth[best] && score[node] > score[best]))
+            best = node;
         if (child < 0) continue;
         fai_row p = fai_target_row(r, node);
         fai_row_judge(&p, 0, r->vocab);
@@ -1204,11 +1271,13 @@ static inline void fai_run_typical(fai_request *r) {
         const uint64_t threshold = fai_typical_threshold(entropy, epsilon, delta);
         for (; child >= 0; child = fai_next_child(r, node, child)) {
             const uint64_t weight = fai_weight(&p, fai_token_of(r, child));
-            if (weight > threshold) depth[child] = depth[node] + 1, score[child] = score[node] + fai_log2(weight);
+            if (weight > threshold)
+                depth[child] = depth[node] + 1, score[child] = score[node] + fai_log2(weight);
         }
         fai_request_bad(r, &p, NULL);
     }
-    for (int32_t node = best, n = depth[best] - 1; n > 0; n--) path[n] = node, node = r->parent ? r->parent[node] : node - 1;
+    for (int32_t node = best, n = depth[best] - 1; n > 0; n--)
+        path[n] = node, node = r->parent ? r->parent[node] : node - 1;
     for (int32_t n = 1; n < depth[best]; n++) fai_request_accept(r, path[n]);
     fai_row p = fai_target_row(r, best);
     fai_request_bonus(r, &p, best);
@@ -1223,9 +1292,9 @@ FAI_HD static inline uint64_t fai_block_ratio(uint64_t a, uint64_t p, uint64_t q
     return a < one ? a : one;
 }
 
-/* Block verification: a_i = min(a_{i-1} p/q, 1), a_0 = 1; Z_i = sum max(a_i p - q, 0) at place i.  The last i with u_i < h_i
- * counts, where h_i = Z_i / (Z_i + 1 - a_i), at the end h = a, and 0 always; then a draw from max(a_i p - q, 0).  Z is
- * looked at from the end, so that most rows need not be read. */
+/* Block verification: a_i = min(a_{i-1} p/q, 1), a_0 = 1; Z_i = sum max(a_i p - q, 0) at place i.  The last i
+ * with u_i < h_i counts, where h_i = Z_i / (Z_i + 1 - a_i), at the end h = a, and 0 always; then a draw from
+ * max(a_i p - q, 0).  Z is looked at from the end, so that most rows need not be read. */
 static inline void fai_run_block(fai_request *r) {
     const uint64_t one = (uint64_t)1 << 63;
     uint64_t a[FA_TREE_MAX_NODES];
@@ -1270,13 +1339,18 @@ static inline void fai_run_request(fai_request *r, int32_t max_out) {
     for (int32_t n = 0; r->accepted && n < max_out; n++) r->accepted[n] = -1;
     r->count = 0, r->flags = 0;
     if (r->accepted) r->accepted[0] = 0;
-    if (a->rule == FA_VERIFY_TYPICAL) fai_run_typical(r);
-    else if (a->rule == FA_VERIFY_BLOCK) fai_run_block(r);
+    if (a->rule == FA_VERIFY_TYPICAL)
+        fai_run_typical(r);
+    else if (a->rule == FA_VERIFY_BLOCK)
+        fai_run_block(r);
     else
         for (int32_t node = 0; node >= 0;) {
-            if (a->rule == FA_VERIFY_GREEDY) node = fai_step_greedy(r, node);
-            else if (a->rule == FA_VERIFY_TARGET_ONLY) node = fai_step_target_only(r, node);
-            else node = fai_step_drawn(r, node, a->rule == FA_VERIFY_WITHOUT_REPLACEMENT);
+            if (a->rule == FA_VERIFY_GREEDY)
+                node = fai_step_greedy(r, node);
+            else if (a->rule == FA_VERIFY_TARGET_ONLY)
+                node = fai_step_target_only(r, node);
+            else
+                node = fai_step_drawn(r, node, a->rule == FA_VERIFY_WITHOUT_REPLACEMENT);
             if (node >= 0) fai_request_accept(r, node);
         }
     if (a->num_out) a->num_out[r->b] = r->count + 1;
@@ -1288,9 +1362,10 @@ static inline int fai_rule_needs_draft(int32_t rule) {
            rule == FA_VERIFY_WITHOUT_REPLACEMENT;
 }
 
-/* What chains and trees have in common; rows: of target; draft_rows: of draft; longest: tokens that may come out. */
-static inline void fai_check_verify(fai_spec_call *c, const fa_verify_args *a, int32_t batch, int64_t rows, int64_t draft_rows,
-                                    int32_t longest) {
+/* What chains and trees have in common; rows: of target; draft_rows: of draft; longest: tokens that may come
+ * out. */
+static inline void fai_check_verify(fai_spec_call *c, const fa_verify_args *a, int32_t batch, int64_t rows,
+                                    int64_t draft_rows, int32_t longest) {
     static const char *const target[4] = {"target.data", "target.stride", "target.dtype", "target.kind"};
     static const char *const draft[4] = {"draft.data", "draft.stride", "draft.dtype", "draft.kind"};
     if (c->status == FA_OK) fai_check_rows(c, FA_ERR_SPEC_TARGET, &a->target, a->vocab, rows, target);
@@ -1330,12 +1405,15 @@ static inline void fai_check_chains(fai_spec_call *c, const fa_chains *t, int32_
     for (int32_t b = 0; b < t->batch && c->status == FA_OK; b++) {
         const double last = t->indptr ? t->indptr[b] : 0;
         if (t->indptr)
-            fai_spec_range(c, FA_ERR_SPEC_CHAIN, "chains.indptr", b + 1, t->indptr[b + 1], last, last + t->num_tokens);
-        if (t->lengths) fai_spec_range(c, FA_ERR_SPEC_CHAIN, "chains.lengths", b, t->lengths[b], 0, t->num_tokens);
+            fai_spec_range(c, FA_ERR_SPEC_CHAIN, "chains.indptr", b + 1, t->indptr[b + 1], last,
+                           last + t->num_tokens);
+        if (t->lengths)
+            fai_spec_range(c, FA_ERR_SPEC_CHAIN, "chains.lengths", b, t->lengths[b], 0, t->num_tokens);
         if (c->status != FA_OK) return;
         const int64_t first = fai_chain_first(t, b);
         for (int32_t n = 0; n < fai_chain_tokens(t, b); n++)
-            fai_spec_range(c, FA_ERR_TREE_TOKEN, "chains.token", first + n, t->token[first + n], 0, vocab - 1);
+            fai_spec_range(c, FA_ERR_TREE_TOKEN, "chains.token", first + n, t->token[first + n], 0,
+                           vocab - 1);
     }
 }
 
@@ -1353,8 +1431,9 @@ static inline fai_spec_call fai_verify_begin(const fa_verify_args *a) {
     return c;
 }
 
-/* Verifies chains of drafts: which prefix of each is accepted, and the token behind it.  Rules: GREEDY, TARGET_ONLY, TOKEN,
- * BLOCK, TYPICAL.  Requests are independent: alone or in any batch, each gives the same.  All outputs are written whole. */
+/* Verifies chains of drafts: which prefix of each is accepted, and the token behind it.  Rules: GREEDY,
+ * TARGET_ONLY, TOKEN, BLOCK, TYPICAL.  Requests are independent: alone or in any batch, each gives the same.
+ * All outputs are written whole. */
 static inline fa_status fa_verify_chain(const fa_verify_args *a) {
     fai_spec_call c = fai_verify_begin(a);
     if (c.status != FA_OK) return c.status;
@@ -1383,23 +1462,26 @@ static inline fa_status fa_verify_chain(const fa_verify_args *a) {
 /* >>verify   verification of trees                                                          */
 /* ======================================================================================== */
 
-/* Bytes that fa_verify_tree needs: two rows of 64-bit weights for the rules that draw siblings from q, 0 for the others. */
+/* Bytes that fa_verify_tree needs: two rows of 64-bit weights for the rules that draw siblings from q, 0 for
+ * the others. */
 static inline size_t fa_verify_tree_workspace(const fa_verify_args *a) {
     if (!a || a->vocab < 1) return 0;
     if (a->rule != FA_VERIFY_WITH_REPLACEMENT && a->rule != FA_VERIFY_WITHOUT_REPLACEMENT) return 0;
     return 2 * (size_t)a->vocab * sizeof(uint64_t) + sizeof(uint64_t);
 }
 
-/* Verifies trees of drafts: which path from the root is accepted, and the token behind it.  Rules: GREEDY, TARGET_ONLY,
- * WITH_REPLACEMENT, WITHOUT_REPLACEMENT, TYPICAL.  Siblings are tried in the order of their nodes.  Requests are independent:
- * alone or in any batch, each gives the same.  All outputs are written whole. */
+/* Verifies trees of drafts: which path from the root is accepted, and the token behind it.  Rules: GREEDY,
+ * TARGET_ONLY, WITH_REPLACEMENT, WITHOUT_REPLACEMENT, TYPICAL.  Siblings are tried in the order of their
+ * nodes.  Requests are independent: alone or in any batch, each gives the same.  All outputs are written
+ * whole. */
 static inline fa_status fa_verify_tree(const fa_verify_args *a, void *workspace, size_t bytes) {
     fai_spec_call c = fai_verify_begin(a);
     int32_t deepest = 0;
     if (c.status != FA_OK) return c.status;
     const fa_trees *t = &a->trees;
     const size_t needed = fa_verify_tree_workspace(a);
-    if (a->rule < FA_VERIFY_GREEDY || a->rule > FA_VERIFY_TYPICAL || a->rule == FA_VERIFY_TOKEN || a->rule == FA_VERIFY_BLOCK)
+    if (a->rule < FA_VERIFY_GREEDY || a->rule > FA_VERIFY_TYPICAL || a->rule == FA_VERIFY_TOKEN ||
+        a->rule == FA_VERIFY_BLOCK)
         fai_spec_bad(&c, FA_ERR_SPEC_RULE, "rule", -1, a->rule, 1, 0);
     if (c.status == FA_OK) fai_check_trees(&c, t, a->vocab, &deepest);
     if (c.status == FA_OK) {
@@ -1409,9 +1491,11 @@ static inline fa_status fa_verify_tree(const fa_verify_args *a, void *workspace,
             fai_spec_pointer(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", a->draft_row, 4, 1);
             fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "num_draft_rows", -1, a->num_draft_rows, 0, INT32_MAX);
             for (int64_t b = 0; b < t->batch; b++)
-                for (int64_t first = fai_tree_first(t, b), n = 1; n < fai_tree_nodes(t, b) && c.status == FA_OK; n++) {
+                for (int64_t first = fai_tree_first(t, b), n = 1;
+                     n < fai_tree_nodes(t, b) && c.status == FA_OK; n++) {
                     const int64_t parent = first + t->parent[first + n];
-                    fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", parent, a->draft_row[parent], 0, a->num_draft_rows - 1);
+                    fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", parent, a->draft_row[parent], 0,
+                                   a->num_draft_rows - 1);
                 }
         }
         fai_check_verify(&c, a, t->batch, nodes, mapped ? a->num_draft_rows : nodes, deepest);

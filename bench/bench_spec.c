@@ -4,10 +4,11 @@
  *     bench_spec [--quick] [--csv FILE]        exit status 1 if cold rows take more than 1.5 times as long
  *
  * HOW IT MEASURES
- *   A batch of chains, gamma = 5, vocabulary 128,256, f32 probabilities.  Chain b is rejected at place b mod 6, 5 being none:
- *   token verification must read the target's and the draft's row there, or the target's last row.  Reading is a loop of
- *   vector additions over just these rows.  Both take turns, on the same memory, many rounds; the fastest round of each is
- *   compared.  cold: all rows were flushed from the caches; warm: one chain again and again, its rows in the cache. */
+ *   A batch of chains, gamma = 5, vocabulary 128,256, f32 probabilities.  Chain b is rejected at place b mod
+ *   6, 5 being none: token verification must read the target's and the draft's row there, or the target's
+ *   last row.  Reading is a loop of vector additions over just these rows.  Both take turns, on the same
+ *   memory, many rounds; the fastest round of each is compared.  cold: all rows were flushed from the caches;
+ *   warm: one chain again and again, its rows in the cache. */
 #include "bench.h"
 
 #include "flashattn_spec.h"
@@ -50,16 +51,19 @@ static batch make(int count) {
         const size_t at = (size_t)b;
         for (size_t r = 0; r < GAMMA + 1; r++) fill(x.target + (at * (GAMMA + 1) + r) * VOCAB, &seed);
         for (size_t r = 0; r < GAMMA; r++) {
-            const float *p = x.target + (at * (GAMMA + 1) + r) * VOCAB, *q = x.draft + (at * GAMMA + r) * VOCAB;
+            const float *p = x.target + (at * (GAMMA + 1) + r) * VOCAB,
+                        *q = x.draft + (at * GAMMA + r) * VOCAB;
             fill(x.draft + (at * GAMMA + r) * VOCAB, &seed);
             int32_t token = 0;
             while (token < VOCAB - 1 && q[token] <= 2 * p[token]) token++;
             x.drafts[at * GAMMA + r] = token;
-            x.coins[at * (GAMMA + 1) + r + 1] = (int)r == b % (GAMMA + 1) ? UINT64_MAX : 0; /* rejects, accepts */
+            x.coins[at * (GAMMA + 1) + r + 1] =
+                (int)r == b % (GAMMA + 1) ? UINT64_MAX : 0; /* rejects, accepts */
         }
         x.coins[at * (GAMMA + 1)] = (uint64_t)(b * 2 + 1) << 57;
     }
-    x.args.vocab = VOCAB, x.args.rule = FA_VERIFY_TOKEN, x.args.target.data = x.target, x.args.draft.data = x.draft;
+    x.args.vocab = VOCAB, x.args.rule = FA_VERIFY_TOKEN, x.args.target.data = x.target,
+    x.args.draft.data = x.draft;
     x.args.target.kind = x.args.draft.kind = FA_PROBS, x.args.coins.coins = x.coins;
     x.args.chains.batch = count, x.args.chains.num_tokens = GAMMA, x.args.chains.token = x.drafts;
     x.args.tokens = x.tokens, x.args.num_out = x.num_out;
@@ -106,9 +110,12 @@ int main(int argc, char **argv) {
     int quick = 0, slow = 0;
     const char *csv = NULL;
     for (int i = 1; i < argc; i++) {
-        if (!strcmp(argv[i], "--quick")) quick = 1;
-        else if (!strcmp(argv[i], "--csv") && i + 1 < argc) csv = argv[++i];
-        else return fprintf(stderr, "usage: bench_spec [--quick] [--csv FILE]\n"), 2;
+        if (!strcmp(argv[i], "--quick"))
+            quick = 1;
+        else if (!strcmp(argv[i], "--csv") && i + 1 < argc)
+            csv = argv[++i];
+        else
+            return fprintf(stderr, "usage: bench_spec [--quick] [--csv FILE]\n"), 2;
     }
     FILE *file = csv ? fopen(csv, "w") : NULL;
     if (csv && !file) return perror(csv), 2;
@@ -132,13 +139,16 @@ int main(int argc, char **argv) {
             verify = fmin(verify, (bench_wall() - t) / calls);
         }
         for (int b = 0; b < x.count; b++)
-            if (x.num_out[b] != b % (GAMMA + 1) + 1) return printf("chain %d: %d tokens\n", b, x.num_out[b]), 2;
+            if (x.num_out[b] != b % (GAMMA + 1) + 1)
+                return printf("chain %d: %d tokens\n", b, x.num_out[b]), 2;
         const double each = 1e6 / x.count, gb = (double)rows * VOCAB * 4 / read * 1e-9;
-        printf("  rows %s: reading %.1f us, verification %.1f us a chain: %.2f times as long (read at %.1f GB/s)%s\n",
-               warm ? "warm" : "cold", read * each, verify * each, verify / read, gb, isfinite(sum) ? "" : "!");
+        printf("  rows %s: reading %.1f us, verification %.1f us a chain: %.2f times as long (read at %.1f "
+               "GB/s)%s\n",
+               warm ? "warm" : "cold", read * each, verify * each, verify / read, gb,
+               isfinite(sum) ? "" : "!");
         if (file)
-            fprintf(file, "token,%d,%d,%s,%d,%.2f,%.2f,%.3f,%.2f\n", GAMMA, VOCAB, warm ? "warm" : "cold", x.count, read * each,
-                    verify * each, verify / read, gb);
+            fprintf(file, "token,%d,%d,%s,%d,%.2f,%.2f,%.3f,%.2f\n", GAMMA, VOCAB, warm ? "warm" : "cold",
+                    x.count, read * each, verify * each, verify / read, gb);
         slow |= !warm && !(verify / read <= 1.5);
         free(x.target), free(x.draft), free(x.drafts), free(x.tokens), free(x.num_out), free(x.coins);
     }

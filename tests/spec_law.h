@@ -1,9 +1,11 @@
-/* spec_law.h - the exact law of what verification emits: test_spec_verify.c.  Include flashattn_spec.h and fa_test.h first.
+/* spec_law.h - the exact law of what verification emits: test_spec_verify.c.  Include flashattn_spec.h and
+ * fa_test.h first.
  *
- * A model gives each context (the tokens so far) a target row p and a draft row q, of weights that are small integers.  All
- * drafts are enumerated with their probability under q.  The coins are integrated: a coin's outcome changes at few places,
- * which bisection of the real function finds to the last of 64 bits.  Tokens behind the emitted ones come from p.  The
- * result is the joint law of the first `length` tokens; lossless means that it is the product of the p. */
+ * A model gives each context (the tokens so far) a target row p and a draft row q, of weights that are small
+ * integers.  All drafts are enumerated with their probability under q.  The coins are integrated: a coin's
+ * outcome changes at few places, which bisection of the real function finds to the last of 64 bits.  Tokens
+ * behind the emitted ones come from p.  The result is the joint law of the first `length` tokens; lossless
+ * means that it is the product of the p. */
 #ifndef FA_SPEC_LAW_H
 #define FA_SPEC_LAW_H
 
@@ -47,7 +49,8 @@ static inline void law_call(law_problem *l) {
     if (l->chain) {
         a.chains.batch = 1, a.chains.num_tokens = l->nodes - 1, a.chains.token = l->tokens + 1;
     } else {
-        a.trees.batch = 1, a.trees.num_nodes = l->nodes, a.trees.parent = l->parents, a.trees.token = l->tokens;
+        a.trees.batch = 1, a.trees.num_nodes = l->nodes, a.trees.parent = l->parents,
+        a.trees.token = l->tokens;
     }
     a.coins.coins = l->coins, a.tokens = l->out, a.accepted = l->accepted, a.num_out = &l->num_out;
     l->calls++;
@@ -68,7 +71,8 @@ static inline law_outcome law_try(law_problem *l, int node, uint64_t coin) {
 }
 
 /* Weights of p in a context, as probabilities. */
-static inline void law_row(const law_model *m, const float *row, int kind, const fa_sampling *s, double *out) {
+static inline void law_row(const law_model *m, const float *row, int kind, const fa_sampling *s,
+                           double *out) {
     uint64_t w[LAW_V];
     double sum = 0;
     const fa_rows rows = {row, LAW_V, FA_F32, kind};
@@ -86,7 +90,8 @@ static inline void law_extend(law_problem *l, int have, int context, int sequenc
     law_row(l->model, l->model->p[context], l->kind, &l->model->sampling, p);
     for (int t = 0; t < l->model->vocab; t++)
         if (p[t] > 0)
-            law_extend(l, have + 1, law_next(l->model->vocab, context, t), sequence * l->model->vocab + t, weight * p[t]);
+            law_extend(l, have + 1, law_next(l->model->vocab, context, t), sequence * l->model->vocab + t,
+                       weight * p[t]);
 }
 
 static inline void law_emit(law_problem *l, double weight) {
@@ -101,14 +106,17 @@ static inline void law_emit(law_problem *l, double weight) {
 
 static void law_coins(law_problem *l, int step, double weight);
 
-/* The coin that rules look at in step 0, 1 ..: of node 1, 2 .. (block verification: from the end), then of the last draw. */
+/* The coin that rules look at in step 0, 1 ..: of node 1, 2 .. (block verification: from the end), then of
+ * the last draw. */
 static inline int law_coin_at(const law_problem *l, int step) {
     if (step == l->nodes - 1) return 0;
     return l->chain && l->rule == FA_VERIFY_BLOCK ? l->nodes - 1 - step : step + 1;
 }
 
-/* Coins lo .. hi of `node`, whose outcomes are a and b: splits until they are equal, then goes on with the next coin. */
-static inline void law_split(law_problem *l, int step, int node, uint64_t lo, uint64_t hi, law_outcome a, law_outcome b, double weight) {
+/* Coins lo .. hi of `node`, whose outcomes are a and b: splits until they are equal, then goes on with the
+ * next coin. */
+static inline void law_split(law_problem *l, int step, int node, uint64_t lo, uint64_t hi, law_outcome a,
+                             law_outcome b, double weight) {
     uint64_t begin = lo;
     while (memcmp(&a, &b, sizeof a) != 0) { /* the first place where the outcome is no longer a */
         uint64_t left = begin, right = hi;
@@ -116,8 +124,10 @@ static inline void law_split(law_problem *l, int step, int node, uint64_t lo, ui
         while (right - left > 1) {
             const uint64_t mid = left + (right - left) / 2;
             const law_outcome o = law_try(l, node, mid);
-            if (memcmp(&o, &a, sizeof o) == 0) left = mid;
-            else right = mid, at_right = o;
+            if (memcmp(&o, &a, sizeof o) == 0)
+                left = mid;
+            else
+                right = mid, at_right = o;
         }
         l->coins[node] = begin;
         law_coins(l, step + 1, weight * (double)(right - begin) * 0x1p-64);
@@ -183,7 +193,8 @@ static inline double law_run(law_problem *l) {
     memset(l->law, 0, sizeof l->law), l->tokens_out = l->mass = 0;
     for (int n = 0; n < l->nodes; n++) l->parents[n] = l->chain ? n - 1 : n ? l->parent[n] : -1;
     if (!l->kind) l->kind = FA_PROBS;
-    memcpy(l->target[0], l->model->p[0], sizeof l->target[0]), memcpy(l->draft[0], l->model->q[0], sizeof l->draft[0]);
+    memcpy(l->target[0], l->model->p[0], sizeof l->target[0]),
+        memcpy(l->draft[0], l->model->q[0], sizeof l->draft[0]);
     l->contexts[0] = 0;
     law_drafts(l, 1, 1);
     law_problem *truth = (law_problem *)malloc(sizeof *truth);
@@ -220,7 +231,8 @@ static inline void law_real(const fa_verify_args *a) {
     if (s != FA_OK) fprintf(stderr, "spec_law.h: %s\n", fa_strerror(s)), exit(2);
 }
 
-/* Rows whose entries are multiples of 2^-10 with sum 1: some are one-hot, some have zeros, some are equal in p and q. */
+/* Rows whose entries are multiples of 2^-10 with sum 1: some are one-hot, some have zeros, some are equal in
+ * p and q. */
 static inline void law_random_row(uint64_t *state, int vocab, float *row) {
     const int kind = fat_below(state, 8);
     int left = 1024, count[LAW_V] = {0};
@@ -229,15 +241,18 @@ static inline void law_random_row(uint64_t *state, int vocab, float *row) {
     } else {
         for (; left > 0; left--) {
             const int t = fat_below(state, vocab);
-            if (kind > 2 || t % 2 == 0 || vocab < 3) count[kind == 3 && t ? fat_below(state, t + 1) : t]++;
-            else count[0]++;
+            if (kind > 2 || t % 2 == 0 || vocab < 3)
+                count[kind == 3 && t ? fat_below(state, t + 1) : t]++;
+            else
+                count[0]++;
         }
         for (int n = 0; kind > 4 && n < 1000; n++) { /* less even */
             const int from = fat_below(state, vocab), to = fat_below(state, vocab);
             if (count[from] > 0 && fat_below(state, 1024) < 300 && from > to) count[from]--, count[to]++;
         }
     }
-    for (int t = 0; t < LAW_V; t++) row[t] = t < vocab ? (float)count[t] / 1024 : NAN; /* padded ids are not read */
+    for (int t = 0; t < LAW_V; t++)
+        row[t] = t < vocab ? (float)count[t] / 1024 : NAN; /* padded ids are not read */
 }
 static inline void law_random(law_model *m, int vocab, uint64_t *state) {
     memset(m, 0, sizeof *m);

@@ -2,6 +2,9 @@
 # tests/spec_mutants.sh [pattern] - can the tests of flashattn_spec.h fail?  Breaks the header in one line, many times over,
 # and expects the suite that is named to notice each time; see mutants.sh.  Takes some minutes.  The exit status is 0 if
 # every mutant was killed.
+#
+# Not in the list, since nothing changes: a draw that begins one block early, as it goes on into the next; top-p that
+# counts again what top-k has cut, which it never reaches.
 
 cd "$(dirname "$0")/.." || exit 1
 dir=$(mktemp -d) || exit 1
@@ -41,24 +44,23 @@ verify   block-one-coin-for-all       s/fai_request_coin(r, FA_COIN_ACCEPT, end)
 verify   block-last-by-its-ratio-only s/if (end \&\& whole \&\& /if (0 \&\& /
 verify   greedy-second-largest        s/if (fai_token_of(r, child) == best) return child;/if (fai_token_of(r, child) != best) return child;/
 verify   typical-without-entropy      s/fai_exp2_neg(entropy >> 16) << 6/fai_exp2_neg(0) << 6/
-verify   typical-first-path           s/if (depth\[node\] > depth\[best\] || .*) best = node;/if (depth[node] > depth[best]) best = node;/
+verify   typical-first-path           s/ || (depth\[node\] == depth\[best\] && score\[node\] > score\[best\])//
 verify   draft-row-of-node            s/if (r->parent \&\& a->draft_row) index = /if (0) index = /
 verify   request-s-parameters-of-0    s/\&r->a->sampling, r->b);/\&r->a->sampling, 0);/
 verify   coins-of-request-0           s/return fai_coin_of(coins, r->b, purpose, node);/return fai_coin_of(coins, 0, purpose, node);/
 verify   fallback-is-the-last-id      s/return p->only >= 0 ? p->only : fai_argmax(p);/return p->vocab - 1;/
 verify   parent-after-child-allowed   s/parent, n ? 0 : -1, n - 1);/parent, n ? 0 : -1, nodes - 1);/
 sampling draw-one-unit-late           s/if (unit < weight) return id;/if (unit <= weight) return id;/
-sampling block-boundary               s/for (; unit >= s->sum\[n\]; n++)/for (; unit > s->sum[n]; n++)/
 sampling without-keeps-the-sums       s/token >= 0 \&\& !dead) fai_sums_drop(&m, &s, token), m.num_skip++;/token >= 0 \&\& !dead) m.num_skip++;/
 sampling without-keeps-the-token      s/fai_sums_drop(&m, &s, token), m.num_skip++;/fai_sums_drop(\&m, \&s, token);/
 sampling top-k-one-more               s/count + counts\[digit\] >= k/count + counts[digit] > k/
 sampling ties-all-kept                s/if (k ? count >= k : !fai_sum_less(units, wanted)) break;//
-sampling top-p-of-all-entries         s/if (!pass) fai_row_cut(row, 0, /if (!pass) row->cut_key = 0, row->cut_id = row->vocab, fai_row_cut(row, 0, /
+sampling top-k-dropped               s/if (top_k > 0 \&\& top_k < row->vocab) fai_row_cut/if (0) fai_row_cut/
 sampling min-p-dropped                s/ \&\& unit >= row->least;/;/
 sampling temperature-dropped          s/if (row->kind == FA_LOGITS) fai_row_temperature(row, temperature);/if (row->kind == FA_LOGITS) fai_row_temperature(row, 1);/
 sampling exp2-third-coefficient       s/t = 0x3d7f7bcbu/t = 0x3d7f7fcbu/
 sampling nan-is-a-number              s/if ((bits \& 0x7fffffffu) > 0x7f800000u) return 0;//
-sampling vector-takes-one             s/return (uint64_t)all >> 52 ? -1 : total;/return (uint64_t)all >> 53 ? -1 : total;/
+sampling vector-takes-one             s/return all >> 52 ? -1 : /return all >> 53 ? -1 : /
 sampling vector-second-half           s/sum0 += sum1, bad0 |= bad1;/sum0 += sum1;/
 sampling fixed-rounds-down            s/return (mantissa + .*>> -shift;/return mantissa >> -shift;/
 sampling portable-carry               s/return ah \* bh + (mid >> 32) + (mid2 >> 32);/return ah * bh + (mid >> 32);/

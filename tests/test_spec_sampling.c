@@ -30,12 +30,14 @@ FA_TEST(scaling_to_one) {
     for (int n = 0; n < 20000; n++) {
         const uint64_t x = fat_next(&state) >> (11 + fat_below(&state, 53));
         FA_EXPECT(x > FAI_ONE || fai_scaled(same, x) == x);
-        fai_sum total = {n % 3 ? 0 : fat_next(&state) >> (44 + fat_below(&state, 20)), fat_next(&state) >> fat_below(&state, 64)};
+        fai_sum total = {n % 3 ? 0 : fat_next(&state) >> (44 + fat_below(&state, 20)),
+                         fat_next(&state) >> fat_below(&state, 64)};
         if (!total.hi && total.lo < x) total.lo = x;
         if (!total.hi && !total.lo) continue;
         const double want = (double)x / ((double)total.hi * 0x1p64 + (double)total.lo) * 0x1p52;
         const double got = (double)fai_scaled(fai_scale_to_one(total), x);
-        FA_EXPECT_MSG(got <= want * (1 + 1e-15) && got >= want * (1 - 1e-15) - 2, "%.17g, want %.17g", got, want);
+        FA_EXPECT_MSG(got <= want * (1 + 1e-15) && got >= want * (1 - 1e-15) - 2, "%.17g, want %.17g", got,
+                      want);
         FA_EXPECT(got <= 0x1p52);
     }
 }
@@ -44,10 +46,12 @@ FA_TEST(exp2_and_log2) {
     uint64_t state = fat_seed;
     double worst = 0, worst_log = 0;
     FA_EXPECT(fai_exp2_neg(0) == FAI_ONE && fai_exp2_neg((uint64_t)1 << 40) == FAI_ONE / 2);
-    FA_EXPECT(fai_exp2_neg((uint64_t)52 << 40) == 1 && fai_exp2_neg((uint64_t)53 << 40) == 0 && fai_exp2_neg((uint64_t)1 << 46) == 0);
+    FA_EXPECT(fai_exp2_neg((uint64_t)52 << 40) == 1 && fai_exp2_neg((uint64_t)53 << 40) == 0 &&
+              fai_exp2_neg((uint64_t)1 << 46) == 0);
     FA_EXPECT(fai_log2(1) == 0 && fai_log2(FAI_ONE) == (uint64_t)52 << 31);
     for (int n = 0; n < 200000; n++) {
-        const uint64_t y = fat_next(&state) >> (64 - 44), x = (fat_next(&state) >> fat_below(&state, 63)) | 1; /* y < 16 */
+        const uint64_t y = fat_next(&state) >> (64 - 44),
+                       x = (fat_next(&state) >> fat_below(&state, 63)) | 1; /* y < 16 */
         worst = fmax(worst, fabs((double)fai_exp2_neg(y) / (exp2(-(double)y * 0x1p-40) * 0x1p52) - 1));
         worst_log = fmax(worst_log, fabs((double)fai_log2(x) * 0x1p-31 - log2((double)x)));
     }
@@ -70,7 +74,9 @@ FA_TEST(weights_of_logits) {
     for (int round = 0; round < 60; round++) {
         const float t = temperatures[round % 7], spread = t < 1e-3f ? 1e-5f : t > 100 ? 1e5f : 3;
         double top = -1e300, sum = 0, total = 0;
-        for (int i = 0; i < V; i++) x[i] = (float)fat_normal(&state) * spread + (round % 3 ? 0 : 100 * spread), top = fmax(top, (double)x[i]);
+        for (int i = 0; i < V; i++)
+            x[i] = (float)fat_normal(&state) * spread + (round % 3 ? 0 : 100 * spread),
+            top = fmax(top, (double)x[i]);
         for (int i = 0; i < V; i++) sum += exp(((double)x[i] - top) / (double)t);
         const fa_sampling s = {&t, NULL, NULL, NULL};
         const fa_rows rows = rows_of(x, 0, 0);
@@ -78,20 +84,22 @@ FA_TEST(weights_of_logits) {
         for (int i = 0; i < V; i++) {
             const double want = exp(((double)x[i] - top) / (double)t) / sum;
             total += (double)w[i];
-            FA_EXPECT_MSG(fabs((double)w[i] * 0x1p-52 - want) <= want * 0x1p-28 + 0x2.1p-52, "round %d: %.12g, want %.12g", round,
-                          (double)w[i] * 0x1p-52, want);
+            FA_EXPECT_MSG(fabs((double)w[i] * 0x1p-52 - want) <= want * 0x1p-28 + 0x2.1p-52,
+                          "round %d: %.12g, want %.12g", round, (double)w[i] * 0x1p-52, want);
         }
         FA_EXPECT_MSG(total <= 0x1p52 && total >= 0x1p52 - V, "%.17g", total);
     }
 }
 
 FA_TEST(weights_of_probabilities) {
-    static const float p[] = {0.25f, 0, -0.0f, 1, 1.0000001f, 0x1p-52f, 0x1p-53f, 0x1.8p-52f, 0x1p-149f, 0.1f, 0x1.fffffep-40f};
+    static const float p[] = {0.25f,    0,          -0.0f,     1,    1.0000001f,     0x1p-52f,
+                              0x1p-53f, 0x1.8p-52f, 0x1p-149f, 0.1f, 0x1.fffffep-40f};
     enum { N = sizeof p / sizeof *p };
     uint64_t w[N];
     const fa_rows rows = rows_of(p, FA_F32, FA_PROBS);
     fa_row_weights(&rows, 0, N, NULL, 0, w);
-    for (int i = 0; i < N; i++) FA_EXPECT_MSG((double)w[i] == nearbyint(ldexp((double)p[i], 52)), "%d: %.17g", i, (double)w[i]);
+    for (int i = 0; i < N; i++)
+        FA_EXPECT_MSG((double)w[i] == nearbyint(ldexp((double)p[i], 52)), "%d: %.17g", i, (double)w[i]);
     uint64_t state = fat_seed; /* numbers of any size are scaled */
     for (int round = 0; round < 40; round++) {
         static float x[V];
@@ -114,10 +122,12 @@ FA_TEST(sixteen_bits_are_their_f32) {
         for (int b = 0; b < 2; b++) {
             const fa_dtype dtype = b ? FA_BF16 : FA_F16;
             for (int i = 0; i < V; i++) {
-                const float x = kind == FA_LOGITS ? 3 * (float)fat_normal(&state) : (float)fat_uniform(&state) / V;
+                const float x =
+                    kind == FA_LOGITS ? 3 * (float)fat_normal(&state) : (float)fat_uniform(&state) / V;
                 h[b][i] = b ? fa_f32_to_bf16(x) : fa_f32_to_f16(x), f[b][i] = fa_load(h[b], i, dtype);
             }
-            const fa_rows wide = rows_of(f[b], FA_F32, kind == FA_PROBS ? FA_WEIGHTS : kind), narrow = rows_of(h[b], dtype, kind);
+            const fa_rows wide = rows_of(f[b], FA_F32, kind == FA_PROBS ? FA_WEIGHTS : kind),
+                          narrow = rows_of(h[b], dtype, kind);
             fa_row_weights(&wide, 0, V, NULL, 0, w), fa_row_weights(&narrow, 0, V, NULL, 0, w16);
             FA_EXPECT(!memcmp(w, w16, sizeof w));
         }
@@ -150,7 +160,8 @@ FA_TEST(cuts_against_sorting) {
         x[fat_below(&state, n)] = 7;
         const float t = 0.9f;
         const int32_t k = round % 4 == 1 ? 0 : 1 + fat_below(&state, n + 2);
-        const float top_p = round % 5 == 2 ? 0 : (float)fat_uniform(&state), min_p = round % 3 == 1 ? 0 : (float)fat_uniform(&state) / 4;
+        const float top_p = round % 5 == 2 ? 0 : (float)fat_uniform(&state),
+                    min_p = round % 3 == 1 ? 0 : (float)fat_uniform(&state) / 4;
         fa_sampling s = {kind == FA_LOGITS ? &t : NULL, NULL, NULL, NULL};
         const fa_rows rows = rows_of(x, FA_F32, kind);
         fa_row_weights(&rows, 0, n, &s, 0, whole);
@@ -160,7 +171,8 @@ FA_TEST(cuts_against_sorting) {
         int keep = k && k < n ? k : n, close = 0;
         double sum = 0, before = 0, kept = 0;
         for (int i = 0; i < keep; i++) sum += (double)whole[ids[i]];
-        for (int i = 0; i < keep && top_p > 0; i++) { /* kept while those before it have less than the share */
+        for (int i = 0; i < keep && top_p > 0;
+             i++) { /* kept while those before it have less than the share */
             const double share = before / sum - (double)top_p;
             if (fabs(share) < 1e-6) close = 1;
             if (i && share >= 0) {
@@ -174,8 +186,9 @@ FA_TEST(cuts_against_sorting) {
         for (int i = 0; i < keep; i++) kept += (double)whole[ids[i]];
         for (int i = 0; i < n; i++) {
             const double want = i < keep ? (double)whole[ids[i]] / kept * 0x1p52 : 0;
-            FA_EXPECT_MSG(fabs((double)w[ids[i]] - want) <= 1e-12 * want + 2 * N, "round %d, n %d, k %d, p %g, min %g, rank %d: %.6g, want %.6g",
-                          round, n, k, (double)top_p, (double)min_p, i, (double)w[ids[i]], want);
+            FA_EXPECT_MSG(fabs((double)w[ids[i]] - want) <= 1e-12 * want + 2 * N,
+                          "round %d, n %d, k %d, p %g, min %g, rank %d: %.6g, want %.6g", round, n, k,
+                          (double)top_p, (double)min_p, i, (double)w[ids[i]], want);
         }
     }
 }
@@ -196,11 +209,17 @@ FA_TEST(odd_rows) {
     static const struct {
         int kind, one, bad; /* one: the id with all weight, -1 = a to be looked at */
         float x[4];
-    } cases[] = {{FA_LOGITS, 2, 1, {NAN, -INFINITY, 3, -INFINITY}}, {FA_LOGITS, 0, 1, {NAN, NAN, NAN, NAN}},
-                 {FA_LOGITS, 0, 1, {-INFINITY, -INFINITY, -INFINITY, -INFINITY}}, {FA_LOGITS, 1, 1, {NAN, -INFINITY, -INFINITY, NAN}},
-                 {FA_LOGITS, 1, 1, {3, INFINITY, NAN, INFINITY}}, {FA_LOGITS, 3, 0, {-INFINITY, -INFINITY, -INFINITY, -1e30f}},
-                 {FA_LOGITS, 2, 0, {-1e38f, 1e37f, 3e38f, 1e37f}}, {FA_WEIGHTS, 2, 1, {NAN, -1, 3, -INFINITY}},
-                 {FA_WEIGHTS, 0, 1, {0, 0, 0, 0}}, {FA_WEIGHTS, 1, 1, {INFINITY, 2, 0, -0.0f}}, {FA_WEIGHTS, 0, 1, {NAN, -1, -2, NAN}},
+    } cases[] = {{FA_LOGITS, 2, 1, {NAN, -INFINITY, 3, -INFINITY}},
+                 {FA_LOGITS, 0, 1, {NAN, NAN, NAN, NAN}},
+                 {FA_LOGITS, 0, 1, {-INFINITY, -INFINITY, -INFINITY, -INFINITY}},
+                 {FA_LOGITS, 1, 1, {NAN, -INFINITY, -INFINITY, NAN}},
+                 {FA_LOGITS, 1, 1, {3, INFINITY, NAN, INFINITY}},
+                 {FA_LOGITS, 3, 0, {-INFINITY, -INFINITY, -INFINITY, -1e30f}},
+                 {FA_LOGITS, 2, 0, {-1e38f, 1e37f, 3e38f, 1e37f}},
+                 {FA_WEIGHTS, 2, 1, {NAN, -1, 3, -INFINITY}},
+                 {FA_WEIGHTS, 0, 1, {0, 0, 0, 0}},
+                 {FA_WEIGHTS, 1, 1, {INFINITY, 2, 0, -0.0f}},
+                 {FA_WEIGHTS, 0, 1, {NAN, -1, -2, NAN}},
                  {FA_WEIGHTS, 3, 0, {0, 0, 0, 1e-45f}}};
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         uint64_t w[4];
@@ -209,20 +228,24 @@ FA_TEST(odd_rows) {
         fa_sample_args a;
         const fa_rows rows = rows_of(cases[c].x, FA_F32, cases[c].kind);
         fa_row_weights(&rows, 0, 4, NULL, 0, w);
-        for (int i = 0; i < 4; i++) FA_EXPECT_MSG((w[i] == FAI_ONE) == (i == cases[c].one), "case %d, id %d: %g", (int)c, i, (double)w[i]);
+        for (int i = 0; i < 4; i++)
+            FA_EXPECT_MSG((w[i] == FAI_ONE) == (i == cases[c].one), "case %d, id %d: %g", (int)c, i,
+                          (double)w[i]);
         memset(&a, 0, sizeof a);
         a.batch = 1, a.vocab = 4, a.rows = rows, a.tokens = &token, a.flags = &flags;
         FA_EXPECT(fa_sample(&a) == FA_OK && token == cases[c].one);
         FA_EXPECT_MSG(flags == (cases[c].bad ? FA_SPEC_BAD_DRAFT : 0), "case %d: flags %u", (int)c, flags);
     }
-    static const float probs[5][4] = {{NAN, 0, 0, 0}, {0, 0, 0, 0}, {1, 0.9f, 0.2f, 0}, {3, 0, 0, 0}, {-1, 0, 0.5f, 0}};
+    static const float probs[5][4] = {
+        {NAN, 0, 0, 0}, {0, 0, 0, 0}, {1, 0.9f, 0.2f, 0}, {3, 0, 0, 0}, {-1, 0, 0.5f, 0}};
     static const int32_t want[5] = {0, 0, 0, 0, 2};
     for (int c = 0; c < 5; c++) {
         uint32_t flags = 9;
         int32_t token = -9;
         fa_sample_args a;
         memset(&a, 0, sizeof a);
-        a.batch = 1, a.vocab = 4, a.rows = rows_of(probs[c], FA_F32, FA_PROBS), a.tokens = &token, a.flags = &flags;
+        a.batch = 1, a.vocab = 4, a.rows = rows_of(probs[c], FA_F32, FA_PROBS), a.tokens = &token,
+        a.flags = &flags;
         FA_EXPECT(fa_sample(&a) == FA_OK && token == want[c] && flags == FA_SPEC_BAD_DRAFT);
     }
 }
@@ -237,13 +260,17 @@ FA_TEST(vector_sums) {
     for (int round = 0; round < 300; round++) {
         const int shift = fat_below(&state, 8), n = round < 40 ? round : 1 + fat_below(&state, N - 1);
         for (int i = 0; i < N + 8; i++) {
-            p[i] = ldexpf((float)fat_uniform(&state), -8 - fat_below(&state, 60)), q[i] = ldexpf((float)fat_uniform(&state), -8 - fat_below(&state, 60));
+            p[i] = ldexpf((float)fat_uniform(&state), -8 - fat_below(&state, 60)),
+            q[i] = ldexpf((float)fat_uniform(&state), -8 - fat_below(&state, 60));
             if (fat_below(&state, 20) == 0) p[i] = q[i];
         }
         if (round % 4 == 1) p[fat_below(&state, N)] = 1, q[fat_below(&state, N)] = -0.0f;
-        if (round % 4 == 2) p[fat_below(&state, N)] = NAN, q[fat_below(&state, N)] = round % 8 == 2 ? INFINITY : -1;
-        if (round % 4 == 3) p[fat_below(&state, N)] = 1.5f, q[fat_below(&state, N)] = 2.5f, q[fat_below(&state, N)] = -0.001f;
-        const fa_rows pr = rows_of(p + shift, FA_F32, FA_PROBS), qr = rows_of(q + 7 - shift, FA_F32, FA_PROBS);
+        if (round % 4 == 2)
+            p[fat_below(&state, N)] = NAN, q[fat_below(&state, N)] = round % 8 == 2 ? INFINITY : -1;
+        if (round % 4 == 3)
+            p[fat_below(&state, N)] = 1.5f, q[fat_below(&state, N)] = 2.5f, q[fat_below(&state, N)] = -0.001f;
+        const fa_rows pr = rows_of(p + shift, FA_F32, FA_PROBS),
+                      qr = rows_of(q + 7 - shift, FA_F32, FA_PROBS);
         fai_row pp = fai_row_open(&pr, 0, n, NULL, 0), qq = fai_row_open(&qr, 0, n, NULL, 0);
         for (int both = 0; both < 2; both++) {
             fai_mass m = {&pp, both ? &qq : NULL, 0, NULL, NULL, 0, n};
@@ -279,7 +306,8 @@ FA_TEST(draws_by_inversion) {
             if (w[i] && (n < 50 || fat_below(&state, 20) == 0))
                 for (int end = 0; end < 2; end++) {
                     const uint64_t unit = end ? at + w[i] - 1 : at;
-                    uint64_t coin = unit ? fai_div(unit, 0, total) + (end == 0) : 0; /* the first coin of a unit, or one in it */
+                    uint64_t coin = unit ? fai_div(unit, 0, total) + (end == 0)
+                                         : 0; /* the first coin of a unit, or one in it */
                     while (fai_mulhi(coin, total) < unit) coin++;
                     if (fai_mulhi(coin, total) != unit) continue;
                     int32_t token = -1;
@@ -302,11 +330,13 @@ FA_TEST(draws_without_replacement) {
     for (int round = 0; round < 50; round++) {
         const int support = round % 2 ? N : 1 + fat_below(&state, K);
         memset(x, 0, sizeof x);
-        for (int i = 0; i < support; i++) x[(i * 37) % N] = (float)(1 + fat_below(&state, 1 << 20)) * 0x1p-40f;
+        for (int i = 0; i < support; i++)
+            x[(i * 37) % N] = (float)(1 + fat_below(&state, 1 << 20)) * 0x1p-40f;
         for (int k = 0; k < K; k++) coins[k] = fat_next(&state);
         fa_sample_args a;
         memset(&a, 0, sizeof a);
-        a.batch = 1, a.vocab = N, a.num_samples = K, a.without_replacement = 1, a.coins.coins = coins, a.tokens = tokens;
+        a.batch = 1, a.vocab = N, a.num_samples = K, a.without_replacement = 1, a.coins.coins = coins,
+        a.tokens = tokens;
         a.rows = rows_of(x, FA_F32, FA_PROBS); /* exact multiples of 2^-40: removing an entry is exact */
         FA_EXPECT(fa_sample(&a) == FA_OK);
         memcpy(left, x, sizeof x);
@@ -329,10 +359,12 @@ FA_TEST(draws_without_replacement) {
 /* ---- coins ---- */
 
 FA_TEST(coins_are_philox) {
-    const uint32_t counter[4] = {0x89abcdefu, 0x01234567u, 5, FA_COIN_RESAMPLE}, key[2] = {0x33221100u, 0x77665544u};
+    const uint32_t counter[4] = {0x89abcdefu, 0x01234567u, 5, FA_COIN_RESAMPLE},
+                   key[2] = {0x33221100u, 0x77665544u};
     uint32_t out[4];
     fa_philox4x32_10(counter, key, out);
-    FA_EXPECT(fa_coin(0x7766554433221100u, 0x0123456789abcdefu, FA_COIN_RESAMPLE, 5) == ((uint64_t)out[1] << 32 | out[0]));
+    FA_EXPECT(fa_coin(0x7766554433221100u, 0x0123456789abcdefu, FA_COIN_RESAMPLE, 5) ==
+              ((uint64_t)out[1] << 32 | out[0]));
     /* every purpose, node, offset and seed has coins of its own */
     static uint64_t seen[5 * 20 * 20 * 3];
     int n = 0;
@@ -355,18 +387,21 @@ FA_TEST(samples_take_the_coins_they_say) {
     for (int r = 0; r < 3; r++) memcpy(rows[r], x, sizeof x);
     fa_sample_args a;
     memset(&a, 0, sizeof a);
-    a.batch = 2, a.num_rows = 3, a.vocab = 6, a.rows = rows_of(rows, FA_F32, FA_PROBS), a.request = request, a.node = node;
+    a.batch = 2, a.num_rows = 3, a.vocab = 6, a.rows = rows_of(rows, FA_F32, FA_PROBS), a.request = request,
+    a.node = node;
     a.num_samples = 4, a.coins.seed = seed, a.coins.offset = offset, a.tokens = tokens;
     for (uint32_t purpose = FA_COIN_DRAFT; purpose <= FA_COIN_TARGET; purpose += FA_COIN_TARGET) {
         a.purpose = purpose;
         FA_REQUIRE(fa_sample(&a) == FA_OK);
         for (int r = 0; r < 3; r++)
             for (int n = 0; n < 4; n++) {
-                uint64_t coin = fa_coin(seed[request[r]], offset[request[r]], purpose, (uint32_t)(node[r] + n));
+                uint64_t coin =
+                    fa_coin(seed[request[r]], offset[request[r]], purpose, (uint32_t)(node[r] + n));
                 int32_t one;
                 fa_sample_args single;
                 memset(&single, 0, sizeof single);
-                single.batch = 1, single.vocab = 6, single.rows = rows_of(x, FA_F32, FA_PROBS), single.coins.coins = &coin;
+                single.batch = 1, single.vocab = 6, single.rows = rows_of(x, FA_F32, FA_PROBS),
+                single.coins.coins = &coin;
                 single.tokens = &one;
                 FA_EXPECT(fa_sample(&single) == FA_OK && one == tokens[r * 4 + n]);
             }

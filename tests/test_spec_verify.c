@@ -17,13 +17,15 @@ static int quick(void) {
 
 static void chain(int drafts, int rule, int length) {
     memset(&problem, 0, sizeof problem);
-    problem.model = &model, problem.nodes = drafts + 1, problem.chain = 1, problem.rule = rule, problem.length = length;
+    problem.model = &model, problem.nodes = drafts + 1, problem.chain = 1, problem.rule = rule,
+    problem.length = length;
     problem.verify = law_real;
 }
 static void tree(const int *parent, int nodes, int rule, int drafting, int length) {
     memset(&problem, 0, sizeof problem);
     memcpy(problem.parent, parent, sizeof *parent * (size_t)nodes);
-    problem.model = &model, problem.nodes = nodes, problem.rule = rule, problem.drafting = drafting, problem.length = length;
+    problem.model = &model, problem.nodes = nodes, problem.rule = rule, problem.drafting = drafting,
+    problem.length = length;
     problem.verify = law_real;
 }
 
@@ -62,7 +64,8 @@ FA_TEST(chains_are_lossless) {
                 for (int r = 0; r < 3; r++) {
                     chain(drafts, rules[r], drafts + 1);
                     const double worst = law_run(&problem);
-                    FA_EXPECT_MSG(worst <= 1e-12, "rule %d, vocab %d, %d drafts, round %d: %.3g", rules[r], vocab, drafts, round, worst);
+                    FA_EXPECT_MSG(worst <= 1e-12, "rule %d, vocab %d, %d drafts, round %d: %.3g", rules[r],
+                                  vocab, drafts, round, worst);
                 }
             }
 }
@@ -80,8 +83,11 @@ FA_TEST(normalised_rows_are_lossless) {
         law_random(&model, 4, &state);
         for (int c = 0; c < LAW_CONTEXTS; c++)
             for (int t = 0; t < 4; t++) {
-                model.p[c][t] = model.p[c][t] * 3.7f + 0.01f, model.q[c][t] = model.q[c][t] * 0.3f + 0.001f * (float)t;
-                if (round % 2) model.p[c][t] = 3 * (float)fat_normal(&state), model.q[c][t] = 2 * (float)fat_normal(&state);
+                model.p[c][t] = model.p[c][t] * 3.7f + 0.01f,
+                model.q[c][t] = model.q[c][t] * 0.3f + 0.001f * (float)t;
+                if (round % 2)
+                    model.p[c][t] = 3 * (float)fat_normal(&state),
+                    model.q[c][t] = 2 * (float)fat_normal(&state);
             }
         model.sampling.temperature = round % 2 ? temperature : one;
         if (round % 3 == 1) model.sampling.top_k = top_k;
@@ -91,7 +97,8 @@ FA_TEST(normalised_rows_are_lossless) {
             chain(2, rule, 3);
             problem.kind = round % 2 ? FA_LOGITS : FA_WEIGHTS;
             const fa_sampling cut = model.sampling;
-            if (round % 2) memset(&model.sampling, 0, sizeof model.sampling); /* q is logits too: the same parameters */
+            if (round % 2)
+                memset(&model.sampling, 0, sizeof model.sampling); /* q is logits too: the same parameters */
             const double worst = law_run(&problem);
             FA_EXPECT_MSG(worst <= 1e-12, "rule %d, round %d: %.3g", rule, round, worst);
             model.sampling = cut;
@@ -108,28 +115,34 @@ FA_TEST(normalised_rows_are_lossless) {
 
 /* ---- rules that are not lossless: the integration must see it ---- */
 
-static void weights(float *row, float a, float b, float c, float d) { row[0] = a, row[1] = b, row[2] = c, row[3] = d; }
+static void weights(float *row, float a, float b, float c, float d) {
+    row[0] = a, row[1] = b, row[2] = c, row[3] = d;
+}
 static void one_place(void) { /* p = .1 .2 .3 .4, q = .4 .3 .2 .1 everywhere */
     memset(&model, 0, sizeof model);
     model.vocab = 4;
     for (int c = 0; c < LAW_CONTEXTS; c++) weights(model.p[c], 1, 2, 3, 4), weights(model.q[c], 4, 3, 2, 1);
 }
 
-/* Every sibling is tested with the original p / q, and max(p - q, 0) is taken once (TensorRT-LLM's dynamic trees). */
+/* Every sibling is tested with the original p / q, and max(p - q, 0) is taken once (TensorRT-LLM's dynamic
+ * trees). */
 static void no_residual_update(const fa_verify_args *a) {
     const float *p = (const float *)a->target.data, *q = (const float *)a->draft.data;
     const int n = a->trees.num_nodes;
     double residual[LAW_V], sum = 0, at = 0;
-    memset(a->tokens, -1, sizeof *a->tokens * (size_t)n), memset(a->accepted, -1, sizeof *a->accepted * (size_t)n);
+    memset(a->tokens, -1, sizeof *a->tokens * (size_t)n),
+        memset(a->accepted, -1, sizeof *a->accepted * (size_t)n);
     a->accepted[0] = 0, *a->num_out = 1;
     for (int node = 1; node < n; node++) {
         const int t = a->trees.token[node];
         if ((double)a->coins.coins[node] * 0x1p-64 * (double)q[t] < (double)p[t]) {
-            a->tokens[0] = t, a->accepted[1] = node, a->tokens[1] = 0, *a->num_out = 2; /* of the leaf, whatever */
+            a->tokens[0] = t, a->accepted[1] = node, a->tokens[1] = 0,
+            *a->num_out = 2; /* of the leaf, whatever */
             return;
         }
     }
-    for (int t = 0; t < a->vocab; t++) residual[t] = p[t] > q[t] ? (double)p[t] - (double)q[t] : 0, sum += residual[t];
+    for (int t = 0; t < a->vocab; t++)
+        residual[t] = p[t] > q[t] ? (double)p[t] - (double)q[t] : 0, sum += residual[t];
     for (int t = 0; t < a->vocab; t++) {
         at += residual[t];
         a->tokens[0] = t;
@@ -174,7 +187,8 @@ FA_TEST(shared_noise_is_detected) {
                 for (int u = 0; u < 64; u++)
                     for (int f = 0; f < (shared ? 1 : 25); f++) {
                         const uint64_t step = UINT64_MAX / GRID, draft_coin = (uint64_t)g * step + step / 2;
-                        uint64_t coins[2] = {shared ? draft_coin : (uint64_t)f * (UINT64_MAX / 25) + UINT64_MAX / 50,
+                        uint64_t coins[2] = {shared ? draft_coin
+                                                    : (uint64_t)f * (UINT64_MAX / 25) + UINT64_MAX / 50,
                                              (uint64_t)u * (UINT64_MAX / 64) + UINT64_MAX / 128};
                         float target[6];
                         int32_t token, out[2];
@@ -182,27 +196,36 @@ FA_TEST(shared_noise_is_detected) {
                         fa_verify_args a;
                         memset(&s, 0, sizeof s), memset(&a, 0, sizeof a);
                         if (!shared && g % 25) continue; /* 160 coins are enough */
-                        s.batch = 1, s.vocab = 3, s.rows.data = q[pair], s.rows.kind = FA_PROBS, s.coins.coins = &draft_coin;
+                        s.batch = 1, s.vocab = 3, s.rows.data = q[pair], s.rows.kind = FA_PROBS,
+                        s.coins.coins = &draft_coin;
                         s.tokens = &token;
                         fa_sample(&s);
                         memcpy(target, p, sizeof p), memcpy(target + 3, p, sizeof p);
-                        a.vocab = 3, a.rule = FA_VERIFY_TOKEN, a.chains.batch = a.chains.num_tokens = 1, a.chains.token = &token;
-                        a.target.data = target, a.draft.data = q[pair], a.target.kind = a.draft.kind = FA_PROBS;
+                        a.vocab = 3, a.rule = FA_VERIFY_TOKEN, a.chains.batch = a.chains.num_tokens = 1,
+                        a.chains.token = &token;
+                        a.target.data = target, a.draft.data = q[pair],
+                        a.target.kind = a.draft.kind = FA_PROBS;
                         a.coins.coins = coins, a.tokens = out;
                         FA_REQUIRE(fa_verify_chain(&a) == FA_OK);
                         law[out[0]] += 1 / (shared ? GRID * 64.0 : GRID / 25 * 64.0 * 25);
                     }
             for (int t = 0; t < 3; t++) tv += fabs(law[t] - (double)p[t]) / 2;
-            if (shared) FA_EXPECT_MSG(pair == 0 ? tv > 0.05 : tv < 0.02, /* the second pair does not show it */ "pair %d: %.3g", pair, tv);
-            else FA_EXPECT_MSG(tv < 0.02, "pair %d: %.3g", pair, tv);
+            if (shared)
+                FA_EXPECT_MSG(pair == 0 ? tv > 0.05 : tv < 0.02,
+                              /* the second pair does not show it */ "pair %d: %.3g", pair, tv);
+            else
+                FA_EXPECT_MSG(tv < 0.02, "pair %d: %.3g", pair, tv);
         }
 }
 
 /* ---- tables ---- */
 
 FA_TEST(leviathan_expected_tokens) {
-    static const double table[5][4] = {{1.500, 1.750, 1.875, 1.938}, {1.600, 1.960, 2.176, 2.306}, {1.700, 2.190, 2.533, 2.773},
-                                       {1.800, 2.440, 2.952, 3.362}, {1.900, 2.710, 3.439, 4.095}};
+    static const double table[5][4] = {{1.500, 1.750, 1.875, 1.938},
+                                       {1.600, 1.960, 2.176, 2.306},
+                                       {1.700, 2.190, 2.533, 2.773},
+                                       {1.800, 2.440, 2.952, 3.362},
+                                       {1.900, 2.710, 3.439, 4.095}};
     for (int a = 0; a < 5; a++) {
         const double alpha = 0.5 + 0.1 * a;
         memset(&model, 0, sizeof model);
@@ -221,7 +244,8 @@ FA_TEST(leviathan_expected_tokens) {
 FA_TEST(block_verification_accepts_more) {
     memset(&model, 0, sizeof model);
     model.vocab = 2;
-    for (int c = 0; c < LAW_CONTEXTS; c++) model.p[c][0] = 1, model.p[c][1] = 2, model.q[c][0] = 2, model.q[c][1] = 1;
+    for (int c = 0; c < LAW_CONTEXTS; c++)
+        model.p[c][0] = 1, model.p[c][1] = 2, model.q[c][0] = 2, model.q[c][1] = 1;
     chain(2, FA_VERIFY_TOKEN, 3), problem.kind = FA_WEIGHTS;
     FA_EXPECT(law_run(&problem) <= 1e-12);
     FA_EXPECT_NEAR(problem.tokens_out, 1 + 10 / 9.0, 1e-9);
@@ -232,7 +256,8 @@ FA_TEST(block_verification_accepts_more) {
 
 FA_TEST(sibling_acceptance_exact) {
     static const double table[3][4] = {{.600, .764, .840, 1}, {.600, .720, .768, .791}, {.1, .3, .6, 1}};
-    static const int rules[] = {FA_VERIFY_WITHOUT_REPLACEMENT, FA_VERIFY_WITH_REPLACEMENT, FA_VERIFY_TARGET_ONLY};
+    static const int rules[] = {FA_VERIFY_WITHOUT_REPLACEMENT, FA_VERIFY_WITH_REPLACEMENT,
+                                FA_VERIFY_TARGET_ONLY};
     static const int drafting[] = {LAW_WITHOUT, LAW_DRAWN, LAW_TOP};
     one_place();
     for (int r = 0; r < 3; r++)
@@ -324,7 +349,8 @@ static void sib_table(double spread, const double *sigmas, const double want[3][
             double sp = 0, sq = 0, mp = -1e9, mq = -1e9;
             for (int i = 0; i < SIB_V; i++) base[i] = mt_gauss() * spread, mp = fmax(mp, base[i]);
             for (int i = 0; i < SIB_V; i++) q[i] = base[i] + mt_gauss() * sigmas[g], mq = fmax(mq, q[i]);
-            for (int i = 0; i < SIB_V; i++) p[i] = exp(base[i] - mp), sp += p[i], q[i] = exp(q[i] - mq), sq += q[i];
+            for (int i = 0; i < SIB_V; i++)
+                p[i] = exp(base[i] - mp), sp += p[i], q[i] = exp(q[i] - mq), sq += q[i];
             for (int i = 0; i < SIB_V; i++) {
                 p[i] /= sp, sib_q[i] = (float)(q[i] / sq);
                 for (int k = 0; k <= SIB_K; k++) sib_p[k * SIB_V + i] = (float)p[i];
@@ -344,8 +370,9 @@ static void sib_table(double spread, const double *sigmas, const double want[3][
         }
         for (int mode = 0; g == 1 && mode < 3; mode++)
             for (int k = 0; k < SIB_K; k++)
-                FA_EXPECT_MSG(fat_close(got[mode][k], want[mode][k], 0.01), "spread %g, mode %d, k %d: got %.3f, want %.3f", spread,
-                              mode, k + 1, got[mode][k], want[mode][k]);
+                FA_EXPECT_MSG(fat_close(got[mode][k], want[mode][k], 0.01),
+                              "spread %g, mode %d, k %d: got %.3f, want %.3f", spread, mode, k + 1,
+                              got[mode][k], want[mode][k]);
     }
 }
 FA_TEST(sibling_acceptance_simulated) {
@@ -359,15 +386,16 @@ FA_TEST(sibling_acceptance_simulated) {
 
 /* ---- boundaries and odd inputs ---- */
 
-static int32_t one_draft(const float *p, const float *q, int32_t vocab, int32_t token, uint64_t accept, uint64_t last, int kind,
-                         uint32_t *flags, int32_t out[2]) {
+static int32_t one_draft(const float *p, const float *q, int32_t vocab, int32_t token, uint64_t accept,
+                         uint64_t last, int kind, uint32_t *flags, int32_t out[2]) {
     float target[32];
     const uint64_t coins[2] = {last, accept};
     int32_t num_out = -1;
     fa_verify_args a;
     memset(&a, 0, sizeof a);
     memcpy(target, p, sizeof *p * (size_t)vocab), memcpy(target + vocab, p, sizeof *p * (size_t)vocab);
-    a.vocab = vocab, a.rule = FA_VERIFY_TOKEN, a.chains.batch = 1, a.chains.num_tokens = 1, a.chains.token = &token;
+    a.vocab = vocab, a.rule = FA_VERIFY_TOKEN, a.chains.batch = 1, a.chains.num_tokens = 1,
+    a.chains.token = &token;
     a.target.data = target, a.draft.data = q, a.target.kind = a.draft.kind = kind;
     a.coins.coins = coins, a.tokens = out, a.num_out = &num_out, a.flags = flags;
     FA_EXPECT(fa_verify_chain(&a) == FA_OK);
@@ -379,44 +407,89 @@ FA_TEST(acceptance_boundary) {
     const uint64_t half = (uint64_t)1 << 63;
     uint32_t flags;
     int32_t out[2];
-    FA_EXPECT(one_draft(p, q, 2, 0, half - 1, 0, FA_PROBS, &flags, out) == 2 && out[0] == 0); /* u q < p, strictly */
+    FA_EXPECT(one_draft(p, q, 2, 0, half - 1, 0, FA_PROBS, &flags, out) == 2 &&
+              out[0] == 0); /* u q < p, strictly */
     FA_EXPECT(one_draft(p, q, 2, 0, half, 0, FA_PROBS, &flags, out) == 1 && out[0] == 1 && out[1] == -1);
-    FA_EXPECT(one_draft(q, q, 2, 0, UINT64_MAX, 0, FA_PROBS, &flags, out) == 2 && flags == 0); /* u is never 1 */
+    FA_EXPECT(one_draft(q, q, 2, 0, UINT64_MAX, 0, FA_PROBS, &flags, out) == 2 &&
+              flags == 0); /* u is never 1 */
     FA_EXPECT(one_draft(p, q, 2, 1, UINT64_MAX, 0, FA_PROBS, &flags, out) == 2 && out[0] == 1);
     static const float zero[] = {0, 1}, other[] = {1, 0};
-    FA_EXPECT(one_draft(zero, q, 2, 0, 0, 0, FA_PROBS, &flags, out) == 1 && out[0] == 1); /* p = 0: also at u = 0 */
-    FA_EXPECT(one_draft(q, zero, 2, 0, 0, 0, FA_PROBS, &flags, out) == 1 && out[0] == 0); /* q = 0: nobody drew it */
-    FA_EXPECT(one_draft(other, zero, 2, 1, 0, UINT64_MAX, FA_PROBS, &flags, out) == 1 && out[0] == 0 && flags == 0); /* disjoint */
+    FA_EXPECT(one_draft(zero, q, 2, 0, 0, 0, FA_PROBS, &flags, out) == 1 &&
+              out[0] == 1); /* p = 0: also at u = 0 */
+    FA_EXPECT(one_draft(q, zero, 2, 0, 0, 0, FA_PROBS, &flags, out) == 1 &&
+              out[0] == 0); /* q = 0: nobody drew it */
+    FA_EXPECT(one_draft(other, zero, 2, 1, 0, UINT64_MAX, FA_PROBS, &flags, out) == 1 && out[0] == 0 &&
+              flags == 0); /* disjoint */
     /* the last draw: 0 < 0.125 <= 1 <= 2 with residual (0, .125, 0, .125) */
     static const float q4[] = {0.5f, 0.25f, 0.25f, 0}, p4[] = {0.25f, 0.375f, 0.25f, 0.125f};
     FA_EXPECT(one_draft(p4, q4, 4, 0, half, half - 1, FA_PROBS, &flags, out) == 1 && out[0] == 1);
     FA_EXPECT(one_draft(p4, q4, 4, 0, half, half, FA_PROBS, &flags, out) == 1 && out[0] == 3);
 }
 
+FA_TEST(target_only_boundary) {
+    static const float target[3][4] = {{0.25f, 0, 0.25f, 0.5f}, {1, 0, 0, 0}, {1, 0, 0, 0}};
+    static const int32_t parent[] = {-1, 0, 0};
+    const uint64_t quarter = (uint64_t)1 << 62,
+                   third = UINT64_MAX / 3; /* u = 1/3: 0.25 of the 0.75 that are left */
+    static const struct {
+        int32_t token[2], num;
+    } cases[] = {{{0, 2}, 2}, {{0, 2}, 2}, {{0, 2}, 1}, {{1, 0}, 1}};
+    for (int c = 0; c < 4; c++) {
+        const uint64_t coins[3] = {UINT64_MAX,
+                                   c == 0   ? quarter - 1
+                                   : c == 3 ? 0
+                                            : quarter,
+                                   c == 1   ? third
+                                   : c == 2 ? third + 2
+                                            : UINT64_MAX};
+        int32_t token[3] = {0, cases[c].token[0], cases[c].token[1]}, out[3], path[3], num;
+        fa_verify_args a;
+        memset(&a, 0, sizeof a);
+        a.vocab = 4, a.rule = FA_VERIFY_TARGET_ONLY, a.trees.batch = 1, a.trees.num_nodes = 3,
+        a.trees.parent = parent;
+        a.trees.token = token, a.target.data = target, a.target.kind = FA_PROBS, a.coins.coins = coins;
+        a.tokens = out, a.accepted = path, a.num_out = &num;
+        FA_EXPECT(fa_verify_tree(&a, NULL, 0) == FA_OK);
+        FA_EXPECT_MSG(num == cases[c].num && (num == 1 || path[1] == (c == 0 ? 1 : 2)),
+                      "case %d: %d tokens, node %d", c, num, path[1]);
+        if (num == 1) FA_EXPECT(out[0] == 3);
+    }
+}
+
 FA_TEST(odd_rows_have_a_result) {
     uint32_t flags;
     int32_t out[2];
-    static const float nan4[] = {NAN, NAN, NAN, NAN}, flat[] = {0.25f, 0.25f, 0.25f, 0.25f}, none[] = {0, 0, 0, 0};
-    static const float some[] = {NAN, 0.5f, -1, 0.5f}, most[] = {0.125f, 0.5f, 0.25f, 0.125f}, huge[] = {9, 8, 0, 0};
+    static const float nan4[] = {NAN, NAN, NAN, NAN}, flat[] = {0.25f, 0.25f, 0.25f, 0.25f},
+                       none[] = {0, 0, 0, 0};
+    static const float some[] = {NAN, 0.5f, -1, 0.5f}, most[] = {0.125f, 0.5f, 0.25f, 0.125f},
+                       huge[] = {9, 8, 0, 0};
     FA_EXPECT(one_draft(nan4, flat, 4, 2, 0, 0, FA_PROBS, &flags, out) == 1 && out[0] == 0);
     FA_EXPECT(flags == (FA_SPEC_BAD_TARGET | FA_SPEC_FALLBACK));
-    FA_EXPECT(one_draft(none, flat, 4, 2, 0, 0, FA_PROBS, &flags, out) == 1 && out[0] == 0 && flags == FA_SPEC_FALLBACK);
-    FA_EXPECT(one_draft(some, flat, 4, 0, 0, UINT64_MAX, FA_PROBS, &flags, out) == 1 && out[0] == 3 && flags == FA_SPEC_BAD_TARGET);
+    FA_EXPECT(one_draft(none, flat, 4, 2, 0, 0, FA_PROBS, &flags, out) == 1 && out[0] == 0 &&
+              flags == FA_SPEC_FALLBACK);
+    FA_EXPECT(one_draft(some, flat, 4, 0, 0, UINT64_MAX, FA_PROBS, &flags, out) == 1 && out[0] == 3 &&
+              flags == FA_SPEC_BAD_TARGET);
     FA_EXPECT(one_draft(huge, flat, 4, 3, 0, 0, FA_PROBS, &flags, out) == 1 && out[0] == 0);
     FA_EXPECT(flags == (FA_SPEC_BAD_TARGET | FA_SPEC_FALLBACK));
     for (int id = 0; id < 4; id++) { /* a draft row of NaN: rejected, and the draw is from p itself */
         const uint64_t coin[] = {0, (uint64_t)1 << 61, (uint64_t)5 << 61, (uint64_t)7 << 61};
-        FA_EXPECT(one_draft(most, nan4, 4, 2, 0, coin[id], FA_PROBS, &flags, out) == 1 && out[0] == id && flags == FA_SPEC_BAD_DRAFT);
+        FA_EXPECT(one_draft(most, nan4, 4, 2, 0, coin[id], FA_PROBS, &flags, out) == 1 && out[0] == id &&
+                  flags == FA_SPEC_BAD_DRAFT);
     }
-    static const float below[] = {0.125f, 0.4375f, 0.25f, 0.125f}; /* nothing is left of p, which adds up to less than q */
-    FA_EXPECT(one_draft(below, most, 4, 1, UINT64_MAX, 0, FA_PROBS, &flags, out) == 1 && out[0] == 1 && flags == FA_SPEC_FALLBACK);
+    static const float below[] = {0.125f, 0.4375f, 0.25f,
+                                  0.125f}; /* nothing is left of p, which adds up to less than q */
+    FA_EXPECT(one_draft(below, most, 4, 1, UINT64_MAX, 0, FA_PROBS, &flags, out) == 1 && out[0] == 1 &&
+              flags == FA_SPEC_FALLBACK);
     for (int kind = FA_LOGITS; kind <= FA_WEIGHTS; kind += FA_WEIGHTS - FA_LOGITS) {
-        FA_EXPECT(one_draft(nan4, flat, 4, 2, 0, 0, kind, &flags, out) == 1 && out[0] == 0 && flags == FA_SPEC_BAD_TARGET);
-        FA_EXPECT(one_draft(flat, nan4, 4, 2, 0, 0, kind, &flags, out) == 1 && out[0] >= 0 && flags == FA_SPEC_BAD_DRAFT);
+        FA_EXPECT(one_draft(nan4, flat, 4, 2, 0, 0, kind, &flags, out) == 1 && out[0] == 0 &&
+                  flags == FA_SPEC_BAD_TARGET);
+        FA_EXPECT(one_draft(flat, nan4, 4, 2, 0, 0, kind, &flags, out) == 1 && out[0] >= 0 &&
+                  flags == FA_SPEC_BAD_DRAFT);
     }
     static const float single[] = {1}; /* V = 1 */
     for (int kind = FA_LOGITS; kind <= FA_WEIGHTS; kind++)
-        FA_EXPECT(one_draft(single, single, 1, 0, UINT64_MAX, UINT64_MAX, kind, &flags, out) == 2 && !out[0] && !out[1] && !flags);
+        FA_EXPECT(one_draft(single, single, 1, 0, UINT64_MAX, UINT64_MAX, kind, &flags, out) == 2 &&
+                  !out[0] && !out[1] && !flags);
 }
 
 /* ---- random problems: ways of saying the same, and requests alone ---- */
@@ -441,12 +514,14 @@ static void rp_make(uint64_t *state) {
             const int parent = n ? fat_below(state, n) : -1;
             int32_t best = fat_below(state, RP_V);
             for (int t = 0; t < RP_V && fat_below(state, 3); t++) /* often a likely one */
-                if (n && rp_target[(at + parent) * RP_V + t] > rp_target[(at + parent) * RP_V + best]) best = t;
+                if (n && rp_target[(at + parent) * RP_V + t] > rp_target[(at + parent) * RP_V + best])
+                    best = t;
             rp_parent[at + n] = parent, rp_token[at + n] = best;
         }
         at += nodes;
         rp_temperature[b] = b % 4 == 3 ? 0 : 0.5f + 0.25f * (float)b, rp_top_k[b] = b % 3 ? 0 : 10 + b;
-        rp_top_p[b] = b % 2 ? 0.9f : 0, rp_min_p[b] = b % 5 == 2 ? 0.01f : 0, rp_seed[b] = fat_next(state), rp_offset[b] = fat_next(state);
+        rp_top_p[b] = b % 2 ? 0.9f : 0, rp_min_p[b] = b % 5 == 2 ? 0.01f : 0, rp_seed[b] = fat_next(state),
+        rp_offset[b] = fat_next(state);
     }
     rp_indptr[RP_B] = at;
     for (int i = 0; i < RP_B * RP_N; i++) rp_coins[i] = fat_next(state);
@@ -460,7 +535,8 @@ typedef struct rp_result {
 /* Requests `order`[0 .. count-1] as a batch of trees, packed one behind the other. */
 static void rp_trees(int rule, const int *order, int count, int mapped, rp_result *result) {
     static float target[RP_B * RP_N * RP_V], draft[RP_B * RP_N * RP_V];
-    static int32_t parent[RP_B * RP_N], token[RP_B * RP_N], indptr[RP_B + 1], map[RP_B * RP_N], tokens[RP_B * (RP_N + 1)];
+    static int32_t parent[RP_B * RP_N], token[RP_B * RP_N], indptr[RP_B + 1], map[RP_B * RP_N],
+        tokens[RP_B * (RP_N + 1)];
     static int32_t accepted[RP_B * (RP_N + 1)], num[RP_B], top_k[RP_B];
     static float temperature[RP_B], top_p[RP_B], min_p[RP_B];
     static uint64_t seed[RP_B], offset[RP_B];
@@ -483,31 +559,35 @@ static void rp_trees(int rule, const int *order, int count, int mapped, rp_resul
                 continue;
             }
             map[at + node] = mapped ? rows : at + node;
-            memcpy(draft + map[at + node] * RP_V, rp_draft + (first + (size_t)node) * RP_V, sizeof(float) * RP_V);
+            memcpy(draft + map[at + node] * RP_V, rp_draft + (first + (size_t)node) * RP_V,
+                   sizeof(float) * RP_V);
             rows++;
         }
-        temperature[n] = rp_temperature[b], top_k[n] = rp_top_k[b], top_p[n] = rp_top_p[b], min_p[n] = rp_min_p[b];
+        temperature[n] = rp_temperature[b], top_k[n] = rp_top_k[b], top_p[n] = rp_top_p[b],
+        min_p[n] = rp_min_p[b];
         seed[n] = rp_seed[b], offset[n] = rp_offset[b], at += nodes;
     }
     indptr[count] = at;
     a.vocab = RP_V, a.rule = rule, a.trees.batch = count, a.trees.num_nodes = RP_N, a.trees.indptr = indptr;
     a.trees.parent = parent, a.trees.token = token, a.target.data = target, a.draft.data = draft;
     if (mapped) a.draft_row = map, a.num_draft_rows = rows;
-    a.sampling.temperature = temperature, a.sampling.top_k = top_k, a.sampling.top_p = top_p, a.sampling.min_p = min_p;
+    a.sampling.temperature = temperature, a.sampling.top_k = top_k, a.sampling.top_p = top_p,
+    a.sampling.min_p = min_p;
     a.coins.seed = seed, a.coins.offset = offset, a.max_out = RP_N + 1;
     a.tokens = tokens, a.accepted = accepted, a.num_out = num, a.flags = flags;
     const fa_status status = fa_verify_tree(&a, rp_workspace, sizeof rp_workspace);
     FA_EXPECT_MSG(status == FA_OK, "%s", fa_strerror(status));
     for (int n = 0; n < count; n++) {
         rp_result *r = &result[order[n]];
-        memcpy(r->tokens, tokens + n * (RP_N + 1), sizeof r->tokens), memcpy(r->accepted, accepted + n * (RP_N + 1), sizeof r->accepted);
+        memcpy(r->tokens, tokens + n * (RP_N + 1), sizeof r->tokens),
+            memcpy(r->accepted, accepted + n * (RP_N + 1), sizeof r->accepted);
         r->num = num[n], r->flags = flags[n];
     }
 }
 
 FA_TEST(batch_invariance) {
-    static const int rules[] = {FA_VERIFY_GREEDY, FA_VERIFY_TARGET_ONLY, FA_VERIFY_WITH_REPLACEMENT, FA_VERIFY_WITHOUT_REPLACEMENT,
-                                FA_VERIFY_TYPICAL};
+    static const int rules[] = {FA_VERIFY_GREEDY, FA_VERIFY_TARGET_ONLY, FA_VERIFY_WITH_REPLACEMENT,
+                                FA_VERIFY_WITHOUT_REPLACEMENT, FA_VERIFY_TYPICAL};
     uint64_t state = fat_seed;
     double drafts = 0;
     for (int round = 0; round < 40; round++) {
@@ -525,15 +605,19 @@ FA_TEST(batch_invariance) {
             }
             rp_trees(rules[r], order, RP_B - 2, 1, shuffled);
             FA_EXPECT(!memcmp(all, alone, sizeof all));
-            for (int n = 0; n < RP_B - 2; n++) FA_EXPECT(!memcmp(&all[order[n]], &shuffled[order[n]], sizeof *all));
+            for (int n = 0; n < RP_B - 2; n++)
+                FA_EXPECT(!memcmp(&all[order[n]], &shuffled[order[n]], sizeof *all));
             for (int b = 0; b < RP_B; b++) { /* what comes out is a path and one token more */
                 const rp_result *x = &all[b];
                 const int32_t first = rp_indptr[b], nodes = rp_indptr[b + 1] - first;
-                FA_EXPECT(x->num >= 1 && x->num <= nodes && x->accepted[0] == 0 && !(x->flags & ~FA_SPEC_FALLBACK)); /* drafts that q cannot have drawn */
+                FA_EXPECT(x->num >= 1 && x->num <= nodes && x->accepted[0] == 0 &&
+                          !(x->flags & ~FA_SPEC_FALLBACK)); /* drafts that q cannot have drawn */
                 for (int n = 1; n < x->num; n++)
-                    FA_EXPECT(rp_parent[first + x->accepted[n]] == x->accepted[n - 1] && rp_token[first + x->accepted[n]] == x->tokens[n - 1]);
+                    FA_EXPECT(rp_parent[first + x->accepted[n]] == x->accepted[n - 1] &&
+                              rp_token[first + x->accepted[n]] == x->tokens[n - 1]);
                 for (int n = 0; n <= RP_N; n++)
-                    FA_EXPECT((x->tokens[n] >= 0) == (n < x->num) && x->tokens[n] < RP_V && (x->accepted[n] >= 0) == (n < x->num));
+                    FA_EXPECT((x->tokens[n] >= 0) == (n < x->num) && x->tokens[n] < RP_V &&
+                              (x->accepted[n] >= 0) == (n < x->num));
                 drafts += x->num - 1;
             }
         }
@@ -543,20 +627,23 @@ FA_TEST(batch_invariance) {
 
 /* Chains in all layouts, and as trees, with the caller's coins and with Philox. */
 FA_TEST(chains_in_all_layouts_and_as_trees) {
-    static const int rules[][2] = {{FA_VERIFY_GREEDY, FA_VERIFY_GREEDY}, {FA_VERIFY_TARGET_ONLY, FA_VERIFY_TARGET_ONLY},
-                                   {FA_VERIFY_TOKEN, FA_VERIFY_WITH_REPLACEMENT}, {FA_VERIFY_TOKEN, FA_VERIFY_WITHOUT_REPLACEMENT},
-                                   {FA_VERIFY_TYPICAL, FA_VERIFY_TYPICAL}, {FA_VERIFY_BLOCK, 0}};
+    static const int rules[][2] = {
+        {FA_VERIFY_GREEDY, FA_VERIFY_GREEDY},          {FA_VERIFY_TARGET_ONLY, FA_VERIFY_TARGET_ONLY},
+        {FA_VERIFY_TOKEN, FA_VERIFY_WITH_REPLACEMENT}, {FA_VERIFY_TOKEN, FA_VERIFY_WITHOUT_REPLACEMENT},
+        {FA_VERIFY_TYPICAL, FA_VERIFY_TYPICAL},        {FA_VERIFY_BLOCK, 0}};
     enum { B = 5, G = 4 };
     uint64_t state = fat_seed;
     for (int round = 0; round < 60; round++) {
         static float packed_target[B * (G + 1) * RP_V], packed_draft[B * G * RP_V];
-        int32_t lengths[B], indptr[B + 1] = {0}, drafts[B * G], packed[B * G], nodes[B + 1] = {0}, parent[B * (G + 1)], token[B * (G + 1)];
+        int32_t lengths[B], indptr[B + 1] = {0}, drafts[B * G], packed[B * G], nodes[B + 1] = {0},
+                                       parent[B * (G + 1)], token[B * (G + 1)];
         int32_t out[3][B * (G + 1)], num[3][B], acc[3][B * (G + 1)];
         uint64_t coins[B * (G + 1)], packed_coins[B * (G + 1)], seed[B], offset[B];
         rp_make(&state);
         memset(out, 0, sizeof out), memset(acc, 0, sizeof acc);
         for (int b = 0; b < B; b++) {
-            lengths[b] = round % 3 ? fat_below(&state, G + 1) : G, seed[b] = fat_next(&state), offset[b] = fat_next(&state);
+            lengths[b] = round % 3 ? fat_below(&state, G + 1) : G, seed[b] = fat_next(&state),
+            offset[b] = fat_next(&state);
             indptr[b + 1] = indptr[b] + lengths[b], nodes[b + 1] = nodes[b] + lengths[b] + 1;
             for (int n = 0; n <= lengths[b]; n++) {
                 const int at = b * (G + 1) + n, to = nodes[b] + n;
@@ -564,7 +651,8 @@ FA_TEST(chains_in_all_layouts_and_as_trees) {
                 memcpy(packed_target + to * RP_V, rp_target + at * RP_V, sizeof(float) * RP_V);
                 parent[to] = n - 1, token[to] = -1;
                 if (n == lengths[b]) continue;
-                memcpy(packed_draft + (indptr[b] + n) * RP_V, rp_draft + (b * G + n) * RP_V, sizeof(float) * RP_V);
+                memcpy(packed_draft + (indptr[b] + n) * RP_V, rp_draft + (b * G + n) * RP_V,
+                       sizeof(float) * RP_V);
                 int32_t t = fat_below(&state, RP_V);
                 for (int i = 0; i < RP_V; i++)
                     if (fat_below(&state, 4) && rp_target[at * RP_V + i] > rp_target[at * RP_V + t]) t = i;
@@ -578,32 +666,85 @@ FA_TEST(chains_in_all_layouts_and_as_trees) {
             a.vocab = RP_V, a.sampling.temperature = rp_temperature, a.sampling.top_p = rp_top_p;
             if (round % 2) a.coins.seed = seed, a.coins.offset = offset;
             for (int way = 0; way < 3; way++) {
-                a.rule = rules[r][way == 2], a.tokens = out[way], a.num_out = num[way], a.accepted = acc[way], a.max_out = G + 1;
+                a.rule = rules[r][way == 2], a.tokens = out[way], a.num_out = num[way], a.accepted = acc[way],
+                a.max_out = G + 1;
                 if (way == 2 && !a.rule) break;
                 memset(&a.chains, 0, sizeof a.chains);
                 if (way == 0) {
-                    a.chains.batch = B, a.chains.num_tokens = G, a.chains.token = drafts, a.target.data = rp_target, a.draft.data = rp_draft;
+                    a.chains.batch = B, a.chains.num_tokens = G, a.chains.token = drafts,
+                    a.target.data = rp_target, a.draft.data = rp_draft;
                     if (round % 3) a.chains.lengths = lengths;
                 } else {
                     a.target.data = packed_target;
-                    if (way == 1) a.chains.batch = B, a.chains.num_tokens = G, a.chains.indptr = indptr, a.chains.token = packed, a.draft.data = packed_draft;
+                    if (way == 1)
+                        a.chains.batch = B, a.chains.num_tokens = G, a.chains.indptr = indptr,
+                        a.chains.token = packed, a.draft.data = packed_draft;
                 }
                 if (!(round % 2)) a.coins.coins = way ? packed_coins : coins;
                 if (way == 2) {
                     int32_t map[B * (G + 1)];
                     for (int b = 0; b < B; b++)
-                        for (int n = 0; n <= lengths[b]; n++) map[nodes[b] + n] = n < lengths[b] ? indptr[b] + n : -1;
-                    a.trees.batch = B, a.trees.num_nodes = G + 1, a.trees.indptr = nodes, a.trees.parent = parent, a.trees.token = token;
+                        for (int n = 0; n <= lengths[b]; n++)
+                            map[nodes[b] + n] = n < lengths[b] ? indptr[b] + n : -1;
+                    a.trees.batch = B, a.trees.num_nodes = G + 1, a.trees.indptr = nodes,
+                    a.trees.parent = parent, a.trees.token = token;
                     a.draft_row = map, a.num_draft_rows = B * G;
                     FA_REQUIRE(fa_verify_tree(&a, rp_workspace, sizeof rp_workspace) == FA_OK);
                 } else {
                     FA_REQUIRE(fa_verify_chain(&a) == FA_OK);
                 }
-                FA_EXPECT_MSG(!memcmp(out[0], out[way], sizeof out[0]) && !memcmp(num[0], num[way], sizeof num[0]) &&
-                                  !memcmp(acc[0], acc[way], sizeof acc[0]), "round %d, rule %d, way %d", round, rules[r][0], way);
+                FA_EXPECT_MSG(!memcmp(out[0], out[way], sizeof out[0]) &&
+                                  !memcmp(num[0], num[way], sizeof num[0]) &&
+                                  !memcmp(acc[0], acc[way], sizeof acc[0]),
+                              "round %d, rule %d, way %d", round, rules[r][0], way);
             }
         }
     }
+}
+
+/* The same tokens from every compiler, any flags, every instruction set: a hash of some thousands. */
+FA_TEST(tokens_do_not_depend_on_the_compiler) {
+    enum { W = 700, N = 6 };
+    static float target[N * W], draft[N * W];
+    static uint64_t workspace[2 * W + 1];
+    static const int32_t parent[N] = {-1, 0, 0, 1, 1, 3};
+    static const float temperature = 0.7f, top_p = 0.95f;
+    static const int32_t top_k = 200;
+    uint64_t state = 1, hash = 14695981039346656037u; /* not fat_seed */
+    for (int round = 0; round < 90; round++) {
+        const int kind = 1 + round % 3;
+        for (int i = 0; i < N * W; i++) {
+            const int x = fat_below(&state, 16384), y = fat_below(&state, 4096);
+            target[i] = kind == FA_LOGITS ? (float)x * 0x1p-11f : (float)(x * (x >> 12)) * 0x1p-26f;
+            draft[i] =
+                kind == FA_LOGITS ? target[i] + (float)y * 0x1p-12f : target[i] * 0.5f + (float)y * 0x1p-22f;
+        }
+        for (int rule = FA_VERIFY_GREEDY; rule <= FA_VERIFY_TYPICAL; rule++) {
+            const int chain = rule == FA_VERIFY_TOKEN || rule == FA_VERIFY_BLOCK;
+            const uint64_t seed = (uint64_t)round, offset = (uint64_t)rule << 40;
+            int32_t token[N], out[N];
+            fa_sample_args s;
+            fa_verify_args a;
+            memset(&s, 0, sizeof s), memset(&a, 0, sizeof a);
+            s.batch = 1, s.vocab = W, s.coins.seed = &seed, s.coins.offset = &offset, s.rows.kind = kind;
+            if (kind == FA_LOGITS)
+                s.sampling.temperature = &temperature, s.sampling.top_p = &top_p, s.sampling.top_k = &top_k;
+            for (int n = 1; n < N; n++) {
+                const int32_t node = n;
+                s.rows.data = draft + (chain ? n - 1 : parent[n]) * W, s.node = &node, s.tokens = token + n;
+                FA_REQUIRE(fa_sample(&s) == FA_OK);
+            }
+            a.vocab = W, a.rule = rule, a.sampling = s.sampling, a.coins = s.coins, a.target.data = target,
+            a.draft.data = draft;
+            a.target.kind = a.draft.kind = kind, a.tokens = out, a.max_out = N;
+            a.chains.batch = a.trees.batch = 1, a.chains.num_tokens = N - 1, a.chains.token = token + 1;
+            a.trees.num_nodes = N, a.trees.parent = parent, a.trees.token = token;
+            FA_REQUIRE((chain ? fa_verify_chain(&a) : fa_verify_tree(&a, workspace, sizeof workspace)) ==
+                       FA_OK);
+            for (int n = 0; n < N; n++) hash = (hash ^ (uint32_t)out[n]) * 1099511628211u;
+        }
+    }
+    FA_EXPECT_MSG(hash == 0xe9a25187a06834e1u, "0x%llx", (unsigned long long)hash);
 }
 
 FA_TEST(no_drafts_and_temperature_zero) {
@@ -616,7 +757,8 @@ FA_TEST(no_drafts_and_temperature_zero) {
             const float zero = 0;
             if (rule == FA_VERIFY_WITH_REPLACEMENT || rule == FA_VERIFY_WITHOUT_REPLACEMENT) continue;
             memset(&a, 0, sizeof a);
-            a.vocab = RP_V, a.rule = rule, a.chains.batch = 1, a.target.data = rp_target, a.tokens = out, a.num_out = &num;
+            a.vocab = RP_V, a.rule = rule, a.chains.batch = 1, a.target.data = rp_target, a.tokens = out,
+            a.num_out = &num;
             a.sampling.temperature = &zero, a.coins.seed = rp_seed, a.draft.data = rp_draft;
             for (int i = 0; i < RP_V; i++)
                 if (rp_target[i] > rp_target[best]) best = i;
@@ -659,13 +801,16 @@ FA_TEST(typical_acceptance) {
             score[n] = score[parent] + log(chance);
         }
         for (int n = 1; n < nodes; n++)
-            if (depth[n] > depth[best] || (depth[n] == depth[best] && score[n] > score[best] + 1e-6)) best = n;
+            if (depth[n] > depth[best] || (depth[n] == depth[best] && score[n] > score[best] + 1e-6))
+                best = n;
         if (nearest < 1e-5) continue;
         fa_verify_args a;
         int32_t out[RP_N], path[RP_N], num;
         memset(&a, 0, sizeof a);
-        a.vocab = RP_V, a.rule = FA_VERIFY_TYPICAL, a.trees.batch = 1, a.trees.num_nodes = nodes, a.trees.parent = rp_parent;
-        a.trees.token = rp_token, a.target.data = rp_target, a.tokens = out, a.accepted = path, a.num_out = &num;
+        a.vocab = RP_V, a.rule = FA_VERIFY_TYPICAL, a.trees.batch = 1, a.trees.num_nodes = nodes,
+        a.trees.parent = rp_parent;
+        a.trees.token = rp_token, a.target.data = rp_target, a.tokens = out, a.accepted = path,
+        a.num_out = &num;
         FA_REQUIRE(fa_verify_tree(&a, NULL, 0) == FA_OK);
         FA_EXPECT_MSG(num == depth[best], "round %d: %d, want %d", round, num, depth[best]);
         FA_EXPECT(path[num - 1] == best || fabs(score[path[num - 1]] - score[best]) < 1e-6);
@@ -698,9 +843,12 @@ FA_TEST(padded_vocabulary_and_sixteen_bits) {
                 const uint64_t offset = (uint64_t)round;
                 fa_verify_args a;
                 memset(&a, 0, sizeof a);
-                a.vocab = vocab, a.rule = rule, a.chains.batch = 1, a.chains.num_tokens = G, a.chains.token = token;
-                a.target.data = narrow ? (void *)target16 : (void *)target[0], a.draft.data = narrow ? (void *)draft16 : (void *)draft[0];
-                a.target.stride = a.draft.stride = W, a.coins.offset = &offset, a.tokens = out[narrow], a.flags = &flags;
+                a.vocab = vocab, a.rule = rule, a.chains.batch = 1, a.chains.num_tokens = G,
+                a.chains.token = token;
+                a.target.data = narrow ? (void *)target16 : (void *)target[0],
+                a.draft.data = narrow ? (void *)draft16 : (void *)draft[0];
+                a.target.stride = a.draft.stride = W, a.coins.offset = &offset, a.tokens = out[narrow],
+                a.flags = &flags;
                 a.target.dtype = a.draft.dtype = narrow ? dtype : 0;
                 FA_EXPECT(fa_verify_chain(&a) == FA_OK && flags == 0);
                 for (int n = 0; n <= G; n++) FA_EXPECT(out[narrow][n] < vocab);
@@ -724,16 +872,17 @@ static void chi_rows(int pair, float p[CHI_V + 1][CHI_V], float q[CHI_V + 1][CHI
     *vocab = pair % 4 == 3 ? 5 : pair % 4 == 2 ? 2 : CHI_V; /* the rest is padding */
     for (int c = 0; c <= CHI_V; c++)
         for (int i = 0; i < CHI_V; i++) {
-            double x = exp(fat_normal(&state) * (pair % 3)), y = exp(fat_normal(&state) * (pair % 5) * 0.5) * (pair % 2 ? x : 1);
-            if (pair == 0) y = x;                                           /* equal */
+            double x = exp(fat_normal(&state) * (pair % 3)),
+                   y = exp(fat_normal(&state) * (pair % 5) * 0.5) * (pair % 2 ? x : 1);
+            if (pair == 0) y = x;                                              /* equal */
             if (pair == 1 || pair == 14) x = i % 2 ? x : 0, y = i % 2 ? 0 : y; /* disjoint */
-            if (pair == 4) x = i == 1;                                       /* one-hot */
+            if (pair == 4) x = i == 1;                                         /* one-hot */
             if (pair == 5) y = i == c % 2;
-            if (pair == 8) x = i < 3 ? x : 0;                                /* zeros */
+            if (pair == 8) x = i < 3 ? x : 0; /* zeros */
             if (pair == 9) y = i < 3 ? y : 0;
-            if (pair == 12) y = x * (1 + 1e-5 * (i % 2));                    /* near ties */
+            if (pair == 12) y = x * (1 + 1e-5 * (i % 2)); /* near ties */
             if (pair == 13) y = 1, x = 1 + 1e-3 * i;
-            if (pair == 16) x = i == 0 ? 1000 : 1;                           /* peaked */
+            if (pair == 16) x = i == 0 ? 1000 : 1; /* peaked */
             if (pair == 17) y = i == 0 ? 1000 : 1;
             if (i >= *vocab) x = y = NAN;
             p[c][i] = (float)x, q[c][i] = (float)y;
@@ -749,56 +898,70 @@ static double chi_z(double chi, int degrees) {
 /* Draws, verifies, counts pairs of tokens.  wrong: 1 = the draft's coins once more for verification. */
 static double chi_run(int pair, int rule, int wrong) {
     static float p[CHI_V + 1][CHI_V], q[CHI_V + 1][CHI_V];
-    static float target[CHI_BATCH * 5 * CHI_V], draft[CHI_BATCH * 5 * CHI_V], first_rows[CHI_BATCH * CHI_V], next_rows[2 * CHI_BATCH * CHI_V];
+    static float target[CHI_BATCH * 5 * CHI_V], draft[CHI_BATCH * 5 * CHI_V], first_rows[CHI_BATCH * CHI_V],
+        next_rows[2 * CHI_BATCH * CHI_V];
     static uint64_t seed[CHI_BATCH], offset[CHI_BATCH], coins[CHI_BATCH * 5], workspace[2 * CHI_V + 1];
-    static int32_t parent[CHI_BATCH * 5], token[CHI_BATCH * 5], first[CHI_BATCH * 2], second[CHI_BATCH * 2], out[CHI_BATCH * 5], num[CHI_BATCH];
+    static int32_t parent[CHI_BATCH * 5], token[CHI_BATCH * 5], first[CHI_BATCH * 2], second[CHI_BATCH * 2],
+        out[CHI_BATCH * 5], num[CHI_BATCH];
     static int32_t request[CHI_BATCH * 2], node[CHI_BATCH * 2], drafts[CHI_BATCH * 2];
-    const int chain = rule == FA_VERIFY_TOKEN || rule == FA_VERIFY_BLOCK, siblings = chain ? 1 : 2, nodes = chain ? 3 : 5;
+    const int chain = rule == FA_VERIFY_TOKEN || rule == FA_VERIFY_BLOCK, siblings = chain ? 1 : 2,
+              nodes = chain ? 3 : 5;
     double count[CHI_V][CHI_V] = {{0}}, chi = 0, rest = 0, rest_want = 0, total = 0;
     uint64_t state = fat_seed + (uint64_t)(pair * 10 + rule);
     int vocab, degrees = -1;
     chi_rows(pair, p, q, &vocab);
-    for (int b = 0; b < CHI_BATCH; b++) memcpy(first_rows + b * CHI_V, q[0], sizeof q[0]), seed[b] = (uint64_t)b + fat_seed * 1000;
+    for (int b = 0; b < CHI_BATCH; b++)
+        memcpy(first_rows + b * CHI_V, q[0], sizeof q[0]), seed[b] = (uint64_t)b + fat_seed * 1000;
     for (int round = 0; round < (quick() ? CHI_ROUNDS / 8 : CHI_ROUNDS); round++) {
         fa_sample_args s;
         fa_verify_args a;
         memset(&s, 0, sizeof s), memset(&a, 0, sizeof a);
         for (int b = 0; b < CHI_BATCH; b++) offset[b] = (uint64_t)(round + 1000 * (pair + 100 * rule));
-        s.batch = CHI_BATCH, s.vocab = vocab, s.rows.data = first_rows, s.rows.stride = CHI_V, s.rows.kind = FA_WEIGHTS;
-        s.num_samples = siblings, s.without_replacement = rule == FA_VERIFY_WITHOUT_REPLACEMENT, s.tokens = first;
+        s.batch = CHI_BATCH, s.vocab = vocab, s.rows.data = first_rows, s.rows.stride = CHI_V,
+        s.rows.kind = FA_WEIGHTS;
+        s.num_samples = siblings, s.without_replacement = rule == FA_VERIFY_WITHOUT_REPLACEMENT,
+        s.tokens = first;
         s.coins.seed = seed, s.coins.offset = offset;
         if (fa_sample(&s) != FA_OK) return 99;
-        for (int n = 0; n < CHI_BATCH * siblings; n++) { /* one child behind each; node 0, siblings, children */
-            if (first[n] < 0) first[n] = 0; /* only one token has a chance: the second sibling may be anything */
+        for (int n = 0; n < CHI_BATCH * siblings;
+             n++) { /* one child behind each; node 0, siblings, children */
+            if (first[n] < 0)
+                first[n] = 0; /* only one token has a chance: the second sibling may be anything */
             memcpy(next_rows + n * CHI_V, q[1 + first[n]], sizeof q[0]);
             request[n] = n / siblings, node[n] = 1 + siblings + n % siblings;
         }
-        s.num_rows = CHI_BATCH * siblings, s.rows.data = next_rows, s.request = request, s.node = node, s.num_samples = 1;
+        s.num_rows = CHI_BATCH * siblings, s.rows.data = next_rows, s.request = request, s.node = node,
+        s.num_samples = 1;
         s.tokens = second;
         if (fa_sample(&s) != FA_OK) return 99;
         for (int b = 0; b < CHI_BATCH; b++) {
             const int at = b * nodes;
-            memcpy(target + at * CHI_V, p[0], sizeof p[0]), memcpy(draft + (chain ? b * 2 : at) * CHI_V, q[0], sizeof q[0]);
+            memcpy(target + at * CHI_V, p[0], sizeof p[0]),
+                memcpy(draft + (chain ? b * 2 : at) * CHI_V, q[0], sizeof q[0]);
             parent[at] = -1, token[at] = 0;
             for (int n = 0; n < siblings; n++) {
                 const int x = first[b * siblings + n], y = second[b * siblings + n];
                 parent[at + 1 + n] = 0, parent[at + 1 + siblings + n] = 1 + n;
                 token[at + 1 + n] = x, token[at + 1 + siblings + n] = y;
                 memcpy(target + (at + 1 + n) * CHI_V, p[1 + x], sizeof p[0]);
-                memcpy(target + (at + 1 + siblings + n) * CHI_V, p[1 + y], sizeof p[0]); /* any row: third tokens are not looked at */
+                memcpy(target + (at + 1 + siblings + n) * CHI_V, p[1 + y],
+                       sizeof p[0]); /* any row: third tokens are not looked at */
                 memcpy(draft + (chain ? b * 2 + 1 : at + 1 + n) * CHI_V, q[1 + x], sizeof q[0]);
             }
             drafts[b * 2] = token[at + 1], drafts[b * 2 + 1] = token[at + 2];
             for (int n = 0; n < nodes; n++) /* the mistake: coins of the drafts again */
                 coins[at + n] = fa_coin(seed[b], offset[b], FA_COIN_DRAFT, n ? (uint32_t)n : 1);
         }
-        a.vocab = vocab, a.rule = rule, a.target.data = target, a.draft.data = draft, a.target.stride = a.draft.stride = CHI_V;
-        a.target.kind = a.draft.kind = FA_WEIGHTS, a.coins.seed = seed, a.coins.offset = offset, a.tokens = out, a.num_out = num;
+        a.vocab = vocab, a.rule = rule, a.target.data = target, a.draft.data = draft,
+        a.target.stride = a.draft.stride = CHI_V;
+        a.target.kind = a.draft.kind = FA_WEIGHTS, a.coins.seed = seed, a.coins.offset = offset,
+        a.tokens = out, a.num_out = num;
         a.max_out = nodes;
         if (wrong) a.coins.coins = coins;
         a.chains.batch = a.trees.batch = CHI_BATCH, a.chains.num_tokens = 2, a.chains.token = drafts;
         a.trees.num_nodes = nodes, a.trees.parent = parent, a.trees.token = token;
-        if ((chain ? fa_verify_chain(&a) : fa_verify_tree(&a, workspace, sizeof workspace)) != FA_OK) return 99;
+        if ((chain ? fa_verify_chain(&a) : fa_verify_tree(&a, workspace, sizeof workspace)) != FA_OK)
+            return 99;
         for (int b = 0; b < CHI_BATCH; b++) {
             const int x = out[b * nodes];
             int y = out[b * nodes + 1];
@@ -817,16 +980,18 @@ static double chi_run(int pair, int rule, int wrong) {
             for (int i = 0; i < vocab; i++) sum0 += (double)p[0][i], sum1 += (double)p[1 + x][i];
             const double want = total * (double)p[0][x] / sum0 * (double)p[1 + x][y] / sum1;
             if (want == 0 && count[x][y] > 0) return 99;
-            if (want < 10) rest += count[x][y], rest_want += want; /* rare ones together */
-            else chi += (count[x][y] - want) * (count[x][y] - want) / want, degrees++;
+            if (want < 10)
+                rest += count[x][y], rest_want += want; /* rare ones together */
+            else
+                chi += (count[x][y] - want) * (count[x][y] - want) / want, degrees++;
         }
     if (rest_want > 10) chi += (rest - rest_want) * (rest - rest_want) / rest_want, degrees++;
     return degrees < 1 ? 0 : chi_z(chi, degrees);
 }
 
 FA_TEST(two_tokens_chi_square) {
-    static const int rules[] = {FA_VERIFY_TOKEN, FA_VERIFY_BLOCK, FA_VERIFY_WITH_REPLACEMENT, FA_VERIFY_WITHOUT_REPLACEMENT,
-                                FA_VERIFY_TARGET_ONLY};
+    static const int rules[] = {FA_VERIFY_TOKEN, FA_VERIFY_BLOCK, FA_VERIFY_WITH_REPLACEMENT,
+                                FA_VERIFY_WITHOUT_REPLACEMENT, FA_VERIFY_TARGET_ONLY};
     for (int r = 0; r < 5; r++) {
         double worst = -9;
         int seen = 0;
@@ -836,7 +1001,8 @@ FA_TEST(two_tokens_chi_square) {
             worst = fmax(worst, z);
         }
         for (int pair = 0; pair < CHI_PAIRS; pair++) seen += chi_run(pair, rules[r], 1) > 5.7;
-        FA_EXPECT_MSG(seen >= (quick() ? 3 : 6), "rule %d: reuse of coins is seen in %d pairs only", rules[r], seen);
+        FA_EXPECT_MSG(seen >= (quick() ? 3 : 6), "rule %d: reuse of coins is seen in %d pairs only", rules[r],
+                      seen);
         (void)worst;
     }
 }
