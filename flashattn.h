@@ -403,7 +403,9 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(CUDA, "a call of CUDA failed: error->got is its cudaError_t") \
     X(CUDA_GRID, "batch * num_heads_k * tiles of queries must be at most 2^31-1 in one launch, and heads of a group less than 2^22: split the batch") \
     X(CUDA_SHARED, "this GPU has too little shared memory for the kernel's tile: compile for its architecture, or lower FA_BLOCK_N") \
-    X(CUDA_POINTER, "the pointer is to host memory, which the GPU cannot reach: copy it to memory of cudaMalloc, or use cudaMallocManaged or cudaHostRegister")
+    X(CUDA_POINTER, "the pointer is to host memory, which the GPU cannot reach: copy it to memory of cudaMalloc, or use cudaMallocManaged or cudaHostRegister") \
+    X(CUDA_ARCH, "fp8 kernels need a GPU of compute capability 8.9 or later, and code for it: compile with -arch=native or " \
+                 "-gencode arch=compute_89,code=sm_89; older GPUs have FA_F16 and FA_BF16")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,

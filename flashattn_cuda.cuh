@@ -52,7 +52,8 @@
 /* >>maps     where elements are: tiles in shared memory, fragments in registers             */
 /* ======================================================================================== */
 
-/*  A tile in shared memory: rows of dim elements, dim / 8 chunks of 16 bytes, without padding. ldmatrix reads 8
+/*  A tile in shared memory: rows of dim 16-bit elements (two e4m3, half an f32: FAI_WIDTH), dim / 8 chunks of 16
+ *  bytes, without padding. ldmatrix reads 8
  *  rows of one chunk column at once, which must lie in 8 different groups of 4 banks, so chunks change places by
  *  row. Rows of 64 n elements all begin in the same bank: 8 chunks are permuted, by an xor with row % 8. Rows of
  *  64 n + 32 begin in two
@@ -87,6 +88,15 @@
 #define FAI_LDMATRIX_A_CHUNK(lane) ((lane) / 16)
 #define FAI_LDMATRIX_B_ROW(lane) ((lane) % 8 + (lane) / 16 * 8)
 #define FAI_LDMATRIX_B_CHUNK(lane) ((lane) / 8 % 2)
+
+/*  Bytes (m16n8k32) lie in A and B as if two were a 16-bit element, so Q and K need nothing new. P and V: k may
+ *  count the keys in any order, if it is the same for both. A lane has P of 2 keys in each of two accumulators,
+ *  which together are the 4 that it needs; ldmatrix.trans gives it the same keys of V, of 2 columns that a byte
+ *  permutation takes apart: one mma does the even columns of 16, one the odd ones, and a lane gets O of 4
+ *  adjacent columns. f32 has O in the same places. */
+#define FAI_PAIRED_KEY(k) ((k) / 16 * 16 + (k) / 2 % 2 * 8 + (k) / 4 % 4 * 2 + (k) % 2)
+#define FAI_PAIRED_COL(lane, odd, v) ((lane) % 4 * 4 + (v) % 2 * 2 + (odd))
+#define FAI_LDMATRIX_BYTES_ROW(lane) (lane) /* 32 rows of k, 1 chunk of n */
 
 #endif /* maps */
 
@@ -126,6 +136,9 @@ FAI_ATOM uint32_t fai_cvta_to_shared(const void *p) { return (uint32_t)__cvta_ge
 FAI_ATOM void fai_cp_async_cg_16(uint32_t to, const void *from, int valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
 }
+FAI_ATOM void fai_cp_async_ca_4(uint32_t to, const void *from, int valid) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
+}
 FAI_ATOM void fai_cp_async_wait_all(void) { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 FAI_ATOM void fai_ldmatrix_x4(uint32_t r[4], uint32_t address) {
@@ -142,6 +155,19 @@ FAI_ATOM void fai_ldmatrix_x4_trans(uint32_t r[4], uint32_t address) {
 }
 FAI_ATOM void fai_st_shared_b32(uint32_t address, uint32_t x) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+FAI_ATOM float fai_ld_shared_f32(uint32_t address) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+    return x;
+}
+FAI_ATOM float4 fai_ld_shared_v4_f32(uint32_t address) {
+    float4 x;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(address)
+                 : "memory");
+    return x;
 }
 FAI_ATOM uint4 fai_ld_shared_v4_b32(uint32_t address) {
     uint4 x;
@@ -172,6 +198,24 @@ FAI_ATOM void fai_mma_m16n8k16_f32_f16(float d[4], const uint32_t a[4], const ui
 }
 #undef FAI_MMA_M16N8K16
 
+/* the same with k = 32 bytes; sm_89 */
+#define FAI_MMA_M16N8K32(type_a, type_b, d, a, b) \
+    asm("mma.sync.aligned.m16n8k32.row.col.f32." type_a "." type_b \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
+        "{%0, %1, %2, %3};" \
+        : "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]) \
+        : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
+FAI_ATOM void fai_mma_m16n8k32_f32_e4m3(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    FAI_MMA_M16N8K32("e4m3", "e4m3", d, a, b);
+}
+FAI_ATOM void fai_mma_m16n8k32_f32_e5m2(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    FAI_MMA_M16N8K32("e5m2", "e5m2", d, a, b);
+}
+FAI_ATOM void fai_mma_m16n8k32_f32_e4m3_e5m2(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    FAI_MMA_M16N8K32("e4m3", "e5m2", d, a, b);
+}
+#undef FAI_MMA_M16N8K32
+
 FAI_ATOM uint32_t fai_cvt_rn_bf16x2_f32(float high, float low) {
     uint32_t r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
@@ -181,6 +225,16 @@ FAI_ATOM uint32_t fai_cvt_rn_f16x2_f32(float high, float low) {
     uint32_t r;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
     return r;
+}
+/* sm_89 */
+FAI_ATOM uint32_t fai_cvt_rn_satfinite_e4m3x2_f32(float high, float low) {
+    uint16_t r;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+}
+/* byte n of the result is byte (selector >> 4 n) of a (0 .. 3) and b (4 .. 7) */
+FAI_ATOM uint32_t fai_prmt_b32(uint32_t a, uint32_t b, uint32_t selector) {
+    return __byte_perm(a, b, selector);
 }
 /* d = a b + c in both halves */
 FAI_ATOM uint32_t fai_fma_rn_bf16x2(uint32_t a, uint32_t b, uint32_t c) {
@@ -205,6 +259,9 @@ FAI_ATOM float fai_lg2_approx_f32(float x) {
 }
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_bfly_b32(uint32_t x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
+/* x of lane `from` of each quad */
+FAI_ATOM float fai_shfl_sync_idx_quad_f32(float x, int from) { return __shfl_sync(~0u, x, from, 4); }
+FAI_ATOM uint32_t fai_redux_sync_max_u32(uint32_t x) { return __reduce_max_sync(~0u, x); }
 
 /* ======================================================================================== */
 /* >>launch-once  what all instances share on the host                                       */
@@ -332,17 +389,26 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
 /* >>tiles    one more instance: what this file has kernels for, and how large their tiles are */
 /* ======================================================================================== */
 
-#if FA_DTYPE != FA_F16 && FA_DTYPE != FA_BF16
-#error "flashattn_cuda.cuh: FA_DTYPE must be FA_F16 or FA_BF16"
-#undef FA_DTYPE
-#define FA_DTYPE FA_BF16
-#endif
-#if FA_KV_DTYPE != FA_DTYPE || FA_O_DTYPE != FA_DTYPE
-#error "flashattn_cuda.cuh: FA_KV_DTYPE and FA_O_DTYPE must be FA_DTYPE"
+#if FA_KV_DTYPE != FA_DTYPE
+#error "flashattn_cuda.cuh: FA_KV_DTYPE must be FA_DTYPE"
 #endif
 #if (FA_PASSES) != FA_FORWARD
 #error "flashattn_cuda.cuh: FA_PASSES must be FA_FORWARD"
 #endif
+
+/* bytes of an element of Q, K and V; 16-bit elements that a row of `dim` of them is in shared memory: a multiple of
+ * 32 bytes, filled up with zeros */
+#if FA_DTYPE == FA_F32
+#define FAI_BYTES 4
+#define FAI_ELEMENT uint32_t
+#elif FA_DTYPE <= FA_BF16
+#define FAI_BYTES 2
+#define FAI_ELEMENT uint16_t
+#else
+#define FAI_BYTES 1
+#define FAI_ELEMENT uint8_t
+#endif
+#define FAI_WIDTH(dim) (((dim) * FAI_BYTES + 31) / 32 * 16)
 
 #if FA_HEAD_DIM > FA_HEAD_DIM_V
 #define FAI_DIM FA_HEAD_DIM
@@ -369,7 +435,20 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
  * 16 elements; up to 128 dims that fits, beyond it a warp has 16 rows. sm_86, 89 and 120 have 99 KB of
  * shared memory a block, sm_80 163, sm_90 and 100 227. */
 #define FAI_LITTLE_SHARED(arch) ((arch) == 860 || (arch) == 890 || (arch) >= 1200)
-#if FAI_DIM <= 64
+#if FAI_BYTES == 4
+/* FFMA reads all its operands from shared memory: 32 rows and 64 or 32 keys a warp, as above. 96 KB at most, which is
+ * everything that sm_86, 89 and 120 have; beyond 128 dims a thread's part of O takes all registers at 16 rows */
+#define FAI_TABLE_M(arch) (FAI_DIM <= 128 ? 128 : 64)
+#define FAI_TABLE_N(arch) (FAI_DIM <= 64 ? 64 : FAI_DIM <= 192 || !FAI_LITTLE_SHARED(arch) ? 32 : 16)
+#define FAI_TABLE_WARPS(arch) 4
+#define FAI_TABLE_STAGES(arch) 1
+#elif FAI_BYTES == 1
+/* half the bytes of 16-bit tiles, so two stages fit everywhere: 26, 34, 73 and 97 KB. Registers as there */
+#define FAI_TABLE_M(arch) 128
+#define FAI_TABLE_N(arch) (FAI_DIM > 64 && FAI_DIM <= 128 ? 32 : 64)
+#define FAI_TABLE_WARPS(arch) (FAI_DIM <= 128 ? 4 : 8)
+#define FAI_TABLE_STAGES(arch) 2
+#elif FAI_DIM <= 64
 /* 48 KB and about 200 registers: two blocks an SM everywhere, and Q stays in registers */
 #define FAI_TABLE_M(arch) 128
 #define FAI_TABLE_N(arch) 64
@@ -418,16 +497,16 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
 #define FAI_TILE_STAGES(arch) FAI_TABLE_STAGES(arch)
 #endif
 
-/* Q, then the stages of K and V, [K V] [K V], whose place O takes at the end; then what the threads have
- * in common */
+/* Q, then the stages of K and V, [K V] [K V], each with two factors a key behind it if they have such; O of 16 bits takes
+ * their place at the end; then what the threads have in common */
 #define FAI_TILE_SHARED(arch) (FAI_TILE_BYTES(arch) + offsetof(FAI_(tile), row) + FAI_TILE_M(arch) * 4)
+#define FAI_TILE_STAGE(arch) \
+    (FAI_TILE_N(arch) * ((FAI_WIDTH(FA_HEAD_DIM) + FAI_WIDTH(FA_HEAD_DIM_V)) * 2 + (FAI_BYTES == 1 ? 8 : 0)))
+#define FAI_TILE_LOOP(arch) \
+    (FAI_TILE_M(arch) * FAI_WIDTH(FA_HEAD_DIM) * 2 + FAI_TILE_STAGES(arch) * FAI_TILE_STAGE(arch))
 #define FAI_TILE_BYTES(arch) \
-    (2 * (FAI_TILE_M(arch) * FA_HEAD_DIM_V > \
-                  FAI_TILE_M(arch) * FA_HEAD_DIM + \
-                      FAI_TILE_STAGES(arch) * FAI_TILE_N(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V) \
-              ? FAI_TILE_M(arch) * FA_HEAD_DIM_V \
-              : FAI_TILE_M(arch) * FA_HEAD_DIM + \
-                    FAI_TILE_STAGES(arch) * FAI_TILE_N(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V)))
+    (FAI_TILE_M(arch) * FA_HEAD_DIM_V * 2 > FAI_TILE_LOOP(arch) ? FAI_TILE_M(arch) * FA_HEAD_DIM_V * 2 \
+                                                                : FAI_TILE_LOOP(arch))
 
 /* the sizes of this compilation, as constants of a function */
 #define FAI_THREADS (FAI_TILE_WARPS(FAI_ARCH) * 32)
@@ -437,6 +516,9 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
     enum { \
         D = FA_HEAD_DIM, \
         DV = FA_HEAD_DIM_V, \
+        WIDTH = FAI_WIDTH(D), \
+        WIDTH_V = FAI_WIDTH(DV), \
+        CHUNK = 16 / FAI_BYTES, /* elements in 16 bytes */ \
         BM = FAI_TILE_M(FAI_ARCH), \
         BN = FAI_TILE_N(FAI_ARCH), \
         WARPS = FAI_TILE_WARPS(FAI_ARCH), \
@@ -444,13 +526,13 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
         THREADS = FAI_THREADS, \
         MT = FAI_MT, \
         /* in registers: 32 of them, too many next to those that features take */ \
-        Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
+        Q_STAYS = FAI_MT * FAI_WIDTH(FAI_DIM) <= 128 && FAI_BYTES != 4 && !FAI_HEAVY \
     };
 FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) &&
                      (FAI_MT == 1 || FAI_MT == 2) && FAI_THREADS <= 512,
                  "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS, and FA_WARPS 1..16");
-FA_STATIC_ASSERT(FAI_BN >= 16 && FAI_BN <= 128 && FAI_BN % 16 == 0,
-                 "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128");
+FA_STATIC_ASSERT(FAI_BN >= 16 && FAI_BN <= 128 && FAI_BN % (FAI_BYTES == 1 ? 32 : 16) == 0,
+                 "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128, of 32 with fp8");
 FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 2,
                  "flashattn_cuda.cuh: FA_STAGES must be 1 or 2");
 
@@ -460,12 +542,44 @@ FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 
 #define FAI_PACK fai_cvt_rn_bf16x2_f32
 #define FAI_FMA2 fai_fma_rn_bf16x2
 #define FAI_EXPONENT 0x7f80u
-#else
+#elif FA_DTYPE == FA_F16
 #define FAI_MMA fai_mma_m16n8k16_f32_f16
 #define FAI_PACK fai_cvt_rn_f16x2_f32
 #define FAI_FMA2 fai_fma_rn_f16x2
 #define FAI_EXPONENT 0x7c00u
+#elif FA_DTYPE == FA_E4M3
+#define FAI_MMA fai_mma_m16n8k32_f32_e4m3
+#define FAI_MMA_PV fai_mma_m16n8k32_f32_e4m3
+#define FAI_EXPONENT 0x7fu /* NaN; there is no infinity */
+#elif FA_DTYPE == FA_E5M2
+#define FAI_MMA fai_mma_m16n8k32_f32_e5m2
+#define FAI_MMA_PV fai_mma_m16n8k32_f32_e4m3_e5m2 /* P has a bit more, and no use for exponents */
+#define FAI_EXPONENT 0x7cu
+#else
+#define FAI_EXPONENT 0x7f800000u
 #endif
+#if FA_O_DTYPE == FA_F16
+#define FAI_PACK_O fai_cvt_rn_f16x2_f32
+#else
+#define FAI_PACK_O fai_cvt_rn_bf16x2_f32
+#endif
+/* Where a lane finds the first fragment of Q, K and V in their tiles: >>maps. f32: its first row of Q, its first two
+ * keys of K, its first columns of V. */
+#if FAI_BYTES == 4
+#define FAI_FIRST_Q(lane) FAI_AT(WIDTH, FAI_C_ROW(lane, 0), 0)
+#define FAI_FIRST_K(lane) FAI_AT(WIDTH, FAI_C_COL(lane, 0), 0)
+#define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, 0, FAI_PAIRED_COL(lane, 0, 0) / 4)
+#else
+#define FAI_FIRST_Q(lane) FAI_AT(WIDTH, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane))
+#define FAI_FIRST_K(lane) FAI_AT(WIDTH, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane))
+#if FAI_BYTES == 2
+#define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane))
+#else
+#define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, FAI_LDMATRIX_BYTES_ROW(lane), 0)
+#endif
+#endif
+/* log2 of the largest P: e4m3 has few small numbers, and 2^8 without an error */
+#define FAI_P_LOG2 (FAI_BYTES == 1 ? 8 : 0)
 
 #if defined(FA_SCORE_MOD)
 static inline double FA_(cuda_score_mod)(double s, int b, int h, int i, int j) {
@@ -554,21 +668,29 @@ FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
 
 /* A pass of the block copies THREADS / GROUP rows of GROUP chunks: then each next step is a constant away. */
 
+/* Chunk c of a row of `dim` elements, zeros if it is behind them or does not exist. */
+FAI_ATOM void FAI_(copy)(uint32_t to, const FAI_ELEMENT *from, int c, int exists, const int dim) {
+    if (dim * FAI_BYTES == FAI_WIDTH(dim) * 2) fai_cp_async_cg_16(to, from, exists ? 16 : 0);
+    else if (c < dim * FAI_BYTES / 16) fai_cp_async_cg_16(to, from, exists ? 16 : 0);
+    else fai_st_shared_v4_b32(to, make_uint4(0, 0, 0, 0));
+}
+
 FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
     FAI_SIZES
-    enum { GROUP = FAI_GROUP(D), STEP = THREADS / GROUP };
+    enum { GROUP = FAI_GROUP(WIDTH), STEP = THREADS / GROUP };
     const fai_strides st = fai_strides_q(a, D);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int row0 = (int)threadIdx.x / GROUP, chunk = (int)threadIdx.x % GROUP;
-    to += FAI_AT(D, row0, chunk);
+    to += FAI_AT(WIDTH, row0, chunk);
 #pragma unroll
     for (int r = 0; r < BM; r += STEP) {
         if (BM % STEP && row0 + r >= BM) continue;
         const FAI_(row) row = FAI_(find)(t, row0 + r);
-        const uint16_t *from = (const uint16_t *)a->q.data + fai_offset_q(&seq, st, row.i, row.h) + chunk * 8;
+        const FAI_ELEMENT *from =
+            (const FAI_ELEMENT *)a->q.data + fai_offset_q(&seq, st, row.i, row.h) + chunk * CHUNK;
 #pragma unroll
-        for (int c = 0; c < D / 8; c += GROUP)
-            fai_cp_async_cg_16(to + r * D * 2 + c * 16, from + c * 8, row0 + r < t->rows ? 16 : 0);
+        for (int c = 0; c < WIDTH / 8; c += GROUP)
+            FAI_(copy)(to + r * WIDTH * 2 + c * 16, from + c * CHUNK, chunk + c, row0 + r < t->rows, D);
     }
 }
 
@@ -585,17 +707,25 @@ FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
 /* -Q, for a negative scale */
 FAI_ATOM void FAI_(negate_q)(uint32_t sq) {
     FAI_SIZES
-    FAI_EACH_CHUNK(D, BM, sq) {
+    const uint32_t sign = FAI_BYTES == 4 ? 0x80000000u : FAI_BYTES == 2 ? 0x80008000u : 0x80808080u;
+    FAI_EACH_CHUNK(WIDTH, BM, sq) {
         uint4 x = fai_ld_shared_v4_b32(at);
-        x.x ^= 0x80008000u, x.y ^= 0x80008000u, x.z ^= 0x80008000u, x.w ^= 0x80008000u;
+        x.x ^= sign, x.y ^= sign, x.z ^= sign, x.w ^= sign;
         fai_st_shared_v4_b32(at, x);
     }
 }
 
-/* x with 0 for each half that is infinite or NaN */
+/* x with 0 for each element that is infinite or NaN */
 FAI_ATOM uint32_t FAI_(finite)(uint32_t x) {
+#if FAI_BYTES == 4
+    return (x & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x;
+#elif FAI_BYTES == 2
     return ((x & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffffu) |
            ((x >> 16 & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffff0000u);
+#else /* an exponent that is full goes on into the sign when 1 is added to it */
+    const uint32_t bad = ((x & 0x7f7f7f7fu) + (0x80u - FAI_EXPONENT) * 0x01010101u) & 0x80808080u;
+    return x & ~((bad >> 7) * 255);
+#endif
 }
 
 /* What is not finite in the thread's chunks of V becomes 0, as 0 times it is not. 1 if there was such an
@@ -603,11 +733,17 @@ FAI_ATOM uint32_t FAI_(finite)(uint32_t x) {
 FAI_ATOM int FAI_(make_finite)(uint32_t sv) {
     FAI_SIZES
     int found = 0;
-    FAI_EACH_CHUNK(DV, BN, sv) {
+    FAI_EACH_CHUNK(WIDTH_V, BN, sv) {
         uint4 x = fai_ld_shared_v4_b32(at);
+#if FAI_BYTES == 2
         const uint32_t zero = /* or NaN */
             FAI_FMA2(x.w, 0, FAI_FMA2(x.z, 0, FAI_FMA2(x.y, 0, FAI_FMA2(x.x, 0, 0))));
         if ((zero & 0x7fff7fff) == 0) continue;
+#else
+        if (FAI_(finite)(x.x) == x.x && FAI_(finite)(x.y) == x.y && FAI_(finite)(x.z) == x.z &&
+            FAI_(finite)(x.w) == x.w)
+            continue;
+#endif
         x.x = FAI_(finite)(x.x), x.y = FAI_(finite)(x.y), x.z = FAI_(finite)(x.z), x.w = FAI_(finite)(x.w);
         fai_st_shared_v4_b32(at, x), found = 1;
     }
@@ -618,7 +754,7 @@ FAI_ATOM int FAI_(make_finite)(uint32_t sv) {
 /* Where a thread copies K or V from: chunk threadIdx.x % GROUP of row 0 of the sequence (of page 0 if
  * paged). */
 typedef struct FAI_(source) {
-    const uint16_t *from;
+    const FAI_ELEMENT *from;
     int64_t row; /* stride */
 } FAI_(source);
 
@@ -626,8 +762,9 @@ FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa
     const fai_strides st = fai_strides_kv(a, x, dim);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int64_t before = FAI_HAS(FA_PAGED) && a->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
-    const int chunk = (int)threadIdx.x % FAI_GROUP(dim);
-    const FAI_(source) s = {(const uint16_t *)x->data + before + t->head_k * st.h + chunk * 8, st.s};
+    const int chunk = (int)threadIdx.x % FAI_GROUP(FAI_WIDTH(dim));
+    const FAI_(source) s = {
+        (const FAI_ELEMENT *)x->data + before + t->head_k * st.h + chunk * (16 / FAI_BYTES), st.s};
     return s;
 }
 
@@ -646,21 +783,57 @@ FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_ten
 FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
                             int32_t first, uint32_t to, const int dim) {
     FAI_SIZES
-    const int group = FAI_GROUP(dim), step = THREADS / group, row = (int)threadIdx.x / group;
-    to += FAI_AT(dim, row, (int)threadIdx.x % group);
-    const uint16_t *next = s.from + (first + row) * s.row;
+    const int width = FAI_WIDTH(dim), group = FAI_GROUP(width), step = THREADS / group;
+    const int row = (int)threadIdx.x / group, chunk = (int)threadIdx.x % group;
+    to += FAI_AT(width, row, chunk);
+    const FAI_ELEMENT *next = s.from + (first + row) * s.row;
 #pragma unroll
     for (int r = 0; r < BN; r += step, next += step * s.row) {
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
-        const uint16_t *from = inside ? next : s.from; /* an address that exists */
+        const FAI_ELEMENT *from = inside ? next : s.from; /* an address that exists */
         if (FAI_HAS(FA_PAGED) && a->block_table && inside)
             from = s.from + FAI_(paged)(a, t, x, s, (uint32_t)j, dim);
         if (BN % step && row + r >= BN) continue;
 #pragma unroll
-        for (int c = 0; c < dim / 8; c += group)
-            fai_cp_async_cg_16(to + r * dim * 2 + c * 16, from + c * 8, inside ? 16 : 0);
+        for (int c = 0; c < width / 8; c += group)
+            FAI_(copy)(to + r * width * 2 + c * 16, from + c * CHUNK, chunk + c, inside, dim);
     }
 }
+
+#if FAI_BYTES == 1
+/* fai_descale_at by 32-bit divisions. j: query or key */
+FAI_ATOM const float *FAI_(factor_at)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, int32_t h,
+                                      uint32_t j) {
+    int32_t b = t->b;
+    if (FAI_HAS(FA_PAGED) && d->paged) {
+        const uint32_t size = a->page_size > 0 ? (uint32_t)a->page_size : 1;
+        b = a->block_table[b * fai_table_stride(a) + j / size], j %= size;
+    }
+    const uint32_t block = d->block > 0 ? j / (uint32_t)d->block : 0;
+    return d->data + b * d->stride_b + h * d->stride_h + block * d->stride_block;
+}
+FAI_ATOM float FAI_(factor)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, int32_t h, int32_t j) {
+    return d->data ? *FAI_(factor_at)(a, t, d, h, (uint32_t)j) : 1;
+}
+
+/* Do keys of a sequence and head have different factors? Else there is one. */
+FAI_ATOM int FAI_(by_key)(const fa_descale *d) { return d->data && (d->block || d->paged); }
+
+/* Factors of the keys from `first` on, if they differ: BN of K, BN of V, behind their tiles. */
+FAI_ATOM void FAI_(load_factors)(const fa_args *a, const FAI_(tile) *t, int32_t first, uint32_t to) {
+    FAI_SIZES
+    const int32_t j = first + (int32_t)threadIdx.x, inside = j >= t->any.lo && j < t->any.hi;
+    if (BN < THREADS && threadIdx.x >= BN) return;
+    if (FAI_(by_key)(&a->k_descale))
+        fai_cp_async_ca_4(to + threadIdx.x * 4,
+                          inside ? FAI_(factor_at)(a, t, &a->k_descale, t->head_k, (uint32_t)j) : a->k_descale.data,
+                          inside ? 4 : 0);
+    if (FAI_(by_key)(&a->v_descale))
+        fai_cp_async_ca_4(to + (BN + threadIdx.x) * 4,
+                          inside ? FAI_(factor_at)(a, t, &a->v_descale, t->head_k, (uint32_t)j) : a->v_descale.data,
+                          inside ? 4 : 0);
+}
+#endif
 
 /* ======================================================================================== */
 /* >>scores   masks, softmax                                                                 */
@@ -749,6 +922,70 @@ FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][
     }
 }
 
+#if FAI_BYTES == 1
+/* Do q_descale and k_descale differ within a tile? Else they are part of the scale. */
+FAI_ATOM int FAI_(is_scaled)(const fa_args *a) {
+    const fa_descale *q = &a->q_descale;
+    return FAI_(by_key)(&a->k_descale) ||
+           (q->data && (q->block || (q->stride_h && a->num_heads != fai_num_heads_k(a))));
+}
+FAI_ATOM float FAI_(scale_tile)(const fa_args *a, const FAI_(tile) *t) {
+    float scale = 1;
+    if (!FAI_(is_scaled)(a)) scale = FAI_(factor)(a, t, &a->q_descale, t->first_h, 0);
+    if (!FAI_(by_key)(&a->k_descale)) scale *= FAI_(factor)(a, t, &a->k_descale, t->head_k, 0);
+    return scale;
+}
+
+/* S times the factors of its rows and keys. factors: of the tile's keys */
+FAI_ATOM void FAI_(scale_s)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
+                            uint32_t factors, int row) {
+    FAI_SIZES
+    const int column = FAI_C_COL((int)threadIdx.x % 32, 0);
+    float by_row[MT * 2];
+#pragma unroll
+    for (int n = 0; n < MT * 2; n++) {
+        const FAI_(row) at = FAI_(find)(t, row + n * 8);
+        by_row[n] = FAI_(factor)(a, t, &a->q_descale, at.h, at.i);
+    }
+#pragma unroll
+    for (int c = 0; c < BN / 4; c++) {
+        const float by_key = FAI_(by_key)(&a->k_descale)
+                                 ? fai_ld_shared_f32(factors + (column + c / 2 * 8 + c % 2) * 4)
+                                 : 1;
+#pragma unroll
+        for (int n = 0; n < MT * 2; n++) s[n / 2][c / 2][n % 2 * 2 + c % 2] *= by_row[n] * by_key;
+    }
+}
+
+/* O times a factor */
+FAI_ATOM void FAI_(scale_o)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float factor) {
+    FAI_SIZES
+#pragma unroll
+    for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] *= factor;
+}
+
+/* P times the factors of V, which P must have before it is rounded: in units of the largest factor so far, so that no
+ * element becomes larger; O is in these units, too. */
+FAI_ATOM void FAI_(scale_p)(float p[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
+                            float *unit, uint32_t factors) {
+    FAI_SIZES
+    const int lane = (int)threadIdx.x % 32, column = FAI_C_COL(lane, 0);
+    uint32_t most = 0; /* bits of numbers >= 0 have their order */
+#pragma unroll
+    for (int j = 0; j < BN; j += 32)
+        most = max(most, __float_as_uint(fai_ld_shared_f32(factors + (BN + j + lane) * 4)));
+    const float top = __uint_as_float(fai_redux_sync_max_u32(most));
+    if (top > *unit) FAI_(scale_o)(o, *unit / top), *unit = top;
+    const float inverse = 1 / *unit;
+#pragma unroll
+    for (int c = 0; c < BN / 4; c++) {
+        const float by_key = fai_ld_shared_f32(factors + (BN + column + c / 2 * 8 + c % 2) * 4) * inverse;
+#pragma unroll
+        for (int n = 0; n < MT * 2; n++) p[n / 2][c / 2][n % 2 * 2 + c % 2] *= by_key;
+    }
+}
+#endif
+
 /* x[n] without an index, which would need a stack */
 FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
     const uint32_t low = n & 1 ? x[1] : x[0], high = n & 1 ? x[3] : x[2];
@@ -783,8 +1020,9 @@ FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float p[FAI_M
 }
 
 /* P = exp2(scale S - m) in place. m, log2 units, need not be the maximum: it moves only when that is 2^8
- * above it, so P and the sums stay below 2^8 times their size, and O is seldom rescaled [FA4]. l: the
- * thread's part of the row sums. */
+ * above it, so P and the sums stay below 2^8 times their size, and O is seldom rescaled [FA4]. For fp8 it is
+ * always 8 below: P is to have its digits, and the largest of a row no error. l: the thread's part of the row
+ * sums, of P before it is rounded: LSE is exact then, and errors of rounding have no sign. */
 FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                             float m[FAI_MT * 2], float l[FAI_MT * 2], float scale) {
     FAI_SIZES
@@ -804,9 +1042,10 @@ FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_H
     if (__any_sync(~0u, moves)) {
 #pragma unroll
         for (int n = 0; n < MT * 2; n++) {
+            const float base = top[n] - FAI_P_LOG2;
             const float factor =
-                top[n] > m[n] + 8 ? fai_ex2_approx_ftz_f32(m[n] - top[n]) : 1; /* 0 the first time */
-            m[n] = top[n] > m[n] + 8 ? top[n] : m[n];
+                top[n] > m[n] + 8 ? fai_ex2_approx_ftz_f32(m[n] - base) : 1; /* 0 the first time */
+            m[n] = top[n] > m[n] + 8 ? base : m[n];
             l[n] *= factor;
 #pragma unroll
             for (int c = 0; c < DV / 8; c++)
@@ -832,30 +1071,33 @@ FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_H
 /* >>products  fragments and mma                                                             */
 /* ======================================================================================== */
 
-/* rq (MT, D/16, A4) <- Q */
-FAI_ATOM void FAI_(fragments_q)(uint32_t rq[FAI_MT][FA_HEAD_DIM / 16][4], uint32_t sq) {
+#if FAI_BYTES != 4 /* f32: the next chapter */
+
+/* rq (MT, WIDTH/16, A4) <- Q */
+FAI_ATOM void FAI_(fragments_q)(uint32_t rq[FAI_MT][FAI_WIDTH(FA_HEAD_DIM) / 16][4], uint32_t sq) {
     FAI_SIZES
 #pragma unroll
-    for (int c = 0; c < D / 16; c++) {
+    for (int c = 0; c < WIDTH / 16; c++) {
 #pragma unroll
-        for (int a = 0; a < MT; a++) fai_ldmatrix_x4(rq[a][c], FAI_MOVE(D, sq, a * 16, c * 2));
+        for (int a = 0; a < MT; a++) fai_ldmatrix_x4(rq[a][c], FAI_MOVE(WIDTH, sq, a * 16, c * 2));
     }
 }
 
 /* S = Q K^T: s (MT, BN/8, C4). sq, sk: the lane's addresses of the first fragment of Q and of K */
-FAI_ATOM void FAI_(gemm_qk)(float s[FAI_MT][FAI_BN / 8][4], uint32_t rq[FAI_MT][FA_HEAD_DIM / 16][4],
-                            uint32_t sq, uint32_t sk) {
+FAI_ATOM void FAI_(gemm_qk)(float s[FAI_MT][FAI_BN / 8][4],
+                            uint32_t rq[FAI_MT][FAI_WIDTH(FA_HEAD_DIM) / 16][4], uint32_t sq, uint32_t sk) {
     FAI_SIZES
 #pragma unroll
     for (int n = 0; n < MT * BN / 8 * 4; n++) s[n / 4 / (BN / 8)][n / 4 % (BN / 8)][n % 4] = 0;
 #pragma unroll
-    for (int c = 0; c < D / 16; c++) {
+    for (int c = 0; c < WIDTH / 16; c++) {
 #pragma unroll
-        for (int a = 0; a < MT && !Q_STAYS; a++) fai_ldmatrix_x4(rq[a][c], FAI_MOVE(D, sq, a * 16, c * 2));
+        for (int a = 0; a < MT && !Q_STAYS; a++)
+            fai_ldmatrix_x4(rq[a][c], FAI_MOVE(WIDTH, sq, a * 16, c * 2));
 #pragma unroll
         for (int j = 0; j < BN / 16; j++) {
             uint32_t rk[4]; /* (2, B2) */
-            fai_ldmatrix_x4(rk, FAI_MOVE(D, sk, j * 16, c * 2));
+            fai_ldmatrix_x4(rk, FAI_MOVE(WIDTH, sk, j * 16, c * 2));
 #pragma unroll
             for (int a = 0; a < MT; a++)
                 FAI_MMA(s[a][2 * j], rq[a][c], rk), FAI_MMA(s[a][2 * j + 1], rq[a][c], rk + 2);
@@ -863,6 +1105,7 @@ FAI_ATOM void FAI_(gemm_qk)(float s[FAI_MT][FAI_BN / 8][4], uint32_t rq[FAI_MT][
     }
 }
 
+#if FAI_BYTES == 2
 /* O += P V: o (MT, DV/8, C4), p (MT, BN/8, C4). sv: the lane's address of the first fragment of V */
 FAI_ATOM void FAI_(gemm_pv)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float p[FAI_MT][FAI_BN / 8][4],
                             uint32_t sv) {
@@ -886,6 +1129,100 @@ FAI_ATOM void FAI_(gemm_pv)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float p[FAI_M
         }
     }
 }
+#else
+/* The same in bytes: o[a][2j] has the even columns of 16 j .. 16 j + 15, o[a][2j + 1] the odd ones. */
+FAI_ATOM void FAI_(gemm_pv)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float p[FAI_MT][FAI_BN / 8][4],
+                            uint32_t sv) {
+    FAI_SIZES
+#pragma unroll
+    for (int c = 0; c < BN / 32; c++) {
+        uint32_t rp[MT][4]; /* (MT, A4) */
+#pragma unroll
+        for (int a = 0; a < MT; a++) {
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const float *const x = p[a][4 * c + e / 2 * 2] + e % 2 * 2, *const y = x + 4;
+                rp[a][e] = fai_prmt_b32(fai_cvt_rn_satfinite_e4m3x2_f32(x[1], x[0]),
+                                        fai_cvt_rn_satfinite_e4m3x2_f32(y[1], y[0]), 0x5410);
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < DV / 16; j++) {
+            uint32_t x[4];  /* of keys 0 .. 7, 8 .. 15, 16 .. 23, 24 .. 31: 2 keys, 2 columns of each */
+            uint32_t rv[4]; /* (2, B2) */
+            fai_ldmatrix_x4_trans(x, FAI_MOVE(WIDTH_V, sv, c * 32, j));
+            rv[0] = fai_prmt_b32(x[0], x[1], 0x6420), rv[1] = fai_prmt_b32(x[2], x[3], 0x6420);
+            rv[2] = fai_prmt_b32(x[0], x[1], 0x7531), rv[3] = fai_prmt_b32(x[2], x[3], 0x7531);
+#pragma unroll
+            for (int a = 0; a < MT; a++)
+                FAI_MMA_PV(o[a][2 * j], rp[a], rv), FAI_MMA_PV(o[a][2 * j + 1], rp[a], rv + 2);
+        }
+    }
+}
+#endif
+
+#else /* f32 */
+
+/* ======================================================================================== */
+/* >>f32      the same products by FFMA, with S and O where mma would have them               */
+/* ======================================================================================== */
+
+/* d += a.b */
+FAI_ATOM void FAI_(dot)(float *d, float4 a, float4 b) {
+    *d = fmaf(a.x, b.x, *d), *d = fmaf(a.y, b.y, *d), *d = fmaf(a.z, b.z, *d), *d = fmaf(a.w, b.w, *d);
+}
+
+/* S = Q K^T: s (MT, BN/8, C4). sq, sk: where the thread's first row and its first key are. Q has no fragments. */
+FAI_ATOM void FAI_(gemm_qk)(float s[FAI_MT][FAI_BN / 8][4],
+                            uint32_t rq[FAI_MT][FAI_WIDTH(FA_HEAD_DIM) / 16][4], uint32_t sq, uint32_t sk) {
+    FAI_SIZES
+    const uint32_t odd = (sk ^ FAI_SWIZZLE(WIDTH, 1) * 16) + WIDTH * 2; /* the key after it, of an even number */
+    (void)rq;
+#pragma unroll
+    for (int n = 0; n < MT * BN / 8 * 4; n++) s[n / 4 / (BN / 8)][n / 4 % (BN / 8)][n % 4] = 0;
+#pragma unroll 2 /* more takes registers for addresses */
+    for (int c = 0; c < D / 4; c++) {
+        const uint32_t at = (uint32_t)(c / FAI_GROUP(WIDTH) * FAI_GROUP(WIDTH) * 16);
+        const uint32_t swap = (uint32_t)(c % FAI_GROUP(WIDTH) * 16);
+        float4 q[MT * 2];
+#pragma unroll
+        for (int n = 0; n < MT * 2; n++) q[n] = fai_ld_shared_v4_f32((sq ^ swap) + at + n * 8 * WIDTH * 2);
+#pragma unroll
+        for (int j = 0; j < BN / 4; j++) {
+            const float4 k =
+                fai_ld_shared_v4_f32(((j % 2 ? odd : sk) ^ swap) + at + j / 2 * 8 * WIDTH * 2);
+#pragma unroll
+            for (int n = 0; n < MT * 2; n++) FAI_(dot)(&s[n / 2][j / 2][n % 2 * 2 + j % 2], q[n], k);
+        }
+    }
+}
+
+/* O += P V: o (MT, DV/8, C4), p (MT, BN/8, C4). A lane has 4 of 16 columns, for which it needs the P that other lanes of
+ * its quad have. sv: where its columns of key 0 are */
+FAI_ATOM void FAI_(gemm_pv)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float p[FAI_MT][FAI_BN / 8][4],
+                            uint32_t sv) {
+    FAI_SIZES
+#pragma unroll
+    for (int j = 0; j < BN; j++) {
+        float x[MT * 2];
+#pragma unroll
+        for (int n = 0; n < MT * 2; n++)
+            x[n] = fai_shfl_sync_idx_quad_f32(p[n / 2][j / 8][n % 2 * 2 + j % 2], j % 8 / 2);
+#pragma unroll
+        for (int c = 0; c < DV / 16; c++) {
+            const float4 v =
+                fai_ld_shared_v4_f32(FAI_MOVE(WIDTH_V, sv ^ FAI_SWIZZLE(WIDTH_V, j) * 16, j, c * 4));
+#pragma unroll
+            for (int n = 0; n < MT * 2; n++) {
+                float *const even = o[n / 2][c * 2] + n % 2 * 2, *const odd = o[n / 2][c * 2 + 1] + n % 2 * 2;
+                even[0] = fmaf(x[n], v.x, even[0]), odd[0] = fmaf(x[n], v.y, odd[0]);
+                even[1] = fmaf(x[n], v.z, even[1]), odd[1] = fmaf(x[n], v.w, odd[1]);
+            }
+        }
+    }
+}
+
+#endif /* f32 */
 
 /* ======================================================================================== */
 /* >>kernel   [FA2] Alg. 1: one block, BM rows of Q, all the keys that they see              */
@@ -916,12 +1253,37 @@ FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT]
     for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] = 0;
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
-        m[n] = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, row + n * 8).h] * FAI_LOG2E : -INFINITY;
-        l[n] = m[n] != -INFINITY && threadIdx.x % 4 == 0; /* the lanes of a quad add theirs up at the end */
+        m[n] = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, row + n * 8).h] * FAI_LOG2E - FAI_P_LOG2
+                                           : -INFINITY;
+        /* the lanes of a quad add theirs up at the end */
+        l[n] = m[n] != -INFINITY && threadIdx.x % 4 == 0 ? 1 << FAI_P_LOG2 : 0;
     }
 }
 
-/* O / l and LSE; O through shared memory, each warp its own rows, so that rows are written whole. row: the
+#if FAI_BYTES != 2 || FA_O_DTYPE == FA_F32
+/* One of the thread's rows of O (half: of 2 in o) times factor. The 2 or 4 adjacent elements that a lane has are 8 or 16
+ * bytes, and those of a quad whole sectors of 32 bytes. */
+FAI_ATOM void FAI_(store_row)(void *to, float o[FA_HEAD_DIM_V / 8][4], int half, float factor) {
+    FAI_SIZES
+    const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int c = 0; c < DV / 16; c++) {
+        float *const x = o[c * 2] + half * 2, *const y = o[c * 2 + 1] + half * 2;
+#if FAI_BYTES == 2
+        float2 *const at = (float2 *)((float *)to + c * 16 + FAI_C_COL(lane, 0));
+        at[0] = make_float2(x[0] * factor, x[1] * factor), at[4] = make_float2(y[0] * factor, y[1] * factor);
+#elif FA_O_DTYPE == FA_F32
+        *(float4 *)((float *)to + c * 16 + FAI_PAIRED_COL(lane, 0, 0)) =
+            make_float4(x[0] * factor, y[0] * factor, x[1] * factor, y[1] * factor);
+#else
+        *(uint2 *)(void *)((uint16_t *)to + c * 16 + FAI_PAIRED_COL(lane, 0, 0)) =
+            make_uint2(FAI_PACK_O(y[0] * factor, x[0] * factor), FAI_PACK_O(y[1] * factor, x[1] * factor));
+#endif
+    }
+}
+#endif
+
+/* O / l and LSE; 16-bit rows of O go through shared memory, each warp its own, so that they are written whole. row: the
  * first of the thread's rows. */
 FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                              const float m[FAI_MT * 2], float l[FAI_MT * 2], uint32_t shared, int row) {
@@ -930,6 +1292,7 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
     const fai_strides so = fai_strides_o(a, DV), sl = fai_strides_lse(a);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
+    (void)warp_row, (void)shared;
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
         l[n] += fai_shfl_sync_bfly_f32(l[n], 1);
@@ -940,11 +1303,19 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
         if (a->lse.data && lane % 4 == 0 && r < t->rows)
             ((float *)a->lse.data)[fai_offset_q(&seq, sl, FAI_(find)(t, r).i, FAI_(find)(t, r).h)] =
                 (m[n] + fai_lg2_approx_f32(l[n])) * FAI_LN2; /* -inf if empty */
+#if FAI_BYTES != 2 || FA_O_DTYPE == FA_F32
+        const int64_t at = fai_offset_q(&seq, so, FAI_(find)(t, r).i, FAI_(find)(t, r).h);
+        if (r < t->rows)
+            FAI_(store_row)((char *)a->o.data + at * (FA_O_DTYPE == FA_F32 ? 4 : 2), o[n / 2], n % 2, factor);
+#else
 #pragma unroll
         for (int c = 0; c < DV / 8; c++)
-            fai_st_shared_b32(shared + FAI_AT(DV, r, c) + lane % 4 * 4,
-                              FAI_PACK(o[n / 2][c][n % 2 * 2 + 1] * factor, o[n / 2][c][n % 2 * 2] * factor));
+            fai_st_shared_b32(
+                shared + FAI_AT(DV, r, c) + lane % 4 * 4,
+                FAI_PACK_O(o[n / 2][c][n % 2 * 2 + 1] * factor, o[n / 2][c][n % 2 * 2] * factor));
+#endif
     }
+#if FAI_BYTES == 2 && FA_O_DTYPE != FA_F32
     __syncwarp(); /* all lanes have written: rows of the warp may be read */
 #pragma unroll
     for (int r = 0; r < MT * 16; r += STEP) {
@@ -956,6 +1327,7 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
         for (int c = 0; c < DV / 8; c += GROUP)
             *(uint4 *)(void *)(to + c * 8) = fai_ld_shared_v4_b32(shared + FAI_AT(DV, own, c + lane % GROUP));
     }
+#endif
 }
 
 /* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles that are masked
@@ -965,13 +1337,13 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     FAI_(source) gv = FAI_(open)(a, t, &a->v, DV);
-    gv.from -= threadIdx.x % FAI_GROUP(DV) * 8;
+    gv.from -= threadIdx.x % FAI_GROUP(WIDTH_V) * CHUNK;
     __syncthreads(); /* O is written */
     for (int32_t j = t->any.lo; j < t->any.hi; j++) {
         const int32_t first = j / BN * BN;
         if (!everywhere && first >= t->all.lo && first + BN <= t->all.hi)
             continue; /* whole tiles are right already */
-        const uint16_t *from =
+        const FAI_ELEMENT *from =
             gv.from + (FAI_HAS(FA_PAGED) && a->block_table ? FAI_(paged)(a, t, &a->v, gv, (uint32_t)j, DV)
                                                            : j * gv.row);
         for (int d = (int)threadIdx.x; d < DV; d += THREADS) {
@@ -987,8 +1359,11 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
                     if ((word >> j % 2 * 16 & 0xffff) < fa_dropout_threshold(a->dropout_p)) continue;
                 }
                 const int64_t o = fai_offset_q(&seq, so, at.i, at.h) + d;
-                fa_store(a->o.data, o, FA_DTYPE,
-                         fa_load(a->o.data, o, FA_DTYPE) + fa_load(from, d, FA_DTYPE));
+                float v = fa_load(from, d, FA_DTYPE);
+#if FAI_BYTES == 1
+                v *= FAI_(factor)(a, t, &a->v_descale, t->head_k, j);
+#endif
+                fa_store(a->o.data, o, FA_O_DTYPE, fa_load(a->o.data, o, FA_O_DTYPE) + v);
             }
         }
     }
@@ -997,9 +1372,10 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
 #if (FA_PASSES) & FA_FORWARD
 static __global__ void __launch_bounds__(FAI_THREADS)
     FAI_(forward_kernel)(const __grid_constant__ fa_args args) {
+#if FAI_BYTES != 1 || FAI_ARCH >= 890 /* else the call is refused */
     FAI_SIZES
     extern __shared__ __align__(128) unsigned char fai_shared[];
-    enum { SQ = 0, SK = BM * D * 2, SV = SK + BN * D * 2, STAGE = BN * (D + DV) * 2 };
+    enum { SQ = 0, SK = BM * WIDTH * 2, SV = SK + BN * WIDTH * 2, STAGE = FAI_TILE_STAGE(FAI_ARCH) };
     enum { TILE = FAI_TILE_BYTES(FAI_ARCH) };
     FAI_(tile) *const t = (FAI_(tile) *)(void *)(fai_shared + TILE);
     if (!FAI_(begin)(&args, t)) return;
@@ -1007,16 +1383,21 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
     const int row = warp_row + FAI_C_ROW(lane, 0); /* the thread's rows: row, row + 8 .. */
-    const uint32_t sq =
-        shared + SQ + FAI_AT(D, warp_row + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
-    const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane));
-    const uint32_t sv = shared + SV + FAI_AT(DV, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
+    const uint32_t sq = shared + SQ + warp_row * WIDTH * 2 + FAI_FIRST_Q(lane);
+    const uint32_t sk = shared + SK + FAI_FIRST_K(lane), sv = shared + SV + FAI_FIRST_V(lane);
     const FAI_(source) gk = FAI_(open)(&args, t, &args.k, D), gv = FAI_(open)(&args, t, &args.v, DV);
     const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
     const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
-    const float scale = fmaxf(args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D), 1e-37f);
+    float scale = args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D);
+#if FAI_BYTES == 1
+    enum { SF = SV + BN * WIDTH_V * 2 }; /* factors */
+    const int scaled = FAI_(is_scaled)(&args), scaled_v = FAI_(by_key)(&args.v_descale);
+    float unit = scaled_v ? 1e-37f : FAI_(factor)(&args, t, &args.v_descale, t->head_k, 0); /* of O */
+    scale *= FAI_(scale_tile)(&args, t);
+#endif
+    scale = fmaxf(scale, 1e-37f);
 
-    uint32_t rq[MT][D / 16][4];                   /* (MT, D/16, A4) */
+    uint32_t rq[MT][WIDTH / 16][4];               /* (MT, WIDTH/16, A4) */
     float o[MT][DV / 8][4], m[MT * 2], l[MT * 2]; /* (MT, DV/8, C4); of the thread's rows */
     FAI_(clear)(&args, t, o, m, l, row);
 
@@ -1030,6 +1411,9 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         FAI_(load_q)(&args, t, shared + SQ);
         FAI_(load_kv)(&args, t, &args.k, gk, last, shared + SK, D);
         if (STAGES == 2) FAI_(load_kv)(&args, t, &args.v, gv, last, shared + SV, DV);
+#if FAI_BYTES == 1
+        FAI_(load_factors)(&args, t, last, shared + SF);
+#endif
     }
     /* right to left: the tiles to mask are the first and the last, if any */
     for (int32_t first = last, next; first >= end; first = next) {
@@ -1039,32 +1423,50 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
         if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage);
         __syncthreads(); /* K is there (V too, in 2 stages), for all; nobody reads the other stage (V) any more */
+#if FAI_BYTES != 4
         if (first == last && Q_STAYS) FAI_(fragments_q)(rq, sq);
+#endif
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
         if (STAGES == 2 && next >= end) {
             FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK + (STAGE - stage), D);
             FAI_(load_kv)(&args, t, &args.v, gv, next, shared + SV + (STAGE - stage), DV);
+#if FAI_BYTES == 1
+            FAI_(load_factors)(&args, t, next, shared + SF + (STAGE - stage));
+#endif
         }
 
         float s[MT][BN / 8][4]; /* (MT, BN/8, C4) */
         FAI_(gemm_qk)(s, rq, sq, sk + stage);
+#if FAI_BYTES == 1
+        if (scaled) FAI_(scale_s)(&args, t, s, shared + SF + stage, row);
+#endif
         if (FAI_SCORES && modified) FAI_(modify)(&args, t, s, first, row, scale);
         if (mask) FAI_(mask)(&args, t, s, first, row);
         FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E);
         if (drops) FAI_(dropout)(&args, t, s, first, row);
+#if FAI_BYTES == 1
+        if (scaled_v) FAI_(scale_p)(s, o, &unit, shared + SF + stage);
+#endif
 
         if (STAGES == 1) {
             fai_cp_async_wait_all();
             if (mask || drops) infinite |= FAI_(make_finite)(shared + SV);
-            __syncthreads(); /* V is there, for all; nobody reads K any more */
+            __syncthreads(); /* V is there, for all; nobody reads K any more, nor factors */
             if (next >= end) FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK, D);
+#if FAI_BYTES == 1
+            if (next >= end) FAI_(load_factors)(&args, t, next, shared + SF);
+#endif
         }
         FAI_(gemm_pv)(o, s, sv + stage);
         if (STAGES == 2) stage = STAGE - stage;
     }
     infinite = __syncthreads_or(infinite); /* nobody reads shared memory any more: it is free for O */
+#if FAI_BYTES == 1
+    FAI_(scale_o)(o, unit);
+#endif
     FAI_(epilogue)(&args, t, o, m, l, shared, row);
     if (infinite) FAI_(add_infinite)(&args, t, masked || drops);
+#endif
 }
 #endif /* FA_FORWARD */
 
@@ -1113,6 +1515,8 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
     cudaError_t e = cudaFuncGetAttributes(&attributes, kernel);
     if (e != cudaSuccess) return fai_cuda_status(args, e);
     const int arch = attributes.ptxVersion * 10;
+    if (FAI_BYTES == 1 && arch < 890)
+        return fai_fail(args, FA_ERR_CUDA_ARCH, "arch", -1, attributes.ptxVersion, 89, INFINITY);
     const int64_t tiles = FAI_(tiles)(args, FAI_TILE_M(arch)),
                   heads = (int64_t)args->batch * fai_num_heads_k(args);
     const int64_t group = args->num_heads / fai_num_heads_k(args);
@@ -1154,9 +1558,15 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 }
 #endif /* FA_FORWARD */
 
+#undef FAI_P_LOG2
+#undef FAI_FIRST_V
+#undef FAI_FIRST_K
+#undef FAI_FIRST_Q
+#undef FAI_PACK_O
 #undef FAI_EXPONENT
 #undef FAI_FMA2
 #undef FAI_PACK
+#undef FAI_MMA_PV
 #undef FAI_MMA
 #undef FAI_ISA
 #undef FAI_SIZES
@@ -1164,6 +1574,8 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_BN
 #undef FAI_THREADS
 #undef FAI_TILE_BYTES
+#undef FAI_TILE_LOOP
+#undef FAI_TILE_STAGE
 #undef FAI_TILE_SHARED
 #undef FAI_TILE_STAGES
 #undef FAI_TILE_WARPS
@@ -1179,6 +1591,9 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_SCORES
 #undef FAI_HAS
 #undef FAI_DIM
+#undef FAI_WIDTH
+#undef FAI_ELEMENT
+#undef FAI_BYTES
 #undef FA_STAGES
 #undef FA_WARPS
 #define FAI_FORGET
