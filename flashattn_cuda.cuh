@@ -858,8 +858,9 @@ FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT
             float *const x = &s[n / 2][c / 2][n % 2 * 2 + c % 2], y = *x * scale;
             const int32_t j = column + c / 2 * 8 + c % 2;
             if (FAI_HAS(FA_SOFTCAP) && a->softcap > 0) /* cap tanh(y / cap) */
-                y = a->softcap -
-                    2 * a->softcap / (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap));
+                y = FAI_BYTES == 4 ? a->softcap * tanhf(y / a->softcap)
+                                   : a->softcap - 2 * a->softcap /
+                                                      (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap));
             if (FAI_HAS(FA_ALIBI) && a->alibi_slopes) y -= slope * fabsf((float)(position - j));
             if (FAI_HAS(FA_BIAS) && a->bias.data && j < t->any.hi)
                 y += fa_load(a->bias.data, bias + j, a->bias.dtype ? a->bias.dtype : FA_F32);
@@ -964,8 +965,8 @@ FAI_ATOM void FAI_(scale_o)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float factor)
     for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] *= factor;
 }
 
-/* P times the factors of V, which P must have before it is rounded: in units of the largest factor so far, so that no
- * element becomes larger; O is in these units, too. */
+/* P times the factors of V, which P must have before it is rounded: in units of the largest of the tile, so that no
+ * element becomes larger, and none changes where all keys have the same. O is in these units, too. */
 FAI_ATOM void FAI_(scale_p)(float p[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                             float *unit, uint32_t factors) {
     FAI_SIZES
@@ -975,7 +976,7 @@ FAI_ATOM void FAI_(scale_p)(float p[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_H
     for (int j = 0; j < BN; j += 32)
         most = max(most, __float_as_uint(fai_ld_shared_f32(factors + (BN + j + lane) * 4)));
     const float top = __uint_as_float(fai_redux_sync_max_u32(most));
-    if (top > *unit) FAI_(scale_o)(o, *unit / top), *unit = top;
+    if (top != *unit && top > *unit * 0x1p-100f) FAI_(scale_o)(o, *unit / top), *unit = top; /* not 0 */
     const float inverse = 1 / *unit;
 #pragma unroll
     for (int c = 0; c < BN / 4; c++) {

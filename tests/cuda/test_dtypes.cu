@@ -458,11 +458,9 @@ FA_TEST(bytes_are_those_of_the_model) {
     for (int n = 0; n < COUNT(shapes) * COUNT(dims); n++) {
         const fa_info *const info = &dims[n % COUNT(dims)]->info;
         const int *const s = shapes[n / COUNT(dims)];
-        if (info->block_m > 128 || info->features == FA_ALL_FEATURES) continue;
+        if (info->features != FA_CAUSAL || info == &f16_f32_256_cuda_info.info) continue; /* tiles of sm_80 */
         FA_REQUIRE(check_case(dims[n % COUNT(dims)], "b=2 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]));
         if (!ran) continue;
-        fa_cuda_launch launch;
-        (void)launch;
         const double bytes =
             (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes"));
         const int64_t size = (int64_t)fa_sizeof(info->dtype), size_o = (int64_t)fa_sizeof(info->o_dtype);
