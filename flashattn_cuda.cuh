@@ -435,6 +435,7 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
  * 16 elements; up to 128 dims that fits, beyond it a warp has 16 rows. sm_86, 89 and 120 have 99 KB of
  * shared memory a block, sm_80 163, sm_90 and 100 227. */
 #define FAI_LITTLE_SHARED(arch) ((arch) == 860 || (arch) == 890 || (arch) >= 1200)
+#define FAI_UNPACKS(arch) (FAI_BYTES == 1 && (arch) >= 900 && (arch) < 1200)
 #if FAI_BYTES == 4
 /* FFMA reads all its operands from shared memory: 32 rows and 64 or 32 keys a warp, as above. 96 KB at most, which is
  * everything that sm_86, 89 and 120 have; beyond 128 dims a thread's part of O takes all registers at 16 rows */
@@ -443,10 +444,12 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
 #define FAI_TABLE_WARPS(arch) 4
 #define FAI_TABLE_STAGES(arch) 1
 #elif FAI_BYTES == 1
-/* half the bytes of 16-bit tiles, so two stages fit everywhere: 26, 34, 73 and 97 KB. Registers as there */
+/* half the bytes of 16-bit tiles, so two stages fit everywhere: 26, 34, 73 and 97 KB. Registers as there, but for sm_90
+ * and 100, where mma makes f16 of fp8 first: 16 rows a warp then, and 32 keys beyond 128 dims */
 #define FAI_TABLE_M(arch) 128
-#define FAI_TABLE_N(arch) (FAI_DIM > 64 && FAI_DIM <= 128 ? 32 : 64)
-#define FAI_TABLE_WARPS(arch) (FAI_DIM <= 128 ? 4 : 8)
+#define FAI_TABLE_N(arch) \
+    (FAI_DIM <= 64 ? 64 : FAI_DIM <= 128 ? (FAI_UNPACKS(arch) ? 64 : 32) : FAI_UNPACKS(arch) ? 32 : 64)
+#define FAI_TABLE_WARPS(arch) (FAI_DIM <= (FAI_UNPACKS(arch) ? 64 : 128) ? 4 : 8)
 #define FAI_TABLE_STAGES(arch) 2
 #elif FAI_DIM <= 64
 /* 48 KB and about 200 registers: two blocks an SM everywhere, and Q stays in registers */
@@ -526,7 +529,9 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
         THREADS = FAI_THREADS, \
         MT = FAI_MT, \
         /* in registers: 32 of them, too many next to those that features take */ \
-        Q_STAYS = FAI_MT * FAI_WIDTH(FAI_DIM) <= 128 && FAI_BYTES != 4 && !FAI_HEAVY \
+        Q_STAYS = FAI_MT * FAI_WIDTH(FAI_DIM) <= (FAI_UNPACKS(FAI_ARCH) ? 63 : 128) && FAI_BYTES != 4 && \
+                  !FAI_HEAVY, \
+        STEPS = FAI_UNPACKS(FAI_ARCH) && FAI_DIM > 128 ? 2 : FAI_WIDTH(FA_HEAD_DIM) / 16 /* side by side */ \
     };
 FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) &&
                      (FAI_MT == 1 || FAI_MT == 2) && FAI_THREADS <= 512,
@@ -566,11 +571,12 @@ FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 
 /* Where a lane finds the first fragment of Q, K and V in their tiles: >>maps. f32: its first row of Q, its first two
  * keys of K, its first columns of V. */
 #if FAI_BYTES == 4
-#define FAI_FIRST_Q(lane) FAI_AT(WIDTH, FAI_C_ROW(lane, 0), 0)
+#define FAI_FIRST_Q(row0, lane) FAI_AT(WIDTH, (row0) + FAI_C_ROW(lane, 0), 0)
 #define FAI_FIRST_K(lane) FAI_AT(WIDTH, FAI_C_COL(lane, 0), 0)
 #define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, 0, FAI_PAIRED_COL(lane, 0, 0) / 4)
 #else
-#define FAI_FIRST_Q(lane) FAI_AT(WIDTH, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane))
+#define FAI_FIRST_Q(row0, lane) \
+    FAI_AT(WIDTH, (row0) + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane))
 #define FAI_FIRST_K(lane) FAI_AT(WIDTH, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane))
 #if FAI_BYTES == 2
 #define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane))
@@ -824,14 +830,14 @@ FAI_ATOM void FAI_(load_factors)(const fa_args *a, const FAI_(tile) *t, int32_t 
     FAI_SIZES
     const int32_t j = first + (int32_t)threadIdx.x, inside = j >= t->any.lo && j < t->any.hi;
     if (BN < THREADS && threadIdx.x >= BN) return;
-    if (FAI_(by_key)(&a->k_descale))
-        fai_cp_async_ca_4(to + threadIdx.x * 4,
-                          inside ? FAI_(factor_at)(a, t, &a->k_descale, t->head_k, (uint32_t)j) : a->k_descale.data,
-                          inside ? 4 : 0);
-    if (FAI_(by_key)(&a->v_descale))
-        fai_cp_async_ca_4(to + (BN + threadIdx.x) * 4,
-                          inside ? FAI_(factor_at)(a, t, &a->v_descale, t->head_k, (uint32_t)j) : a->v_descale.data,
-                          inside ? 4 : 0);
+#pragma unroll 1 /* side by side they take registers */
+    for (int n = 0; n < 2; n++) {
+        const fa_descale *const d = n ? &a->v_descale : &a->k_descale;
+        if (FAI_(by_key)(d))
+            fai_cp_async_ca_4(to + (n * BN + threadIdx.x) * 4,
+                              inside ? FAI_(factor_at)(a, t, d, t->head_k, (uint32_t)j) : d->data,
+                              inside ? 4 : 0);
+    }
 }
 #endif
 
@@ -1090,7 +1096,7 @@ FAI_ATOM void FAI_(gemm_qk)(float s[FAI_MT][FAI_BN / 8][4],
     FAI_SIZES
 #pragma unroll
     for (int n = 0; n < MT * BN / 8 * 4; n++) s[n / 4 / (BN / 8)][n / 4 % (BN / 8)][n % 4] = 0;
-#pragma unroll
+#pragma unroll STEPS
     for (int c = 0; c < WIDTH / 16; c++) {
 #pragma unroll
         for (int a = 0; a < MT && !Q_STAYS; a++)
@@ -1151,6 +1157,8 @@ FAI_ATOM void FAI_(gemm_pv)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float p[FAI_M
         for (int j = 0; j < DV / 16; j++) {
             uint32_t x[4];  /* of keys 0 .. 7, 8 .. 15, 16 .. 23, 24 .. 31: 2 keys, 2 columns of each */
             uint32_t rv[4]; /* (2, B2) */
+            if (FAI_UNPACKS(FAI_ARCH) && DV > 128 && j % 2 == 0)
+                __syncwarp(); /* ptxas would make f16 of V long before it is needed */
             fai_ldmatrix_x4_trans(x, FAI_MOVE(WIDTH_V, sv, c * 32, j));
             rv[0] = fai_prmt_b32(x[0], x[1], 0x6420), rv[1] = fai_prmt_b32(x[2], x[3], 0x6420);
             rv[2] = fai_prmt_b32(x[0], x[1], 0x7531), rv[3] = fai_prmt_b32(x[2], x[3], 0x7531);
@@ -1384,7 +1392,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
     const int row = warp_row + FAI_C_ROW(lane, 0); /* the thread's rows: row, row + 8 .. */
-    const uint32_t sq = shared + SQ + warp_row * WIDTH * 2 + FAI_FIRST_Q(lane);
+    const uint32_t sq = shared + SQ + FAI_FIRST_Q(warp_row, lane);
     const uint32_t sk = shared + SK + FAI_FIRST_K(lane), sv = shared + SV + FAI_FIRST_V(lane);
     const FAI_(source) gk = FAI_(open)(&args, t, &args.k, D), gv = FAI_(open)(&args, t, &args.v, DV);
     const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
@@ -1392,8 +1400,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     float scale = args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D);
 #if FAI_BYTES == 1
     enum { SF = SV + BN * WIDTH_V * 2 }; /* factors */
-    const int scaled = FAI_(is_scaled)(&args), scaled_v = FAI_(by_key)(&args.v_descale);
-    float unit = scaled_v ? 1e-37f : FAI_(factor)(&args, t, &args.v_descale, t->head_k, 0); /* of O */
+    float unit = FAI_(by_key)(&args.v_descale) ? 1e-37f : FAI_(factor)(&args, t, &args.v_descale, t->head_k, 0); /* of O */
     scale *= FAI_(scale_tile)(&args, t);
 #endif
     scale = fmaxf(scale, 1e-37f);
@@ -1439,14 +1446,14 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         float s[MT][BN / 8][4]; /* (MT, BN/8, C4) */
         FAI_(gemm_qk)(s, rq, sq, sk + stage);
 #if FAI_BYTES == 1
-        if (scaled) FAI_(scale_s)(&args, t, s, shared + SF + stage, row);
+        if (FAI_(is_scaled)(&args)) FAI_(scale_s)(&args, t, s, shared + SF + stage, row);
 #endif
         if (FAI_SCORES && modified) FAI_(modify)(&args, t, s, first, row, scale);
         if (mask) FAI_(mask)(&args, t, s, first, row);
         FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E);
         if (drops) FAI_(dropout)(&args, t, s, first, row);
 #if FAI_BYTES == 1
-        if (scaled_v) FAI_(scale_p)(s, o, &unit, shared + SF + stage);
+        if (FAI_(by_key)(&args.v_descale)) FAI_(scale_p)(s, o, &unit, shared + SF + stage);
 #endif
 
         if (STAGES == 1) {
@@ -1586,6 +1593,7 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_TABLE_WARPS
 #undef FAI_TABLE_N
 #undef FAI_TABLE_M
+#undef FAI_UNPACKS
 #undef FAI_LITTLE_SHARED
 #undef FAI_HEAVY
 #undef FAI_MASKS
