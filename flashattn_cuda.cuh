@@ -878,7 +878,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         int32_t num = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
         if (num > t.max_accepted) num = t.max_accepted;
         for (int32_t n = 0, count; n < num; n += count) {
-            fai_place source, target;
+            fai_place source = {0, 0, NULL, NULL}, target = {0, 0, NULL, NULL};
             fai_block k = {0, 0};
             int move = FAI_MOVE_NONE;
             count = num - n < l.groups ? num - n : l.groups;

@@ -258,6 +258,7 @@ static void all_worlds(void (*f)(world *, int), uint64_t seed) {
                     f(&w, wide);
                     drop_all();
                     if (fat_failures > before)
+                        cudaDeviceReset(), /* a broken context is of no use to others */
                         printf("#     %s, new rows %s, page size %d, factors %d, wide %d, number %d\n", fa_dtype_name(dtype),
                                fa_dtype_name(w.dtype), pages[page], mode, wide, n);
                 }
@@ -277,6 +278,174 @@ static void append_some(world *w, int wide) {
 }
 FA_TEST(append_is_that_of_the_cpu) {
     for (uint64_t n = 0; n < 2; n++) all_worlds(append_some, fat_seed + 1000 * n);
+}
+
+/* The same rows in one call on the device and one by one: also where blocks share a factor. */
+static void append_one_by_one(world *w, int wide) {
+    int32_t *start, *count;
+    fa_append_args a = make_rows(w, 12, wide, &start, &count);
+    int32_t *one = (int32_t *)take(BATCH * 4, 0), *at = (int32_t *)take(BATCH * 4, 0), *first = (int32_t *)take((BATCH + 1) * 4, 0);
+    fa_error error;
+    if (!a.cu_seqlens_new || (a.rotary.positions && !a.rotary.per_row)) return;
+    FA_REQUIRE(fa_append(&a) == FA_OK); /* on the host all at once, on the device one by one */
+    for (int n = 0; n < 3; n++) upload();
+    for (int v = 0; v < 2; v++) { /* the device's cache is as it was before */
+        const fa_cache d = cache_there(&a.cache);
+        for (int m = 0; m < num_blocks; m++)
+            if (there(blocks[m].host) && (blocks[m].device <= (unsigned char *)(v ? d.v.data : d.k.data)) &&
+                (unsigned char *)(v ? d.v.data : d.k.data) < blocks[m].device + blocks[m].bytes)
+                FA_EXPECT(cudaMemset(blocks[m].device, 0xff, blocks[m].bytes) == cudaSuccess);
+        float *factors = v ? d.v_descale.data : d.k_descale.data;
+        if (factors && (v ? d.v_descale.block : d.k_descale.block))
+            for (int m = 0; m < num_blocks; m++)
+                if (blocks[m].device == (unsigned char *)factors)
+                    FA_EXPECT(cudaMemset(blocks[m].device, 0xff, blocks[m].bytes) == cudaSuccess);
+    }
+    fa_append_args d = append_there(&a);
+    d.error = &error, d.seqused_new = (const int32_t *)there(one), d.positions = (const int32_t *)there(at);
+    d.cu_seqlens_new = (const int32_t *)there(first), d.seqlen_new = 12;
+    for (int i = 0; i < 12; i++) {
+        int any = 0;
+        for (int b = 0; b < w->c.batch; b++) {
+            one[b] = i < count[b], at[b] = start[b] + (one[b] ? i : 0), any |= one[b];
+            first[b] = a.cu_seqlens_new[b] + (one[b] ? i : 0);
+        }
+        first[w->c.batch] = a.cu_seqlens_new[w->c.batch];
+        FA_EXPECT(cudaMemcpy(there(one), one, BATCH * 4, cudaMemcpyHostToDevice) == cudaSuccess);
+        FA_EXPECT(cudaMemcpy(there(at), at, BATCH * 4, cudaMemcpyHostToDevice) == cudaSuccess);
+        FA_EXPECT(cudaMemcpy(there(first), first, (BATCH + 1) * 4, cudaMemcpyHostToDevice) == cudaSuccess);
+        if (any && !launched(fa_append_cuda(&d, 0), &error)) return;
+    }
+    FA_EXPECT(same());
+}
+FA_TEST(rows_one_by_one_give_the_same_bits) { all_worlds(append_one_by_one, fat_seed + 3000); }
+
+/* ---- compaction ---------------------------------------------------------------------------- */
+
+static void compact_some(world *w, int wide) {
+    enum { COLUMNS = 20 };
+    int32_t *start, *count, *accepted = (int32_t *)take(BATCH * COLUMNS * 4, 0), *num = (int32_t *)take(BATCH * 4, 0);
+    fa_append_args add = make_rows(w, 8, wide, &start, &count);
+    fa_compact_args a, d;
+    fa_error error;
+    FA_REQUIRE(fa_append(&add) == FA_OK);
+    add = make_rows(w, COLUMNS, wide, &start, &count);
+    FA_REQUIRE(fa_append(&add) == FA_OK);
+    memset(&a, 0, sizeof a);
+    const int all = !fat_below(&w->seed, 8), few = fat_below(&w->seed, 2);
+    for (int b = 0; b < w->c.batch; b++) {
+        num[b] = 0;
+        for (int i = 0; i < count[b]; i++)
+            if (all || (fat_below(&w->seed, 3) == 0) == few) accepted[b * COLUMNS + num[b]++] = i;
+    }
+    a.cache = w->c, a.max_accepted = COLUMNS, a.accepted = accepted, a.num_accepted = num, a.positions = start;
+    if (!fat_below(&w->seed, 6)) a.cache.k.data = NULL;
+    else if (!fat_below(&w->seed, 6)) a.cache.v.data = NULL;
+    upload();
+    d = a, d.error = &error, d.cache = cache_there(&a.cache);
+    MOVE(const int32_t, d.accepted)
+    MOVE(const int32_t, d.num_accepted)
+    MOVE(const int32_t, d.positions)
+    if (!launched(fa_compact_cuda(&d, 0), &error)) return;
+    FA_EXPECT(fa_compact(&a) == FA_OK && same());
+}
+FA_TEST(compaction_is_that_of_the_cpu) {
+    for (uint64_t n = 0; n < 2; n++) all_worlds(compact_some, fat_seed + 4000 + 1000 * n);
+}
+
+/* ---- rows of Q ----------------------------------------------------------------------------- */
+
+/* q and o of a call: of the same shape, perhaps the same. */
+typedef struct rows {
+    fa_tensor q;
+    fa_tensor_out o;
+    int32_t size[4], *cu, *used; /* size: batch, num_heads, seqlen_q, head_dim */
+} rows;
+static rows make_q(uint64_t *seed, fa_dtype dtype, fa_dtype o_dtype, int dim, int wide) {
+    rows r;
+    memset(&r, 0, sizeof r);
+    const int batch = 1 + fat_below(seed, BATCH), heads = 1 + fat_below(seed, 9), seqlen = 1 + fat_below(seed, 30);
+    const int pad = dim + (wide ? 8 : 1) * fat_below(seed, 2), in_place = dtype == o_dtype && fat_below(seed, 2);
+    const int64_t elements = (int64_t)(batch * seqlen + 2) * heads * pad + 8;
+    r.size[0] = batch, r.size[1] = heads, r.size[2] = seqlen, r.size[3] = dim;
+    r.q.data = take((size_t)elements * fa_sizeof(dtype), dtype), fill((void *)r.q.data, elements, dtype, seed);
+    if (!wide) r.q.data = (const char *)r.q.data + fa_sizeof(dtype);
+    r.o.data = in_place ? (void *)r.q.data : take((size_t)elements * fa_sizeof(o_dtype), o_dtype);
+    if (pad != dim) r.q.stride_h = r.o.stride_h = pad, r.q.stride_s = r.o.stride_s = heads * pad, r.q.stride_b = r.o.stride_b = seqlen * heads * pad;
+    if (fat_below(seed, 2)) {
+        r.cu = (int32_t *)take((size_t)(batch + 1) * 4, 0), r.cu[0] = 1;
+        for (int b = 0; b < batch; b++) r.cu[b + 1] = r.cu[b] + fat_below(seed, seqlen + 1);
+    }
+    if (fat_below(seed, 2)) {
+        r.used = (int32_t *)take((size_t)batch * 4, 0);
+        for (int b = 0; b < batch; b++) r.used[b] = fat_below(seed, 1 + (r.cu ? r.cu[b + 1] - r.cu[b] : seqlen));
+    }
+    return r;
+}
+
+FA_TEST(rotary_is_that_of_the_cpu) {
+    uint64_t seed = fat_seed + 6000;
+    for (int n = 0; n < 240; n++) {
+        const int wide = n % 2, dim = wide ? 8 * (1 + fat_below(&seed, 32)) : 2 + fat_below(&seed, 255);
+        const fa_dtype dtype = FA_F32 + n / 2 % 3;
+        world w;
+        fa_rotary_args a, d;
+        fa_error error;
+        if (!due()) continue;
+        memset(&w, 0, sizeof w), memset(&a, 0, sizeof a), w.seed = fat_next(&seed);
+        const rows r = make_q(&seed, dtype, dtype, dim, wide);
+        a.batch = r.size[0], a.num_heads = r.size[1], a.seqlen_q = r.size[2], a.head_dim = dim, a.dtype = dtype;
+        a.q = r.q, a.o = r.o, a.cu_seqlens_q = r.cu, a.seqused_q = r.used;
+        while (!a.rotary.dim) a.rotary = make_rope(&w, dim, wide, a.batch * a.seqlen_q + 2);
+        upload();
+        d = a, d.error = &error, d.rotary = rope_there(&a.rotary);
+        MOVE(const void, d.q.data)
+        MOVE(void, d.o.data)
+        MOVE(const int32_t, d.cu_seqlens_q)
+        MOVE(const int32_t, d.seqused_q)
+        if (launched(fa_rotary_cuda(&d, 0), &error))
+            FA_EXPECT_MSG(fa_rotary(&a) == FA_OK && same(), "%d: %s, dim %d of %d", n, fa_dtype_name(dtype), a.rotary.dim, dim);
+        drop_all();
+    }
+}
+
+/* Every kind of sharing: by axis, and by rows. */
+FA_TEST(quantize_is_that_of_the_cpu) {
+    uint64_t seed = fat_seed + 7000;
+    for (int n = 0; n < 300; n++) {
+        const int wide = n % 2, hadamard = n / 2 % 2;
+        const int dim = hadamard ? 2 << fat_below(&seed, 8) : wide ? 8 * (1 + fat_below(&seed, 32)) : 1 + fat_below(&seed, 256);
+        const fa_dtype dtype = FA_F32 + fat_below(&seed, 3), o_dtype = fat_below(&seed, 4) ? FA_E4M3 + n % 3 : FA_F32 + n % 3;
+        fa_quantize_args a, d;
+        fa_error error;
+        if (!due()) continue;
+        memset(&a, 0, sizeof a);
+        const rows r = make_q(&seed, dtype, o_dtype, dim, wide);
+        a.batch = r.size[0], a.num_heads = r.size[1], a.seqlen_q = r.size[2], a.head_dim = dim;
+        a.dtype = dtype, a.o_dtype = o_dtype, a.hadamard = hadamard, a.seed = fat_next(&seed);
+        a.q = r.q, a.o = r.o, a.cu_seqlens_q = r.cu, a.seqused_q = r.used;
+        const int kind = fat_below(&seed, 8), block = kind < 2 ? 1 : kind < 4 ? 0 : 1 + fat_below(&seed, 16);
+        if (o_dtype >= FA_E4M3 && fat_below(&seed, 8)) {
+            const int64_t count = block ? (a.seqlen_q + block - 1) / block : 1, gap = fat_below(&seed, 2);
+            a.descale.data = (float *)take((size_t)(a.batch * a.num_heads * (count + gap)) * 4, FA_F32);
+            a.descale.block = block;
+            const int axes = fat_below(&seed, 3) ? 7 : fat_below(&seed, 8);
+            if (axes & 1) a.descale.stride_block = 1;
+            if (axes & 2) a.descale.stride_h = count + gap;
+            if (axes & 4) a.descale.stride_b = a.num_heads * (count + gap);
+        }
+        upload();
+        d = a, d.error = &error;
+        MOVE(const void, d.q.data)
+        MOVE(void, d.o.data)
+        MOVE(float, d.descale.data)
+        MOVE(const int32_t, d.cu_seqlens_q)
+        MOVE(const int32_t, d.seqused_q)
+        if (launched(fa_quantize_cuda(&d, 0), &error))
+            FA_EXPECT_MSG(fa_quantize(&a) == FA_OK && same(), "%d: %s to %s, dim %d, hadamard %d, block %d", n, fa_dtype_name(dtype),
+                          fa_dtype_name(o_dtype), dim, hadamard, a.descale.data ? block : -1);
+        drop_all();
+    }
 }
 
 FA_TEST_MAIN
