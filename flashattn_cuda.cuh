@@ -9,19 +9,9 @@
         #define FA_HEAD_DIM 128
         #include "flashattn_cuda.cuh"        // -> attn128_forward_cuda(), attn128_cuda_info, ...
 
-    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches one kernel on the
+    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches kernels on the
               stream that it is given, and may be captured in a graph. Bad arguments return a status; nothing is
               launched unless it is FA_OK.
-
-    CONFIGURE, sticky, before the first include or any later one
-
-        FA_CUDA_CACHE   compiles the cache calls, once: rows into a KV cache on the device, and fp8 or int8 of a tensor,
-                        with the argument structs of flashattn.h and the same bits as on the CPU. See >>cache.
-
-        fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream);
-        fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream);
-        fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream);
-        fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream);
 
     CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>cache  >>tiles  >>loads  >>scores  >>products
                            >>kernel  >>launch
@@ -43,13 +33,24 @@
         fa_status attn128_forward_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status attn128_forward_cuda_launch(const fa_args *args, fa_cuda_launch *launch);
 
+    CONFIGURE, sticky, before any include, the first one or a later one
+
+        FA_CUDA_CACHE   compiles the cache calls, once. They take the argument structs of flashattn.h, with pointers to
+                        device memory, and give the bits of the CPU; see >>cache.
+
+        fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream);
+        fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream);
+        fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream);
+        fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream);
+
     DATA      Rows of q, k, v and o start at multiples of 16 bytes: data, and strides in bytes. cu_seqlens,
               seqused, block_table and all other arrays are in device memory, so their contents are not checked:
               lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a tree mask
-              needs len_k >= len_q. For the cache calls rows may start anywhere (16-byte starts are faster); new rows
-              must fit before seqlen_k, accepted rows rise, no page be written by two sequences: a row of the cache that
-              there is not is left out, nothing else is noticed. args itself and args->error are in host memory. num_threads and split_keys
+              needs len_k >= len_q. args itself and args->error are in host memory. num_threads and split_keys
               mean nothing here.
+              Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
+              seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
+              one page; what would go to a row or page that does not exist is left out.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
