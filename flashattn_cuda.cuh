@@ -578,7 +578,7 @@ typedef struct fai_rows {
     char *data;
     fai_strides st; /* in elements */
     fa_dtype dtype;
-    int32_t dim, wide;
+    int32_t size, dim, wide; /* size: of an element */
 } fai_rows;
 
 /* The thread's place: lane of its group, the first element of its chunk. */
@@ -597,8 +597,7 @@ FAI_ATOM fai_lane fai_get_lane(int lanes) {
 /* The element next to d in its pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
 FAI_ATOM int fai_other(int d, int half) { return d < half ? d + half : d < 2 * half ? d - half : d; }
 
-FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, fa_dtype dtype, int first, int dim, int wide, int half) {
-    const int size = (int)fa_sizeof(dtype);
+FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first, int dim, int wide, int half) {
 #pragma unroll
     for (int e = 0; e < 8; e++) w[e] = 0;
     if (wide && first < dim) {
@@ -624,8 +623,7 @@ FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, fa_dtype dtype, int
         else w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
     }
 }
-FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], fa_dtype dtype, int first, int dim, int wide) {
-    const int size = (int)fa_sizeof(dtype);
+FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], int size, int first, int dim, int wide) {
     if (wide && first < dim) {
         char *to = row + first * size;
         if (size == 1) *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
@@ -760,8 +758,8 @@ FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_
     const float *cos_row = r->cos + position * half, *sin_row = r->sin + position * half;
     uint32_t wc[8], ws[8];
     if (wide && !r->interleaved) {
-        fai_load_chunk(wc, (const char *)cos_row, FA_F32, i0, half, 1, 0);
-        fai_load_chunk(ws, (const char *)sin_row, FA_F32, i0, half, 1, 0);
+        fai_load_chunk(wc, (const char *)cos_row, 4, i0, half, 1, 0);
+        fai_load_chunk(ws, (const char *)sin_row, 4, i0, half, 1, 0);
     } else {
 #pragma unroll
         for (int e = 0; e < 8; e++) {
@@ -787,7 +785,7 @@ FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, 
         for (int e = 0; e < 8; e++) y[e] = x[e ^ 1];
     } else {
         uint32_t w[8];
-        fai_load_chunk(w, row, in->dtype, first, in->dim, in->wide && wide, r->dim / 2);
+        fai_load_chunk(w, row, in->size, first, in->dim, in->wide && wide, r->dim / 2);
         fai_decode_chunk(y, w, in->dtype);
     }
 #pragma unroll
@@ -882,7 +880,7 @@ FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int blo
         fai_quantize_chunk(w, x, need, o->dtype);
     } else if (live && factor) fai_quantize_chunk(w, x, *factor, o->dtype);
     else fai_encode_chunk(w, x, o->dtype);
-    if (live) fai_store_chunk(row, w, o->dtype, l.first, o->dim, o->wide);
+    if (live) fai_store_chunk(row, w, o->size, l.first, o->dim, o->wide);
 }
 
 /* ---- append ---- */
@@ -904,7 +902,7 @@ typedef struct fai_cache_task {
 
 /* Side v of the cache, and its rows. */
 FAI_ATOM fai_rows fai_cache_rows(const fai_cache_task *t, const fai_cache_side *s, int v) {
-    const fai_rows r = {s->data, s->st, s->dtype, s->dim, t->wide[v]};
+    const fai_rows r = {s->data, s->st, s->dtype, (int32_t)fa_sizeof(s->dtype), s->dim, t->wide[v]};
     return r;
 }
 FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) { return t->positions ? t->positions[b] : 0; }
@@ -918,7 +916,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
     const int rotate = v == 0 && fai_rotates(&t.rope), copy = !rotate && in.dtype == out.dtype;
     const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
-    const int64_t size = (int64_t)fa_sizeof(in.dtype);
+    const int64_t size = in.size;
     const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step, factor_step = t.parts * side.factor_step;
     double c[8], s[8];
     for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
@@ -941,9 +939,9 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (live) {
                 uint32_t w[8];
-                fai_load_chunk(w, from, in.dtype, l.first, in.dim, in.wide, 0);
+                fai_load_chunk(w, from, in.size, l.first, in.dim, in.wide, 0);
                 if (copy) {
-                    fai_store_chunk(to, w, out.dtype, l.first, out.dim, out.wide);
+                    fai_store_chunk(to, w, out.size, l.first, out.dim, out.wide);
                     continue;
                 }
                 fai_decode_chunk(x, w, in.dtype);
@@ -1002,13 +1000,13 @@ FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *
     }
     if (l.group < count && fai_find_place(s, b, j + l.group, &own)) {
         fai_encode_chunk(w, x, s->dtype);
-        fai_store_chunk(own.row + h * s->step, w, s->dtype, l.first, out->dim, out->wide);
+        fai_store_chunk(own.row + h * s->step, w, out->size, l.first, out->dim, out->wide);
     }
     if (threadIdx.x == 0) *factor = now;
     if (fai_bits_of(now) != fai_bits_of(old)) /* the rows before them in the block, if any */
         for (int64_t row = k.start + l.group; row < j; row += l.groups) {
             if (!fai_find_place(s, b, row, &own)) continue;
-            fai_load_chunk(w, own.row + h * s->step, s->dtype, l.first, out->dim, out->wide, 0);
+            fai_load_chunk(w, own.row + h * s->step, out->size, l.first, out->dim, out->wide, 0);
             fai_decode_chunk(x, w, s->dtype);
             now = old;
             for (uint32_t r = 0; r < count; r++) {
@@ -1020,7 +1018,7 @@ FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *
                 fai_round_chunk(x, now, s->dtype);
             }
             fai_encode_chunk(w, x, s->dtype);
-            fai_store_chunk(own.row + h * s->step, w, s->dtype, l.first, out->dim, out->wide);
+            fai_store_chunk(own.row + h * s->step, w, out->size, l.first, out->dim, out->wide);
         }
     __syncthreads(); /* rows and factor are written: they may be read again; nobody reads needs any more */
 }
@@ -1036,7 +1034,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
     const int rotate = v == 0 && fai_rotates(&t.rope);
     const uint32_t items = (uint32_t)t.a.batch * t.blocks * heads;
-    const int64_t size = (int64_t)fa_sizeof(in.dtype);
+    const int64_t size = in.size;
     double c[8], s[8];
     for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
         const int32_t h = (int32_t)(item % heads);
@@ -1052,7 +1050,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             if (l.group < count) {
                 const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
                 uint32_t w[8];
-                fai_load_chunk(w, from, in.dtype, l.first, in.dim, in.wide, 0);
+                fai_load_chunk(w, from, in.size, l.first, in.dim, in.wide, 0);
                 fai_decode_chunk(x, w, in.dtype);
                 if (rotate) {
                     const int64_t position = fai_rope_position(&t.a, &t.rope, &seq, at, i);
@@ -1111,12 +1109,12 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             uint32_t w[8];
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0}, factor = 1;
             if (own) {
-                fai_load_chunk(w, source.row + h * side.step, side.dtype, l.first, rows.dim, rows.wide, 0);
+                fai_load_chunk(w, source.row + h * side.step, rows.size, l.first, rows.dim, rows.wide, 0);
                 if (source.factor) factor = source.factor[h * side.factor_step];
             }
             __syncthreads(); /* the rows of this step are read: they may be overwritten */
             if (own == FAI_MOVE_COPY) {
-                fai_store_chunk(target.row + h * side.step, w, side.dtype, l.first, rows.dim, rows.wide);
+                fai_store_chunk(target.row + h * side.step, w, rows.size, l.first, rows.dim, rows.wide);
                 if (block == 1 && l.lane == 0) target.factor[h * side.factor_step] = factor;
             }
             if (move != FAI_MOVE_ROUND) continue;
@@ -1148,7 +1146,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_rotary_kernel(const __grid_constant__ fai_rows_task t) {
     const fai_lane l = fai_get_lane(t.lanes);
     const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
-    const int64_t size = (int64_t)fa_sizeof(t.q.dtype);
+    const int64_t size = t.q.size;
     const int64_t from_step = t.parts * t.q.st.h * size, to_step = t.parts * t.o.st.h * size;
     double c[8], s[8];
     for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
@@ -1166,7 +1164,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (live) {
                 uint32_t w[8];
-                fai_load_chunk(w, from, t.q.dtype, l.first, t.q.dim, t.q.wide, 0);
+                fai_load_chunk(w, from, t.q.size, l.first, t.q.dim, t.q.wide, 0);
                 fai_decode_chunk(x, w, t.q.dtype);
                 fai_rotate_chunk(x, &t.q, from, &t.rope, c, s, l.first, t.rope_wide);
             }
@@ -1181,8 +1179,8 @@ FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence
                            uint32_t signs, fai_lane l, int live) {
     uint32_t w[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     if (live)
-        fai_load_chunk(w, t->q.data + fai_offset_q(seq, t->q.st, i, h) * (int64_t)fa_sizeof(t->q.dtype), t->q.dtype,
-                       l.first, t->q.dim, t->q.wide, 0);
+        fai_load_chunk(w, t->q.data + fai_offset_q(seq, t->q.st, i, h) * t->q.size, t->q.size, l.first,
+                       t->q.dim, t->q.wide, 0);
     fai_decode_chunk(x, w, t->q.dtype);
     if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, signs, l.first);
 }
@@ -1194,7 +1192,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const fai_lane l = fai_get_lane(t.lanes);
     const fa_descale *d = &t.a.q_descale;
     const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
-    const int64_t size = (int64_t)fa_sizeof(t.o.dtype);
+    const int64_t size = t.o.size;
     const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
     for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
         const uint32_t item = item0 + l.group;
@@ -1238,7 +1236,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const fa_descale *d = &t.a.q_descale;
     const uint32_t seqlen = (uint32_t)t.a.seqlen_q, heads = (uint32_t)t.a.num_heads;
     const uint32_t rows = d->block ? (uint32_t)d->block : seqlen, blocks = (seqlen - 1) / rows + 1;
-    const int64_t size = (int64_t)fa_sizeof(t.o.dtype);
+    const int64_t size = t.o.size;
     const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
     for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * blocks * heads; item += gridDim.x) {
         const uint32_t h = item % heads, number = item / heads % blocks;
@@ -1272,7 +1270,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 static inline fai_rows fai_get_rows(const void *data, fai_strides st, fa_dtype dtype, int32_t dim) {
     const int64_t size = (int64_t)fa_sizeof(dtype), unit = size == 1 ? 8 : 16;
     const int64_t odd = (int64_t)((uintptr_t)data % 16) | st.b * size | st.s * size | st.h * size;
-    const fai_rows r = {(char *)data, st, dtype, dim, data && dim % 8 == 0 && odd % unit == 0};
+    const fai_rows r = {(char *)data, st, dtype, (int32_t)size, dim, data && dim % 8 == 0 && odd % unit == 0};
     return r;
 }
 static inline int32_t fai_rope_is_wide(const fa_rope *r) {
