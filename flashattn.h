@@ -2741,7 +2741,7 @@ typedef struct fai_place {
     float *factor;
 } fai_place;
 
-FAI_HD static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
+static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
     const fa_sequence seq = fa_get_sequence(s->a, b);
     fai_place p = {b, j, s->data + fai_offset_k(s->a, &seq, s->st, j, 0) * (int64_t)fa_sizeof(s->dtype), NULL};
     if (s->descale->data) p.factor = s->factors + (fai_descale_at(s->a, s->descale, b, 0, j) - s->descale->data);

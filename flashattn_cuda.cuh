@@ -808,12 +808,14 @@ FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, uint32_t signs, int first)
             x[e] = fai_add_rn_f32(a, b), x[e ^ step] = fai_add_rn_f32(a, -b);
         }
     }
-    for (int step = 8; step < dim; step *= 2)
+    for (int step = 8; step < dim; step *= 2) {
+        const uint32_t minus = first & step ? 0x80000000u : 0;
 #pragma unroll
         for (int e = 0; e < 8; e++) {
             const float y = fai_shfl_sync_bfly_f32(x[e], step / 8);
-            x[e] = fai_add_rn_f32(y, first & step ? -x[e] : x[e]);
+            x[e] = fai_add_rn_f32(y, fai_float_of(fai_bits_of(x[e]) ^ minus));
         }
+    }
     const float scale = fai_hadamard_scale(dim);
 #pragma unroll
     for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], scale);
