@@ -88,14 +88,17 @@ build/ptx/sm_80/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
 build/ptx/shared/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.so
 	@mkdir -p $(@D)
 	$(NVCC_PTX) -cudart shared -o $@ $<
-# Tests of flashattn_cuda.cuh, for two targets; on a GPU: `nvcc -O3 -arch=native -I. -Itests tests/cuda/test_forward.cu`.
-build/cuda80/%: ARCH = 80
-build/cuda80/%: tests/cuda/%.cu tests/fa_test.h build/libfa_ptx.a
-	@mkdir -p $(@D)
-	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
-build/cuda90/%: tests/cuda/%.cu tests/fa_test.h build/libfa_ptx.a
-	@mkdir -p $(@D)
-	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
+# Programs with kernels of flashattn_cuda.cuh, for the machine as an sm_80, 86, 89 or 90: build/cuda80/test_forward. They
+# are ordinary CUDA programs: `make gpu` runs them on a GPU.
+vpath %.cu tests/cuda examples bench
+define cuda_rule
+build/cuda$(1)/%: ARCH = $(2)
+build/cuda$(1)/%: %.cu build/libfa_ptx.a
+	@mkdir -p $$(@D)
+	$$(NVCC_PTX) -cudart none -o $$@ $$< build/libfa_ptx.a -lm -lpthread
+endef
+$(foreach a,80 86 89,$(eval $(call cuda_rule,$(a),$(a))))
+$(eval $(call cuda_rule,90,90a))
 build/cuda/%: tests/cuda/%.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(WARN) -I. -Itests -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LDLIBS)
