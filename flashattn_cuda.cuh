@@ -90,11 +90,12 @@
 
 #endif /* maps */
 
-#if !defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
-
-#if !defined(__CUDACC__)
+#if defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
+#elif !defined(__CUDACC__)
 #error "flashattn_cuda.cuh: compile with nvcc (a .cu file, or -x cu); flashattn.h has the CPU kernels"
-#endif
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "flashattn_cuda.cuh: needs sm_80 or later: nvcc -arch=native for this machine's GPU, or -arch=sm_80 .."
+#else
 #define FAI_CUDA
 #include "flashattn.h" /* the contract, and the parameters if there is a FA_NAME */
 
@@ -397,23 +398,36 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
 #define FAI_TABLE_STAGES(arch) 1
 #endif
 
+#if defined(FA_WARPS) && ((FA_WARPS) < 1 || (FA_WARPS) > 16)
+#error "flashattn_cuda.cuh: FA_WARPS must be in 1..16"
+#endif
+#if defined(FA_BLOCK_M) && ((FA_BLOCK_M) < 16 || (FA_BLOCK_M) > 512 || (FA_BLOCK_M) % 16)
+#error "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS"
+#endif
+#if defined(FA_BLOCK_N) && ((FA_BLOCK_N) < 16 || (FA_BLOCK_N) > 128 || (FA_BLOCK_N) % 16)
+#error "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128"
+#endif
+#if defined(FA_STAGES) && (FA_STAGES) != 1 && (FA_STAGES) != 2
+#error "flashattn_cuda.cuh: FA_STAGES must be 1 or 2"
+#endif
+
 #ifdef FA_BLOCK_M
-#define FAI_TILE_M(arch) FA_BLOCK_M
+#define FAI_TILE_M(arch) (FA_BLOCK_M)
 #else
 #define FAI_TILE_M(arch) FAI_TABLE_M(arch)
 #endif
 #ifdef FA_BLOCK_N
-#define FAI_TILE_N(arch) FA_BLOCK_N
+#define FAI_TILE_N(arch) (FA_BLOCK_N)
 #else
 #define FAI_TILE_N(arch) FAI_TABLE_N(arch)
 #endif
 #ifdef FA_WARPS
-#define FAI_TILE_WARPS(arch) FA_WARPS
+#define FAI_TILE_WARPS(arch) (FA_WARPS)
 #else
 #define FAI_TILE_WARPS(arch) FAI_TABLE_WARPS(arch)
 #endif
 #ifdef FA_STAGES
-#define FAI_TILE_STAGES(arch) FA_STAGES
+#define FAI_TILE_STAGES(arch) (FA_STAGES)
 #else
 #define FAI_TILE_STAGES(arch) FAI_TABLE_STAGES(arch)
 #endif
@@ -432,7 +446,8 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
 /* the sizes of this compilation, as constants of a function */
 #define FAI_THREADS (FAI_TILE_WARPS(FAI_ARCH) * 32)
 #define FAI_BN FAI_TILE_N(FAI_ARCH)
-#define FAI_MT (FAI_TILE_M(FAI_ARCH) / FAI_TILE_WARPS(FAI_ARCH) / 16)
+/* 32 rows a warp or 16; what is neither is an error below */
+#define FAI_MT (FAI_TILE_M(FAI_ARCH) / FAI_TILE_WARPS(FAI_ARCH) == 32 ? 2 : 1)
 #define FAI_SIZES \
     enum { \
         D = FA_HEAD_DIM, \
@@ -446,13 +461,8 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
         /* in registers: 32 of them, too many next to those that features take */ \
         Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
     };
-FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) &&
-                     (FAI_MT == 1 || FAI_MT == 2) && FAI_THREADS <= 512,
-                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS, and FA_WARPS 1..16");
-FA_STATIC_ASSERT(FAI_BN >= 16 && FAI_BN <= 128 && FAI_BN % 16 == 0,
-                 "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128");
-FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 2,
-                 "flashattn_cuda.cuh: FA_STAGES must be 1 or 2");
+FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
+                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS");
 
 #define FAI_ISA cuda
 #if FA_DTYPE == FA_BF16
@@ -1186,4 +1196,4 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_FORGET
 #endif /* instance */
 #undef FAI_CUDA
-#endif /* not FAI_MAPS_ONLY */
+#endif /* nvcc */
