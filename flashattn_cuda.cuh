@@ -1129,7 +1129,7 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
     if (group >= 1 << 22)
         return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
     if (tiles > INT32_MAX / heads)
-        return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * heads, 1, INT32_MAX);
+        return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * (double)heads, 1, INT32_MAX);
     launch->kernel = kernel, launch->arch = arch;
     launch->grid = (unsigned)(tiles * heads), launch->block = FAI_TILE_WARPS(arch) * 32;
     launch->shared = FAI_TILE_SHARED(arch);
