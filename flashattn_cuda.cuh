@@ -676,6 +676,13 @@ FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tens
 /* >>scores   masks, softmax                                                                 */
 /* ======================================================================================== */
 
+/* fa_load for the dtypes of a bias */
+FAI_ATOM float FAI_(load_bias)(const fa_args *a, int64_t index) {
+    if (a->bias.dtype == FA_BF16) return fa_bf16_to_f32(((const fai_code16 *)a->bias.data)[index]);
+    if (a->bias.dtype == FA_F16) return fa_f16_to_f32(((const fai_code16 *)a->bias.data)[index]);
+    return ((const float *)a->bias.data)[index];
+}
+
 /* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units, of keys from `first` on. scale: softmax_scale.
  * row: the first of the thread's rows in the tile. */
 FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
@@ -699,7 +706,7 @@ FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT
                     2 * a->softcap / (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap));
             if (FAI_HAS(FA_ALIBI) && a->alibi_slopes) y -= slope * fabsf((float)(position - j));
             if (FAI_HAS(FA_BIAS) && a->bias.data && j < t->any.hi)
-                y += fa_load(a->bias.data, bias + j, a->bias.dtype ? a->bias.dtype : FA_F32);
+                y += FAI_(load_bias)(a, bias + j);
 #if defined(FA_SCORE_MOD)
             y = (float)(FA_SCORE_MOD(y, t->b, at.h, at.i, j));
 #endif
@@ -750,11 +757,18 @@ FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
         const fa_range keys = FAI_(keys)(a, t, at.i);
         const int32_t lo = keys.lo - column, hi = keys.hi - column;
+        uint32_t seen = 0; /* bit c: of key c / 2 * 8 + c % 2 */
+        if (FAI_MASKS) {
+#pragma unroll 1 /* 32 times these divisions would be most of the kernel's code */
+            for (int c = 0; c < BN / 4; c++) {
+                const int32_t j = c / 2 * 8 + c % 2;
+                if (j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)) seen |= 1u << c;
+            }
+        }
 #pragma unroll
         for (int c = 0; c < BN / 4; c++) {
             const int32_t j = c / 2 * 8 + c % 2;
-            if (!(j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)))
-                s[n / 2][c / 2][n % 2 * 2 + c % 2] = -INFINITY;
+            if (!(FAI_MASKS ? seen >> c & 1 : j >= lo && j < hi)) s[n / 2][c / 2][n % 2 * 2 + c % 2] = -INFINITY;
         }
     }
 }

@@ -75,5 +75,9 @@ check 'one binary for sm_80, sm_90 and later' units $fat
 # shellcheck disable=SC2086
 check 'one binary for sm_80, sm_90 and later, -rdc=true' units $fat -rdc=true
 
+# three times what is wanted: of what else runs here, nothing is known
+check 'time to compile' sh bench/compile_time.sh --quick --factor 3
+sed 's/^/# /' "$out/log"
+
 echo "$passed passed, $failed failed, 0 skipped"
 [ "$failed" = 0 ]
