@@ -1,8 +1,9 @@
 /* gpu_kernels.cu - the CUDA kernels that are timed, as a shared library for bench/gpu.py:
  *
- *     nvcc -O3 -arch=native -I. -shared -Xcompiler -fPIC -DBENCH_DIM=64 -o libbench64.so bench/gpu_kernels.cu
+ *     nvcc -O3 -arch=native -I. -shared -Xcompiler -fPIC -Xlinker -Bsymbolic -DBENCH_DIM=64 -o libbench64.so bench/gpu_kernels.cu
  *
- * BENCH_DIM: the head dim of one library; without it, all. bf16, causal mask and nothing else compiled in. Tensors are
+ * -Bsymbolic: with its own CUDA runtime, not the one that PyTorch has loaded. BENCH_DIM: the head dim; without it, all.
+ * bf16, causal mask and nothing else compiled in. Tensors are
  * (batch, heads, seq, dim), packed; device memory. */
 #ifndef BENCH_PASSES
 #define BENCH_PASSES FA_FORWARD

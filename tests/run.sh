@@ -59,8 +59,8 @@ programs() {
             [ "$name" != test_dtypes ] || low=89 # the first with e4m3
             printf '%s\n' "cuda$low/$name" "cuda90/$name"
         done
-        for file in examples/*.cu; do [ -f "$file" ] && echo "cuda90/$(basename "$file" .cu)"; done
-        echo cuda/test_layout && return ;;
+        for file in examples/*.cu; do echo "cuda90/$(basename "$file" .cu)"; done
+        printf '%s\n' cuda/test_layout cuda80/each_kernel cuda90/each_kernel && return ;;
     examples) set -- native examples/*.c ;;
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
     dispatch) set -- dispatch tests/test_forward.c tests/test_backward.c tests/test_decode.c tests/no_alloc.c ;; # slow: four bodies
@@ -83,6 +83,12 @@ run() {
     ptx/sm_80/*) FA_PTX_DEVICE=sm_80 $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
     ptx/*) $limit sh tests/ptx/schedules.sh "build/$1" ;;
     cuda*/*_cuda) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;; # an example
+    cuda*/each_kernel)
+        [ "$1" = cuda90/each_kernel ] || export FA_PTX_DEVICE=sm_80
+        for options in '--seqlen 200' '--seqlen 200 --causal' '--seqlen 65 --keys 130 --causal'; do
+            $limit "build/$1" $options || return # bench/run_gpu.sh runs it under compute-sanitizer
+        done
+        echo '1 passed, 0 failed, 0 skipped' ;;
     cuda8[0-9]/*)
         device=sm_${1%/*}
         export FA_PTX_DEVICE="sm_${device#sm_cuda}"
