@@ -33,6 +33,8 @@ load-to-own-stage        s/shared + SK + (STAGE - stage), D/shared + SK + stage,
 v-of-next-tile           s/if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first,/if (STAGES == 1) FAI_(load_kv)(\&args, t, \&args.v, gv, next >= end ? next : first,/
 shared-too-small         s/launch->shared = FAI_TILE_SHARED(arch);/launch->shared = FAI_TILE_SHARED(arch) - 4;/
 key-past-the-end         s/: j >= lo && j < hi)) s/: j >= lo \&\& j <= hi)) s/
+key-past-the-end-asked   s/if (j >= lo && j < hi && FAI_(visible)/if (j >= lo \&\& j <= hi \&\& FAI_(visible)/
+first-key-not-asked      s/if (j >= lo && j < hi && FAI_(visible)/if (j > lo \&\& j < hi \&\& FAI_(visible)/
 first-key-lost           s/: j >= lo && j < hi)) s/: j > lo \&\& j < hi)) s/
 last-tile-not-masked     s/first < t->all.lo || first + BN > t->all.hi;/first < t->all.lo;/
 tile-masked-too-late     s/first + BN > t->all.hi;/first + BN > t->all.hi + 1;/

@@ -16,11 +16,11 @@
 
 #include "device.h"
 
-/* FA_TEST_SCALE=quick runs every sixth case: of other schedules, other devices. */
+/* FA_TEST_SCALE=quick runs every sixth case, of other schedules, other devices: case_number = 0 makes it the next. */
+static int case_number;
 static int due(void) {
-    static int n;
     const char *scale = getenv("FA_TEST_SCALE");
-    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
+    return !scale || strcmp(scale, "quick") != 0 || case_number++ % 6 == 0;
 }
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
@@ -62,6 +62,16 @@ FA_TEST(every_head_dim) {
         FA_EXPECT(check_case(dims[n], "sq=113 sk=203"));
         if (dims[n]->info.features & FA_CAUSAL) FA_EXPECT(check_case(dims[n], "hq=2 sq=140 sk=130 causal=1"));
     }
+}
+
+/* The default features, which are masked by ranges alone: instances with all features also ask each key. */
+FA_TEST(default_features) {
+    case_number = 0;
+    FA_EXPECT(check_case(&bf16_128_cuda_info, "hq=2 sq=140 sk=150 wl=20 wr=9"));
+    for (int n = 0; n < 12; n++)
+        FA_EXPECT(check_case(n % 2 ? &bf16_128_cuda_info : &bf16_256_cuda_info,
+                             "b=2 hq=4 hk=2 sq=%d sk=%d wl=%d wr=%d causal=%d varlen=%d used=%d page=%d seed=%d", 130 - 9 * n,
+                             120 + 7 * n, 8 + 5 * n, n % 3 * 11, n / 6, n % 3 == 1, n % 4, n % 5 == 2 ? 16 : 0, n));
 }
 
 FA_TEST(grouped_heads) {
