@@ -3127,7 +3127,8 @@ FAI_NOINLINE fa_status fa_quantize(const fa_quantize_args *args) {
 #if !defined(FA_NAME) && \
     (defined(FA_HEAD_DIM) || defined(FA_HEAD_DIM_V) || defined(FA_DTYPE) || defined(FA_KV_DTYPE) || \
      defined(FA_O_DTYPE) || defined(FA_PASSES) || defined(FA_FEATURES) || defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || \
-     defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD))
+     defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD) || defined(FA_WARPS) || \
+     defined(FA_STAGES))
 #error \
     "flashattn.h: parameters without FA_NAME: define FA_NAME, the prefix of what is generated, before including"
 #endif

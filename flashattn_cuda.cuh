@@ -103,11 +103,12 @@
 
 #endif /* maps */
 
-#if !defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
-
-#if !defined(__CUDACC__)
+#if defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
+#elif !defined(__CUDACC__)
 #error "flashattn_cuda.cuh: compile with nvcc (a .cu file, or -x cu); flashattn.h has the CPU kernels"
-#endif
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "flashattn_cuda.cuh: needs sm_80 or later: nvcc -arch=native for this machine's GPU, or -arch=sm_80 .."
+#else
 #define FAI_CUDA
 #include "flashattn.h" /* the contract, and the parameters if there is a FA_NAME */
 
@@ -1566,23 +1567,36 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_TABLE_STAGES(arch) 1
 #endif
 
+#if defined(FA_WARPS) && ((FA_WARPS) < 1 || (FA_WARPS) > 16)
+#error "flashattn_cuda.cuh: FA_WARPS must be in 1..16"
+#endif
+#if defined(FA_BLOCK_M) && ((FA_BLOCK_M) < 16 || (FA_BLOCK_M) > 512 || (FA_BLOCK_M) % 16)
+#error "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS"
+#endif
+#if defined(FA_BLOCK_N) && ((FA_BLOCK_N) < 16 || (FA_BLOCK_N) > 128 || (FA_BLOCK_N) % 16)
+#error "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128"
+#endif
+#if defined(FA_STAGES) && (FA_STAGES) != 1 && (FA_STAGES) != 2
+#error "flashattn_cuda.cuh: FA_STAGES must be 1 or 2"
+#endif
+
 #ifdef FA_BLOCK_M
-#define FAI_TILE_M(arch) FA_BLOCK_M
+#define FAI_TILE_M(arch) (FA_BLOCK_M)
 #else
 #define FAI_TILE_M(arch) FAI_TABLE_M(arch)
 #endif
 #ifdef FA_BLOCK_N
-#define FAI_TILE_N(arch) FA_BLOCK_N
+#define FAI_TILE_N(arch) (FA_BLOCK_N)
 #else
 #define FAI_TILE_N(arch) FAI_TABLE_N(arch)
 #endif
 #ifdef FA_WARPS
-#define FAI_TILE_WARPS(arch) FA_WARPS
+#define FAI_TILE_WARPS(arch) (FA_WARPS)
 #else
 #define FAI_TILE_WARPS(arch) FAI_TABLE_WARPS(arch)
 #endif
 #ifdef FA_STAGES
-#define FAI_TILE_STAGES(arch) FA_STAGES
+#define FAI_TILE_STAGES(arch) (FA_STAGES)
 #else
 #define FAI_TILE_STAGES(arch) FAI_TABLE_STAGES(arch)
 #endif
@@ -1601,7 +1615,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 /* the sizes of this compilation, as constants of a function */
 #define FAI_THREADS (FAI_TILE_WARPS(FAI_ARCH) * 32)
 #define FAI_BN FAI_TILE_N(FAI_ARCH)
-#define FAI_MT (FAI_TILE_M(FAI_ARCH) / FAI_TILE_WARPS(FAI_ARCH) / 16)
+/* 32 rows a warp or 16; what is neither is an error below */
+#define FAI_MT (FAI_TILE_M(FAI_ARCH) / FAI_TILE_WARPS(FAI_ARCH) == 32 ? 2 : 1)
 #define FAI_SIZES \
     enum { \
         D = FA_HEAD_DIM, \
@@ -1615,13 +1630,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
         /* in registers: 32 of them, too many next to those that features take */ \
         Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
     };
-FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) &&
-                     (FAI_MT == 1 || FAI_MT == 2) && FAI_THREADS <= 512,
-                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS, and FA_WARPS 1..16");
-FA_STATIC_ASSERT(FAI_BN >= 16 && FAI_BN <= 128 && FAI_BN % 16 == 0,
-                 "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128");
-FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 2,
-                 "flashattn_cuda.cuh: FA_STAGES must be 1 or 2");
+FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
+                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS");
 
 #define FAI_ISA cuda
 #if FA_DTYPE == FA_BF16
@@ -1855,6 +1865,13 @@ FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tens
 /* >>scores   masks, softmax                                                                 */
 /* ======================================================================================== */
 
+/* fa_load for the dtypes of a bias */
+FAI_ATOM float FAI_(load_bias)(const fa_args *a, int64_t index) {
+    if (a->bias.dtype == FA_BF16) return fa_bf16_to_f32(((const fai_code16 *)a->bias.data)[index]);
+    if (a->bias.dtype == FA_F16) return fa_f16_to_f32(((const fai_code16 *)a->bias.data)[index]);
+    return ((const float *)a->bias.data)[index];
+}
+
 /* These functions take S, P: (mt, number/8, C4), of mt * 16 rows and `number` keys from `first` on. row: the
  * first of the thread's rows in the tile. */
 
@@ -1879,7 +1896,7 @@ FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float (*s)[4],
                     2 * a->softcap / (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap));
             if (FAI_HAS(FA_ALIBI) && a->alibi_slopes) y -= slope * fabsf((float)(position - j));
             if (FAI_HAS(FA_BIAS) && a->bias.data && j < t->any.hi)
-                y += fa_load(a->bias.data, bias + j, a->bias.dtype ? a->bias.dtype : FA_F32);
+                y += FAI_(load_bias)(a, bias + j);
 #if defined(FA_SCORE_MOD)
             y = (float)(FA_SCORE_MOD(y, t->b, at.h, at.i, j));
 #endif
@@ -1950,10 +1967,18 @@ FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], i
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
         const fa_range keys = fai_cut(FAI_(keys)(a, t, at.i), t->any);
         const int32_t lo = keys.lo - column, hi = keys.hi - column;
+        uint32_t seen = 0; /* bit c: of key c / 2 * 8 + c % 2 */
+        if (FAI_MASKS) {
+#pragma unroll 1 /* 32 times these divisions would be most of the kernel's code */
+            for (int c = 0; c < number / 4; c++) {
+                const int32_t j = c / 2 * 8 + c % 2;
+                if (j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)) seen |= 1u << c;
+            }
+        }
 #pragma unroll
         for (int c = 0; c < number / 4; c++) {
             const int32_t j = c / 2 * 8 + c % 2;
-            if (!(j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)))
+            if (!(FAI_MASKS ? seen >> c & 1 : j >= lo && j < hi))
                 s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2] = -INFINITY;
         }
     }
@@ -2825,7 +2850,7 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
     if (group >= 1 << 22)
         return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
     if (tiles > INT32_MAX / heads)
-        return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * heads, 1, INT32_MAX);
+        return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * (double)heads, 1, INT32_MAX);
     launch->grid = (unsigned)(tiles * heads), launch->block = FAI_TILE_WARPS(launch->arch) * 32;
     launch->shared = FAI_TILE_SHARED(launch->arch);
     return fai_cuda_allow(args, launch);
@@ -2957,4 +2982,4 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_FORGET
 #endif /* instance */
 #undef FAI_CUDA
-#endif /* not FAI_MAPS_ONLY */
+#endif /* nvcc */
