@@ -2044,8 +2044,9 @@ static inline double fai_reference_softmax(const fai_reference_head *r, int32_t 
         return max;
     }
     sum = r->args->sink ? exp((double)r->args->sink[r->h] - max) : 0;
-    for (int32_t j = keys.lo; j < keys.hi; j++) sum += p[j] = exp(p[j] - max);
-    for (int32_t j = keys.lo; j < keys.hi; j++) p[j] /= sum;
+    for (int32_t j = keys.lo; j < keys.hi; j++) /* not of what is masked if max is NaN */
+        sum += p[j] = isinf(p[j]) && p[j] < 0 ? 0 : exp(p[j] - max);
+    for (int32_t j = keys.lo; j < keys.hi; j++) p[j] = p[j] == 0 ? 0 : p[j] / sum;
     return max + log(sum);
 }
 
