@@ -410,6 +410,8 @@ static inline fa_status fai_cuda_allow_shared(const fa_args *args, const fa_cuda
 #define FAI_DIM FA_HEAD_DIM_V
 #endif
 
+#define FAI_KV_BYTES (FA_KV_DTYPE == FA_DTYPE ? 2 : 1)
+#define FAI_UNITS(elements) ((elements) * FAI_KV_BYTES / 2) /* of K and V, in 16 bits */
 #define FAI_HAS(features) (((FA_FEATURES) & (features)) != 0)
 /* what is compiled in besides the plain kernel */
 #if defined(FA_SCORE_MOD)
@@ -589,21 +591,19 @@ FAI_HD static inline int64_t FAI_(tiles)(const fa_args *a, int rows) {
     return ((int64_t)a->seqlen_q * (a->num_heads / fai_num_heads_k(a)) + rows - 1) / rows;
 }
 
-/* The tile of this block; 0 if its sequence has no such rows. The last tile goes first: under a causal
- * mask it is the longest. */
-FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
-    FAI_SIZES
-    const uint32_t tiles = (uint32_t)FAI_(tiles)(a, BM), heads_k = (uint32_t)fai_num_heads_k(a);
-    const uint32_t block = gridDim.x - 1 - blockIdx.x, number = block % tiles, head = block / tiles;
+/* Tile `n` of the launch, of `most` rows; 0 if its sequence has no such rows. */
+FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t, uint32_t n, const int most) {
+    const uint32_t tiles = (uint32_t)FAI_(tiles)(a, most), heads_k = (uint32_t)fai_num_heads_k(a);
+    const uint32_t number = n % tiles, head = n / tiles;
     const fa_sequence seq = FAI_(sequence)(a, (int32_t)(head / heads_k));
     const int32_t group = a->num_heads / (int32_t)heads_k, head_k = (int32_t)(head % heads_k);
-    const int64_t row0 = (int64_t)number * BM, rest = (int64_t)seq.len_q * group - row0;
+    const int64_t row0 = (int64_t)number * most, rest = (int64_t)seq.len_q * group - row0;
     if (rest <= 0) return 0;
-    const int32_t rows = rest < BM ? (int32_t)rest : BM,
+    const int32_t rows = rest < most ? (int32_t)rest : most,
                   own = (int32_t)threadIdx.x < rows ? (int32_t)threadIdx.x : rows - 1;
     const int32_t first = (int32_t)(row0 / group),
                   shift = (int32_t)(row0 % group); /* row 0: query and head */
-    if (threadIdx.x < BM)
+    if ((int)threadIdx.x < most)
         t->row[threadIdx.x] = (uint32_t)((shift + own) / group | (shift + own) % group << 10);
     if (threadIdx.x == 0) {
         t->b = seq.b, t->len_q = seq.len_q, t->len_k = seq.len_k, t->head_k = head_k;
@@ -620,32 +620,36 @@ FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
 /* >>loads    rows of Q, K and V to shared memory                                            */
 /* ======================================================================================== */
 
-/* A pass of the block copies THREADS / GROUP rows of GROUP chunks: then each next step is a constant away. */
+/* A pass of `threads` threads copies threads / GROUP rows of GROUP chunks: then each next step is a constant
+ * away, but for the permutation if it is less than 8 rows on: a step is a power of 2, so that
+ * swz(row + r) == swz(row) ^ swz(r) for multiples r of it. */
 
-FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
-    FAI_SIZES
-    enum { GROUP = FAI_GROUP(D), STEP = THREADS / GROUP };
+FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to, const int most,
+                           const int threads) {
+    enum { D = FA_HEAD_DIM, GROUP = FAI_GROUP(D) };
+    const int step = threads / GROUP;
     const fai_strides st = fai_strides_q(a, D);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int row0 = (int)threadIdx.x / GROUP, chunk = (int)threadIdx.x % GROUP;
     to += FAI_AT(D, row0, chunk);
 #pragma unroll
-    for (int r = 0; r < BM; r += STEP) {
-        if (BM % STEP && row0 + r >= BM) continue;
+    for (int r = 0; r < most; r += step) {
+        if (most % step && row0 + r >= most) continue;
         const FAI_(row) row = FAI_(find)(t, row0 + r);
         const uint16_t *from = (const uint16_t *)a->q.data + fai_offset_q(&seq, st, row.i, row.h) + chunk * 8;
 #pragma unroll
         for (int c = 0; c < D / 8; c += GROUP)
-            fai_cp_async_cg_16(to + r * D * 2 + c * 16, from + c * 8, row0 + r < t->rows ? 16 : 0);
+            fai_cp_async_cg_16((to ^ FAI_SWIZZLE(D, r) * 16) + r * D * 2 + c * 16, from + c * 8,
+                               row0 + r < t->rows ? 16 : 0);
     }
 }
 
 /* What is done to the chunks that a thread has copied, before the others may read them. */
 /* clang-format off */
-#define FAI_EACH_CHUNK(dim, rows, tile, threads) \
+#define FAI_EACH_CHUNK(dim, rows, tile, thread, threads) \
     _Pragma("unroll 1") \
-    for (int r = (int)threadIdx.x / FAI_GROUP(dim); r < (rows); r += (threads) / FAI_GROUP(dim)) \
-        for (uint32_t at = (tile) + FAI_AT(dim, r, (int)threadIdx.x % FAI_GROUP(dim)), \
+    for (int r = (thread) / FAI_GROUP(dim); r < (rows); r += (threads) / FAI_GROUP(dim)) \
+        for (uint32_t at = (tile) + FAI_AT(dim, r, (thread) % FAI_GROUP(dim)), \
                       end = (tile) + (r + 1) * (dim) * 2; \
              at < end; at += FAI_GROUP(dim) * 16)
 /* clang-format on */
@@ -653,7 +657,7 @@ FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
 /* -Q, for a negative scale */
 FAI_ATOM void FAI_(negate_q)(uint32_t sq) {
     FAI_SIZES
-    FAI_EACH_CHUNK(D, BM, sq, THREADS) {
+    FAI_EACH_CHUNK(D, BM, sq, (int)threadIdx.x, THREADS) {
         uint4 x = fai_ld_shared_v4_b32(at);
         x.x ^= 0x80008000u, x.y ^= 0x80008000u, x.z ^= 0x80008000u, x.w ^= 0x80008000u;
         fai_st_shared_v4_b32(at, x);
@@ -668,9 +672,10 @@ FAI_ATOM uint32_t FAI_(finite)(uint32_t x) {
 
 /* What is not finite in the thread's chunks of a tile becomes 0, as 0 times it is not. 1 if there was such an
  * element. */
-FAI_ATOM int FAI_(make_finite)(uint32_t tile, const int dim, const int rows, const int threads) {
+FAI_ATOM int FAI_(make_rows_finite)(uint32_t tile, const int dim, int thread, const int threads,
+                                    const int number) {
     int found = 0;
-    FAI_EACH_CHUNK(dim, rows, tile, threads) {
+    FAI_EACH_CHUNK(dim, number, tile, thread, threads) {
         uint4 x = fai_ld_shared_v4_b32(at);
         const uint32_t zero = /* or NaN */
             FAI_FMA2(x.w, 0, FAI_FMA2(x.z, 0, FAI_FMA2(x.y, 0, FAI_FMA2(x.x, 0, 0))));
@@ -680,53 +685,64 @@ FAI_ATOM int FAI_(make_finite)(uint32_t tile, const int dim, const int rows, con
     }
     return found;
 }
+FAI_ATOM int FAI_(make_finite)(uint32_t sv, int thread, const int threads, const int number) {
+    return FAI_(make_rows_finite)(sv, FA_HEAD_DIM_V, thread, threads, number);
+}
 #undef FAI_EACH_CHUNK
 
-/* Where a thread copies K or V from: chunk threadIdx.x % GROUP of row 0 of the sequence (of page 0 if
- * paged). */
+/* Where a thread copies K or V from: its chunk of row 0 of the sequence (of page 0 if paged). Distances count
+ * 16 bits, as the shapes of tiles do: two elements of 8. */
 typedef struct FAI_(source) {
     const uint16_t *from;
     int64_t row; /* stride */
 } FAI_(source);
 
-FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, const int dim) {
+FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, int thread,
+                                 const int dim) {
     const fai_strides st = fai_strides_kv(a, x, dim);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int64_t before = FAI_HAS(FA_PAGED) && a->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
-    const int chunk = (int)threadIdx.x % FAI_GROUP(dim);
-    const FAI_(source) s = {(const uint16_t *)x->data + before + t->head_k * st.h + chunk * 8, st.s};
+    const int chunk = thread % FAI_GROUP(FAI_UNITS(dim));
+    const FAI_(source) s = {(const uint16_t *)x->data + FAI_UNITS(before + t->head_k * st.h) + chunk * 8,
+                            FAI_UNITS(st.s)};
     return s;
 }
 
-/* Elements from page 0 to key j, x: k or v. */
+/* From page 0 to key j, x: k or v. */
 FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
                              uint32_t j, const int dim) {
     /* not 0 where nothing is paged: the compiler may divide before it knows that */
     const uint32_t size = a->page_size > 0 ? (uint32_t)a->page_size : 1,
                    width = ((uint32_t)a->seqlen_k + size - 1) / size;
     const int64_t stride = a->block_table_stride ? a->block_table_stride : width;
-    return a->block_table[t->b * stride + j / size] * fai_strides_kv(a, x, dim).b + j % size * s.row;
+    return a->block_table[t->b * stride + j / size] * FAI_UNITS(fai_strides_kv(a, x, dim).b) +
+           j % size * s.row;
 }
 
-/* Keys from first on to the tile at `to`. Those that no row of the tile sees become zeros, whatever is
- * there. */
-FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
-                            int32_t first, uint32_t to, const int dim) {
-    FAI_SIZES
-    const int group = FAI_GROUP(dim), step = THREADS / group, row = (int)threadIdx.x / group;
-    to += FAI_AT(dim, row, (int)threadIdx.x % group);
+/* `number` keys from first on, by `threads` threads, to the tile at `to`. Those that no row of the tile sees
+ * become zeros, whatever is there. */
+FAI_ATOM void FAI_(load_keys)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
+                              int32_t first, uint32_t to, int thread, const int threads, const int number,
+                              const int dim) {
+    const int units = FAI_UNITS(dim), group = FAI_GROUP(units), step = threads / group, row = thread / group;
+    to += FAI_AT(units, row, thread % group);
     const uint16_t *next = s.from + (first + row) * s.row;
 #pragma unroll
-    for (int r = 0; r < BN; r += step, next += step * s.row) {
+    for (int r = 0; r < number; r += step, next += step * s.row) {
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
         const uint16_t *from = inside ? next : s.from; /* an address that exists */
         if (FAI_HAS(FA_PAGED) && a->block_table && inside)
             from = s.from + FAI_(paged)(a, t, x, s, (uint32_t)j, dim);
-        if (BN % step && row + r >= BN) continue;
+        if (number % step && row + r >= number) continue;
 #pragma unroll
-        for (int c = 0; c < dim / 8; c += group)
-            fai_cp_async_cg_16(to + r * dim * 2 + c * 16, from + c * 8, inside ? 16 : 0);
+        for (int c = 0; c < units / 8; c += group)
+            fai_cp_async_cg_16((to ^ FAI_SWIZZLE(units, r) * 16) + r * units * 2 + c * 16, from + c * 8,
+                               inside ? 16 : 0);
     }
+}
+FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
+                            int32_t first, uint32_t to, const int dim) {
+    FAI_(load_keys)(a, t, x, s, first, to, (int)threadIdx.x, FAI_THREADS, FAI_BN, dim);
 }
 
 /* ======================================================================================== */
@@ -760,30 +776,31 @@ FAI_ATOM float FAI_(alibi)(const fa_args *a, int32_t b, int32_t h) {
     return FAI_HAS(FA_ALIBI) && a->alibi_slopes ? a->alibi_slopes[b * a->alibi_stride_b + h] : 0;
 }
 
-/* S in log2 units, of keys from `first` on, with all that changes scores. scale: softmax_scale. row: the first of
- * the thread's rows in the tile. */
-FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
-                           int32_t first, int row, float scale) {
-    FAI_SIZES
+/* These functions take S, P: (mt, number/8, C4), of mt * 16 rows and `number` keys from `first` on. row: the
+ * first of the thread's rows in the tile. */
+
+/* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units. scale: softmax_scale. */
+FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], int32_t first, int row,
+                           float scale, const int mt, const int number) {
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
     const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
     const fai_strides sb = fai_strides_bias(a);
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) { /* rows of a thread */
+    for (int n = 0; n < mt * 2; n++) { /* rows of a thread */
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
         const int64_t bias = t->b * sb.b + at.h * sb.h + at.i * sb.s;
         const float alibi = FAI_(alibi)(a, t->b, at.h);
 #pragma unroll
-        for (int c = 0; c < BN / 4; c++) {
-            float *const x = &s[n / 2][c / 2][n % 2 * 2 + c % 2];
+        for (int c = 0; c < number / 4; c++) {
+            float *const x = &s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2];
             const int32_t j = column + c / 2 * 8 + c % 2;
             *x = FAI_(change)(a, &seq, at, j, j < t->any.hi, alibi, bias, *x * scale, NULL, NULL) * FAI_LOG2E;
         }
     }
 }
 
-/* Does a row see key j, one in its range? */
-FAI_ATOM int FAI_(visible)(const fa_args *a, const fa_sequence *seq, FAI_(row) at, int32_t j) {
+/* Does query at see key j, one in its range? */
+FAI_ATOM int FAI_(sees)(const fa_args *a, const fa_sequence *seq, FAI_(row) at, int32_t j) {
     (void)seq, (void)at, (void)j;
     if (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data && !fa_block_visible(a, seq, at.h, at.i, j)) return 0;
     if (FAI_HAS(FA_TREE_MASK) && a->tree_mask.data && !fa_tree_visible(a, seq, at.i, j)) return 0;
@@ -792,6 +809,31 @@ FAI_ATOM int FAI_(visible)(const fa_args *a, const fa_sequence *seq, FAI_(row) a
 #else
     return 1;
 #endif
+}
+FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
+    return FAI_(sees)(a, &seq, at, j);
+}
+
+/* x[n] without an index, which would need a stack */
+FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
+    const uint32_t low = n & 1 ? x[1] : x[0], high = n & 1 ? x[3] : x[2];
+    return n & 2 ? high : low;
+}
+
+/* fa_dropout_keep */
+FAI_ATOM int FAI_(kept)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    uint32_t bits[4];
+    fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
+    const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
+    return (word >> j % 2 * 16 & 0xffff) >= fa_dropout_threshold(a->dropout_p);
+}
+
+/* Does a row see key j, and keep it? */
+FAI_ATOM int FAI_(counts)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    const fa_range keys = FAI_(keys)(a, t, at.i);
+    return j >= keys.lo && j < keys.hi && FAI_(visible)(a, t, at, j) &&
+           (!FAI_HAS(FA_DROPOUT) || FAI_(kept)(a, t, at, j));
 }
 
 /* The tile to the left of `first` in which some row sees a key; less than end if there is none. All
@@ -813,73 +855,64 @@ FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) *t, int32_t first
     return first;
 }
 
-/* S of keys from `first` on: what a row does not see becomes -inf. */
-FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
-                         int32_t first, int row) {
-    FAI_SIZES
+/* S: what a row does not see becomes -inf. */
+FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], int32_t first, int row,
+                         const int mt, const int number) {
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
-    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) { /* rows of a thread */
+    for (int n = 0; n < mt * 2; n++) { /* rows of a thread */
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
-        const fa_range keys = FAI_(keys)(a, t, at.i);
+        const fa_range keys = fai_cut(FAI_(keys)(a, t, at.i), t->any);
         const int32_t lo = keys.lo - column, hi = keys.hi - column;
 #pragma unroll
-        for (int c = 0; c < BN / 4; c++) {
+        for (int c = 0; c < number / 4; c++) {
             const int32_t j = c / 2 * 8 + c % 2;
-            if (!(j >= lo && j < hi && FAI_(visible)(a, &seq, at, column + j)))
-                s[n / 2][c / 2][n % 2 * 2 + c % 2] = -INFINITY;
+            if (!(j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)))
+                s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2] = -INFINITY;
         }
     }
 }
 
-/* x[n] without an index, which would need a stack */
-FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
-    const uint32_t low = n & 1 ? x[1] : x[0], high = n & 1 ? x[3] : x[2];
-    return n & 2 ? high : low;
-}
-
-/* P of keys from `first` on: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose
+/* P: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose
  * bits are one word of four that Philox makes at once: each lane makes those of another 8 keys, then they
  * change words. */
-FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float p[FAI_MT][FAI_BN / 8][4],
-                            int32_t first, int row) {
-    FAI_SIZES
+FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float (*p)[4], int32_t first, int row,
+                            const int mt, const int number) {
     const uint32_t below = fa_dropout_threshold(a->dropout_p), quad = threadIdx.x % 4;
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) {
+    for (int n = 0; n < mt * 2; n++) {
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
 #pragma unroll
-        for (int c = 0; c < BN / 8; c += 4) {
+        for (int c = 0; c < number / 8; c += 4) {
             uint32_t made[4]; /* the words of keys 8 (c + quad) and on */
             uint32_t got[4];  /* word `quad` of keys 8 (c + (quad ^ x)) and on */
             fai_dropout_bits(a, t->b, at.h, at.i, first / 8 + c + (int32_t)quad, made);
 #pragma unroll
             for (int x = 0; x < 4; x++) got[x] = fai_shfl_sync_bfly_b32(FAI_(pick)(made, quad ^ x), x);
 #pragma unroll
-            for (int x = 0; x < 4 && c + x < BN / 8; x++) {
+            for (int x = 0; x < 4 && c + x < number / 8; x++) {
                 const uint32_t word = FAI_(pick)(got, quad ^ x);
-                if ((word & 0xffff) < below) p[n / 2][c + x][n % 2 * 2] = 0;
-                if (word >> 16 < below) p[n / 2][c + x][n % 2 * 2 + 1] = 0;
+                float *const pair = &p[n / 2 * (number / 8) + c + x][n % 2 * 2];
+                if ((word & 0xffff) < below) pair[0] = 0;
+                if (word >> 16 < below) pair[1] = 0;
             }
         }
     }
 }
 
 /* P = exp2(scale S - m) in place. m, log2 units, need not be the maximum: it moves only when that is 2^8
- * above it, so P and the sums stay below 2^8 times their size, and O is seldom rescaled [FA4]. l: the
- * thread's part of the row sums. */
-FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
-                            float m[FAI_MT * 2], float l[FAI_MT * 2], float scale) {
-    FAI_SIZES
-    float top[MT * 2];
+ * above it, so P and the sums stay below 2^8 times their size, and O, (mt, dv/8, C4), is seldom rescaled
+ * [FA4]. l: the thread's part of the row sums. */
+FAI_ATOM void FAI_(softmax)(float (*s)[4], float (*o)[4], float *m, float *l, float scale, const int mt,
+                            const int number, const int dv) {
+    float top[4]; /* mt * 2 */
     int moves = 0;
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) {
+    for (int n = 0; n < mt * 2; n++) {
         float x = -INFINITY; /* max ignores NaN, which then reaches the sum through P */
 #pragma unroll
-        for (int c = 0; c < BN / 8; c++)
-            x = fmaxf(x, fmaxf(s[n / 2][c][n % 2 * 2], s[n / 2][c][n % 2 * 2 + 1]));
+        for (int c = n / 2 * (number / 8); c < (n / 2 + 1) * (number / 8); c++)
+            x = fmaxf(x, fmaxf(s[c][n % 2 * 2], s[c][n % 2 * 2 + 1]));
         x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 1));
         x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 2));
         top[n] = x * scale;
@@ -887,26 +920,26 @@ FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_H
     }
     if (__any_sync(~0u, moves)) {
 #pragma unroll
-        for (int n = 0; n < MT * 2; n++) {
+        for (int n = 0; n < mt * 2; n++) {
             const float factor =
                 top[n] > m[n] + 8 ? fai_ex2_approx_ftz_f32(m[n] - top[n]) : 1; /* 0 the first time */
             m[n] = top[n] > m[n] + 8 ? top[n] : m[n];
             l[n] *= factor;
 #pragma unroll
-            for (int c = 0; c < DV / 8; c++)
-                o[n / 2][c][n % 2 * 2] *= factor, o[n / 2][c][n % 2 * 2 + 1] *= factor;
+            for (int c = n / 2 * (dv / 8); c < (n / 2 + 1) * (dv / 8); c++)
+                o[c][n % 2 * 2] *= factor, o[c][n % 2 * 2 + 1] *= factor;
         }
     }
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) {
+    for (int n = 0; n < mt * 2; n++) {
         const float base =
             m[n] == -INFINITY ? 0 : m[n]; /* nothing seen yet: exp2(-inf - 0), not -inf - -inf */
 #pragma unroll
-        for (int c = 0; c < BN / 8; c++) {
+        for (int c = n / 2 * (number / 8); c < (n / 2 + 1) * (number / 8); c++) {
 #pragma unroll
             for (int e = n % 2 * 2; e < n % 2 * 2 + 2; e++) {
-                s[n / 2][c][e] = fai_ex2_approx_ftz_f32(fmaf(s[n / 2][c][e], scale, -base));
-                l[n] += s[n / 2][c][e];
+                s[c][e] = fai_ex2_approx_ftz_f32(fmaf(s[c][e], scale, -base));
+                l[n] += s[c][e];
             }
         }
     }
@@ -916,57 +949,62 @@ FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_H
 /* >>products  fragments and mma                                                             */
 /* ======================================================================================== */
 
-/* rq (MT, D/16, A4) <- Q */
-FAI_ATOM void FAI_(fragments_q)(uint32_t rq[FAI_MT][FA_HEAD_DIM / 16][4], uint32_t sq) {
-    FAI_SIZES
+/* rq (mt, D/16, A4) <- Q */
+FAI_ATOM void FAI_(fragments_q)(uint32_t (*rq)[4], uint32_t sq, const int mt) {
+    enum { D = FA_HEAD_DIM };
 #pragma unroll
-    for (int c = 0; c < D / 16; c++) {
-#pragma unroll
-        for (int a = 0; a < MT; a++) fai_ldmatrix_x4(rq[a][c], FAI_MOVE(D, sq, a * 16, c * 2));
-    }
+    for (int n = 0; n < mt * D / 16; n++)
+        fai_ldmatrix_x4(rq[n], FAI_MOVE(D, sq, n / (D / 16) * 16, n % (D / 16) * 2));
 }
 
-/* S = Q K^T: s (MT, BN/8, C4). sq, sk: the lane's addresses of the first fragment of Q and of K */
-FAI_ATOM void FAI_(gemm_qk)(float s[FAI_MT][FAI_BN / 8][4], uint32_t rq[FAI_MT][FA_HEAD_DIM / 16][4],
-                            uint32_t sq, uint32_t sk) {
-    FAI_SIZES
+/* S = Q K^T: s (mt, number/8, C4), rq (mt, D/16, A4), which stays in registers or is loaded. sq, sk: the
+ * lane's addresses of the first fragment of Q and of K */
+FAI_ATOM void FAI_(gemm_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint32_t sk, const int mt,
+                            const int number, const int stays) {
+    enum { D = FA_HEAD_DIM };
 #pragma unroll
-    for (int n = 0; n < MT * BN / 8 * 4; n++) s[n / 4 / (BN / 8)][n / 4 % (BN / 8)][n % 4] = 0;
+    for (int n = 0; n < mt * number / 8 * 4; n++) s[n / 4][n % 4] = 0;
 #pragma unroll
     for (int c = 0; c < D / 16; c++) {
 #pragma unroll
-        for (int a = 0; a < MT && !Q_STAYS; a++) fai_ldmatrix_x4(rq[a][c], FAI_MOVE(D, sq, a * 16, c * 2));
+        for (int a = 0; a < mt && !stays; a++)
+            fai_ldmatrix_x4(rq[a * (D / 16) + c], FAI_MOVE(D, sq, a * 16, c * 2));
 #pragma unroll
-        for (int j = 0; j < BN / 16; j++) {
+        for (int j = 0; j < number / 16; j++) {
             uint32_t rk[4]; /* (2, B2) */
             fai_ldmatrix_x4(rk, FAI_MOVE(D, sk, j * 16, c * 2));
 #pragma unroll
-            for (int a = 0; a < MT; a++)
-                FAI_MMA(s[a][2 * j], rq[a][c], rk), FAI_MMA(s[a][2 * j + 1], rq[a][c], rk + 2);
+            for (int a = 0; a < mt; a++) {
+                float (*const to)[4] = s + a * (number / 8) + 2 * j;
+                FAI_MMA(to[0], rq[a * (D / 16) + c], rk), FAI_MMA(to[1], rq[a * (D / 16) + c], rk + 2);
+            }
         }
     }
 }
 
-/* O += P V: o (MT, DV/8, C4), p (MT, BN/8, C4). sv: the lane's address of the first fragment of V */
-FAI_ATOM void FAI_(gemm_pv)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float p[FAI_MT][FAI_BN / 8][4],
-                            uint32_t sv) {
-    FAI_SIZES
+/* rp (A4) <- P of 16 keys, p (2, C4) */
+FAI_ATOM void FAI_(fragment_p)(uint32_t rp[4], float (*p)[4]) {
 #pragma unroll
-    for (int c = 0; c < BN / 16; c++) {
-        uint32_t rp[MT][4]; /* (MT, A4) */
+    for (int e = 0; e < 4; e++) rp[e] = FAI_PACK(p[e / 2][e % 2 * 2 + 1], p[e / 2][e % 2 * 2]);
+}
+
+/* O += P V: o (mt, DV/8, C4), p (mt, number/8, C4). sv: the lane's address of the first fragment of V */
+FAI_ATOM void FAI_(gemm_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int mt, const int number) {
+    enum { DV = FA_HEAD_DIM_V };
 #pragma unroll
-        for (int a = 0; a < MT; a++) {
+    for (int c = 0; c < number / 16; c++) {
+        uint32_t rp[2][4]; /* (mt, A4) */
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                rp[a][e] = FAI_PACK(p[a][2 * c + e / 2][e % 2 * 2 + 1], p[a][2 * c + e / 2][e % 2 * 2]);
-        }
+        for (int a = 0; a < mt; a++) FAI_(fragment_p)(rp[a], p + a * (number / 8) + 2 * c);
 #pragma unroll
         for (int j = 0; j < DV / 16; j++) {
             uint32_t rv[4]; /* (2, B2) */
             fai_ldmatrix_x4_trans(rv, FAI_MOVE(DV, sv, c * 16, j * 2));
 #pragma unroll
-            for (int a = 0; a < MT; a++)
-                FAI_MMA(o[a][2 * j], rp[a], rv), FAI_MMA(o[a][2 * j + 1], rp[a], rv + 2);
+            for (int a = 0; a < mt; a++) {
+                float (*const to)[4] = o + a * (DV / 8) + 2 * j;
+                FAI_MMA(to[0], rp[a], rv), FAI_MMA(to[1], rp[a], rv + 2);
+            }
         }
     }
 }
@@ -1048,7 +1086,7 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
     FAI_SIZES
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
-    FAI_(source) gv = FAI_(open)(a, t, &a->v, DV);
+    FAI_(source) gv = FAI_(open)(a, t, &a->v, (int)threadIdx.x, DV);
     gv.from -= threadIdx.x % FAI_GROUP(DV) * 8;
     __syncthreads(); /* O is written */
     for (int32_t j = t->any.lo; j < t->any.hi; j++) {
@@ -1062,14 +1100,7 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
             if ((from[d] & FAI_EXPONENT) != FAI_EXPONENT) continue;
             for (int r = 0; r < t->rows; r++) {
                 const FAI_(row) at = FAI_(find)(t, r);
-                const fa_range keys = FAI_(keys)(a, t, at.i);
-                if (j < keys.lo || j >= keys.hi || !FAI_(visible)(a, &seq, at, j)) continue;
-                if (FAI_HAS(FA_DROPOUT)) {
-                    uint32_t bits[4];
-                    fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
-                    const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
-                    if ((word >> j % 2 * 16 & 0xffff) < fa_dropout_threshold(a->dropout_p)) continue;
-                }
+                if (!FAI_(counts)(a, t, at, j)) continue;
                 const int64_t o = fai_offset_q(&seq, so, at.i, at.h) + d;
                 fa_store(a->o.data, o, FA_DTYPE,
                          fa_load(a->o.data, o, FA_DTYPE) + fa_load(from, d, FA_DTYPE));
@@ -1086,7 +1117,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     enum { SQ = 0, SK = BM * D * 2, SV = SK + BN * D * 2, STAGE = BN * (D + DV) * 2 };
     enum { TILE = FAI_TILE_BYTES(FAI_ARCH) };
     FAI_(tile) *const t = (FAI_(tile) *)(void *)(fai_shared + TILE);
-    if (!FAI_(begin)(&args, t)) return;
+    /* the last tile goes first: under a causal mask it is the longest */
+    if (!FAI_(begin)(&args, t, gridDim.x - 1 - blockIdx.x, BM)) return;
 
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
@@ -1095,7 +1127,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         shared + SQ + FAI_AT(D, warp_row + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
     const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane));
     const uint32_t sv = shared + SV + FAI_AT(DV, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
-    const FAI_(source) gk = FAI_(open)(&args, t, &args.k, D), gv = FAI_(open)(&args, t, &args.v, DV);
+    const FAI_(source) gk = FAI_(open)(&args, t, &args.k, (int)threadIdx.x, D),
+                       gv = FAI_(open)(&args, t, &args.v, (int)threadIdx.x, DV);
     const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
     const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
     const float scale = fmaxf(args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D), 1e-37f);
@@ -1111,7 +1144,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     uint32_t stage = 0;
     int infinite = 0;
     if (last >= end) {
-        FAI_(load_q)(&args, t, shared + SQ);
+        FAI_(load_q)(&args, t, shared + SQ, BM, THREADS);
         FAI_(load_kv)(&args, t, &args.k, gk, last, shared + SK, D);
         if (STAGES == 2) FAI_(load_kv)(&args, t, &args.v, gv, last, shared + SV, DV);
     }
@@ -1121,9 +1154,9 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         fai_cp_async_wait_all();
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
-        if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage, DV, BN, THREADS);
+        if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
         __syncthreads(); /* K is there (V too, in 2 stages), for all; nobody reads the other stage (V) any more */
-        if (first == last && Q_STAYS) FAI_(fragments_q)(rq, sq);
+        if (first == last && Q_STAYS) FAI_(fragments_q)(rq[0], sq, MT);
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
         if (STAGES == 2 && next >= end) {
             FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK + (STAGE - stage), D);
@@ -1131,19 +1164,19 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         }
 
         float s[MT][BN / 8][4]; /* (MT, BN/8, C4) */
-        FAI_(gemm_qk)(s, rq, sq, sk + stage);
-        if (FAI_SCORES && modified) FAI_(modify)(&args, t, s, first, row, scale);
-        if (mask) FAI_(mask)(&args, t, s, first, row);
-        FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E);
-        if (drops) FAI_(dropout)(&args, t, s, first, row);
+        FAI_(gemm_qk)(s[0], rq[0], sq, sk + stage, MT, BN, Q_STAYS);
+        if (FAI_SCORES && modified) FAI_(modify)(&args, t, s[0], first, row, scale, MT, BN);
+        if (mask) FAI_(mask)(&args, t, s[0], first, row, MT, BN);
+        FAI_(softmax)(s[0], o[0], m, l, modified ? 1 : scale * FAI_LOG2E, MT, BN, DV);
+        if (drops) FAI_(dropout)(&args, t, s[0], first, row, MT, BN);
 
         if (STAGES == 1) {
             fai_cp_async_wait_all();
-            if (mask || drops) infinite |= FAI_(make_finite)(shared + SV, DV, BN, THREADS);
+            if (mask || drops) infinite |= FAI_(make_finite)(shared + SV, (int)threadIdx.x, THREADS, BN);
             __syncthreads(); /* V is there, for all; nobody reads K any more */
             if (next >= end) FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK, D);
         }
-        FAI_(gemm_pv)(o, s, sv + stage);
+        FAI_(gemm_pv)(o[0], s[0], sv + stage, MT, BN);
         if (STAGES == 2) stage = STAGE - stage;
     }
     infinite = __syncthreads_or(infinite); /* nobody reads shared memory any more: it is free for O */
@@ -1516,7 +1549,7 @@ FAI_ATOM void FAI_(hide)(const fa_args *args, const FAI_(grad) *g,
         for (int n = 0; n < CH * 2; n++) { /* queries */
             const int32_t i = n / 2 * 8 + n % 2;
             const FAI_(row) row = {at.query + i, at.head};
-            if (i < lo || i >= hi || (FAI_MASKS && masked && !FAI_(visible)(args, &g->seq, row, j)))
+            if (i < lo || i >= hi || (FAI_MASKS && masked && !FAI_(sees)(args, &g->seq, row, j)))
                 p[k / 2][n / 2][k % 2 * 2 + n % 2] = 0;
         }
     }
@@ -1689,7 +1722,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
         FAI_(grad_load_keys)(&args, g, &args.v, shared + SV, DV);
         lse = FAI_(grad_load)(&args, g, head, first, shared + SQ);
         fai_cp_async_wait_all();
-        FAI_(make_finite)(shared + SK, D, BN, THREADS);
+        FAI_(make_rows_finite)(shared + SK, D, (int)threadIdx.x, THREADS, BN);
     }
     while (head < heads) {
         const int32_t next = first + BM < end ? first + BM : begin, next_head = next == begin ? head + 1 : head;
@@ -2110,6 +2143,8 @@ static inline fa_status FA_(backward_cuda)(const fa_args *args, void *workspace,
 #undef FAI_MASKS
 #undef FAI_SCORES
 #undef FAI_HAS
+#undef FAI_UNITS
+#undef FAI_KV_BYTES
 #undef FAI_DIM
 #undef FA_STAGES
 #undef FA_WARPS
