@@ -161,6 +161,11 @@ FAI_ATOM uint32_t fai_ld_shared_b32(uint32_t address) {
     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
     return x;
 }
+FAI_ATOM uint2 fai_ld_shared_v2_b32(uint32_t address) {
+    uint2 x;
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address) : "memory");
+    return x;
+}
 FAI_ATOM void fai_st_shared_v4_b32(uint32_t address, uint4 x) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z),
                  "r"(x.w)
@@ -1241,7 +1246,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 #define FAI_GRAD_QT(arch) (FAI_GRAD_M(arch) >= 64 ? 2 : 1)
 #define FAI_GRAD_PARTS(arch) (FAI_GRAD_WARPS(arch) * 16 * FAI_GRAD_KT(arch) / FAI_GRAD_N(arch))
 #define FAI_GRAD_PARTS_Q(arch) (FAI_GRAD_WARPS(arch) * 16 * FAI_GRAD_QT(arch) / FAI_GRAD_M(arch))
-/* K V; the stages of Q, dO and (LSE, D); dS, P. dK and dV take the place of K and V at the end. Then what the
+/* K V; the stages of Q, dO, LSE and D; dS, P. dK and dV take the place of K and V at the end. Then what the
  * threads have in common */
 #define FAI_GRAD_STAGE(arch) (FAI_GRAD_M(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * 2 + FAI_GRAD_M(arch) * 8)
 #define FAI_GRAD_BYTES(arch) \
@@ -1288,7 +1293,7 @@ FA_STATIC_ASSERT(FAI_GRAD_CS >= 2 && (FAI_GRAD_CS & (FAI_GRAD_CS - 1)) == 0 && F
 #define FAI_GRAD_DQ_AT(lane, v) ((v)*32 + (lane))
 #endif
 typedef struct FAI_(grad_workspace) {
-    float2 *stat; /* LSE, D */
+    float *lse, *sum; /* sum: D */
     float *dq;
     uint32_t *turn;
     uint32_t *ticket; /* of all */
@@ -1299,7 +1304,7 @@ FAI_ATOM FAI_(grad_workspace) FAI_(grad_open)(const fa_args *a, float *workspace
     const int64_t all = (int64_t)a->batch * a->num_heads * FAI_GRAD_ROWS(a);
     uint32_t *const counters = (uint32_t *)(void *)(workspace + all * (2 + FA_HEAD_DIM));
     FAI_(grad_workspace)
-    w = {(float2 *)(void *)workspace + row, workspace + all * 2 + row * FA_HEAD_DIM, counters + row / 16,
+    w = {workspace + row, workspace + all + row, workspace + all * 2 + row * FA_HEAD_DIM, counters + row / 16,
          counters + all / 16};
     return w;
 }
@@ -1403,13 +1408,16 @@ FAI_ATOM float FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t he
     FAI_GRAD_SIZES
     const fai_strides sq = g->stride_q, so = g->stride_d_o;
     const int32_t n = (int32_t)fai_unknown(threadIdx.x), rows = g->seq.len_q - first;
-    const float2 *stat = g->workspace.stat + head * FAI_GRAD_ROWS(a) + first;
+    const int64_t row = head * FAI_GRAD_ROWS(a) + first;
+    const float *const lse = g->workspace.lse + row;
     FAI_(grad_load_rows)(g->q + head * sq.h + first * sq.s, sq.s, rows, to, D);
     FAI_(grad_load_rows)(g->d_o + head * so.h + first * so.s, so.s, rows, to + BM * D * 2, DV);
-    if (n < BM / 2)
-        fai_cp_async_cg_16(to + BM * (D + DV) * 2 + n * 16, stat + (n * 2 < rows ? n * 2 : 0),
-                           n * 2 < rows ? 16 : 0);
-    return n < BM && n < rows ? stat[n].x : 0;
+    if (n < BM / 2) { /* half of the threads LSE, half D */
+        const int32_t i = n % (BM / 4) * 4;
+        fai_cp_async_cg_16(to + BM * (D + DV) * 2 + n * 16,
+                           (n < BM / 4 ? lse : g->workspace.sum + row) + (i < rows ? i : 0), i < rows ? 16 : 0);
+    }
+    return n < BM && n < rows ? lse[n] : 0;
 }
 
 /* Rows of Q and dO become 0 where LSE is not finite: nothing was seen, or NaN. */
@@ -1419,7 +1427,7 @@ FAI_ATOM void FAI_(grad_finite_rows)(uint32_t stage) {
     const uint4 zero = {0, 0, 0, 0};
     for (int c = (int)fai_unknown(threadIdx.x); c < ALL; c += THREADS) {
         const int row = c < Q4 ? c / (D / 8) : (c - Q4) / (DV / 8);
-        const float lse = __uint_as_float(fai_ld_shared_b32(stage + BM * (D + DV) * 2 + row * 8));
+        const float lse = __uint_as_float(fai_ld_shared_b32(stage + BM * (D + DV) * 2 + row * 4));
         if (!(fabsf(lse) < INFINITY)) fai_st_shared_v4_b32(stage + c * 16, zero);
     }
 }
@@ -1523,13 +1531,13 @@ FAI_ATOM void FAI_(grad_modify)(const fa_args *args, const FAI_(grad) *g,
     }
 }
 
-/* S becomes P = exp2(scale S - LSE). stat: address of LSE and D of the thread's first query */
-FAI_ATOM void FAI_(probabilities)(float s[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t stat, float scale) {
+/* S becomes P = exp2(scale S - LSE). slse: address of the LSE of the thread's first query */
+FAI_ATOM void FAI_(probabilities)(float s[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t slse, float scale) {
     FAI_GRAD_SIZES
 #pragma unroll
     for (int c = 0; c < CH; c++) {
-        const uint4 x = fai_ld_shared_v4_b32(stat + c * 64);
-        const float lse[2] = {__uint_as_float(x.x), __uint_as_float(x.z)};
+        const uint2 x = fai_ld_shared_v2_b32(slse + c * 32);
+        const float lse[2] = {__uint_as_float(x.x), __uint_as_float(x.y)};
 #pragma unroll
         for (int n = 0; n < KT * 4; n++)
             s[n / 4][c][n % 4] = fai_ex2_approx_ftz_f32(fmaf(s[n / 4][c][n % 4], scale, -lse[n % 2]));
@@ -1582,12 +1590,12 @@ FAI_ATOM uint32_t FAI_(kept)(const fa_args *args, const FAI_(grad) *g, FAI_(plac
 
 /* dP becomes dS = P (dP - D), before it is multiplied with a slope. */
 FAI_ATOM void FAI_(slopes)(float dp[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
-                           float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t stat) {
+                           float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t ssum) {
     FAI_GRAD_SIZES
 #pragma unroll
     for (int c = 0; c < CH; c++) {
-        const uint4 x = fai_ld_shared_v4_b32(stat + c * 64);
-        const float sum[2] = {__uint_as_float(x.y), __uint_as_float(x.w)};
+        const uint2 x = fai_ld_shared_v2_b32(ssum + c * 32);
+        const float sum[2] = {__uint_as_float(x.x), __uint_as_float(x.y)};
 #pragma unroll
         for (int n = 0; n < KT * 4; n++)
             dp[n / 4][c][n % 4] = p[n / 4][c][n % 4] * (dp[n / 4][c][n % 4] - sum[n % 2]);
@@ -1694,7 +1702,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
     FAI_GRAD_SIZES
     extern __shared__ __align__(128) unsigned char fai_shared[];
     enum { SK = 0, SV = BN * D * 2, SQ = SV + BN * DV * 2, STAGE = FAI_GRAD_STAGE(FAI_ARCH) };
-    enum { DO = BM * D * 2, STAT = DO + BM * DV * 2, SDS = SQ + STAGES * STAGE, SP = SDS + BN * BM * 2 };
+    enum { DO = BM * D * 2, LSE = DO + BM * DV * 2, SDS = SQ + STAGES * STAGE, SP = SDS + BN * BM * 2 };
     FAI_(grad) *const g = (FAI_(grad) *)(void *)(fai_shared + FAI_GRAD_BYTES(FAI_ARCH));
     if (!FAI_(grad_begin)(&args, g, workspace)) return;
 
@@ -1751,7 +1759,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
         const uint32_t sds = shared + SDS + FAI_AT(BM, b_row, query / 8 + b_chunk);
         const uint32_t sk_t = shared + SK + FAI_AT(D, a_row, part_q * 2 + a_chunk);
         const uint32_t pair = FAI_AT(BM, row, column) + lane % 4 * 4; /* of P, dS */
-        const uint32_t stat = shared + SQ + STAT + stage + (column * 8 + FAI_C_COL(lane, 0)) * 8;
+        const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(lane, 0)) * 4;
 
         const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
         const int ends = first + BM > g->seq.len_q; /* rows that do not exist: scores of 0, but for what changes them */
@@ -1767,7 +1775,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
                 slope[n / 4 / CH / KT][n / 4 / CH % KT][n / 4 % CH][n % 4] = 1;
             FAI_(gemm_scores)(s, sk, sq + c * 8 * D * 2, D);
             if (FAI_SCORES && modified) FAI_(grad_modify)(&args, g, s, slope, at, scale);
-            FAI_(probabilities)(s, stat + c * 64, modified ? 1 : scale * FAI_LOG2E);
+            FAI_(probabilities)(s, slse + c * 32, modified ? 1 : scale * FAI_LOG2E);
             if (partly) FAI_(hide)(&args, g, s, at, masked);
             const uint32_t kept = drops ? FAI_(kept)(&args, g, at) : ~0u;
             if (drops) {
@@ -1788,14 +1796,16 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
                     *x = FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? *x * factor : 0;
                 }
             }
-            FAI_(slopes)(ds, s, stat + c * 64);
+            FAI_(slopes)(ds, s, slse + BM * 4 + c * 32);
             if (FAI_HAS(FA_BIAS) && modified && args.dbias.data) FAI_(add_bias)(&args, g, ds, slope[1], s, at);
+            if (partly || (FAI_SCORES && modified)) {
 #pragma unroll
-            for (int n = 0; n < KT * CH * 4; n++) {
-                float *const x = &ds[n / 4 / CH][n / 4 % CH][n % 4];
-                if (FAI_SCORES) *x *= slope[0][n / 4 / CH][n / 4 % CH][n % 4];
-                /* V and the slope may be anything where nothing is seen */
-                if ((partly || (FAI_SCORES && modified)) && s[n / 4 / CH][n / 4 % CH][n % 4] == 0) *x = 0;
+                for (int n = 0; n < KT * CH * 4; n++) {
+                    float *const x = &ds[n / 4 / CH][n / 4 % CH][n % 4];
+                    if (FAI_SCORES) *x *= slope[0][n / 4 / CH][n / 4 % CH][n % 4];
+                    /* V and the slope may be anything where nothing is seen */
+                    if (s[n / 4 / CH][n / 4 % CH][n % 4] == 0) *x = 0;
+                }
             }
             FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SDS + pair, 0, c));
         }
@@ -1864,8 +1874,7 @@ static __global__ void __launch_bounds__(FAI_(grad_threads))
         if (blockIdx.x == 0) *r.workspace.ticket = 0;
     }
     if (r.first >= r.seq.len_q) return;
-    float sum = 0, bad = 0;
-    float2 stat = {0, 0}; /* of rows that do not exist */
+    float sum = 0, bad = 0, lse = 0; /* of rows that do not exist */
     if (r.i < r.seq.len_q) {
         const fai_strides so = fai_strides_o(&args, DV), sl = fai_strides_lse(&args);
         const int64_t at = fai_offset_q(&r.seq, so, r.i, r.head);
@@ -1882,14 +1891,13 @@ static __global__ void __launch_bounds__(FAI_(grad_threads))
                 bad += (low - low) + (high - high); /* 0 or NaN */
             }
         }
-        const float lse = ((const float *)args.lse.data)[fai_offset_q(&r.seq, sl, r.i, r.head)];
-        stat.x = lse == -INFINITY ? INFINITY : lse == INFINITY ? NAN : lse * FAI_LOG2E; /* P of an empty row is 0 */
+        lse = ((const float *)args.lse.data)[fai_offset_q(&r.seq, sl, r.i, r.head)] * FAI_LOG2E;
+        if (fabsf(lse) == INFINITY) lse = lse < 0 ? INFINITY : NAN; /* P of a row that sees nothing is 0 */
     }
 #pragma unroll
     for (int n = 4; n > 0; n /= 2)
         sum += fai_shfl_sync_bfly_f32(sum, n), bad += fai_shfl_sync_bfly_f32(bad, n);
-    stat.x += bad, stat.y = sum;
-    if (threadIdx.x % 8 == 0) r.workspace.stat[threadIdx.x / 8] = stat;
+    if (threadIdx.x % 8 == 0) r.workspace.lse[threadIdx.x / 8] = lse + bad, r.workspace.sum[threadIdx.x / 8] = sum;
     const float4 zero = {0, 0, 0, 0};
     for (int n = (int)threadIdx.x; args.dq.data && n < 16 * D / 4; n += FAI_(grad_threads))
         ((float4 *)(void *)r.workspace.dq)[n] = zero;
@@ -1926,10 +1934,9 @@ static __global__ void __launch_bounds__(FAI_(grad_threads))
     for (int32_t b = 0; b < args.batch; b++) {
         const fa_sequence seq = FAI_(sequence)(&args, b);
         const int64_t row = ((int64_t)b * args.num_heads + head) * FAI_GRAD_ROWS(&args);
-        const float2 *stat = FAI_(grad_open)(&args, workspace, row).stat;
+        const FAI_(grad_workspace) w = FAI_(grad_open)(&args, workspace, row);
         for (int32_t i = (int32_t)threadIdx.x; i < seq.len_q; i += FAI_(grad_threads))
-            if (stat[i].y != 0)
-                sum -= fai_ex2_approx_ftz_f32(args.sink[head] * FAI_LOG2E - stat[i].x) * stat[i].y;
+            if (w.sum[i] != 0) sum -= fai_ex2_approx_ftz_f32(args.sink[head] * FAI_LOG2E - w.lse[i]) * w.sum[i];
     }
 #pragma unroll
     for (int n = 16; n > 0; n /= 2) sum += fai_shfl_sync_bfly_f32(sum, n);
