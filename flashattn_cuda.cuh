@@ -1874,9 +1874,9 @@ static __global__ void __launch_bounds__(FAI_(grad_threads))
         if (blockIdx.x == 0) *r.workspace.ticket = 0;
     }
     if (r.first >= r.seq.len_q) return;
-    float sum = 0, bad = 0, lse = 0; /* of rows that do not exist */
+    float sum = 0, bad = 0;
     if (r.i < r.seq.len_q) {
-        const fai_strides so = fai_strides_o(&args, DV), sl = fai_strides_lse(&args);
+        const fai_strides so = fai_strides_o(&args, DV);
         const int64_t at = fai_offset_q(&r.seq, so, r.i, r.head);
         const int64_t at_d_o = fai_offset_q(&r.seq, FAI_(strides_d_o)(&args), r.i, r.head);
         const uint4 *o = (const uint4 *)(const void *)((const uint16_t *)args.o.data + at);
@@ -1891,13 +1891,18 @@ static __global__ void __launch_bounds__(FAI_(grad_threads))
                 bad += (low - low) + (high - high); /* 0 or NaN */
             }
         }
-        lse = ((const float *)args.lse.data)[fai_offset_q(&r.seq, sl, r.i, r.head)] * FAI_LOG2E;
-        if (fabsf(lse) == INFINITY) lse = lse < 0 ? INFINITY : NAN; /* P of a row that sees nothing is 0 */
     }
 #pragma unroll
     for (int n = 4; n > 0; n /= 2)
         sum += fai_shfl_sync_bfly_f32(sum, n), bad += fai_shfl_sync_bfly_f32(bad, n);
-    if (threadIdx.x % 8 == 0) r.workspace.lse[threadIdx.x / 8] = lse + bad, r.workspace.sum[threadIdx.x / 8] = sum;
+    if (threadIdx.x % 8 == 0) {
+        const fai_strides sl = fai_strides_lse(&args);
+        float lse = 0; /* of rows that do not exist */
+        if (r.i < r.seq.len_q)
+            lse = ((const float *)args.lse.data)[fai_offset_q(&r.seq, sl, r.i, r.head)] * FAI_LOG2E;
+        if (fabsf(lse) == INFINITY) lse = lse < 0 ? INFINITY : NAN; /* P of a row that sees nothing is 0 */
+        r.workspace.lse[threadIdx.x / 8] = lse + bad, r.workspace.sum[threadIdx.x / 8] = sum;
+    }
     const float4 zero = {0, 0, 0, 0};
     for (int n = (int)threadIdx.x; args.dq.data && n < 16 * D / 4; n += FAI_(grad_threads))
         ((float4 *)(void *)r.workspace.dq)[n] = zero;

@@ -412,6 +412,67 @@ FA_TEST(deterministic_features) {
 
 extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
 
+static fa_status launches(const fa_cuda_info *instance, const fa_args *args, fa_cuda_launch launch[4]) {
+#define OF(name) \
+    if (instance == &name##_cuda_info) return name##_backward_cuda_launch(args, launch);
+    OF(bf16_64_plain)
+    OF(bf16_128_plain)
+    OF(f16_16_32)
+    OF(bf16_80_48)
+    OF(f16_112_16)
+    OF(bf16_144_176)
+    OF(f16_192_128)
+    OF(f16_208_240)
+    OF(bf16_256)
+#undef OF
+    return FA_ERR_NO_INSTANCE;
+}
+
+/* The launches that users may do themselves. Device memory as fa_io_model says, but for two things: LSE and D of a
+ * query are written and LSE is read twice in each tile, and what red adds is counted once, not as read and written.
+ * Shared memory without bank conflicts. */
+FA_TEST(bytes_and_banks) {
+    static const int shapes[][3] = {{256, 384, 0}, {384, 384, 1}, {208, 203, 0}};
+    if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
+    for (int n = 0; n < COUNT(dims) + 2 * COUNT(shapes); n++) {
+        const int *const s = shapes[n / 2 % COUNT(shapes)], model = n < 2 * COUNT(shapes);
+        const fa_cuda_info *const instance = model ? dims[n % 2] : dims[n - 2 * COUNT(shapes)];
+        const fa_info *const info = &instance->info;
+        char line[64];
+        fag_problem g;
+        device_copy c;
+        fa_cuda_launch launch[4];
+        float *workspace;
+        double bytes = 0;
+        if (!due()) continue;
+        snprintf(line, sizeof line, model ? "b=2 hq=2 sq=%d sk=%d causal=%d" : "sq=130 sk=130", s[0], s[1], s[2]);
+        FA_REQUIRE(build(instance, &g, line, ALL));
+        reference_forward(&g.p);
+        FA_REQUIRE(upload(&g, &c));
+        FA_REQUIRE(device_ok(cudaMalloc((void **)&workspace, instance->backward_workspace(&c.args)), "cudaMalloc"));
+        FA_REQUIRE(launches(instance, &c.args, launch) == FA_OK);
+        for (int t = 0; t < 4; t++) {
+            void *parameters[2] = {&c.args, &workspace};
+            if (!launch[t].grid) continue;
+            FA_EXPECT(device_ok(cudaLaunchKernel(launch[t].kernel, dim3(launch[t].grid), dim3(launch[t].block),
+                                                 parameters, launch[t].shared, 0), "launch") &&
+                      device_ok(cudaDeviceSynchronize(), "kernel"));
+            bytes += (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes") +
+                              2 * ptx_counter("atomic_bytes"));
+            FA_EXPECT_MSG(ptx_counter("shared_wavefronts") == ptx_counter("shared_wavefronts_ideal"),
+                          "%s: bank conflicts in launch %d", info->name, t);
+        }
+        for (int t = 0; t < FAG_COUNT; t++) memset(g.out[t].bytes, 0, g.out[t].size);
+        FA_EXPECT(download(&g, &c) && fag_judge(&g));
+        const fa_io io = fa_io_model(2, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2],
+                                     info->head_dim == 64 ? 128 : 64, 128, 1, 1);
+        if (model)
+            FA_EXPECT_MSG(fabs(bytes / io.bytes_flash - 1) < 0.01, "%s %s: %.0f bytes, the model says %.0f", info->name,
+                          line, bytes, io.bytes_flash);
+        cudaFree(workspace), device_free(&c), fag_free(&g);
+    }
+}
+
 /* ---- calls ------------------------------------------------------------------------------- */
 
 FA_TEST(bad_arguments) {
