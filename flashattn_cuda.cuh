@@ -10,18 +10,18 @@
         #define FA_HEAD_DIM 128
         #include "flashattn_cuda.cuh"        // -> attn128_forward_cuda(), attn128_cuda_info, ...
 
-    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches one kernel,
-              backward up to four, on the stream that it is given, and may be captured in a graph. Bad arguments
-              return a status; nothing is launched unless it is FA_OK.
+    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches kernels (forward
+              one, backward up to four) on the stream that it is given, and may be captured in a graph. Bad
+              arguments return a status; nothing is launched unless it is FA_OK.
 
-    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>tiles  >>loads  >>scores  >>products
+    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>cache  >>tiles  >>loads  >>scores  >>products
                            >>kernel  >>backward  >>launch
 
     PARAMETERS  those of flashattn.h, defined before an include and undefined by it. Different here:
 
         FA_DTYPE             FA_BF16        FA_F16 or FA_BF16
         FA_KV_DTYPE, FA_O_DTYPE   FA_DTYPE  nothing else
-        FA_PASSES            FA_FORWARD     FA_FORWARD, FA_BACKWARD, or both, combined with |
+        FA_PASSES            FA_FORWARD     FA_FORWARD, FA_BACKWARD, FA_DECODE, combined with |
         FA_BLOCK_M           see >>tiles    query rows of a thread block: 16 or 32 for each warp
         FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128
         FA_WARPS             see >>tiles    warps of a thread block: 1 .. 16
@@ -38,11 +38,24 @@
         fa_status attn128_backward_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status attn128_backward_cuda_launch(const fa_args *args, fa_cuda_launch launch[4]);
 
-    DATA      Rows of q, k, v, o and their gradients start at multiples of 16 bytes: data, and strides in bytes. cu_seqlens,
-              seqused, block_table and all other arrays are in device memory, so their contents are not checked:
-              lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a tree mask
-              needs len_k >= len_q. args itself and args->error are in host memory. num_threads and split_keys
+    CONFIGURE, sticky, before any include, the first one or a later one
+
+        FA_CUDA_CACHE   compiles the cache calls, once. They take the argument structs of flashattn.h, with pointers to
+                        device memory, and give the bits of the CPU; see >>cache.
+
+        fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream);
+        fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream);
+        fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream);
+        fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream);
+
+    DATA      Rows of q, k, v, o and their gradients start at multiples of 16 bytes: data, and strides in bytes.
+              cu_seqlens, seqused, block_table and all other arrays are in device memory, so their contents are not
+              checked: lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a
+              tree mask needs len_k >= len_q. args itself and args->error are in host memory. num_threads and split_keys
               mean nothing here.
+              Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
+              seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
+              one page; what would go to a row or page that does not exist is left out.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -182,11 +195,6 @@ FAI_ATOM uint4 fai_ld_shared_v4_b32(uint32_t address) {
 FAI_ATOM uint32_t fai_ld_shared_b32(uint32_t address) {
     uint32_t x;
     asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
-    return x;
-}
-FAI_ATOM uint2 fai_ld_shared_v2_b32(uint32_t address) {
-    uint2 x;
-    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address) : "memory");
     return x;
 }
 FAI_ATOM void fai_st_shared_v4_b32(uint32_t address, uint4 x) {
@@ -354,6 +362,11 @@ FAI_ATOM float fai_cvt_rn_f32_f64(double x) {
     asm("cvt.rn.f32.f64 %0, %1;" : "=f"(y) : "d"(x));
     return y;
 }
+FAI_ATOM float fai_rcp_approx_ftz_f32(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 FAI_ATOM float fai_add_rn_f32(float a, float b) {
     float y;
     asm("add.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
@@ -367,6 +380,12 @@ FAI_ATOM float fai_mul_rn_f32(float a, float b) {
 FAI_ATOM float fai_div_rn_f32(float a, float b) {
     float y;
     asm("div.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+/* the larger magnitude; NaN does not count */
+FAI_ATOM float fai_max_abs_f32(float a, float b) {
+    float y;
+    asm("{.reg .f32 m;\n\tabs.f32 m, %2;\n\tmax.f32 %0, %1, m;}" : "=f"(y) : "f"(a), "f"(b));
     return y;
 }
 FAI_ATOM uint32_t fai_ld_relaxed_gpu_u32(const void *p) {
@@ -605,11 +624,12 @@ typedef struct fai_rows {
 
 /* The thread's place: lane of its group, the first element of its chunk. */
 typedef struct fai_lane {
-    int lanes, lane, first, group, groups;
+    int lanes, lane, first;
+    uint32_t group, groups;
 } fai_lane;
 FAI_ATOM fai_lane fai_get_lane(int lanes) {
-    const int thread = (int)threadIdx.x;
-    const fai_lane l = {lanes, thread % lanes, thread % lanes * 8, thread / lanes, FAI_CACHE_THREADS / lanes};
+    const uint32_t n = (uint32_t)lanes, lane = threadIdx.x % n;
+    const fai_lane l = {lanes, (int)lane, (int)lane * 8, threadIdx.x / n, FAI_CACHE_THREADS / n};
     return l;
 }
 
@@ -727,32 +747,48 @@ FAI_ATOM void fai_encode_chunk(uint32_t w[8], const float x[8], fa_dtype dtype) 
 
 /* The factor that the row of the group needs. All threads of the warp must be here. */
 FAI_ATOM float fai_need(const float x[8], fa_dtype dtype, int lanes) {
-    uint32_t most = 0;
+    float most = 0;
 #pragma unroll
-    for (int e = 0; e < 8; e++) {
-        const uint32_t mag = fai_bits_of(x[e]) & 0x7fffffffu;
-        if (mag <= 0x7f800000u && mag > most) most = mag; /* NaN does not count */
-    }
-    for (int mask = 1; mask < lanes; mask *= 2) {
-        const uint32_t other = fai_shfl_sync_bfly_b32(most, mask);
-        if (other > most) most = other;
-    }
-    if (most == 0x7f800000u) most = 0x7f7fffffu; /* infinity counts as FLT_MAX */
-    return fai_div_rn_f32(fai_float_of(most), dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
+    for (int e = 0; e < 8; e++) most = fai_max_abs_f32(most, x[e]); /* NaN does not count */
+    for (int mask = 1; mask < lanes; mask *= 2) most = fai_max_abs_f32(most, fai_shfl_sync_bfly_f32(most, mask));
+    if (fai_bits_of(most) == 0x7f800000u) most = fai_float_of(0x7f7fffffu); /* infinity counts as FLT_MAX */
+    return fai_div_rn_f32(most, dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
 }
 
-/* x / factor; factor 0 is that of zeros */
-FAI_ATOM void fai_divide_chunk(float x[8], float factor) {
-    const int some = (int32_t)fai_bits_of(factor) > 0;
+/* w = codes of x / factor, of 8 bits; factor 0 is that of zeros. The quotient lies between x r (1 - e) and x r (1 + e), r
+ * about 1 / factor; rounding keeps the order: where both have the same code, it is that of the quotient. About one chunk
+ * in 10000 must be divided. */
+FAI_ATOM void fai_quantize_chunk(uint32_t w[8], const float x[8], float factor, fa_dtype dtype) {
+    const float r = fai_rcp_approx_ftz_f32(factor), below = r * (1 - 0x1p-21f), above = r * (1 + 0x1p-21f);
+    const uint32_t bits = fai_bits_of(factor);
+    float y[8];
+    uint32_t other[8];
+    w[0] = w[1] = 0;
+    if ((int32_t)bits <= 0) return; /* whatever x is */
 #pragma unroll
-    for (int e = 0; e < 8; e++) x[e] = some ? fai_div_rn_f32(x[e], factor) : 0;
+    for (int e = 0; e < 8; e++) y[e] = x[e] * below;
+    fai_encode_chunk(w, y, dtype);
+#pragma unroll
+    for (int e = 0; e < 8; e++) y[e] = x[e] * above;
+    fai_encode_chunk(other, y, dtype);
+    /* 2^-100 .. 2^100: r has all its bits, and products that are too small for them have code 0 */
+    if (w[0] == other[0] && w[1] == other[1] && bits >= 0x0d800000u && bits < 0x71800000u) return;
+#pragma unroll 1
+    for (int n = 0; n < 8; n++) { /* one division in the code, not eight: each takes registers */
+        float quotient = x[0];
+#pragma unroll
+        for (int e = 1; e < 8; e++) quotient = e == n ? x[e] : quotient;
+        quotient = fai_div_rn_f32(quotient, factor);
+#pragma unroll
+        for (int e = 0; e < 8; e++) y[e] = e == n ? quotient : y[e];
+    }
+    fai_encode_chunk(w, y, dtype);
 }
 
 /* x = values of the codes of x / factor */
 FAI_ATOM void fai_round_chunk(float x[8], float factor, fa_dtype dtype) {
     uint32_t w[8];
-    fai_divide_chunk(x, factor);
-    fai_encode_chunk(w, x, dtype);
+    fai_quantize_chunk(w, x, factor, dtype);
     fai_decode_chunk(x, w, dtype);
 }
 
@@ -801,10 +837,10 @@ FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, 
             x[e] = fai_cvt_rn_f32_f64(fai_cvt_f64_f32(x[e]) * c[e] + fai_cvt_f64_f32(y[e]) * s[e]);
 }
 
-/* x = H x / sqrt(dim), signs changed before. All threads of the warp must be here. */
-FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, const uint32_t bits[4], int first) {
+/* x = H x / sqrt(dim), signs changed before where bit e of signs is set. All threads of the warp must be here. */
+FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, uint32_t signs, int first) {
 #pragma unroll
-    for (int e = 0; e < 8; e++) x[e] = fai_float_of(fai_bits_of(x[e]) ^ fai_hadamard_sign(bits, first + e));
+    for (int e = 0; e < 8; e++) x[e] = fai_float_of(fai_bits_of(x[e]) ^ (signs << (31 - e) & 0x80000000u));
 #pragma unroll
     for (int step = 1; step < 8; step *= 2) {
         if (step >= dim) continue;
@@ -826,37 +862,54 @@ FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, const uint32_t bits[4], in
     for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], scale);
 }
 
-/* ---- rows of sequences, places in the cache ---- */
+FAI_ATOM uint32_t fai_hadamard_signs(uint64_t seed, int first) {
+    uint32_t bits[4], signs = 0;
+    fai_hadamard_bits(seed, first, bits);
+#pragma unroll
+    for (int e = 0; e < 8; e++) signs |= fai_hadamard_sign(bits, first + e) >> (31 - e);
+    return signs;
+}
 
-FAI_ATOM int64_t fai_count_rows(const fa_args *a) {
-    return a->cu_seqlens_q ? (int64_t)a->cu_seqlens_q[a->batch] - a->cu_seqlens_q[0]
-                           : (int64_t)a->batch * a->seqlen_q;
+/* ---- rows of sequences, places in the cache: counts fit in 31 bits, and a division of 64 costs a call ---- */
+
+FAI_ATOM uint32_t fai_count_rows(const fa_args *a) {
+    return a->cu_seqlens_q ? (uint32_t)(a->cu_seqlens_q[a->batch] - a->cu_seqlens_q[0])
+                           : (uint32_t)a->batch * (uint32_t)a->seqlen_q;
 }
 
 /* Sequence and number in it of a row; 0 if it is not in use. */
-FAI_ATOM int fai_find_row(const fa_args *a, int64_t row, fa_sequence *seq, int64_t *i) {
+FAI_ATOM int fai_find_row(const fa_args *a, uint32_t row, fa_sequence *seq, int32_t *i) {
     int32_t b = 0;
     if (a->cu_seqlens_q) {
-        row += a->cu_seqlens_q[0];
+        row += (uint32_t)a->cu_seqlens_q[0];
         for (int32_t last = a->batch - 1; b < last;) { /* the last that begins before or at the row */
             const int32_t middle = b + (last - b + 1) / 2;
-            if (a->cu_seqlens_q[middle] <= row) b = middle;
+            if (a->cu_seqlens_q[middle] <= (int32_t)row) b = middle;
             else last = middle - 1;
         }
-        *i = row - a->cu_seqlens_q[b];
-    } else b = (int32_t)(row / a->seqlen_q), *i = row % a->seqlen_q;
+        *i = (int32_t)row - a->cu_seqlens_q[b];
+    } else b = (int32_t)(row / (uint32_t)a->seqlen_q), *i = (int32_t)(row % (uint32_t)a->seqlen_q);
     *seq = fa_get_sequence(a, b);
     return *i < seq->len_q;
 }
 
-/* Row j of sequence b; 0 if there is no such row, or its page is none: what lists hold is not checked on the host. */
-FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t j, fai_place *p) {
-    if (j < 0 || j >= s->a->seqlen_k) return 0;
-    if (s->a->block_table) {
-        const int32_t page = fai_page(s->a, b, j);
-        if (page < 0 || page >= s->a->num_pages) return 0;
+/* fai_get_place; 0 if there is no such row, or its page is none: what lists hold is not checked on the host. */
+FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t row, fai_place *p) {
+    const fa_args *a = s->a;
+    const fa_descale *d = s->descale;
+    const uint32_t j = (uint32_t)row;
+    uint32_t n = (uint32_t)b, in_page = j;
+    if (row < 0 || row >= a->seqlen_k) return 0;
+    if (a->block_table) {
+        const uint32_t size = (uint32_t)a->page_size, slot = j / size;
+        n = (uint32_t)a->block_table[b * fai_table_stride(a) + slot], in_page = j - slot * size;
+        if (n >= (uint32_t)a->num_pages) return 0;
     }
-    *p = fai_get_place(s, b, j);
+    p->b = b, p->j = row, p->factor = NULL;
+    p->row = s->data + (n * s->st.b + in_page * s->st.s) * (int64_t)fa_sizeof(s->dtype);
+    if (!d->data) return 1;
+    p->factor = s->factors + (d->paged ? n : (uint32_t)b) * d->stride_b;
+    if (d->block) p->factor += (d->paged ? in_page : j) / (uint32_t)d->block * d->stride_block;
     return 1;
 }
 
@@ -867,9 +920,9 @@ FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int blo
     if (block) {
         const float need = fai_need(x, o->dtype, l.lanes);
         if (live && l.lane == 0) *factor = need;
-        fai_divide_chunk(x, need);
-    } else if (live && factor) fai_divide_chunk(x, *factor);
-    fai_encode_chunk(w, x, o->dtype);
+        fai_quantize_chunk(w, x, need, o->dtype);
+    } else if (live && factor) fai_quantize_chunk(w, x, *factor, o->dtype);
+    else fai_encode_chunk(w, x, o->dtype);
     if (live) fai_store_chunk(row, w, o->dtype, l.first, o->dim, o->wide);
 }
 
@@ -886,7 +939,7 @@ typedef struct fai_cache_task {
     int32_t wide[2];              /* of the cache */
     int32_t first_side;           /* of the grid's y: 0 for K, 1 for V */
     int32_t lanes, parts, rounds; /* a group takes heads part, part + parts ..: as many as there are rounds */
-    int32_t blocks;               /* of factors that a sequence's new rows may lie in */
+    uint32_t blocks;              /* of factors that a sequence's new rows may lie in */
     int32_t rope_wide;
 } fai_cache_task;
 
@@ -905,22 +958,27 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
     const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
     const int rotate = v == 0 && fai_rotates(&t.rope), copy = !rotate && in.dtype == out.dtype;
-    const int64_t items = fai_count_rows(&t.a) * t.parts, size = (int64_t)fa_sizeof(in.dtype);
+    const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
+    const int64_t size = (int64_t)fa_sizeof(in.dtype);
+    const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step, factor_step = t.parts * side.factor_step;
     double c[8], s[8];
-    for (int64_t item0 = (int64_t)blockIdx.x * l.groups; item0 < items; item0 += (int64_t)gridDim.x * l.groups) {
-        const int64_t item = item0 + l.group;
+    for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
+        const uint32_t item = item0 + l.group;
         fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
         fai_place place = {0, 0, NULL, NULL};
-        int64_t i = 0, at = 0;
-        int in_use = item < items && fai_find_row(&t.a, item / t.parts, &seq, &i);
+        int32_t i = 0;
+        int64_t at = 0;
+        int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
         if (in_use) at = fai_task_position(&t, seq.b), in_use = fai_find_place(&side, seq.b, at + i, &place);
         if (in_use && rotate)
             fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first, t.rope_wide);
-        int h = (int)(item % t.parts);
-        for (int round = 0; round < t.rounds; round++, h += t.parts) {
+        int h = (int)(item % parts);
+        const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
+        char *to = place.row + h * side.step;
+        float *factor = place.factor ? place.factor + h * side.factor_step : NULL;
+        for (int round = 0; round < t.rounds;
+             round++, h += t.parts, from += from_step, to += to_step, factor += factor ? factor_step : 0) {
             const int live = in_use && h < heads;
-            const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
-            char *to = place.row + h * side.step;
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (live) {
                 uint32_t w[8];
@@ -933,7 +991,6 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
                 if (rotate) fai_rotate_chunk(x, &in, from, &t.rope, c, s, l.first, t.rope_wide);
             }
             if (copy) continue;
-            float *factor = place.factor ? place.factor + h * side.factor_step : NULL;
             fai_store_row(&out, to, factor, side.descale->data && side.descale->block, x, l, live);
         }
     }
@@ -941,17 +998,18 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 
 /* ---- factors of several rows ---- */
 
-/* Rows of sequence b from the start of a block of factors to its end. */
+/* Rows of a sequence from the start of a block of factors to its end. */
 typedef struct fai_block {
     int64_t start, end;
 } fai_block;
 /* Block n of those that rows from j on lie in. */
-FAI_ATOM fai_block fai_get_block(const fai_cache_side *s, int64_t j, int64_t n) {
-    const int64_t rows = s->descale->block, page = s->descale->paged ? s->a->page_size : s->a->seqlen_k;
-    const int64_t blocks = (page + rows - 1) / rows; /* blocks begin anew with each page */
-    const int64_t number = j / page * blocks + j % page / rows + n;
-    fai_block k = {number / blocks * page + number % blocks * rows, 0};
-    k.end = k.start + rows < (number / blocks + 1) * page ? k.start + rows : (number / blocks + 1) * page;
+FAI_ATOM fai_block fai_get_block(const fai_cache_side *s, uint32_t j, uint32_t n) {
+    const uint32_t rows = (uint32_t)s->descale->block;
+    const uint32_t page = (uint32_t)(s->descale->paged ? s->a->page_size : s->a->seqlen_k);
+    const uint32_t blocks = (page - 1) / rows + 1; /* blocks begin anew with each page */
+    const uint32_t number = j / page * blocks + j % page / rows + n, in_page = number % blocks * rows;
+    const int64_t first = (int64_t)(number / blocks) * page;
+    const fai_block k = {first + in_page, first + (rows < page - in_page ? in_page + rows : page)};
     return k;
 }
 
@@ -964,7 +1022,7 @@ FAI_ATOM float fai_grow(float factor, float need, int fresh) {
  * put one after the other: each is rounded to the factor that it finds, then again whenever that grows. `needs`: a float
  * for each group, shared. All threads of the thread block must be here. */
 FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *needs, int32_t b, int64_t h,
-                           fai_block k, int64_t j, int count, float x[8], fai_lane l) {
+                           fai_block k, int64_t j, uint32_t count, float x[8], fai_lane l) {
     fai_place first, own;
     uint32_t w[8];
     const float need = fai_need(x, s->dtype, l.lanes);
@@ -974,7 +1032,7 @@ FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *
     float now = old;
     if (l.lane == 0) needs[l.group] = need;
     __syncthreads(); /* all needs are there, and everybody has read the factor: it may be written */
-    for (int r = 0; r < count; r++) {
+    for (uint32_t r = 0; r < count; r++) {
         const float before = now;
         now = fai_grow(now, needs[r], j + r == k.start);
         if (r == l.group) fai_round_chunk(x, now, s->dtype);
@@ -994,7 +1052,7 @@ FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *
             fai_load_chunk(w, own.row + h * s->step, s->dtype, l.first, out->dim, out->wide, 0);
             fai_decode_chunk(x, w, s->dtype);
             now = old;
-            for (int r = 0; r < count; r++) {
+            for (uint32_t r = 0; r < count; r++) {
                 const float before = now;
                 now = fai_grow(now, needs[r], 0);
                 if (fai_bits_of(now) == fai_bits_of(before)) continue;
@@ -1012,22 +1070,24 @@ FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_append_blocks_kernel(const __grid_constant__ fai_cache_task t) {
     __shared__ float needs[FAI_CACHE_THREADS];
-    const int v = t.first_side + (int)blockIdx.y, heads = t.cache.num_heads_k;
+    const int v = t.first_side + (int)blockIdx.y;
+    const uint32_t heads = (uint32_t)t.cache.num_heads_k;
     const fai_lane l = fai_get_lane(t.lanes);
     const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
     const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
     const int rotate = v == 0 && fai_rotates(&t.rope);
-    const int64_t items = (int64_t)t.a.batch * t.blocks * heads, size = (int64_t)fa_sizeof(in.dtype);
+    const uint32_t items = (uint32_t)t.a.batch * t.blocks * heads;
+    const int64_t size = (int64_t)fa_sizeof(in.dtype);
     double c[8], s[8];
-    for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
-        const int64_t h = item % heads;
+    for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
+        const int32_t h = (int32_t)(item % heads);
         const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / heads / t.blocks));
         const int64_t at = fai_task_position(&t, seq.b), end = at + seq.len_q;
         if (at < 0 || end > t.cache.seqlen_k) continue;
-        const fai_block k = fai_get_block(&side, at, item / heads % t.blocks);
+        const fai_block k = fai_get_block(&side, (uint32_t)at, item / heads % t.blocks);
         const int64_t last = end < k.end ? end : k.end;
         for (int64_t j = at > k.start ? at : k.start; j < last; j += l.groups) {
-            const int count = (int)(last - j < l.groups ? last - j : l.groups);
+            const uint32_t count = last - j < l.groups ? (uint32_t)(last - j) : l.groups;
             const int64_t i = j - at + l.group;
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (l.group < count) {
@@ -1063,27 +1123,28 @@ FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_compact_kernel(const __grid_constant__ fai_cache_task t) {
     __shared__ float needs[FAI_CACHE_THREADS];
-    const int v = t.first_side + (int)blockIdx.y, heads = t.cache.num_heads_k;
+    const int v = t.first_side + (int)blockIdx.y;
+    const uint32_t heads = (uint32_t)t.cache.num_heads_k;
     const fai_lane l = fai_get_lane(t.lanes);
     const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
     const fai_rows rows = fai_cache_rows(&t, &side, v);
     const int block = side.descale->data ? side.descale->block : 0, mixed = side.descale->data && block != 1;
-    for (int64_t item = blockIdx.x; item < (int64_t)t.a.batch * heads; item += gridDim.x) {
+    for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * heads; item += gridDim.x) {
         const int32_t b = (int32_t)(item / heads), h = (int32_t)(item % heads);
         const int32_t *accepted = t.accepted + (int64_t)b * t.max_accepted;
         const int64_t at = fai_task_position(&t, b);
-        int32_t num = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
-        if (num > t.max_accepted) num = t.max_accepted;
-        for (int32_t n = 0, count; n < num; n += count) {
+        const int32_t given = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
+        const uint32_t num = given < 0 ? 0 : given < t.max_accepted ? (uint32_t)given : (uint32_t)t.max_accepted;
+        for (uint32_t n = 0, count; n < num; n += count) {
             fai_place source = {0, 0, NULL, NULL}, target = {0, 0, NULL, NULL};
             fai_block k = {0, 0};
             int move = FAI_MOVE_NONE;
             count = num - n < l.groups ? num - n : l.groups;
             /* rows that are moved in the same way, and into the same block of factors */
-            for (int r = 0; mixed && r < count; r++) {
+            for (uint32_t r = 0; mixed && r < count; r++) {
                 const int next = fai_get_move(&side, b, at, accepted[n + r], n + r, &source, &target);
                 if (r == 0) move = next;
-                if (r == 0 && block && move == FAI_MOVE_ROUND) k = fai_get_block(&side, at + n, 0);
+                if (r == 0 && block && move == FAI_MOVE_ROUND) k = fai_get_block(&side, (uint32_t)at + n, 0);
                 if (next != move || (move == FAI_MOVE_ROUND && block && at + n + r >= k.end)) count = r;
             }
             const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group, &source, &target)
@@ -1127,19 +1188,22 @@ typedef struct fai_rows_task {
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_rotary_kernel(const __grid_constant__ fai_rows_task t) {
     const fai_lane l = fai_get_lane(t.lanes);
-    const int64_t items = fai_count_rows(&t.a) * t.parts, size = (int64_t)fa_sizeof(t.q.dtype);
+    const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
+    const int64_t size = (int64_t)fa_sizeof(t.q.dtype);
+    const int64_t from_step = t.parts * t.q.st.h * size, to_step = t.parts * t.o.st.h * size;
     double c[8], s[8];
-    for (int64_t item0 = (int64_t)blockIdx.x * l.groups; item0 < items; item0 += (int64_t)gridDim.x * l.groups) {
-        const int64_t item = item0 + l.group;
+    for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
+        const uint32_t item = item0 + l.group;
         fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
-        int64_t i = 0;
-        const int in_use = item < items && fai_find_row(&t.a, item / t.parts, &seq, &i);
+        int32_t i = 0;
+        const int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
         if (in_use)
             fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first, t.rope_wide);
-        int h = (int)(item % t.parts);
-        for (int round = 0; round < t.rounds; round++, h += t.parts) {
+        int h = (int)(item % parts);
+        const char *from = t.q.data + fai_offset_q(&seq, t.q.st, i, h) * size;
+        char *to = t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size;
+        for (int round = 0; round < t.rounds; round++, h += t.parts, from += from_step, to += to_step) {
             const int live = in_use && h < t.a.num_heads;
-            const char *from = t.q.data + fai_offset_q(&seq, t.q.st, i, h) * size;
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (live) {
                 uint32_t w[8];
@@ -1148,20 +1212,20 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
                 fai_rotate_chunk(x, &t.q, from, &t.rope, c, s, l.first, t.rope_wide);
             }
             __syncwarp(); /* the group has read its row: it may be overwritten */
-            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, NULL, 0, x, l, live);
+            fai_store_row(&t.o, to, NULL, 0, x, l, live);
         }
     }
 }
 
 /* The chunk of a row, rotated. All threads of the warp must be here. */
 FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence *seq, int64_t i, int64_t h,
-                           const uint32_t bits[4], fai_lane l, int live) {
+                           uint32_t signs, fai_lane l, int live) {
     uint32_t w[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     if (live)
         fai_load_chunk(w, t->q.data + fai_offset_q(seq, t->q.st, i, h) * (int64_t)fa_sizeof(t->q.dtype), t->q.dtype,
                        l.first, t->q.dim, t->q.wide, 0);
     fai_decode_chunk(x, w, t->q.dtype);
-    if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, bits, l.first);
+    if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, signs, l.first);
 }
 
 /* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by a factor that
@@ -1170,20 +1234,23 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_quantize_kernel(const __grid_constant__ fai_rows_task t, int own_factors) {
     const fai_lane l = fai_get_lane(t.lanes);
     const fa_descale *d = &t.a.q_descale;
-    const int64_t items = fai_count_rows(&t.a) * t.parts, size = (int64_t)fa_sizeof(t.o.dtype);
-    uint32_t bits[4] = {0, 0, 0, 0};
-    if (t.hadamard) fai_hadamard_bits(t.seed, l.first, bits);
-    for (int64_t item0 = (int64_t)blockIdx.x * l.groups; item0 < items; item0 += (int64_t)gridDim.x * l.groups) {
-        const int64_t item = item0 + l.group;
+    const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
+    const int64_t size = (int64_t)fa_sizeof(t.o.dtype);
+    const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
+    for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
+        const uint32_t item = item0 + l.group;
         fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
-        int64_t i = 0;
-        const int in_use = item < items && fai_find_row(&t.a, item / t.parts, &seq, &i);
-        int h = (int)(item % t.parts);
+        int32_t i = 0;
+        const int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
+        int h = (int)(item % parts);
         for (int round = 0; round < t.rounds; round++, h += t.parts) {
             const int live = in_use && h < t.a.num_heads;
             float x[8], *factor = NULL;
-            fai_load_row(x, &t, &seq, i, h, bits, l, live);
-            if (live && d->data) factor = t.factors + (fai_descale_at(&t.a, d, seq.b, h, i) - d->data);
+            fai_load_row(x, &t, &seq, i, h, signs, l, live);
+            if (live && d->data) {
+                factor = t.factors + (seq.b * d->stride_b + h * d->stride_h);
+                if (d->block) factor += (uint32_t)i / (uint32_t)d->block * d->stride_block;
+            }
             if (t.measure) {
                 const uint32_t need = fai_bits_of(fai_need(x, t.o.dtype, l.lanes));
                 if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor)) fai_red_relaxed_gpu_max_u32(factor, need);
@@ -1199,10 +1266,9 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_clear_factors_kernel(const __grid_constant__ fai_rows_task t) {
     const fa_descale *d = &t.a.q_descale;
     const fai_factors count = fai_count_factors(&t.a);
-    for (int64_t n = (int64_t)blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < count.b * count.h * count.blocks;
-         n += (int64_t)gridDim.x * FAI_CACHE_THREADS)
-        t.factors[n / count.blocks / count.h * d->stride_b + n / count.blocks % count.h * d->stride_h +
-                  n % count.blocks * d->stride_block] = 0;
+    const uint32_t h = (uint32_t)count.h, blocks = (uint32_t)count.blocks, all = (uint32_t)count.b * h * blocks;
+    for (uint32_t n = blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < all; n += gridDim.x * FAI_CACHE_THREADS)
+        t.factors[n / blocks / h * d->stride_b + n / blocks % h * d->stride_h + n % blocks * d->stride_block] = 0;
 }
 
 /* A thread block for the rows that share a factor, and few enough that the second time they come from a cache. */
@@ -1211,18 +1277,19 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     __shared__ uint32_t most;
     const fai_lane l = fai_get_lane(t.lanes);
     const fa_descale *d = &t.a.q_descale;
-    const int64_t rows = d->block ? d->block : t.a.seqlen_q, blocks = (t.a.seqlen_q + rows - 1) / rows;
+    const uint32_t seqlen = (uint32_t)t.a.seqlen_q, heads = (uint32_t)t.a.num_heads;
+    const uint32_t rows = d->block ? (uint32_t)d->block : seqlen, blocks = (seqlen - 1) / rows + 1;
     const int64_t size = (int64_t)fa_sizeof(t.o.dtype);
-    uint32_t bits[4] = {0, 0, 0, 0};
-    if (t.hadamard) fai_hadamard_bits(t.seed, l.first, bits);
-    for (int64_t item = blockIdx.x; item < t.a.batch * blocks * t.a.num_heads; item += gridDim.x) {
-        const int64_t h = item % t.a.num_heads, first = item / t.a.num_heads % blocks * rows;
-        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / t.a.num_heads / blocks));
+    const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
+    for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * blocks * heads; item += gridDim.x) {
+        const uint32_t h = item % heads, number = item / heads % blocks;
+        const int64_t first = (int64_t)number * rows;
+        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / heads / blocks));
         const int64_t last = first + rows < seq.len_q ? first + rows : seq.len_q;
         float x[8], factor = 0;
         if (threadIdx.x == 0) most = 0;
         for (int64_t i = first; i < last; i += l.groups) {
-            fai_load_row(x, &t, &seq, i + l.group, h, bits, l, i + l.group < last);
+            fai_load_row(x, &t, &seq, i + l.group, h, signs, l, i + l.group < last);
             const float need = fai_need(x, t.o.dtype, l.lanes);
             if (fai_bits_of(need) > fai_bits_of(factor)) factor = need;
         }
@@ -1230,10 +1297,10 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         if (l.lane == 0) atomicMax(&most, fai_bits_of(factor));
         __syncthreads(); /* most is that of all rows */
         factor = fai_float_of(most);
-        if (threadIdx.x == 0) t.factors[fai_descale_at(&t.a, d, seq.b, h, first) - d->data] = factor;
+        if (threadIdx.x == 0) t.factors[seq.b * d->stride_b + h * d->stride_h + number * d->stride_block] = factor;
         for (int64_t i = first; i < last; i += l.groups) {
             const int live = i + l.group < last;
-            fai_load_row(x, &t, &seq, i + l.group, h, bits, l, live);
+            fai_load_row(x, &t, &seq, i + l.group, h, signs, l, live);
             fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x, l, live);
         }
         __syncthreads(); /* everybody has read most: it may be cleared */
@@ -1258,22 +1325,34 @@ static inline int32_t fai_count_lanes(int32_t dim) {
     while (lanes * 8 < dim) lanes *= 2;
     return lanes;
 }
-/* A group takes 4 heads of a row, so that it has the angles once, if that leaves enough groups for the whole GPU. */
+/* Heads of a row that a group takes: it finds the row and its angles once. Not so many that groups get few: a GPU holds
+ * some 10000. But items, (row, part of the heads), are counted in 31 bits: rows are, where lists say how many. */
 static inline int32_t fai_count_rounds(int64_t rows, int32_t heads) {
-    return heads >= 4 && rows * heads >= 1 << 17 ? 4 : 1;
+    int32_t rounds = 1;
+    while (rounds < 8 && rounds < heads && rows * heads / rounds >= 1 << 16) rounds *= 2;
+    while (rounds < heads && (heads - 1) / rounds + 1 > INT32_MAX / rows) rounds = rounds > heads / 2 ? heads : 2 * rounds;
+    return rounds;
 }
 
-/* The grid of a kernel whose blocks go on to the next item in steps of the grid: as many as can be at work, 16 an SM. */
-static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t blocks, int sides, void *task,
-                                         void *more, cudaStream_t stream) {
+/* The grid of a kernel whose blocks have `each` items at once and go on to the next ones in steps of the grid: no more
+ * blocks than can be at work, 16 an SM. */
+static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t items, int each, int sides,
+                                         void *task, void *more, cudaStream_t stream) {
     int device = 0, sms = 0;
     void *parameters[2] = {task, more};
+    int64_t blocks = (items - 1) / each + 1;
+    if (items > INT32_MAX) return fai_fail(a, FA_ERR_CUDA_GRID, "rows * heads", -1, (double)items, 1, INT32_MAX);
     cudaError_t e = cudaGetDevice(&device);
     if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
     if (e != cudaSuccess) return fai_cuda_status(a, e);
     if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS)) blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
-    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)(blocks ? blocks : 1), (unsigned)sides),
-                                               dim3(FAI_CACHE_THREADS), parameters, 0, stream));
+    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)blocks, (unsigned)sides), dim3(FAI_CACHE_THREADS),
+                                               parameters, 0, stream));
+}
+/* The most rows that a call may have; what lists say is counted in 31 bits. */
+static inline int64_t fai_most_rows(const fa_args *a) {
+    const int64_t rows = (int64_t)a->batch * a->seqlen_q;
+    return a->cu_seqlens_q && rows > INT32_MAX ? INT32_MAX : rows;
 }
 static inline int64_t fai_ceil(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
@@ -1350,14 +1429,14 @@ FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t s
         if (several) { /* a thread block for each block of factors, of which there may be a part at both ends of a page */
             const int64_t page = d->paged ? cache->page_size : cache->seqlen_k;
             const int64_t most = seqlen / d->block + 2 * (fai_ceil(seqlen, page) + 1);
-            t.blocks = (int32_t)(most < seqlen ? most : seqlen);
-            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel, c.a.batch * heads * t.blocks, 1, &t,
+            t.blocks = (uint32_t)(most < seqlen ? most : seqlen);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel, c.a.batch * heads * t.blocks, 1, 1, &t,
                                       NULL, stream);
-        } else { /* a group for each row and up to 4 heads; y: K, V */
-            const int64_t rows = c.a.batch * seqlen;
+        } else { /* a group for each row and up to 8 heads; y: K, V */
+            const int64_t rows = fai_most_rows(&c.a);
             t.rounds = fai_count_rounds(rows, (int32_t)heads), t.parts = (int32_t)fai_ceil(heads, t.rounds);
-            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, fai_ceil(rows * t.parts, groups), 1 + both, &t,
-                                      NULL, stream);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, rows * t.parts, groups, 1 + both, &t, NULL,
+                                      stream);
             v += both;
         }
     }
@@ -1372,7 +1451,7 @@ FAI_NOINLINE fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t
     if (status == FA_OK) status = fai_cache_begin_cuda(&t, &c, &args->cache);
     if (status != FA_OK) return status;
     /* a thread block for each sequence and head; y: K, V */
-    return fai_cache_launch(&c.a, (const void *)fai_compact_kernel, (int64_t)c.a.batch * c.a.num_heads_k,
+    return fai_cache_launch(&c.a, (const void *)fai_compact_kernel, (int64_t)c.a.batch * c.a.num_heads_k, 1,
                             c.a.k.data && c.a.v.data ? 2 : 1, &t, NULL, stream);
 }
 
@@ -1390,13 +1469,14 @@ static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_ca
     memset(t, 0, sizeof *t);
     t->a = *a, t->lanes = fai_count_lanes(dim);
     t->q = fai_get_rows(q.data, st_q, dtype, dim), t->o = fai_get_rows(o.data, st_o, o_dtype, dim);
-    t->rounds = fai_count_rounds((int64_t)a->batch * a->seqlen_q, heads);
+    t->rounds = fai_count_rounds(fai_most_rows(a), heads);
     t->parts = (int32_t)fai_ceil(heads, t->rounds);
     return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
 }
-/* thread blocks of a kernel with a group for each row and up to 4 heads */
-static inline int64_t fai_count_row_blocks(const fai_rows_task *t) {
-    return fai_ceil((int64_t)t->a.batch * t->a.seqlen_q * t->parts, FAI_CACHE_THREADS / t->lanes);
+/* A kernel with a group for each row and up to 8 heads. */
+static inline fa_status fai_rows_launch(const void *kernel, fai_rows_task *t, void *more, cudaStream_t stream) {
+    return fai_cache_launch(&t->a, kernel, fai_most_rows(&t->a) * t->parts, FAI_CACHE_THREADS / t->lanes, 1, t, more,
+                            stream);
 }
 
 /* fa_rotary in device memory: one launch. */
@@ -1412,7 +1492,7 @@ FAI_NOINLINE fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t s
     if (status == FA_OK) status = fai_cuda_check_list(&c.a, list, 3);
     if (status != FA_OK) return status;
     t.rope = *rope, t.rope_wide = fai_rope_is_wide(rope);
-    return fai_cache_launch(&c.a, (const void *)fai_rotary_kernel, fai_count_row_blocks(&t), 1, &t, NULL, stream);
+    return fai_rows_launch((const void *)fai_rotary_kernel, &t, NULL, stream);
 }
 
 /* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most; three if
@@ -1430,20 +1510,20 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->o_dtype);
     if (status == FA_OK) status = fai_cuda_check_pointer(a, d->data, "descale.data");
     if (status != FA_OK) return status;
-    const int64_t bytes = rows * args->head_dim * (int64_t)fa_sizeof(args->dtype), blocks = fai_count_row_blocks(&t);
+    const int64_t bytes = rows * args->head_dim * (int64_t)fa_sizeof(args->dtype);
     int own = d->data && apart && rows == 1;
     t.factors = args->descale.data, t.hadamard = args->hadamard, t.seed = args->seed;
     if (d->data && apart && !own && bytes <= 65536) /* a thread block for each factor */
-        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks, 1, &t,
-                                NULL, stream);
+        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks, 1, 1,
+                                &t, NULL, stream);
     if (d->data && (!own || fai_cache_hides(&c))) /* each factor; those without rows stay 0 */
-        status = fai_cache_launch(a, (const void *)fai_clear_factors_kernel,
-                                  fai_ceil(count.b * count.h * count.blocks, FAI_CACHE_THREADS), 1, &t, NULL, stream);
+        status = fai_cache_launch(a, (const void *)fai_clear_factors_kernel, count.b * count.h * count.blocks,
+                                  FAI_CACHE_THREADS, 1, &t, NULL, stream);
     t.measure = d->data && !own;
     if (status == FA_OK && t.measure)
-        status = fai_cache_launch(a, (const void *)fai_quantize_kernel, blocks, 1, &t, &own, stream);
+        status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
     t.measure = 0;
-    if (status == FA_OK) status = fai_cache_launch(a, (const void *)fai_quantize_kernel, blocks, 1, &t, &own, stream);
+    if (status == FA_OK) status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
     return status;
 }
 

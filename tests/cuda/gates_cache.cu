@@ -1,4 +1,4 @@
-/* gates_cache.cu - the kernels of FA_CUDA_CACHE: no spill, no stack. require: LDG,STG archs: 80 86 89 90 120 */
+/* gates_cache.cu - the kernels of FA_CUDA_CACHE: no spill, no stack. require: STG archs: 80 86 89 90 120 */
 #define FA_CUDA_CACHE
 #include "flashattn_cuda.cuh"
 

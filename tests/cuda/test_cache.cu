@@ -448,4 +448,245 @@ FA_TEST(quantize_is_that_of_the_cpu) {
     }
 }
 
+/* ---- values where rounding is decided ------------------------------------------------------ */
+
+/* Quotients half way between two codes, and next to it; factors at the ends of what f32 has. */
+FA_TEST(ties) {
+    static const float factors[] = {1, 0.125f, 3, 1e-38f, 1e-42f, 3e37f, 1e-30f, 1e-31f, 1.2e30f, 1.3e30f, 0};
+    enum { N = 64, D = 64, B = sizeof factors / sizeof *factors };
+    for (int dtype = FA_E4M3; dtype <= FA_I8; dtype++) {
+        fa_append_args a, d;
+        fa_error error;
+        memset(&a, 0, sizeof a);
+        float *x = (float *)take(B * N * D * 4, FA_F32), *f = (float *)take(B * 4, 0);
+        for (int b = 0; b < B; b++) {
+            f[b] = factors[b];
+            for (int i = 0; i < N * D; i++) { /* every e4m3 number and the middle to the next one, and a few of all sizes */
+                const float magnitude = i % 4 == 3 ? ldexpf(1 + (float)(i % 61) / 61, i % 37 - 20) : fa_e4m3_to_f32((uint8_t)(i / 8 % 127));
+                const float next = i % 4 == 0 ? 0 : magnitude * (i % 4 == 1 ? 0.0625f : 0.03125f);
+                const float value = (magnitude + next) * f[b], nudged = fai_float_of(fai_bits_of(value) + (uint32_t)(i / 1024 % 3) - 1);
+                x[b * N * D + i] = value == 0 ? (i % 2 ? -0.0f : 0) : i % 5 ? nudged : -nudged;
+            }
+        }
+        a.cache.batch = B, a.cache.num_heads_k = 1, a.cache.seqlen_k = N, a.cache.head_dim = D, a.cache.dtype = dtype;
+        a.cache.k.data = take(B * N * D, dtype), a.cache.k_descale.data = f, a.cache.k_descale.stride_b = 1;
+        a.dtype = FA_F32, a.seqlen_new = N, a.k.data = x;
+        upload();
+        d = append_there(&a), d.error = &error;
+        if (launched(fa_append_cuda(&d, 0), &error)) FA_EXPECT(fa_append(&a) == FA_OK && same());
+        a.cache.k_descale.block = 1, a.cache.k_descale.stride_b = N, a.cache.k_descale.stride_block = 1;
+        a.cache.k_descale.data = (float *)take(B * N * 4, 0);
+        upload();
+        d = append_there(&a), d.error = &error;
+        if (launched(fa_append_cuda(&d, 0), &error)) FA_EXPECT(fa_append(&a) == FA_OK && same());
+        drop_all();
+    }
+}
+
+/* ---- calls --------------------------------------------------------------------------------- */
+
+/* A status, nothing launched, nothing written. */
+FA_TEST(bad_arguments) {
+    static float on_host[4096];
+    world w;
+    int32_t *start, *count;
+    fa_error error;
+    make_world(&w, FA_E4M3, FA_BF16, 16, ROW, 1, 12);
+    w.c.seqlen_k = 30;
+    fa_append_args a = make_rows(&w, 8, 1, &start, &count), good;
+    uint64_t seed = 5;
+    const rows r = make_q(&seed, FA_BF16, FA_E4M3, 64, 1);
+    while (a.rotary.dim < 2) a.rotary = make_rope(&w, w.c.head_dim, 1, 64);
+    upload();
+    good = append_there(&a);
+#define REFUSED(type, from, call, expected, name, change) \
+    { \
+        type x = from; \
+        x.error = &error; \
+        change; \
+        const fa_status status = call(&x, 0); \
+        FA_EXPECT_MSG(status == expected && error.status == expected && !strcmp(error.field, name), "%s: %s, %s", #change, \
+                      fa_strerror(status), error.field); \
+    }
+#define APPEND(expected, name, change) REFUSED(fa_append_args, good, fa_append_cuda, expected, name, change)
+    FA_EXPECT(fa_append_cuda(NULL, 0) == FA_ERR_ARGS_NULL && fa_compact_cuda(NULL, 0) == FA_ERR_ARGS_NULL);
+    FA_EXPECT(fa_rotary_cuda(NULL, 0) == FA_ERR_ARGS_NULL && fa_quantize_cuda(NULL, 0) == FA_ERR_ARGS_NULL);
+    APPEND(FA_ERR_CACHE_SIZE, "cache.batch", x.cache.batch = 0)
+    APPEND(FA_ERR_CACHE_DTYPE, "cache.dtype", x.cache.dtype = 9)
+    APPEND(FA_ERR_CACHE_NULL, "k.data", x.k.data = x.v.data = NULL)
+    APPEND(FA_ERR_CACHE_STRIDE, "cache.k.stride_b", x.cache.k.stride_b = -1)
+    APPEND(FA_ERR_CACHE_OVERLAP, "cache.v.data", x.cache.k.data = x.cache.v.data)
+    APPEND(FA_ERR_CACHE_DESCALE, "cache.k_descale.block", x.cache.k_descale.block = -1)
+    APPEND(FA_ERR_NEW_DTYPE, "dtype", x.dtype = FA_E4M3)
+    APPEND(FA_ERR_SEQLEN_NEW, "seqlen_new", x.seqlen_new = 0)
+    APPEND(FA_ERR_K_ALIGN, "k.data", x.k.data = (const char *)x.k.data + 1)
+    APPEND(FA_ERR_POSITIONS, "positions", x.positions = NULL; x.seqused_new = x.cu_seqlens_new = NULL; x.seqlen_new = 31)
+    APPEND(FA_ERR_PAGE_SIZE, "page_size", x.cache.page_size = 0)
+    APPEND(FA_ERR_BLOCK_TABLE_STRIDE, "block_table_stride", x.cache.block_table_stride = 1)
+    APPEND(FA_ERR_ROTARY, "rotary.dim", x.rotary.dim = 3)
+    APPEND(FA_ERR_ROTARY_TABLE, "rotary.cos", x.rotary.cos = NULL)
+    APPEND(FA_ERR_CUDA_POINTER, "cache.k.data", x.cache.k.data = on_host)
+    APPEND(FA_ERR_CUDA_POINTER, "cache.v_descale.data", x.cache.v_descale.data = on_host)
+    APPEND(FA_ERR_CUDA_POINTER, "cache.block_table", x.cache.block_table = (const int32_t *)(void *)on_host)
+    APPEND(FA_ERR_CUDA_POINTER, "positions", x.positions = (const int32_t *)(void *)on_host)
+    APPEND(FA_ERR_CUDA_POINTER, "seqused_new", x.seqused_new = (const int32_t *)(void *)on_host)
+    APPEND(FA_ERR_CUDA_POINTER, "v.data", x.v.data = on_host)
+    APPEND(FA_ERR_CUDA_POINTER, "rotary.sin", x.rotary.sin = on_host)
+    fa_compact_args c;
+    memset(&c, 0, sizeof c);
+    c.cache = good.cache, c.max_accepted = 2, c.accepted = good.seqused_new;
+#define COMPACT(expected, name, change) REFUSED(fa_compact_args, c, fa_compact_cuda, expected, name, change)
+    COMPACT(FA_ERR_MAX_ACCEPTED, "max_accepted", x.max_accepted = 0)
+    COMPACT(FA_ERR_ACCEPTED, "accepted", x.accepted = NULL)
+    COMPACT(FA_ERR_CUDA_POINTER, "accepted", x.accepted = (const int32_t *)(void *)on_host)
+    COMPACT(FA_ERR_CUDA_POINTER, "num_accepted", x.num_accepted = (const int32_t *)(void *)on_host)
+    fa_rotary_args t;
+    memset(&t, 0, sizeof t);
+    t.batch = r.size[0], t.num_heads = r.size[1], t.seqlen_q = r.size[2], t.head_dim = 64, t.dtype = FA_BF16;
+    t.q = r.q, t.q.data = there(r.q.data), t.o = r.o, t.o.data = there(r.q.data), t.rotary = good.rotary, t.rotary.dim = 64;
+    t.rotary.positions = NULL, t.rotary.per_row = 0;
+#define ROTARY(expected, name, change) REFUSED(fa_rotary_args, t, fa_rotary_cuda, expected, name, change)
+    ROTARY(FA_ERR_ROTARY, "head_dim", x.head_dim = 1)
+    ROTARY(FA_ERR_ROTARY_POSITIONS, "rotary.count", x.rotary.count = x.seqlen_q - 1)
+    ROTARY(FA_ERR_O_NULL, "o.data", x.o.data = NULL)
+    ROTARY(FA_ERR_CUDA_POINTER, "q.data", x.q.data = on_host)
+    ROTARY(FA_ERR_CUDA_POINTER, "rotary.cos", x.rotary.cos = on_host)
+    fa_quantize_args z;
+    memset(&z, 0, sizeof z);
+    z.batch = r.size[0], z.num_heads = r.size[1], z.seqlen_q = r.size[2], z.head_dim = 64, z.dtype = FA_BF16, z.o_dtype = FA_E4M3;
+    z.q = r.q, z.q.data = there(r.q.data), z.o = r.o, z.o.data = there(r.o.data);
+#define QUANTIZE(expected, name, change) REFUSED(fa_quantize_args, z, fa_quantize_cuda, expected, name, change)
+    QUANTIZE(FA_ERR_QUANTIZE_DIM, "head_dim", x.head_dim = 48; x.hadamard = 1)
+    QUANTIZE(FA_ERR_QUANTIZE_DTYPE, "o_dtype", x.o_dtype = 0)
+    QUANTIZE(FA_ERR_QUANTIZE_DESCALE, "descale.block", x.descale.data = (float *)good.positions; x.descale.block = -1)
+    QUANTIZE(FA_ERR_CUDA_POINTER, "descale.data", x.descale.data = on_host)
+    QUANTIZE(FA_ERR_CUDA_POINTER, "cu_seqlens_q", x.cu_seqlens_q = (const int32_t *)(void *)on_host)
+    char *const p = (char *)there(r.q.data), *const q = (char *)there(r.o.data); /* o reaches far: q is the one before it */
+    QUANTIZE(FA_ERR_CUDA_GRID, "rows * heads", x.batch = 1 << 16; x.seqlen_q = 1 << 15;
+             x.q.data = p < q ? p : q; x.o.data = p < q ? q : p;
+             x.q.stride_b = x.q.stride_s = x.q.stride_h = FA_BROADCAST; x.o.stride_b = x.o.stride_s = x.o.stride_h = 0)
+    FA_EXPECT(cudaDeviceSynchronize() == cudaSuccess && same());
+    drop_all();
+}
+
+/* Lists on the device that the CPU would refuse: rows and pages that there are not are left out, nothing else is written. */
+FA_TEST(bad_lists) {
+    for (int mode = 0; mode < NUM_MODES; mode++)
+        for (int bad = 0; bad < 6; bad++) {
+            world w;
+            int32_t *start, *count, *accepted;
+            fa_error error;
+            make_world(&w, FA_I8, FA_F32, 16, mode, 1, 30 + (uint64_t)mode);
+            fa_append_args a = make_rows(&w, 8, 1, &start, &count);
+            accepted = (int32_t *)take(BATCH * 4 * 4, 0);
+            for (int n = 0; n < BATCH * 4; n++) accepted[n] = n % 4 + 1;
+            const int32_t table[2] = {w.table[0], w.table[1]};
+            if (bad == 0) w.table[0] = w.table[1] = -1;
+            if (bad == 1) w.table[0] = w.table[1] = w.c.num_pages;
+            if (bad == 2) start[0] = -1000000;
+            if (bad == 3) start[0] = w.c.seqlen_k - 2;
+            if (bad == 4) accepted[0] = -5, accepted[3] = INT32_MAX;
+            if (bad == 5 && a.rotary.positions) ((int32_t *)(void *)a.rotary.positions)[0] = 1 << 30;
+            (void)table;
+            upload();
+            fa_append_args d = append_there(&a);
+            d.error = &error;
+            launched(fa_append_cuda(&d, 0), &error);
+            fa_compact_args c;
+            memset(&c, 0, sizeof c);
+            c.cache = d.cache, c.max_accepted = 4, c.accepted = (const int32_t *)there(accepted), c.positions = d.positions;
+            c.error = &error;
+            launched(fa_compact_cuda(&c, 0), &error);
+            drop_all();
+        }
+}
+
+/* Captured once, replayed on new rows: the calls do nothing but launch. */
+FA_TEST(graph) {
+    world w;
+    int32_t *start, *count;
+    fa_error error;
+    cudaStream_t stream;
+    cudaGraph_t captured;
+    cudaGraphExec_t exec;
+    make_world(&w, FA_E4M3, FA_BF16, 16, ROW, 1, 40);
+    fa_append_args a = make_rows(&w, 8, 1, &start, &count);
+    fa_quantize_args z, dz;
+    memset(&z, 0, sizeof z);
+    z.batch = 1, z.num_heads = 2, z.seqlen_q = 9, z.head_dim = 64, z.dtype = FA_BF16, z.o_dtype = FA_I8, z.hadamard = 1;
+    z.q.data = take(9 * 128 * 2, FA_BF16), z.o.data = take(9 * 128, FA_I8), z.descale.data = (float *)take(4, 0);
+    upload();
+    fa_append_args d = append_there(&a);
+    d.error = &error, dz = z, dz.error = &error;
+    MOVE(const void, dz.q.data)
+    MOVE(void, dz.o.data)
+    MOVE(float, dz.descale.data)
+    FA_REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+    FA_EXPECT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    FA_EXPECT(fa_append_cuda(&d, stream) == FA_OK && fa_quantize_cuda(&dz, stream) == FA_OK);
+    FA_EXPECT(cudaStreamEndCapture(stream, &captured) == cudaSuccess);
+    FA_REQUIRE(cudaGraphInstantiate(&exec, captured, 0) == cudaSuccess);
+    for (int n = 0; n < 2; n++) {
+        fill((void *)a.k.data, 8 * w.c.head_dim, FA_BF16, &w.seed), fill((void *)z.q.data, 9 * 128, FA_BF16, &w.seed);
+        upload();
+        FA_EXPECT(cudaGraphLaunch(exec, stream) == cudaSuccess && cudaStreamSynchronize(stream) == cudaSuccess);
+        FA_EXPECT(fa_append(&a) == FA_OK && fa_quantize(&z) == FA_OK && same());
+    }
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(captured), cudaStreamDestroy(stream);
+    drop_all();
+}
+
+/* A prompt and then token after token: rows appended on the device are what the forward kernel sees. */
+FA_TEST(attention_sees_what_was_appended) {
+    enum { B = 2, HK = 2, H = 4, D = 64, ROOM = 64, PAGE = 16, STEPS = 4 };
+    static double want[B * 8 * H * D], scratch[ROOM + 512];
+    for (int paged = 0; paged < 2; paged++) {
+        uint64_t seed = fat_seed + 50;
+        fa_append_args a, da;
+        fa_rotary_args r, dr;
+        fa_args f, df;
+        fa_error error;
+        memset(&a, 0, sizeof a), memset(&r, 0, sizeof r), memset(&f, 0, sizeof f);
+        int32_t *at = (int32_t *)take(B * 4, 0), *used = (int32_t *)take(B * 4, 0), *table = (int32_t *)take(B * ROOM / PAGE * 4, 0);
+        float *c = (float *)take(ROOM * D / 2 * 4, 0), *s = (float *)take(ROOM * D / 2 * 4, 0);
+        a.cache.batch = B, a.cache.num_heads_k = HK, a.cache.seqlen_k = ROOM, a.cache.head_dim = a.cache.head_dim_v = D;
+        a.cache.dtype = a.dtype = FA_BF16;
+        a.cache.k.data = take(B * ROOM * HK * D * 2, FA_BF16), a.cache.v.data = take(B * ROOM * HK * D * 2, FA_BF16);
+        if (paged) a.cache.block_table = table, a.cache.page_size = PAGE, a.cache.num_pages = B * ROOM / PAGE;
+        for (int n = 0; n < B * ROOM / PAGE; n++) table[n] = B * ROOM / PAGE - 1 - n;
+        FA_REQUIRE(fa_rotary_table(c, s, ROOM, D, 10000, 0) == FA_OK);
+        a.k.data = take(B * 8 * HK * D * 2, FA_BF16), a.v.data = take(B * 8 * HK * D * 2, FA_BF16), a.positions = at;
+        a.rotary.cos = c, a.rotary.sin = s, a.rotary.count = ROOM, a.rotary.dim = D;
+        r.batch = B, r.num_heads = H, r.head_dim = D, r.dtype = FA_BF16, r.rotary = a.rotary, r.rotary.positions = at;
+        r.q.data = r.o.data = take(B * 8 * H * D * 2, FA_BF16);
+        f.num_heads = H, f.causal = 1, f.q.data = r.q.data, f.o.data = take(B * 8 * H * D * 2, FA_BF16), f.seqused_k = used;
+        for (int step = 0; step < STEPS; step++) {
+            const int rows = step == 0 ? 8 : 1;
+            for (int b = 0; b < B; b++) at[b] = step == 0 ? 0 : used[b], used[b] = at[b] + rows;
+            for (int v = 0; v < 3; v++) {
+                void *data = v == 0 ? (void *)a.k.data : v == 1 ? (void *)a.v.data : (void *)r.q.data;
+                for (int i = 0; i < B * 8 * (v == 2 ? H : HK) * D; i++) fa_store(data, i, FA_BF16, (float)fat_normal(&seed));
+            }
+            a.seqlen_new = r.seqlen_q = f.seqlen_q = rows;
+            fa_use_cache(&f, &a.cache);
+            upload();
+            da = append_there(&a), da.error = &error, dr = r, dr.rotary = rope_there(&r.rotary), dr.error = &error, df = f;
+            fa_use_cache(&df, &da.cache);
+            MOVE(const void, dr.q.data)
+            MOVE(void, dr.o.data)
+            MOVE(const void, df.q.data)
+            MOVE(void, df.o.data)
+            MOVE(const int32_t, df.seqused_k)
+            df.error = &error;
+            FA_EXPECT(fa_append_cuda(&da, 0) == FA_OK && fa_rotary_cuda(&dr, 0) == FA_OK);
+            if (!launched(bf16_64_forward_cuda(&df, NULL, 0, 0), &error)) return;
+            FA_EXPECT(cudaMemcpy(f.o.data, df.o.data, B * 8 * H * D * 2, cudaMemcpyDeviceToHost) == cudaSuccess);
+            FA_EXPECT(fa_append(&a) == FA_OK && fa_rotary(&r) == FA_OK && same());
+            FA_EXPECT(fa_reference_forward(&bf16_64_cuda_info.info, &f, want, NULL, scratch) == FA_OK);
+            for (int i = 0; i < B * rows * H * D; i++) FA_EXPECT_NEAR(fa_load(f.o.data, i, FA_BF16), want[i], 0.02 + fabs(want[i]) / 128);
+        }
+        drop_all();
+    }
+}
+
 FA_TEST_MAIN
