@@ -1,7 +1,8 @@
 /*  flashattn_cuda.cuh - v0.1.0 - attention kernels as CUDA templates - MIT licence, see end of flashattn.h
 
-    WHAT      The forward pass of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up), in f16 and bf16:
-              the same fa_args, with pointers to device memory; the same features, masks and dropped elements.
+    WHAT      The forward and decode passes of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up), in f16
+              and bf16, decode with caches of e4m3 and int8, too: the same fa_args, with pointers to device memory;
+              the same features, masks and dropped elements.
 
     DO THIS   copy this file and flashattn.h next to yours; compile with  nvcc -O3 -arch=native hello.cu
 
@@ -9,18 +10,20 @@
         #define FA_HEAD_DIM 128
         #include "flashattn_cuda.cuh"        // -> attn128_forward_cuda(), attn128_cuda_info, ...
 
-    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches one kernel on the
-              stream that it is given, and may be captured in a graph. Bad arguments return a status; nothing is
-              launched unless it is FA_OK.
+    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches one kernel
+              (decode sometimes two) on the stream that it is given, and may be captured in a graph. Bad arguments
+              return a status; nothing is launched unless it is FA_OK.
 
-    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>tiles  >>loads  >>scores  >>products
-                           >>kernel  >>launch
+    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>combine  >>cache  >>tiles  >>loads  >>scores
+                           >>products  >>kernel  >>decode  >>launch
 
     PARAMETERS  those of flashattn.h, defined before an include and undefined by it. Different here:
 
         FA_DTYPE             FA_BF16        FA_F16 or FA_BF16
-        FA_KV_DTYPE, FA_O_DTYPE   FA_DTYPE  nothing else
-        FA_PASSES            FA_FORWARD     nothing else
+        FA_KV_DTYPE          FA_DTYPE       with FA_PASSES FA_DECODE also FA_E4M3 and FA_I8: head dims that are
+                                            multiples of 32
+        FA_O_DTYPE           FA_DTYPE       with FA_PASSES FA_DECODE also FA_F32
+        FA_PASSES            FA_FORWARD     FA_FORWARD, FA_DECODE or both
         FA_BLOCK_M           see >>tiles    query rows of a thread block: 16 or 32 for each warp
         FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128
         FA_WARPS             see >>tiles    warps of a thread block: 1 .. 16
@@ -33,11 +36,26 @@
         fa_status attn128_forward_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status attn128_forward_cuda_launch(const fa_args *args, fa_cuda_launch *launch);
 
+        size_t    attn128_decode_cuda_workspace(const fa_args *args);
+        fa_status attn128_decode_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
+        fa_status attn128_decode_cuda_launch(const fa_args *args, fa_cuda_decode_launch *launch);
+
+              decode is forward for few queries (1 .. 64) and a long cache: O and LSE the same, keys split among
+              blocks; num_threads: SMs to split for, 0 = those of the device; split_keys as in flashattn.h. Its
+              workspace begins with FA_CUDA_COUNTER_BYTES of counters: 0 before its first use, 0 again after every
+              call, whatever its args. Calls that may run at the same time need workspaces of their own. One launch,
+              or two for splits by split_keys of more than 1024 (batch, key/value head, 16 rows).
+
+    AND ONCE, if defined before the first include
+
+        FA_CUDA_COMBINE      fa_combine_cuda(): adds up results over disjoint keys; see >>combine
+        FA_CUDA_CACHE        the calls of the KV cache; see >>cache
+
     DATA      Rows of q, k, v and o start at multiples of 16 bytes: data, and strides in bytes. cu_seqlens,
               seqused, block_table and all other arrays are in device memory, so their contents are not checked:
               lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a tree mask
               needs len_k >= len_q. args itself and args->error are in host memory. num_threads and split_keys
-              mean nothing here.
+              mean nothing to forward.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -278,6 +296,65 @@ FAI_ATOM void fai_widen_e4m3(uint32_t y[2], uint32_t x) {
     y[0] = fai_widen_odd_e4m3(x << 8), y[1] = fai_widen_odd_e4m3(x);
 }
 #endif
+
+/* fp8: `high` goes to the upper byte. Before sm_89 in integers. */
+FAI_ATOM uint32_t fai_cvt_rn_satfinite_e4m3x2_f32(float high, float low) {
+#if FAI_ARCH >= 890
+    uint16_t r;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+#else
+    return fa_f32_to_e4m3(low) | (uint32_t)fa_f32_to_e4m3(high) << 8;
+#endif
+}
+FAI_ATOM uint32_t fai_cvt_rn_satfinite_e5m2x2_f32(float high, float low) {
+#if FAI_ARCH >= 890
+    uint16_t r;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+#else
+    return fa_f32_to_e5m2(low) | (uint32_t)fa_f32_to_e5m2(high) << 8;
+#endif
+}
+/* These keep subnormal numbers, and are not fused, whatever nvcc's options say. */
+FAI_ATOM float fai_cvt_f32_f16(uint16_t x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
+FAI_ATOM double fai_cvt_f64_f32(float x) {
+    double y;
+    asm("cvt.f64.f32 %0, %1;" : "=d"(y) : "f"(x));
+    return y;
+}
+FAI_ATOM float fai_cvt_rn_f32_f64(double x) {
+    float y;
+    asm("cvt.rn.f32.f64 %0, %1;" : "=f"(y) : "d"(x));
+    return y;
+}
+FAI_ATOM float fai_add_rn_f32(float a, float b) {
+    float y;
+    asm("add.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+FAI_ATOM float fai_mul_rn_f32(float a, float b) {
+    float y;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+FAI_ATOM float fai_div_rn_f32(float a, float b) {
+    float y;
+    asm("div.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+FAI_ATOM uint32_t fai_ld_relaxed_gpu_u32(const void *p) {
+    uint32_t x;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+    return x;
+}
+FAI_ATOM void fai_red_relaxed_gpu_max_u32(void *p, uint32_t x) {
+    asm volatile("red.relaxed.gpu.global.max.u32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
+}
 
 /* ======================================================================================== */
 /* >>launch-once  what all instances share on the host                                       */
@@ -631,6 +708,873 @@ static inline fa_status fa_combine_cuda(const fa_combine_args *args, void *works
     return status;
 }
 #endif /* FA_CUDA_COMBINE */
+
+#if defined(FA_CUDA_CACHE) && !defined(FAI_CUDA_CACHE)
+#define FAI_CUDA_CACHE
+
+/* ======================================================================================== */
+/* >>cache    fa_append, fa_compact, fa_rotary and fa_quantize on the device                 */
+/* ======================================================================================== */
+
+/*  What the calls do is said in flashattn.h; a NaN may become another one here, if its row is not only copied. All
+ *  are bound by memory. A row of a head belongs to `lanes` threads of one warp, a power of two, with 8 elements (a
+ *  chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in steps of the whole grid, so
+ *  the grid does not depend on lengths, which only the device knows. */
+enum { FAI_CACHE_THREADS = 128 };
+
+/* Rows in memory. wide: chunks may be read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
+typedef struct fai_rows {
+    char *data;
+    fai_strides st; /* in elements */
+    fa_dtype dtype;
+    int32_t dim, wide;
+} fai_rows;
+
+/* The thread's place: lane of its group, the first element of its chunk. */
+typedef struct fai_lane {
+    int lanes, lane, first, group, groups;
+} fai_lane;
+FAI_ATOM fai_lane fai_get_lane(int lanes) {
+    const int thread = (int)threadIdx.x;
+    const fai_lane l = {lanes, thread % lanes, thread % lanes * 8, thread / lanes, FAI_CACHE_THREADS / lanes};
+    return l;
+}
+
+/* ---- chunks: 8 elements, as they lie in memory (w) and as floats (x); 0 behind the end of the row ---- */
+
+/* The element next to d in its pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
+FAI_ATOM int fai_other(int d, int half) { return d < half ? d + half : d < 2 * half ? d - half : d; }
+
+FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, fa_dtype dtype, int first, int dim, int wide, int half) {
+    const int size = (int)fa_sizeof(dtype);
+#pragma unroll
+    for (int e = 0; e < 8; e++) w[e] = 0;
+    if (wide && first < dim) {
+        const char *from = row + fai_other(first, half) * size;
+        if (size == 1) {
+            const uint2 x = *(const uint2 *)(const void *)from;
+            w[0] = x.x, w[1] = x.y;
+            return;
+        }
+        const uint4 x = *(const uint4 *)(const void *)from;
+        w[0] = x.x, w[1] = x.y, w[2] = x.z, w[3] = x.w;
+        if (size == 2) return;
+        const uint4 y = ((const uint4 *)(const void *)from)[1];
+        w[4] = y.x, w[5] = y.y, w[6] = y.z, w[7] = y.w;
+        return;
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        if (first + e >= dim) continue;
+        const int d = fai_other(first + e, half);
+        if (size == 4) w[e] = ((const uint32_t *)(const void *)row)[d];
+        else if (size == 2) w[e / 2] |= (uint32_t)((const uint16_t *)(const void *)row)[d] << e % 2 * 16;
+        else w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
+    }
+}
+FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], fa_dtype dtype, int first, int dim, int wide) {
+    const int size = (int)fa_sizeof(dtype);
+    if (wide && first < dim) {
+        char *to = row + first * size;
+        if (size == 1) *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
+        else *(uint4 *)(void *)to = make_uint4(w[0], w[1], w[2], w[3]);
+        if (size == 4) ((uint4 *)(void *)to)[1] = make_uint4(w[4], w[5], w[6], w[7]);
+        return;
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        if (first + e >= dim) continue;
+        if (size == 4) ((uint32_t *)(void *)row)[first + e] = w[e];
+        else if (size == 2) ((uint16_t *)(void *)row)[first + e] = (uint16_t)(w[e / 2] >> e % 2 * 16);
+        else ((uint8_t *)(void *)row)[first + e] = (uint8_t)(w[e / 4] >> e % 4 * 8);
+    }
+}
+
+FAI_ATOM void fai_decode_chunk(float x[8], const uint32_t w[8], fa_dtype dtype) {
+    switch (dtype) {
+    case FA_F32:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_float_of(w[e]);
+        break;
+    case FA_F16:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_cvt_f32_f16((uint16_t)(w[e / 2] >> e % 2 * 16));
+        break;
+    case FA_BF16:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fa_bf16_to_f32((uint16_t)(w[e / 2] >> e % 2 * 16));
+        break;
+    case FA_E4M3:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fa_e4m3_to_f32((uint8_t)(w[e / 4] >> e % 4 * 8));
+        break;
+    case FA_E5M2:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_cvt_f32_f16((uint16_t)(w[e / 4] >> e % 4 * 8 << 8));
+        break;
+    default:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = (float)(int8_t)(w[e / 4] >> e % 4 * 8);
+    }
+}
+FAI_ATOM void fai_encode_chunk(uint32_t w[8], const float x[8], fa_dtype dtype) {
+    switch (dtype) {
+    case FA_F32:
+#pragma unroll
+        for (int e = 0; e < 8; e++) w[e] = fai_bits_of(x[e]);
+        break;
+    case FA_F16:
+#pragma unroll
+        for (int e = 0; e < 8; e += 2) w[e / 2] = fai_cvt_rn_f16x2_f32(x[e + 1], x[e]);
+        break;
+    case FA_BF16:
+#pragma unroll
+        for (int e = 0; e < 8; e += 2) w[e / 2] = fai_cvt_rn_bf16x2_f32(x[e + 1], x[e]);
+        break;
+    case FA_E4M3:
+#pragma unroll
+        for (int e = 0; e < 8; e += 4)
+            w[e / 4] = fai_cvt_rn_satfinite_e4m3x2_f32(x[e + 1], x[e]) |
+                       fai_cvt_rn_satfinite_e4m3x2_f32(x[e + 3], x[e + 2]) << 16;
+        break;
+    case FA_E5M2:
+#pragma unroll
+        for (int e = 0; e < 8; e += 4)
+            w[e / 4] = fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 1], x[e]) |
+                       fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 3], x[e + 2]) << 16;
+        break;
+    default:
+        w[0] = w[1] = 0;
+#pragma unroll
+        for (int e = 0; e < 8; e++) w[e / 4] |= (uint32_t)(fai_f32_to_i8(x[e]) & 0xff) << e % 4 * 8;
+    }
+}
+
+/* ---- factors: not negative, so they are ordered like their bits ---- */
+
+/* The factor that the row of the group needs. All threads of the warp must be here. */
+FAI_ATOM float fai_need(const float x[8], fa_dtype dtype, int lanes) {
+    uint32_t most = 0;
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const uint32_t mag = fai_bits_of(x[e]) & 0x7fffffffu;
+        if (mag <= 0x7f800000u && mag > most) most = mag; /* NaN does not count */
+    }
+    for (int mask = 1; mask < lanes; mask *= 2) {
+        const uint32_t other = fai_shfl_sync_bfly_b32(most, mask);
+        if (other > most) most = other;
+    }
+    if (most == 0x7f800000u) most = 0x7f7fffffu; /* infinity counts as FLT_MAX */
+    return fai_div_rn_f32(fai_float_of(most), dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
+}
+
+/* x / factor; factor 0 is that of zeros */
+FAI_ATOM void fai_divide_chunk(float x[8], float factor) {
+    const int some = (int32_t)fai_bits_of(factor) > 0;
+#pragma unroll
+    for (int e = 0; e < 8; e++) x[e] = some ? fai_div_rn_f32(x[e], factor) : 0;
+}
+
+/* x = values of the codes of x / factor */
+FAI_ATOM void fai_round_chunk(float x[8], float factor, fa_dtype dtype) {
+    uint32_t w[8];
+    fai_divide_chunk(x, factor);
+    fai_encode_chunk(w, x, dtype);
+    fai_decode_chunk(x, w, dtype);
+}
+
+/* ---- rotation ---- */
+
+/* cos and sin of the chunk's elements, sin with the sign with which the other element of the pair is added. */
+FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first, int wide) {
+    const int half = r->dim / 2, i0 = first < half ? first : first - half;
+    position = position < 0 ? 0 : position >= r->count ? r->count - 1 : position; /* not checked on the host */
+    const float *cos_row = r->cos + position * half, *sin_row = r->sin + position * half;
+    uint32_t wc[8], ws[8];
+    if (wide && !r->interleaved) {
+        fai_load_chunk(wc, (const char *)cos_row, FA_F32, i0, half, 1, 0);
+        fai_load_chunk(ws, (const char *)sin_row, FA_F32, i0, half, 1, 0);
+    } else {
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const int d = first + e, i = r->interleaved ? d / 2 : d < half ? d : d - half;
+            wc[e] = d < r->dim ? fai_bits_of(cos_row[i]) : 0, ws[e] = d < r->dim ? fai_bits_of(sin_row[i]) : 0;
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const uint32_t minus = (r->interleaved ? e % 2 == 0 : first + e < half) ? 0x80000000u : 0;
+        c[e] = fai_cvt_f64_f32(fai_float_of(wc[e])), s[e] = fai_cvt_f64_f32(fai_float_of(ws[e] ^ minus));
+    }
+}
+
+/* x: the chunk of a row that lies at `row`, whose other elements are read from there. Products are exact in double: one
+ * rounding, fused or not. */
+FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, const fa_rope *r, const double c[8],
+                               const double s[8], int first, int wide) {
+    float y[8];
+    if (first >= r->dim) return;
+    if (r->interleaved) {
+#pragma unroll
+        for (int e = 0; e < 8; e++) y[e] = x[e ^ 1];
+    } else {
+        uint32_t w[8];
+        fai_load_chunk(w, row, in->dtype, first, in->dim, in->wide && wide, r->dim / 2);
+        fai_decode_chunk(y, w, in->dtype);
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        if (first + e < r->dim)
+            x[e] = fai_cvt_rn_f32_f64(fai_cvt_f64_f32(x[e]) * c[e] + fai_cvt_f64_f32(y[e]) * s[e]);
+}
+
+/* x = H x / sqrt(dim), signs changed before. All threads of the warp must be here. */
+FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, const uint32_t bits[4], int first) {
+#pragma unroll
+    for (int e = 0; e < 8; e++) x[e] = fai_float_of(fai_bits_of(x[e]) ^ fai_hadamard_sign(bits, first + e));
+#pragma unroll
+    for (int step = 1; step < 8; step *= 2) {
+        if (step >= dim) continue;
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            if (e & step) continue;
+            const float a = x[e], b = x[e ^ step];
+            x[e] = fai_add_rn_f32(a, b), x[e ^ step] = fai_add_rn_f32(a, -b);
+        }
+    }
+    for (int step = 8; step < dim; step *= 2)
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const float y = fai_shfl_sync_bfly_f32(x[e], step / 8);
+            x[e] = fai_add_rn_f32(y, first & step ? -x[e] : x[e]);
+        }
+    const float scale = fai_hadamard_scale(dim);
+#pragma unroll
+    for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], scale);
+}
+
+/* ---- rows of sequences, places in the cache ---- */
+
+FAI_ATOM int64_t fai_count_rows(const fa_args *a) {
+    return a->cu_seqlens_q ? (int64_t)a->cu_seqlens_q[a->batch] - a->cu_seqlens_q[0]
+                           : (int64_t)a->batch * a->seqlen_q;
+}
+
+/* Sequence and number in it of a row; 0 if it is not in use. */
+FAI_ATOM int fai_find_row(const fa_args *a, int64_t row, fa_sequence *seq, int64_t *i) {
+    int32_t b = 0;
+    if (a->cu_seqlens_q) {
+        row += a->cu_seqlens_q[0];
+        for (int32_t last = a->batch - 1; b < last;) { /* the last that begins before or at the row */
+            const int32_t middle = b + (last - b + 1) / 2;
+            if (a->cu_seqlens_q[middle] <= row) b = middle;
+            else last = middle - 1;
+        }
+        *i = row - a->cu_seqlens_q[b];
+    } else b = (int32_t)(row / a->seqlen_q), *i = row % a->seqlen_q;
+    *seq = fa_get_sequence(a, b);
+    return *i < seq->len_q;
+}
+
+/* Row j of sequence b; 0 if there is no such row, or its page is none: what lists hold is not checked on the host. */
+FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t j, fai_place *p) {
+    if (j < 0 || j >= s->a->seqlen_k) return 0;
+    if (s->a->block_table) {
+        const int32_t page = fai_page(s->a, b, j);
+        if (page < 0 || page >= s->a->num_pages) return 0;
+    }
+    *p = fai_get_place(s, b, j);
+    return 1;
+}
+
+/* x becomes a row, which has a factor of its own (block 1), a given one (block 0), or none (factor NULL). live: is there
+ * such a row? All threads of the warp must be here. */
+FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int block, float x[8], fai_lane l, int live) {
+    uint32_t w[8];
+    if (block) {
+        const float need = fai_need(x, o->dtype, l.lanes);
+        if (live && l.lane == 0) *factor = need;
+        fai_divide_chunk(x, need);
+    } else if (live && factor) fai_divide_chunk(x, *factor);
+    fai_encode_chunk(w, x, o->dtype);
+    if (live) fai_store_chunk(row, w, o->dtype, l.first, o->dim, o->wide);
+}
+
+/* ---- append ---- */
+
+/* The cache is K and V of a, the new rows are its Q. */
+typedef struct fai_cache_task {
+    fa_args a;
+    fa_cache cache;
+    const int32_t *positions, *accepted, *num_accepted;
+    int32_t max_accepted;
+    fa_rope rope;
+    fai_rows in[2];               /* new rows of K and V */
+    int32_t wide[2];              /* of the cache */
+    int32_t first_side;           /* of the grid's y: 0 for K, 1 for V */
+    int32_t lanes, parts, rounds; /* a group takes heads part, part + parts ..: as many as there are rounds */
+    int32_t blocks;               /* of factors that a sequence's new rows may lie in */
+    int32_t rope_wide;
+} fai_cache_task;
+
+/* Side v of the cache, and its rows. */
+FAI_ATOM fai_rows fai_cache_rows(const fai_cache_task *t, const fai_cache_side *s, int v) {
+    const fai_rows r = {s->data, s->st, s->dtype, s->dim, t->wide[v]};
+    return r;
+}
+FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) { return t->positions ? t->positions[b] : 0; }
+
+/* Blocks of factors of one row, or given factors, or none. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_append_kernel(const __grid_constant__ fai_cache_task t) {
+    const int v = t.first_side + (int)blockIdx.y, heads = t.cache.num_heads_k;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
+    const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
+    const int rotate = v == 0 && fai_rotates(&t.rope), copy = !rotate && in.dtype == out.dtype;
+    const int64_t items = fai_count_rows(&t.a) * t.parts, size = (int64_t)fa_sizeof(in.dtype);
+    double c[8], s[8];
+    for (int64_t item0 = (int64_t)blockIdx.x * l.groups; item0 < items; item0 += (int64_t)gridDim.x * l.groups) {
+        const int64_t item = item0 + l.group;
+        fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
+        fai_place place = {0, 0, NULL, NULL};
+        int64_t i = 0, at = 0;
+        int in_use = item < items && fai_find_row(&t.a, item / t.parts, &seq, &i);
+        if (in_use) at = fai_task_position(&t, seq.b), in_use = fai_find_place(&side, seq.b, at + i, &place);
+        if (in_use && rotate)
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first, t.rope_wide);
+        int h = (int)(item % t.parts);
+        for (int round = 0; round < t.rounds; round++, h += t.parts) {
+            const int live = in_use && h < heads;
+            const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
+            char *to = place.row + h * side.step;
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            if (live) {
+                uint32_t w[8];
+                fai_load_chunk(w, from, in.dtype, l.first, in.dim, in.wide, 0);
+                if (copy) {
+                    fai_store_chunk(to, w, out.dtype, l.first, out.dim, out.wide);
+                    continue;
+                }
+                fai_decode_chunk(x, w, in.dtype);
+                if (rotate) fai_rotate_chunk(x, &in, from, &t.rope, c, s, l.first, t.rope_wide);
+            }
+            if (copy) continue;
+            float *factor = place.factor ? place.factor + h * side.factor_step : NULL;
+            fai_store_row(&out, to, factor, side.descale->data && side.descale->block, x, l, live);
+        }
+    }
+}
+
+/* ---- factors of several rows ---- */
+
+/* Rows of sequence b from the start of a block of factors to its end. */
+typedef struct fai_block {
+    int64_t start, end;
+} fai_block;
+/* Block n of those that rows from j on lie in. */
+FAI_ATOM fai_block fai_get_block(const fai_cache_side *s, int64_t j, int64_t n) {
+    const int64_t rows = s->descale->block, page = s->descale->paged ? s->a->page_size : s->a->seqlen_k;
+    const int64_t blocks = (page + rows - 1) / rows; /* blocks begin anew with each page */
+    const int64_t number = j / page * blocks + j % page / rows + n;
+    fai_block k = {number / blocks * page + number % blocks * rows, 0};
+    k.end = k.start + rows < (number / blocks + 1) * page ? k.start + rows : (number / blocks + 1) * page;
+    return k;
+}
+
+/* The factor of a block after a row that needs `need`, the first of the block or not. */
+FAI_ATOM float fai_grow(float factor, float need, int fresh) {
+    return fresh || fai_bits_of(need) > fai_bits_of(factor) ? need : factor;
+}
+
+/* Rows j .. j + count - 1 of head h, all in block k, become x: each group has one of them. The codes are those of rows
+ * put one after the other: each is rounded to the factor that it finds, then again whenever that grows. `needs`: a float
+ * for each group, shared. All threads of the thread block must be here. */
+FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *needs, int32_t b, int64_t h,
+                           fai_block k, int64_t j, int count, float x[8], fai_lane l) {
+    fai_place first, own;
+    uint32_t w[8];
+    const float need = fai_need(x, s->dtype, l.lanes);
+    if (!fai_find_place(s, b, j, &first)) return; /* for all threads, or for none */
+    float *factor = first.factor + h * s->factor_step;
+    const float old = *factor;
+    float now = old;
+    if (l.lane == 0) needs[l.group] = need;
+    __syncthreads(); /* all needs are there, and everybody has read the factor: it may be written */
+    for (int r = 0; r < count; r++) {
+        const float before = now;
+        now = fai_grow(now, needs[r], j + r == k.start);
+        if (r == l.group) fai_round_chunk(x, now, s->dtype);
+        if (r <= l.group || fai_bits_of(now) == fai_bits_of(before)) continue;
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], before);
+        fai_round_chunk(x, now, s->dtype);
+    }
+    if (l.group < count && fai_find_place(s, b, j + l.group, &own)) {
+        fai_encode_chunk(w, x, s->dtype);
+        fai_store_chunk(own.row + h * s->step, w, s->dtype, l.first, out->dim, out->wide);
+    }
+    if (threadIdx.x == 0) *factor = now;
+    if (fai_bits_of(now) != fai_bits_of(old)) /* the rows before them in the block, if any */
+        for (int64_t row = k.start + l.group; row < j; row += l.groups) {
+            if (!fai_find_place(s, b, row, &own)) continue;
+            fai_load_chunk(w, own.row + h * s->step, s->dtype, l.first, out->dim, out->wide, 0);
+            fai_decode_chunk(x, w, s->dtype);
+            now = old;
+            for (int r = 0; r < count; r++) {
+                const float before = now;
+                now = fai_grow(now, needs[r], 0);
+                if (fai_bits_of(now) == fai_bits_of(before)) continue;
+#pragma unroll
+                for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], before);
+                fai_round_chunk(x, now, s->dtype);
+            }
+            fai_encode_chunk(w, x, s->dtype);
+            fai_store_chunk(own.row + h * s->step, w, s->dtype, l.first, out->dim, out->wide);
+        }
+    __syncthreads(); /* rows and factor are written: they may be read again; nobody reads needs any more */
+}
+
+/* Blocks of several rows: a thread block for each block of factors of a head. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_append_blocks_kernel(const __grid_constant__ fai_cache_task t) {
+    __shared__ float needs[FAI_CACHE_THREADS];
+    const int v = t.first_side + (int)blockIdx.y, heads = t.cache.num_heads_k;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
+    const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
+    const int rotate = v == 0 && fai_rotates(&t.rope);
+    const int64_t items = (int64_t)t.a.batch * t.blocks * heads, size = (int64_t)fa_sizeof(in.dtype);
+    double c[8], s[8];
+    for (int64_t item = blockIdx.x; item < items; item += gridDim.x) {
+        const int64_t h = item % heads;
+        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / heads / t.blocks));
+        const int64_t at = fai_task_position(&t, seq.b), end = at + seq.len_q;
+        if (at < 0 || end > t.cache.seqlen_k) continue;
+        const fai_block k = fai_get_block(&side, at, item / heads % t.blocks);
+        const int64_t last = end < k.end ? end : k.end;
+        for (int64_t j = at > k.start ? at : k.start; j < last; j += l.groups) {
+            const int count = (int)(last - j < l.groups ? last - j : l.groups);
+            const int64_t i = j - at + l.group;
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            if (l.group < count) {
+                const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
+                uint32_t w[8];
+                fai_load_chunk(w, from, in.dtype, l.first, in.dim, in.wide, 0);
+                fai_decode_chunk(x, w, in.dtype);
+                if (rotate) {
+                    const int64_t position = fai_rope_position(&t.a, &t.rope, &seq, at, i);
+                    fai_load_angles(c, s, &t.rope, position, l.first, t.rope_wide);
+                    fai_rotate_chunk(x, &in, from, &t.rope, c, s, l.first, t.rope_wide);
+                }
+            }
+            fai_put_rows(&side, &out, needs, seq.b, h, k, j, count, x, l);
+        }
+    }
+}
+
+/* ---- compaction ---- */
+
+/* What moves row n of a draft: nothing, a copy (its factor stays, or comes along), or a new rounding. */
+enum { FAI_MOVE_NONE, FAI_MOVE_COPY, FAI_MOVE_ROUND };
+FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_t from, int64_t to, fai_place *source,
+                          fai_place *target) {
+    if (from == to || !fai_find_place(s, b, at + from, source) || !fai_find_place(s, b, at + to, target))
+        return FAI_MOVE_NONE;
+    return source->factor == target->factor || s->descale->block == 1 ? FAI_MOVE_COPY : FAI_MOVE_ROUND;
+}
+
+/* A thread block moves the rows of one head, a row for each group at a time. The rows accepted rise, so a row's new place
+ * is never behind it: what a step writes lies before all that later steps read, and within a step all are read before
+ * any is written. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_compact_kernel(const __grid_constant__ fai_cache_task t) {
+    __shared__ float needs[FAI_CACHE_THREADS];
+    const int v = t.first_side + (int)blockIdx.y, heads = t.cache.num_heads_k;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
+    const fai_rows rows = fai_cache_rows(&t, &side, v);
+    const int block = side.descale->data ? side.descale->block : 0, mixed = side.descale->data && block != 1;
+    for (int64_t item = blockIdx.x; item < (int64_t)t.a.batch * heads; item += gridDim.x) {
+        const int32_t b = (int32_t)(item / heads), h = (int32_t)(item % heads);
+        const int32_t *accepted = t.accepted + (int64_t)b * t.max_accepted;
+        const int64_t at = fai_task_position(&t, b);
+        int32_t num = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
+        if (num > t.max_accepted) num = t.max_accepted;
+        for (int32_t n = 0, count; n < num; n += count) {
+            fai_place source = {0, 0, NULL, NULL}, target = {0, 0, NULL, NULL};
+            fai_block k = {0, 0};
+            int move = FAI_MOVE_NONE;
+            count = num - n < l.groups ? num - n : l.groups;
+            /* rows that are moved in the same way, and into the same block of factors */
+            for (int r = 0; mixed && r < count; r++) {
+                const int next = fai_get_move(&side, b, at, accepted[n + r], n + r, &source, &target);
+                if (r == 0) move = next;
+                if (r == 0 && block && move == FAI_MOVE_ROUND) k = fai_get_block(&side, at + n, 0);
+                if (next != move || (move == FAI_MOVE_ROUND && block && at + n + r >= k.end)) count = r;
+            }
+            const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group, &source, &target)
+                                            : FAI_MOVE_NONE;
+            uint32_t w[8];
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0}, factor = 1;
+            if (own) {
+                fai_load_chunk(w, source.row + h * side.step, side.dtype, l.first, rows.dim, rows.wide, 0);
+                if (source.factor) factor = source.factor[h * side.factor_step];
+            }
+            __syncthreads(); /* the rows of this step are read: they may be overwritten */
+            if (own == FAI_MOVE_COPY) {
+                fai_store_chunk(target.row + h * side.step, w, side.dtype, l.first, rows.dim, rows.wide);
+                if (block == 1 && l.lane == 0) target.factor[h * side.factor_step] = factor;
+            }
+            if (move != FAI_MOVE_ROUND) continue;
+            if (own) {
+                fai_decode_chunk(x, w, side.dtype);
+#pragma unroll
+                for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], factor);
+            }
+            if (block) fai_put_rows(&side, &rows, needs, b, h, k, at + n, count, x, l);
+            else fai_store_row(&rows, target.row + h * side.step, own ? target.factor + h * side.factor_step : NULL, 0, x, l, own != 0);
+        }
+    }
+}
+
+/* ---- rotation, quantisation ---- */
+
+typedef struct fai_rows_task {
+    fa_args a; /* q_descale: the factors */
+    fai_rows q, o;
+    fa_rope rope;
+    float *factors;
+    uint64_t seed;
+    int32_t hadamard, lanes, parts, rounds, rope_wide;
+    int32_t measure; /* quantise: only the factors */
+} fai_rows_task;
+
+/* A group may write over the row that it reads. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_rotary_kernel(const __grid_constant__ fai_rows_task t) {
+    const fai_lane l = fai_get_lane(t.lanes);
+    const int64_t items = fai_count_rows(&t.a) * t.parts, size = (int64_t)fa_sizeof(t.q.dtype);
+    double c[8], s[8];
+    for (int64_t item0 = (int64_t)blockIdx.x * l.groups; item0 < items; item0 += (int64_t)gridDim.x * l.groups) {
+        const int64_t item = item0 + l.group;
+        fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
+        int64_t i = 0;
+        const int in_use = item < items && fai_find_row(&t.a, item / t.parts, &seq, &i);
+        if (in_use)
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first, t.rope_wide);
+        int h = (int)(item % t.parts);
+        for (int round = 0; round < t.rounds; round++, h += t.parts) {
+            const int live = in_use && h < t.a.num_heads;
+            const char *from = t.q.data + fai_offset_q(&seq, t.q.st, i, h) * size;
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            if (live) {
+                uint32_t w[8];
+                fai_load_chunk(w, from, t.q.dtype, l.first, t.q.dim, t.q.wide, 0);
+                fai_decode_chunk(x, w, t.q.dtype);
+                fai_rotate_chunk(x, &t.q, from, &t.rope, c, s, l.first, t.rope_wide);
+            }
+            __syncwarp(); /* the group has read its row: it may be overwritten */
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, NULL, 0, x, l, live);
+        }
+    }
+}
+
+/* The chunk of a row, rotated. All threads of the warp must be here. */
+FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence *seq, int64_t i, int64_t h,
+                           const uint32_t bits[4], fai_lane l, int live) {
+    uint32_t w[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if (live)
+        fai_load_chunk(w, t->q.data + fai_offset_q(seq, t->q.st, i, h) * (int64_t)fa_sizeof(t->q.dtype), t->q.dtype,
+                       l.first, t->q.dim, t->q.wide, 0);
+    fai_decode_chunk(x, w, t->q.dtype);
+    if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, bits, l.first);
+}
+
+/* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by a factor that
+ * is there (or none), or by one of its own (block 1, and nobody shares it). */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_quantize_kernel(const __grid_constant__ fai_rows_task t, int own_factors) {
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fa_descale *d = &t.a.q_descale;
+    const int64_t items = fai_count_rows(&t.a) * t.parts, size = (int64_t)fa_sizeof(t.o.dtype);
+    uint32_t bits[4] = {0, 0, 0, 0};
+    if (t.hadamard) fai_hadamard_bits(t.seed, l.first, bits);
+    for (int64_t item0 = (int64_t)blockIdx.x * l.groups; item0 < items; item0 += (int64_t)gridDim.x * l.groups) {
+        const int64_t item = item0 + l.group;
+        fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
+        int64_t i = 0;
+        const int in_use = item < items && fai_find_row(&t.a, item / t.parts, &seq, &i);
+        int h = (int)(item % t.parts);
+        for (int round = 0; round < t.rounds; round++, h += t.parts) {
+            const int live = in_use && h < t.a.num_heads;
+            float x[8], *factor = NULL;
+            fai_load_row(x, &t, &seq, i, h, bits, l, live);
+            if (live && d->data) factor = t.factors + (fai_descale_at(&t.a, d, seq.b, h, i) - d->data);
+            if (t.measure) {
+                const uint32_t need = fai_bits_of(fai_need(x, t.o.dtype, l.lanes));
+                if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor)) fai_red_relaxed_gpu_max_u32(factor, need);
+                continue;
+            }
+            __syncwarp(); /* the group has read its row: it may be overwritten */
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, factor, own_factors, x, l, live);
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_clear_factors_kernel(const __grid_constant__ fai_rows_task t) {
+    const fa_descale *d = &t.a.q_descale;
+    const fai_factors count = fai_count_factors(&t.a);
+    for (int64_t n = (int64_t)blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < count.b * count.h * count.blocks;
+         n += (int64_t)gridDim.x * FAI_CACHE_THREADS)
+        t.factors[n / count.blocks / count.h * d->stride_b + n / count.blocks % count.h * d->stride_h +
+                  n % count.blocks * d->stride_block] = 0;
+}
+
+/* A thread block for the rows that share a factor, and few enough that the second time they come from a cache. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_quantize_blocks_kernel(const __grid_constant__ fai_rows_task t) {
+    __shared__ uint32_t most;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fa_descale *d = &t.a.q_descale;
+    const int64_t rows = d->block ? d->block : t.a.seqlen_q, blocks = (t.a.seqlen_q + rows - 1) / rows;
+    const int64_t size = (int64_t)fa_sizeof(t.o.dtype);
+    uint32_t bits[4] = {0, 0, 0, 0};
+    if (t.hadamard) fai_hadamard_bits(t.seed, l.first, bits);
+    for (int64_t item = blockIdx.x; item < t.a.batch * blocks * t.a.num_heads; item += gridDim.x) {
+        const int64_t h = item % t.a.num_heads, first = item / t.a.num_heads % blocks * rows;
+        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / t.a.num_heads / blocks));
+        const int64_t last = first + rows < seq.len_q ? first + rows : seq.len_q;
+        float x[8], factor = 0;
+        if (threadIdx.x == 0) most = 0;
+        for (int64_t i = first; i < last; i += l.groups) {
+            fai_load_row(x, &t, &seq, i + l.group, h, bits, l, i + l.group < last);
+            const float need = fai_need(x, t.o.dtype, l.lanes);
+            if (fai_bits_of(need) > fai_bits_of(factor)) factor = need;
+        }
+        __syncthreads(); /* most is 0 for everybody */
+        if (l.lane == 0) atomicMax(&most, fai_bits_of(factor));
+        __syncthreads(); /* most is that of all rows */
+        factor = fai_float_of(most);
+        if (threadIdx.x == 0) t.factors[fai_descale_at(&t.a, d, seq.b, h, first) - d->data] = factor;
+        for (int64_t i = first; i < last; i += l.groups) {
+            const int live = i + l.group < last;
+            fai_load_row(x, &t, &seq, i + l.group, h, bits, l, live);
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x, l, live);
+        }
+        __syncthreads(); /* everybody has read most: it may be cleared */
+    }
+}
+
+/* ---- calls ---- */
+
+/* Rows whose chunks may be read at once? */
+static inline fai_rows fai_get_rows(const void *data, fai_strides st, fa_dtype dtype, int32_t dim) {
+    const int64_t size = (int64_t)fa_sizeof(dtype), unit = size == 1 ? 8 : 16;
+    const int64_t odd = (int64_t)((uintptr_t)data % 16) | st.b * size | st.s * size | st.h * size;
+    const fai_rows r = {(char *)data, st, dtype, dim, data && dim % 8 == 0 && odd % unit == 0};
+    return r;
+}
+static inline int32_t fai_rope_is_wide(const fa_rope *r) {
+    return r->dim % 16 == 0 && ((uintptr_t)r->cos | (uintptr_t)r->sin) % 16 == 0;
+}
+/* Threads of a row: a power of two. */
+static inline int32_t fai_count_lanes(int32_t dim) {
+    int32_t lanes = 1;
+    while (lanes * 8 < dim) lanes *= 2;
+    return lanes;
+}
+/* A group takes 4 heads of a row, so that it has the angles once, if that leaves enough groups for the whole GPU. */
+static inline int32_t fai_count_rounds(int64_t rows, int32_t heads) {
+    return heads >= 4 && rows * heads >= 1 << 17 ? 4 : 1;
+}
+
+/* The grid of a kernel whose blocks go on to the next item in steps of the grid: as many as can be at work, 16 an SM. */
+static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t blocks, int sides, void *task,
+                                         void *more, cudaStream_t stream) {
+    int device = 0, sms = 0;
+    void *parameters[2] = {task, more};
+    cudaError_t e = cudaGetDevice(&device);
+    if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+    if (e != cudaSuccess) return fai_cuda_status(a, e);
+    if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS)) blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
+    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)(blocks ? blocks : 1), (unsigned)sides),
+                                               dim3(FAI_CACHE_THREADS), parameters, 0, stream));
+}
+static inline int64_t fai_ceil(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+/* Pointers that must be the device's, or NULL. */
+typedef struct fai_pointer {
+    const void *data;
+    const char *field;
+} fai_pointer;
+static inline fa_status fai_cuda_check_list(const fa_args *a, const fai_pointer *list, int count) {
+    fa_status status = FA_OK;
+    for (int n = 0; n < count && status == FA_OK; n++) status = fai_cuda_check_pointer(a, list[n].data, list[n].field);
+    return status;
+}
+
+/* What append and compaction have in common. */
+static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_call *c, const fa_cache *cache) {
+    const fa_args *a = &c->a;
+    const int k = a->k.data != NULL, v = a->v.data != NULL; /* the sides in use */
+    const fai_pointer list[] = {{a->k.data, "cache.k.data"},
+                                {a->v.data, "cache.v.data"},
+                                {a->k_descale.data, "cache.k_descale.data"},
+                                {a->v_descale.data, "cache.v_descale.data"},
+                                {a->block_table, "cache.block_table"},
+                                {c->positions, "positions"},
+                                {c->accepted, "accepted"},
+                                {c->num_accepted, "num_accepted"}};
+    const fai_strides st_k = fai_strides_kv(a, &a->k, cache->head_dim), st_v = fai_strides_kv(a, &a->v, cache->head_dim_v);
+    memset(t, 0, sizeof *t);
+    t->a = *a, t->cache = *cache;
+    t->positions = c->positions, t->accepted = c->accepted, t->num_accepted = c->num_accepted;
+    t->max_accepted = c->max_accepted, t->first_side = k ? 0 : 1;
+    if (k) t->lanes = fai_count_lanes(cache->head_dim);
+    if (v && fai_count_lanes(cache->head_dim_v) > t->lanes) t->lanes = fai_count_lanes(cache->head_dim_v);
+    t->wide[0] = fai_get_rows(a->k.data, st_k, cache->dtype, cache->head_dim).wide;
+    t->wide[1] = fai_get_rows(a->v.data, st_v, cache->dtype, cache->head_dim_v).wide;
+    return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
+}
+
+/* fa_append in device memory. One launch; with factors of blocks of rows (block > 1) on one side only, or of different
+ * kinds, two. */
+FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_cache_task t;
+    fa_status status = fai_check_append(&c, args, FAI_DEVICE_LISTS);
+    if (status != FA_OK) return status;
+    const fa_cache *cache = &args->cache;
+    const fa_rope *rope = &args->rotary;
+    const int sides[2] = {args->k.data != NULL, args->v.data != NULL}, turns = sides[0] && fai_rotates(rope);
+    const fai_pointer list[] = {{args->k.data, "k.data"},
+                                {args->v.data, "v.data"},
+                                {args->cu_seqlens_new, "cu_seqlens_new"},
+                                {args->seqused_new, "seqused_new"},
+                                {turns ? rope->cos : NULL, "rotary.cos"},
+                                {turns ? rope->sin : NULL, "rotary.sin"},
+                                {turns ? rope->positions : NULL, "rotary.positions"}};
+    status = fai_cache_begin_cuda(&t, &c, cache);
+    if (status == FA_OK) status = fai_cuda_check_list(&c.a, list, (int)(sizeof list / sizeof *list));
+    if (status != FA_OK) return status;
+    const int64_t heads = cache->num_heads_k, seqlen = args->seqlen_new;
+    if (turns) t.rope = *rope, t.rope_wide = fai_rope_is_wide(rope);
+    for (int v = 0; v < 2; v++) {
+        const fa_tensor *x = v ? &args->v : &args->k;
+        const int32_t dim = v ? cache->head_dim_v : cache->head_dim;
+        const fai_strides st = fai_resolve(x->stride_b, x->stride_s, x->stride_h, seqlen, heads, dim);
+        t.in[v] = fai_get_rows(x->data, st, args->dtype, dim);
+    }
+    for (int v = 0; v < 2 && status == FA_OK; v++) {
+        const fa_descale *d = v ? &c.a.v_descale : &c.a.k_descale;
+        const fa_descale *next = v ? NULL : &c.a.v_descale;
+        if (!sides[v]) continue;
+        const int several = d->data && d->block > 1, groups = FAI_CACHE_THREADS / t.lanes;
+        const int both = next && sides[1] && !several && !(next->data && next->block > 1); /* in one launch */
+        t.first_side = v;
+        if (several) { /* a thread block for each block of factors, of which there may be a part at both ends of a page */
+            const int64_t page = d->paged ? cache->page_size : cache->seqlen_k;
+            const int64_t most = seqlen / d->block + 2 * (fai_ceil(seqlen, page) + 1);
+            t.blocks = (int32_t)(most < seqlen ? most : seqlen);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel, c.a.batch * heads * t.blocks, 1, &t,
+                                      NULL, stream);
+        } else { /* a group for each row and up to 4 heads; y: K, V */
+            const int64_t rows = c.a.batch * seqlen;
+            t.rounds = fai_count_rounds(rows, (int32_t)heads), t.parts = (int32_t)fai_ceil(heads, t.rounds);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, fai_ceil(rows * t.parts, groups), 1 + both, &t,
+                                      NULL, stream);
+            v += both;
+        }
+    }
+    return status;
+}
+
+/* fa_compact in device memory: one launch. */
+FAI_NOINLINE fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_cache_task t;
+    fa_status status = fai_check_compact(&c, args, FAI_DEVICE_LISTS);
+    if (status == FA_OK) status = fai_cache_begin_cuda(&t, &c, &args->cache);
+    if (status != FA_OK) return status;
+    /* a thread block for each sequence and head; y: K, V */
+    return fai_cache_launch(&c.a, (const void *)fai_compact_kernel, (int64_t)c.a.batch * c.a.num_heads_k,
+                            c.a.k.data && c.a.v.data ? 2 : 1, &t, NULL, stream);
+}
+
+/* What rotation and quantisation have in common: rows of q become rows of o. */
+static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_call *c, fa_tensor q, fa_tensor_out o,
+                                            fa_dtype dtype, fa_dtype o_dtype) {
+    const fa_args *a = &c->a;
+    const int32_t heads = a->num_heads, dim = c->info.head_dim;
+    const fai_strides st_q = fai_resolve(q.stride_b, q.stride_s, q.stride_h, a->seqlen_q, heads, dim);
+    const fai_strides st_o = fai_resolve(o.stride_b, o.stride_s, o.stride_h, a->seqlen_q, heads, dim);
+    const fai_pointer list[] = {{q.data, "q.data"},
+                                {o.data, "o.data"},
+                                {a->cu_seqlens_q, "cu_seqlens_q"},
+                                {a->seqused_q, "seqused_q"}};
+    memset(t, 0, sizeof *t);
+    t->a = *a, t->lanes = fai_count_lanes(dim);
+    t->q = fai_get_rows(q.data, st_q, dtype, dim), t->o = fai_get_rows(o.data, st_o, o_dtype, dim);
+    t->rounds = fai_count_rounds((int64_t)a->batch * a->seqlen_q, heads);
+    t->parts = (int32_t)fai_ceil(heads, t->rounds);
+    return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
+}
+/* thread blocks of a kernel with a group for each row and up to 4 heads */
+static inline int64_t fai_count_row_blocks(const fai_rows_task *t) {
+    return fai_ceil((int64_t)t->a.batch * t->a.seqlen_q * t->parts, FAI_CACHE_THREADS / t->lanes);
+}
+
+/* fa_rotary in device memory: one launch. */
+FAI_NOINLINE fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_rows_task t;
+    fa_status status = fai_check_rotary(&c, args, FAI_DEVICE_LISTS);
+    if (status != FA_OK) return status;
+    const fa_rope *rope = &args->rotary;
+    const fai_pointer list[] = {
+        {rope->cos, "rotary.cos"}, {rope->sin, "rotary.sin"}, {rope->positions, "rotary.positions"}};
+    status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->dtype);
+    if (status == FA_OK) status = fai_cuda_check_list(&c.a, list, 3);
+    if (status != FA_OK) return status;
+    t.rope = *rope, t.rope_wide = fai_rope_is_wide(rope);
+    return fai_cache_launch(&c.a, (const void *)fai_rotary_kernel, fai_count_row_blocks(&t), 1, &t, NULL, stream);
+}
+
+/* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most; three if
+ * more share one: factors are cleared, then measured, then used. */
+FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_rows_task t;
+    fa_status status = fai_check_quantize(&c, args, FAI_DEVICE_LISTS);
+    if (status != FA_OK) return status;
+    const fa_args *a = &c.a;
+    const fa_descale *d = &a->q_descale;
+    const fai_factors count = fai_count_factors(a);
+    const int64_t rows = d->block ? d->block : a->seqlen_q; /* of a factor, if sequences and heads share none */
+    const int apart = count.b == a->batch && count.h == a->num_heads && count.blocks == fai_ceil(a->seqlen_q, rows);
+    status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->o_dtype);
+    if (status == FA_OK) status = fai_cuda_check_pointer(a, d->data, "descale.data");
+    if (status != FA_OK) return status;
+    const int64_t bytes = rows * args->head_dim * (int64_t)fa_sizeof(args->dtype), blocks = fai_count_row_blocks(&t);
+    int own = d->data && apart && rows == 1;
+    t.factors = args->descale.data, t.hadamard = args->hadamard, t.seed = args->seed;
+    if (d->data && apart && !own && bytes <= 65536) /* a thread block for each factor */
+        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks, 1, &t,
+                                NULL, stream);
+    if (d->data && (!own || fai_cache_hides(&c))) /* each factor; those without rows stay 0 */
+        status = fai_cache_launch(a, (const void *)fai_clear_factors_kernel,
+                                  fai_ceil(count.b * count.h * count.blocks, FAI_CACHE_THREADS), 1, &t, NULL, stream);
+    t.measure = d->data && !own;
+    if (status == FA_OK && t.measure)
+        status = fai_cache_launch(a, (const void *)fai_quantize_kernel, blocks, 1, &t, &own, stream);
+    t.measure = 0;
+    if (status == FA_OK) status = fai_cache_launch(a, (const void *)fai_quantize_kernel, blocks, 1, &t, &own, stream);
+    return status;
+}
+
+#endif /* FA_CUDA_CACHE */
 
 #if defined(FA_NAME)
 
@@ -1393,7 +2337,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         fai_cp_async_wait_all();
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
-        if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
+        if (STAGES == 2 && (mask || drops))
+            infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
         __syncthreads(); /* K is there (V too, in 2 stages), for all; nobody reads the other stage (V) any more */
         if (first == last && Q_STAYS) FAI_(fragments_q)(rq[0], sq, MT);
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);

@@ -473,8 +473,10 @@ FA_TEST(bad_arguments) {
     FA_EXPECT(error.got == (double)(bytes - 1) && error.min == (double)bytes);
     REFUSED(FA_ERR_CUDA_POINTER, memory = on_host)
     FA_EXPECT(!strcmp(error.field, "workspace"));
-    REFUSED(FA_ERR_CUDA_GRID, (a.batch = 1 << 24, a.seqlen_q = 1 << 20))
 #undef REFUSED
+    fa_cuda_decode_launch launch;
+    a = c.args, a.batch = 1 << 20, a.seqlen_q = 1 << 20;
+    FA_EXPECT(bf16_i8_128_decode_cuda_launch(&a, &launch) == FA_ERR_CUDA_GRID);
     a = c.args, a.split_keys = 0, a.batch = 1, a.seqlen_k = 64; /* one split needs none */
     FA_EXPECT(bf16_i8_128_decode_cuda_workspace(&a) == 0);
     FA_EXPECT(bf16_i8_128_decode_cuda(&a, NULL, 0, 0) == FA_OK);
