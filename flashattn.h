@@ -2746,7 +2746,7 @@ typedef struct fai_place {
     float *factor;
 } fai_place;
 
-FAI_HD static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
+static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
     const fa_sequence seq = fa_get_sequence(s->a, b);
     fai_place p = {b, j, s->data + fai_offset_k(s->a, &seq, s->st, j, 0) * (int64_t)fa_sizeof(s->dtype), NULL};
     if (s->descale->data) p.factor = s->factors + (fai_descale_at(s->a, s->descale, b, 0, j) - s->descale->data);
@@ -3132,7 +3132,8 @@ FAI_NOINLINE fa_status fa_quantize(const fa_quantize_args *args) {
 #if !defined(FA_NAME) && \
     (defined(FA_HEAD_DIM) || defined(FA_HEAD_DIM_V) || defined(FA_DTYPE) || defined(FA_KV_DTYPE) || \
      defined(FA_O_DTYPE) || defined(FA_PASSES) || defined(FA_FEATURES) || defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || \
-     defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD))
+     defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD) || defined(FA_WARPS) || \
+     defined(FA_STAGES))
 #error \
     "flashattn.h: parameters without FA_NAME: define FA_NAME, the prefix of what is generated, before including"
 #endif
