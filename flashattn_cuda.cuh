@@ -3566,7 +3566,11 @@ FAI_ATOM fai_strides FAI_(strides_d_o)(const fa_args *a) {
 typedef struct FAI_(grad) {
     fa_sequence seq;
     int32_t head_k, group, key, tile; /* key: the first of the block; tile: its number in the sequence */
-    fa_range any, all;                /* queries that see some of its keys, that see all BN */
+    int32_t begin, end;               /* queries that see some of its keys, from a multiple of BM on */
+    fa_range all;                     /* queries that see all BN */
+    int32_t heads;                    /* group, or 0 if no query sees a key */
+    float scale;                      /* of scores */
+    float early, late;                /* of what dropout keeps: of P, of dV; their product is 1 / (1 - p) */
     const uint16_t *q, *d_o;          /* of the first query and head */
     fai_strides stride_q, stride_d_o;
     FAI_(grad_workspace) workspace;
@@ -3600,8 +3604,14 @@ FAI_ATOM int FAI_(grad_begin)(const fa_args *a, FAI_(grad) *g, float *workspace)
         g->tile = (int32_t)(number % tiles), g->key = g->tile * BN;
         const int32_t last = g->key + BN < g->seq.len_k ? g->key + BN - 1 : g->seq.len_k - 1;
         const fa_range left = FAI_(queries)(a, g, g->key), right = FAI_(queries)(a, g, last);
-        g->any.lo = left.lo, g->any.hi = right.hi;
+        g->begin = left.lo / BM * BM, g->end = right.hi, g->heads = left.lo < right.hi ? g->group : 0;
         g->all.lo = right.lo, g->all.hi = last < g->key + BN - 1 ? 0 : left.hi;
+
+        /* P is multiplied before it is rounded, so that in f16 it is neither smaller than without dropout nor
+         * infinite */
+        const float kept = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1;
+        g->scale = a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)D);
+        g->early = fminf(kept, 1 << 14), g->late = kept / g->early;
 
         const int32_t head_q = g->head_k * g->group;
         g->stride_q = fai_strides_q(a, D), g->stride_d_o = FAI_(strides_d_o)(a);
@@ -3744,6 +3754,19 @@ FAI_ATOM void FAI_(gemm_queries)(float (*x)[4], uint32_t sa, uint32_t sb, int pa
         for (int a = 0; a < QT; a++) fai_ldmatrix_x4_trans(ra[a], FAI_MOVE(BM, sa, c * 16, a * 2));
         FAI_(mma_part)(x, CQ, ra, QT, FAI_MOVE(D, sb, c * 16, 0), D, PARTS_Q, part);
     }
+}
+
+/* What the thread's warp has: keys from `key` on, and a part of the queries of S and dP, of the dims of dK and dV; in dQ
+ * queries from `query` on, and a part of the dims. */
+typedef struct FAI_(share) {
+    int lane, key, part, query, part_q;
+} FAI_(share);
+FAI_ATOM FAI_(share) FAI_(get_share)(void) {
+    FAI_GRAD_SIZES
+    enum { KEYS = BN / 16 / KT, QUERIES = BM / 16 / QT };
+    const int thread = (int)fai_unknown(threadIdx.x), warp = thread / 32;
+    const FAI_(share) w = {thread % 32, warp % KEYS * 16 * KT, warp / KEYS, warp % QUERIES * 16 * QT, warp / QUERIES};
+    return w;
 }
 
 /* ---- P and dS ------------------------------------------------------------------------------- */
@@ -3955,11 +3978,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
     if (!FAI_(grad_begin)(&args, g, workspace)) return;
 
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
-    const float scale = args.softmax_scale != 0 ? args.softmax_scale : rsqrtf((float)D);
     const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
-    /* what P is multiplied with before it is rounded, the rest in the end: in f16 it shall be neither small nor
-     * infinite */
-    const float factor = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(args.dropout_p) : 1, early = fminf(factor, 1 << 14);
 
     float dk[KT * CK][4], dv[KT * CV][4]; /* (KT, CK, C4), (KT, CV, C4) */
 #pragma unroll
@@ -3968,52 +3987,44 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
     for (int n = 0; n < KT * CV * 4; n++) dv[n / 4][n % 4] = 0;
 
     /* load K and V, and Q and dO of the first queries that see one of the keys */
-    const int32_t begin = g->any.lo / BM * BM, end = g->any.lo < g->any.hi ? g->any.hi : begin;
-    const int32_t heads = begin < end ? g->group : 0;
-    int32_t first = begin, head = 0;
+    int32_t first = g->begin, head = 0;
     uint32_t stage = 0;
     float lse = 0;
-    if (begin < end) {
+    if (g->heads) {
         FAI_(grad_load_keys)(&args, g, &args.k, shared + SK, D);
         FAI_(grad_load_keys)(&args, g, &args.v, shared + SV, DV);
         lse = FAI_(grad_load)(&args, g, head, first, shared + SQ);
         fai_cp_async_wait_all();
         FAI_(make_rows_finite)(shared + SK, D, (int)threadIdx.x, THREADS, BN);
     }
-    while (head < heads) {
-        const int32_t next = first + BM < end ? first + BM : begin, next_head = next == begin ? head + 1 : head;
+    while (head < g->heads) {
+        const int last = first + BM >= g->end; /* of the head */
+        const int32_t next = last ? g->begin : first + BM, next_head = head + last;
         const int infinite = !(fabsf(lse) < INFINITY);
         fai_cp_async_wait_all();
         /* Q and dO are there, for all; nobody reads the other stage, P or dS any more */
         if (__syncthreads_or(infinite)) FAI_(grad_finite_rows)(shared + SQ + stage), __syncthreads();
-        if (STAGES == 2 && next_head < heads)
+        if (STAGES == 2 && next_head < g->heads)
             lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ + (STAGE - stage));
 
-        /* the thread's addresses: computed anew each time, as there are no registers to keep them in */
-        const int thread = (int)fai_unknown(threadIdx.x), lane = thread % 32, warp = thread / 32;
-        const int key = warp % (BN / 16 / KT) * 16 * KT, part = warp / (BN / 16 / KT);       /* but for dQ */
-        const int query = warp % (BM / 16 / QT) * 16 * QT, part_q = warp / (BM / 16 / QT); /* of dQ */
-        const int row = key + FAI_C_ROW(lane, 0), column = part * CS; /* the thread's first key; n8 of queries */
-        const int a_row = FAI_LDMATRIX_A_ROW(lane), a_chunk = FAI_LDMATRIX_A_CHUNK(lane);
-        const int b_row = FAI_LDMATRIX_B_ROW(lane), b_chunk = FAI_LDMATRIX_B_CHUNK(lane);
-        const uint32_t sk = shared + SK + FAI_AT(D, key + a_row, a_chunk);
-        const uint32_t sv = shared + SV + FAI_AT(DV, key + a_row, a_chunk);
+        /* addresses are computed anew each time, as there are no registers to keep them in */
+        const FAI_(share) w = FAI_(get_share)();
+        const int row = w.key + FAI_C_ROW(w.lane, 0), column = w.part * CS; /* the thread's first key; n8 of queries */
+        const int a_row = FAI_LDMATRIX_A_ROW(w.lane), a_chunk = FAI_LDMATRIX_A_CHUNK(w.lane);
+        const int b_row = FAI_LDMATRIX_B_ROW(w.lane), b_chunk = FAI_LDMATRIX_B_CHUNK(w.lane);
+        const uint32_t sk = shared + SK + FAI_AT(D, w.key + a_row, a_chunk);
+        const uint32_t sv = shared + SV + FAI_AT(DV, w.key + a_row, a_chunk);
         const uint32_t sq = shared + SQ + stage + FAI_AT(D, column * 8 + b_row, b_chunk);
         const uint32_t sdo = shared + SQ + DO + stage + FAI_AT(DV, column * 8 + b_row, b_chunk);
-        const uint32_t sp_t = shared + SP + FAI_AT(BM, key + a_row, a_chunk);
-        const uint32_t sds_t = shared + SDS + FAI_AT(BM, key + a_row, a_chunk);
-        const uint32_t sq_t = shared + SQ + stage + FAI_AT(D, a_row, part * 2 + a_chunk);
-        const uint32_t sdo_t = shared + SQ + DO + stage + FAI_AT(DV, a_row, part * 2 + a_chunk);
-        const uint32_t sds = shared + SDS + FAI_AT(BM, b_row, query / 8 + b_chunk);
-        const uint32_t sk_t = shared + SK + FAI_AT(D, a_row, part_q * 2 + a_chunk);
-        const uint32_t pair = FAI_AT(BM, row, column) + lane % 4 * 4; /* of P, dS */
-        const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(lane, 0)) * 4;
+        const uint32_t pair = FAI_AT(BM, row, column) + w.lane % 4 * 4; /* of P, dS */
+        const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(w.lane, 0)) * 4;
 
         const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
         const int ends = first + BM > g->seq.len_q; /* rows that do not exist: scores of 0, but for what changes them */
         const int partly = masked || first < g->all.lo || (ends ? g->seq.len_q : first + BM) > g->all.hi ||
                            (modified && ends);
-        FAI_(place) at = {g->head_k * g->group + head, first + column * 8 + FAI_C_COL(lane, 0), g->key + row};
+        const float scale = g->scale;
+        FAI_(place) at = {g->head_k * g->group + head, first + column * 8 + FAI_C_COL(w.lane, 0), g->key + row};
 #pragma unroll 1
         for (int c = 0; c < CS; c += CH, at.query += CH * 8) {
             float s[KT][CH][4], ds[KT][CH][4]; /* transposed: (KT, CH, C4) */
@@ -4030,7 +4041,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
 #pragma unroll
                 for (int n = 0; n < KT * CH * 4; n++)
                     ds[n / 4 / CH][n / 4 % CH][n % 4] =
-                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? s[n / 4 / CH][n / 4 % CH][n % 4] * early : 0;
+                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? s[n / 4 / CH][n / 4 % CH][n % 4] * g->early : 0;
                 FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SP + pair, 0, c));
             } else {
                 FAI_(put_scores)(s, FAI_MOVE(BM, shared + SP + pair, 0, c));
@@ -4041,7 +4052,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
 #pragma unroll
                 for (int n = 0; n < KT * CH * 4; n++) {
                     float *const x = &ds[n / 4 / CH][n / 4 % CH][n % 4];
-                    *x = FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? *x * factor : 0;
+                    *x = FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? *x * (g->early * g->late) : 0;
                 }
             }
             FAI_(slopes)(ds, s, slse + BM * 4 + c * 32);
@@ -4058,28 +4069,40 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
             FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SDS + pair, 0, c));
         }
         __syncthreads(); /* P and dS are there, for all */
-        if (args.dv.data) FAI_(gemm_keys)(dv, sp_t, sdo_t, DV, part);
-        if (args.dk.data) FAI_(gemm_keys)(dk, sds_t, sq_t, D, part);
+        {
+            const FAI_(share) w = FAI_(get_share)();
+            const int a_row = FAI_LDMATRIX_A_ROW(w.lane), a_chunk = FAI_LDMATRIX_A_CHUNK(w.lane);
+            const uint32_t sp = shared + SP + FAI_AT(BM, w.key + a_row, a_chunk);
+            const uint32_t sds = shared + SDS + FAI_AT(BM, w.key + a_row, a_chunk);
+            const uint32_t sq = shared + SQ + stage + FAI_AT(D, a_row, w.part * 2 + a_chunk);
+            const uint32_t sdo = shared + SQ + DO + stage + FAI_AT(DV, a_row, w.part * 2 + a_chunk);
+            if (args.dv.data) FAI_(gemm_keys)(dv, sp, sdo, DV, w.part);
+            if (args.dk.data) FAI_(gemm_keys)(dk, sds, sq, D, w.part);
+        }
         if (STAGES == 1) {
             __syncthreads(); /* nobody reads Q and dO any more */
-            if (next_head < heads) lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ);
+            if (next_head < g->heads) lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ);
         }
         if (args.dq.data) {
-            float dq[QT * CQ][4]; /* (QT, CQ, C4) */
+            const FAI_(share) w = FAI_(get_share)();
+            const uint32_t sds =
+                shared + SDS + FAI_AT(BM, FAI_LDMATRIX_B_ROW(w.lane), w.query / 8 + FAI_LDMATRIX_B_CHUNK(w.lane));
+            const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_A_ROW(w.lane),
+                                                     w.part_q * 2 + FAI_LDMATRIX_A_CHUNK(w.lane));
             const int64_t at_row = head * FAI_GRAD_ROWS(&args) + first;
-            FAI_(gemm_queries)(dq, sds, sk_t, part_q);
+            float dq[QT * CQ][4]; /* (QT, CQ, C4) */
+            FAI_(gemm_queries)(dq, sds, sk, w.part_q);
             if (args.deterministic) FAI_(wait_turn)(g->workspace.turn + at_row / 16, g->tile);
-            FAI_(add_queries)(g->workspace.dq + (at_row + query) * D, dq, g->seq.len_q - first - query, part_q);
+            FAI_(add_queries)(g->workspace.dq + (at_row + w.query) * D, dq, g->seq.len_q - first - w.query, w.part_q);
             if (args.deterministic) FAI_(end_turn)(g->workspace.turn + at_row / 16, g->tile);
         }
         first = next, head = next_head;
         if (STAGES == 2) stage = STAGE - stage;
     }
     __syncthreads(); /* nobody reads shared memory any more: it is free for dK and dV */
-    const int warp = (int)threadIdx.x / 32, part = warp / (BN / 16 / KT);
-    const int row = warp % (BN / 16 / KT) * 16 * KT + FAI_C_ROW((int)threadIdx.x % 32, 0);
-    FAI_(put_keys)(dk, scale, shared + SK, D, row, part);
-    FAI_(put_keys)(dv, factor / early, shared + SV, DV, row, part);
+    const FAI_(share) w = FAI_(get_share)();
+    FAI_(put_keys)(dk, g->scale, shared + SK, D, w.key + FAI_C_ROW(w.lane, 0), w.part);
+    FAI_(put_keys)(dv, g->late, shared + SV, DV, w.key + FAI_C_ROW(w.lane, 0), w.part);
     __syncthreads(); /* dK and dV are there, for all */
     FAI_(store_keys)(&args, g, &args.dk, shared + SK, D);
     FAI_(store_keys)(&args, g, &args.dv, shared + SV, DV);
