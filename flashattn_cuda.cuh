@@ -572,6 +572,7 @@ static inline fa_status fai_cuda_start(const fa_args *args, const fa_cuda_launch
  * with 8 elements (a chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in
  * steps of the whole grid, so the grid does not depend on lengths, which only the device knows. */
 enum { FAI_CACHE_THREADS = 128 };
+/* 4 blocks an SM where it is said: ptxas else takes 64 or 72 registers, and spills for more of them. */
 
 /* Rows in memory. wide: chunks are read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
 typedef struct fai_rows {
@@ -1217,7 +1218,7 @@ FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence
 
 /* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by
  * a factor that is there (or none), or by one of its own (block 1, and nobody shares it). */
-static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     fai_quantize_kernel(const __grid_constant__ fai_rows_task t, int own_factors) {
     const fai_lane l = fai_get_lane(t.lanes);
     const fa_descale *d = &t.a.q_descale;
@@ -1265,7 +1266,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 
 /* A thread block for the rows that share a factor, and few enough that the second time they come from a
  * cache. */
-static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     fai_quantize_blocks_kernel(const __grid_constant__ fai_rows_task t) {
     __shared__ uint32_t most;
     const fai_lane l = fai_get_lane(t.lanes);

@@ -490,7 +490,7 @@ FA_TEST(quantize_is_that_of_the_cpu) {
 
 /* Quotients half way between two codes, and next to it; factors at the ends of what f32 has. */
 FA_TEST(ties) {
-    static const float factors[] = {1, 0.125f, 3, 1e-38f, 1e-42f, 3e37f, 1e-30f, 1e-31f, 1.2e30f, 1.3e30f, 0};
+    static const float factors[] = {1, 0.125f, 3, 1e-38f, 1e-42f, 3e37f, 2e38f, 1e-30f, 1e-31f, 1.2e30f, 1.3e30f, 0};
     enum { N = 64, D = 64, B = sizeof factors / sizeof *factors };
     for (int dtype = FA_E4M3; dtype <= FA_I8; dtype++) {
         fa_append_args a, d;
