@@ -824,13 +824,14 @@ static inline fa_status fa_combine_cuda(const fa_combine_args *args, void *works
 /* >>cache    fa_append, fa_compact, fa_rotary and fa_quantize on the device                 */
 /* ======================================================================================== */
 
-/*  What the calls do is said in flashattn.h; a NaN may become another one here, if its row is not only copied. All
- *  are bound by memory. A row of a head belongs to `lanes` threads of one warp, a power of two, with 8 elements (a
- *  chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in steps of the whole grid, so
- *  the grid does not depend on lengths, which only the device knows. */
+/* What the calls do is said in flashattn.h; a NaN may become another one here, if its row is not only
+ * copied. All are bound by memory. A row of a head belongs to `lanes` threads of one warp, a power of two,
+ * with 8 elements (a chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in
+ * steps of the whole grid, so the grid does not depend on lengths, which only the device knows. */
 enum { FAI_CACHE_THREADS = 128 };
+/* 4 blocks an SM where it is said: ptxas else takes 64 or 72 registers, and spills for more of them. */
 
-/* Rows in memory. wide: chunks may be read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
+/* Rows in memory. wide: chunks are read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
 typedef struct fai_rows {
     char *data;
     fai_strides st; /* in elements */
@@ -851,10 +852,11 @@ FAI_ATOM fai_lane fai_get_lane(int lanes) {
 
 /* ---- chunks: 8 elements, as they lie in memory (w) and as floats (x); 0 behind the end of the row ---- */
 
-/* The element next to d in its pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
+/* The other element of d's pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
 FAI_ATOM int fai_other(int d, int half) { return d < half ? d + half : d < 2 * half ? d - half : d; }
 
-FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first, int dim, int wide, int half) {
+FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first, int dim, int wide,
+                             int half) {
 #pragma unroll
     for (int e = 0; e < 8; e++) w[e] = 0;
     if (wide && first < dim) {
@@ -875,25 +877,33 @@ FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first
     for (int e = 0; e < 8; e++) {
         if (first + e >= dim) continue;
         const int d = fai_other(first + e, half);
-        if (size == 4) w[e] = ((const uint32_t *)(const void *)row)[d];
-        else if (size == 2) w[e / 2] |= (uint32_t)((const uint16_t *)(const void *)row)[d] << e % 2 * 16;
-        else w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
+        if (size == 4)
+            w[e] = ((const uint32_t *)(const void *)row)[d];
+        else if (size == 2)
+            w[e / 2] |= (uint32_t)((const uint16_t *)(const void *)row)[d] << e % 2 * 16;
+        else
+            w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
     }
 }
 FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], int size, int first, int dim, int wide) {
     if (wide && first < dim) {
         char *to = row + first * size;
-        if (size == 1) *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
-        else *(uint4 *)(void *)to = make_uint4(w[0], w[1], w[2], w[3]);
+        if (size == 1)
+            *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
+        else
+            *(uint4 *)(void *)to = make_uint4(w[0], w[1], w[2], w[3]);
         if (size == 4) ((uint4 *)(void *)to)[1] = make_uint4(w[4], w[5], w[6], w[7]);
         return;
     }
 #pragma unroll
     for (int e = 0; e < 8; e++) {
         if (first + e >= dim) continue;
-        if (size == 4) ((uint32_t *)(void *)row)[first + e] = w[e];
-        else if (size == 2) ((uint16_t *)(void *)row)[first + e] = (uint16_t)(w[e / 2] >> e % 2 * 16);
-        else ((uint8_t *)(void *)row)[first + e] = (uint8_t)(w[e / 4] >> e % 4 * 8);
+        if (size == 4)
+            ((uint32_t *)(void *)row)[first + e] = w[e];
+        else if (size == 2)
+            ((uint16_t *)(void *)row)[first + e] = (uint16_t)(w[e / 2] >> e % 2 * 16);
+        else
+            ((uint8_t *)(void *)row)[first + e] = (uint8_t)(w[e / 4] >> e % 4 * 8);
     }
 }
 
@@ -950,8 +960,7 @@ FAI_ATOM void fai_encode_chunk(uint32_t w[8], const float x[8], fa_dtype dtype) 
             w[e / 4] = fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 1], x[e]) |
                        fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 3], x[e + 2]) << 16;
         break;
-    default:
-        w[0] = w[1] = 0;
+    default: w[0] = w[1] = 0;
 #pragma unroll
         for (int e = 0; e < 8; e++) w[e / 4] |= (uint32_t)(fai_f32_to_i8(x[e]) & 0xff) << e % 4 * 8;
     }
@@ -964,14 +973,15 @@ FAI_ATOM float fai_need(const float x[8], fa_dtype dtype, int lanes) {
     float most = 0;
 #pragma unroll
     for (int e = 0; e < 8; e++) most = fai_max_abs_f32(most, x[e]); /* NaN does not count */
-    for (int mask = 1; mask < lanes; mask *= 2) most = fai_max_abs_f32(most, fai_shfl_sync_bfly_f32(most, mask));
+    for (int mask = 1; mask < lanes; mask *= 2)
+        most = fai_max_abs_f32(most, fai_shfl_sync_bfly_f32(most, mask));
     if (fai_bits_of(most) == 0x7f800000u) most = fai_float_of(0x7f7fffffu); /* infinity counts as FLT_MAX */
     return fai_div_rn_f32(most, dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
 }
 
-/* w = codes of x / factor, of 8 bits; factor 0 is that of zeros. The quotient lies between x r (1 - e) and x r (1 + e), r
- * about 1 / factor; rounding keeps the order: where both have the same code, it is that of the quotient. About one chunk
- * in 10000 must be divided. */
+/* w = codes of x / factor, of 8 bits; factor 0 is that of zeros. The quotient lies between x r (1 - e) and
+ * x r (1 + e), r about 1 / factor; rounding keeps the order: where both have the same code, it is that of
+ * the quotient. One chunk in some thousands must be divided. */
 FAI_ATOM void fai_quantize_chunk(uint32_t w[8], const float x[8], float factor, fa_dtype dtype) {
     const float r = fai_rcp_approx_ftz_f32(factor), below = r * (1 - 0x1p-21f), above = r * (1 + 0x1p-21f);
     const uint32_t bits = fai_bits_of(factor);
@@ -1009,9 +1019,10 @@ FAI_ATOM void fai_round_chunk(float x[8], float factor, fa_dtype dtype) {
 /* ---- rotation ---- */
 
 /* cos and sin of the chunk's elements, sin with the sign with which the other element of the pair is added. */
-FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first, int wide) {
+FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first,
+                              int wide) {
     const int half = r->dim / 2, i0 = first < half ? first : first - half;
-    position = position < 0 ? 0 : position >= r->count ? r->count - 1 : position; /* not checked on the host */
+    if (position < 0 || position >= r->count) position = 0; /* lists are not checked on the host */
     const float *cos_row = r->cos + position * half, *sin_row = r->sin + position * half;
     uint32_t wc[8], ws[8];
     if (wide && !r->interleaved) {
@@ -1021,7 +1032,8 @@ FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_
 #pragma unroll
         for (int e = 0; e < 8; e++) {
             const int d = first + e, i = r->interleaved ? d / 2 : d < half ? d : d - half;
-            wc[e] = d < r->dim ? fai_bits_of(cos_row[i]) : 0, ws[e] = d < r->dim ? fai_bits_of(sin_row[i]) : 0;
+            wc[e] = d < r->dim ? fai_bits_of(cos_row[i]) : 0,
+            ws[e] = d < r->dim ? fai_bits_of(sin_row[i]) : 0;
         }
     }
 #pragma unroll
@@ -1031,10 +1043,10 @@ FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_
     }
 }
 
-/* x: the chunk of a row that lies at `row`, whose other elements are read from there. Products are exact in double: one
- * rounding, fused or not. */
-FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, const fa_rope *r, const double c[8],
-                               const double s[8], int first, int wide) {
+/* x: the chunk of a row that lies at `row`, whose other elements are read from there. Products are exact in
+ * double: one rounding, fused or not. */
+FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, const fa_rope *r,
+                               const double c[8], const double s[8], int first, int wide) {
     float y[8];
     if (first >= r->dim) return;
     if (r->interleaved) {
@@ -1051,7 +1063,8 @@ FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, 
             x[e] = fai_cvt_rn_f32_f64(fai_cvt_f64_f32(x[e]) * c[e] + fai_cvt_f64_f32(y[e]) * s[e]);
 }
 
-/* x = H x / sqrt(dim), signs changed before where bit e of signs is set. All threads of the warp must be here. */
+/* x = H x / sqrt(dim), signs changed before where bit e of signs is set. All threads of the warp must be
+ * here. */
 FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, uint32_t signs, int first) {
 #pragma unroll
     for (int e = 0; e < 8; e++) x[e] = fai_float_of(fai_bits_of(x[e]) ^ (signs << (31 - e) & 0x80000000u));
@@ -1086,7 +1099,7 @@ FAI_ATOM uint32_t fai_hadamard_signs(uint64_t seed, int first) {
     return signs;
 }
 
-/* ---- rows of sequences, places in the cache: counts fit in 31 bits, and a division of 64 costs a call ---- */
+/* ---- rows and their places; counts fit in 31 bits, and a division of 64 costs a call ---- */
 
 FAI_ATOM uint32_t fai_count_rows(const fa_args *a) {
     return a->cu_seqlens_q ? (uint32_t)(a->cu_seqlens_q[a->batch] - a->cu_seqlens_q[0])
@@ -1100,16 +1113,20 @@ FAI_ATOM int fai_find_row(const fa_args *a, uint32_t row, fa_sequence *seq, int3
         row += (uint32_t)a->cu_seqlens_q[0];
         for (int32_t last = a->batch - 1; b < last;) { /* the last that begins before or at the row */
             const int32_t middle = b + (last - b + 1) / 2;
-            if (a->cu_seqlens_q[middle] <= (int32_t)row) b = middle;
-            else last = middle - 1;
+            if (a->cu_seqlens_q[middle] <= (int32_t)row)
+                b = middle;
+            else
+                last = middle - 1;
         }
         *i = (int32_t)row - a->cu_seqlens_q[b];
-    } else b = (int32_t)(row / (uint32_t)a->seqlen_q), *i = (int32_t)(row % (uint32_t)a->seqlen_q);
+    } else
+        b = (int32_t)(row / (uint32_t)a->seqlen_q), *i = (int32_t)(row % (uint32_t)a->seqlen_q);
     *seq = fa_get_sequence(a, b);
     return *i < seq->len_q;
 }
 
-/* fai_get_place; 0 if there is no such row, or its page is none: what lists hold is not checked on the host. */
+/* fai_get_place; 0 if there is no such row, or its page is none: what lists hold is not checked on the
+ * host. */
 FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t row, fai_place *p) {
     const fa_args *a = s->a;
     const fa_descale *d = s->descale;
@@ -1129,16 +1146,19 @@ FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t row, fai
     return 1;
 }
 
-/* x becomes a row, which has a factor of its own (block 1), a given one (block 0), or none (factor NULL). live: is there
- * such a row? All threads of the warp must be here. */
-FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int block, float x[8], fai_lane l, int live) {
+/* x becomes a row, which has a factor of its own (block 1), a given one (block 0), or none (factor NULL).
+ * live: is there such a row? All threads of the warp must be here. */
+FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int block, float x[8], fai_lane l,
+                            int live) {
     uint32_t w[8];
     if (block) {
         const float need = fai_need(x, o->dtype, l.lanes);
         if (live && l.lane == 0) *factor = need;
         fai_quantize_chunk(w, x, need, o->dtype);
-    } else if (live && factor) fai_quantize_chunk(w, x, *factor, o->dtype);
-    else fai_encode_chunk(w, x, o->dtype);
+    } else if (live && factor)
+        fai_quantize_chunk(w, x, *factor, o->dtype);
+    else
+        fai_encode_chunk(w, x, o->dtype);
     if (live) fai_store_chunk(row, w, o->size, l.first, o->dim, o->wide);
 }
 
@@ -1164,7 +1184,9 @@ FAI_ATOM fai_rows fai_cache_rows(const fai_cache_task *t, const fai_cache_side *
     const fai_rows r = {s->data, s->st, s->dtype, (int32_t)fa_sizeof(s->dtype), s->dim, t->wide[v]};
     return r;
 }
-FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) { return t->positions ? t->positions[b] : 0; }
+FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) {
+    return t->positions ? t->positions[b] : 0;
+}
 
 /* Blocks of factors of one row, or given factors, or none. */
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
@@ -1176,7 +1198,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const int rotate = v == 0 && fai_rotates(&t.rope), copy = !rotate && in.dtype == out.dtype;
     const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
     const int64_t size = in.size;
-    const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step, factor_step = t.parts * side.factor_step;
+    const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step,
+                  factor_step = t.parts * side.factor_step;
     double c[8], s[8];
     for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
         const uint32_t item = item0 + l.group;
@@ -1187,7 +1210,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
         if (in_use) at = fai_task_position(&t, seq.b), in_use = fai_find_place(&side, seq.b, at + i, &place);
         if (in_use && rotate)
-            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first, t.rope_wide);
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first,
+                            t.rope_wide);
         int h = (int)(item % parts);
         const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
         char *to = place.row + h * side.step;
@@ -1234,9 +1258,9 @@ FAI_ATOM float fai_grow(float factor, float need, int fresh) {
     return fresh || fai_bits_of(need) > fai_bits_of(factor) ? need : factor;
 }
 
-/* Rows j .. j + count - 1 of head h, all in block k, become x: each group has one of them. The codes are those of rows
- * put one after the other: each is rounded to the factor that it finds, then again whenever that grows. `needs`: a float
- * for each group, shared. All threads of the thread block must be here. */
+/* Rows j .. j + count - 1 of head h, all in block k, become x: each group has one of them. The codes are
+ * those of rows put one after the other: each is rounded to the factor that it finds, then again whenever
+ * that grows. `needs`: a float for each group, shared. All threads of the thread block must be here. */
 FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *needs, int32_t b, int64_t h,
                            fai_block k, int64_t j, uint32_t count, float x[8], fai_lane l) {
     fai_place first, own;
@@ -1326,16 +1350,16 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 
 /* What moves row n of a draft: nothing, a copy (its factor stays, or comes along), or a new rounding. */
 enum { FAI_MOVE_NONE, FAI_MOVE_COPY, FAI_MOVE_ROUND };
-FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_t from, int64_t to, fai_place *source,
-                          fai_place *target) {
+FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_t from, int64_t to,
+                          fai_place *source, fai_place *target) {
     if (from == to || !fai_find_place(s, b, at + from, source) || !fai_find_place(s, b, at + to, target))
         return FAI_MOVE_NONE;
     return source->factor == target->factor || s->descale->block == 1 ? FAI_MOVE_COPY : FAI_MOVE_ROUND;
 }
 
-/* A thread block moves the rows of one head, a row for each group at a time. The rows accepted rise, so a row's new place
- * is never behind it: what a step writes lies before all that later steps read, and within a step all are read before
- * any is written. */
+/* A thread block moves the rows of one head, a row for each group at a time. The rows accepted rise, so a
+ * row's new place is never behind it: what a step writes lies before all that later steps read, and within
+ * a step all are read before any is written. */
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_compact_kernel(const __grid_constant__ fai_cache_task t) {
     __shared__ float needs[FAI_CACHE_THREADS];
@@ -1350,7 +1374,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         const int32_t *accepted = t.accepted + (int64_t)b * t.max_accepted;
         const int64_t at = fai_task_position(&t, b);
         const int32_t given = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
-        const uint32_t num = given < 0 ? 0 : given < t.max_accepted ? (uint32_t)given : (uint32_t)t.max_accepted;
+        const uint32_t num = given > t.max_accepted ? (uint32_t)t.max_accepted : given > 0 ? (uint32_t)given : 0;
         for (uint32_t n = 0, count; n < num; n += count) {
             fai_place source = {0, 0, NULL, NULL}, target = {0, 0, NULL, NULL};
             fai_block k = {0, 0};
@@ -1363,7 +1387,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
                 if (r == 0 && block && move == FAI_MOVE_ROUND) k = fai_get_block(&side, (uint32_t)at + n, 0);
                 if (next != move || (move == FAI_MOVE_ROUND && block && at + n + r >= k.end)) count = r;
             }
-            const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group, &source, &target)
+            const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group,
+                                                           &source, &target)
                                             : FAI_MOVE_NONE;
             uint32_t w[8];
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0}, factor = 1;
@@ -1382,8 +1407,11 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 #pragma unroll
                 for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], factor);
             }
-            if (block) fai_put_rows(&side, &rows, needs, b, h, k, at + n, count, x, l);
-            else fai_store_row(&rows, target.row + h * side.step, own ? target.factor + h * side.factor_step : NULL, 0, x, l, own != 0);
+            if (block)
+                fai_put_rows(&side, &rows, needs, b, h, k, at + n, count, x, l);
+            else
+                fai_store_row(&rows, target.row + h * side.step,
+                              own ? target.factor + h * side.factor_step : NULL, 0, x, l, own != 0);
         }
     }
 }
@@ -1414,7 +1442,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         int32_t i = 0;
         const int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
         if (in_use)
-            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first, t.rope_wide);
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first,
+                            t.rope_wide);
         int h = (int)(item % parts);
         const char *from = t.q.data + fai_offset_q(&seq, t.q.st, i, h) * size;
         char *to = t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size;
@@ -1444,9 +1473,9 @@ FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence
     if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, signs, l.first);
 }
 
-/* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by a factor that
- * is there (or none), or by one of its own (block 1, and nobody shares it). */
-static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+/* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by
+ * a factor that is there (or none), or by one of its own (block 1, and nobody shares it). */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     fai_quantize_kernel(const __grid_constant__ fai_rows_task t, int own_factors) {
     const fai_lane l = fai_get_lane(t.lanes);
     const fa_descale *d = &t.a.q_descale;
@@ -1469,11 +1498,13 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             }
             if (t.measure) {
                 const uint32_t need = fai_bits_of(fai_need(x, t.o.dtype, l.lanes));
-                if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor)) fai_red_relaxed_gpu_max_u32(factor, need);
+                if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor))
+                    fai_red_relaxed_gpu_max_u32(factor, need);
                 continue;
             }
             __syncwarp(); /* the group has read its row: it may be overwritten */
-            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, factor, own_factors, x, l, live);
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, factor, own_factors, x, l,
+                          live);
         }
     }
 }
@@ -1482,13 +1513,17 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_clear_factors_kernel(const __grid_constant__ fai_rows_task t) {
     const fa_descale *d = &t.a.q_descale;
     const fai_factors count = fai_count_factors(&t.a);
-    const uint32_t h = (uint32_t)count.h, blocks = (uint32_t)count.blocks, all = (uint32_t)count.b * h * blocks;
-    for (uint32_t n = blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < all; n += gridDim.x * FAI_CACHE_THREADS)
-        t.factors[n / blocks / h * d->stride_b + n / blocks % h * d->stride_h + n % blocks * d->stride_block] = 0;
+    const uint32_t h = (uint32_t)count.h, blocks = (uint32_t)count.blocks,
+                   all = (uint32_t)count.b * h * blocks;
+    for (uint32_t n = blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < all;
+         n += gridDim.x * FAI_CACHE_THREADS)
+        t.factors[n / blocks / h * d->stride_b + n / blocks % h * d->stride_h +
+                  n % blocks * d->stride_block] = 0;
 }
 
-/* A thread block for the rows that share a factor, and few enough that the second time they come from a cache. */
-static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+/* A thread block for the rows that share a factor, and few enough that the second time they come from a
+ * cache. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     fai_quantize_blocks_kernel(const __grid_constant__ fai_rows_task t) {
     __shared__ uint32_t most;
     const fai_lane l = fai_get_lane(t.lanes);
@@ -1513,11 +1548,13 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         if (l.lane == 0) atomicMax(&most, fai_bits_of(factor));
         __syncthreads(); /* most is that of all rows */
         factor = fai_float_of(most);
-        if (threadIdx.x == 0) t.factors[seq.b * d->stride_b + h * d->stride_h + number * d->stride_block] = factor;
+        if (threadIdx.x == 0)
+            t.factors[seq.b * d->stride_b + h * d->stride_h + number * d->stride_block] = factor;
         for (int64_t i = first; i < last; i += l.groups) {
             const int live = i + l.group < last;
             fai_load_row(x, &t, &seq, i + l.group, h, signs, l, live);
-            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x, l, live);
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x,
+                          l, live);
         }
         __syncthreads(); /* everybody has read most: it may be cleared */
     }
@@ -1541,29 +1578,33 @@ static inline int32_t fai_count_lanes(int32_t dim) {
     while (lanes * 8 < dim) lanes *= 2;
     return lanes;
 }
-/* Heads of a row that a group takes: it finds the row and its angles once. Not so many that groups get few: a GPU holds
- * some 10000. But items, (row, part of the heads), are counted in 31 bits: rows are, where lists say how many. */
+/* Heads of a row that a group takes: it finds the row and its angles once. Not so many that groups get few:
+ * a GPU holds some 10000. But items, (row, part of the heads), are counted in 31 bits: rows are, where
+ * lists say how many. */
 static inline int32_t fai_count_rounds(int64_t rows, int32_t heads) {
     int32_t rounds = 1;
     while (rounds < 8 && rounds < heads && rows * heads / rounds >= 1 << 16) rounds *= 2;
-    while (rounds < heads && (heads - 1) / rounds + 1 > INT32_MAX / rows) rounds = rounds > heads / 2 ? heads : 2 * rounds;
+    while (rounds < heads && (heads - 1) / rounds + 1 > INT32_MAX / rows)
+        rounds = rounds > heads / 2 ? heads : 2 * rounds;
     return rounds;
 }
 
-/* The grid of a kernel whose blocks have `each` items at once and go on to the next ones in steps of the grid: no more
- * blocks than can be at work, 16 an SM. */
-static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t items, int each, int sides,
-                                         void *task, void *more, cudaStream_t stream) {
+/* The grid of a kernel whose blocks have `each` items at once and go on to the next ones in steps of the
+ * grid: no more blocks than can be at work, 16 an SM. */
+static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t items, int each,
+                                         int sides, void *task, void *more, cudaStream_t stream) {
     int device = 0, sms = 0;
     void *parameters[2] = {task, more};
     int64_t blocks = (items - 1) / each + 1;
-    if (items > INT32_MAX) return fai_fail(a, FA_ERR_CUDA_GRID, "rows * heads", -1, (double)items, 1, INT32_MAX);
+    if (items > INT32_MAX)
+        return fai_fail(a, FA_ERR_CUDA_GRID, "rows * heads", -1, (double)items, 1, INT32_MAX);
     cudaError_t e = cudaGetDevice(&device);
     if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
     if (e != cudaSuccess) return fai_cuda_status(a, e);
-    if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS)) blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
-    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)blocks, (unsigned)sides), dim3(FAI_CACHE_THREADS),
-                                               parameters, 0, stream));
+    if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS))
+        blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
+    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)blocks, (unsigned)sides),
+                                               dim3(FAI_CACHE_THREADS), parameters, 0, stream));
 }
 /* The most rows that a call may have; what lists say is counted in 31 bits. */
 static inline int64_t fai_most_rows(const fa_args *a) {
@@ -1579,12 +1620,14 @@ typedef struct fai_pointer {
 } fai_pointer;
 static inline fa_status fai_cuda_check_list(const fa_args *a, const fai_pointer *list, int count) {
     fa_status status = FA_OK;
-    for (int n = 0; n < count && status == FA_OK; n++) status = fai_cuda_check_pointer(a, list[n].data, list[n].field);
+    for (int n = 0; n < count && status == FA_OK; n++)
+        status = fai_cuda_check_pointer(a, list[n].data, list[n].field);
     return status;
 }
 
 /* What append and compaction have in common. */
-static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_call *c, const fa_cache *cache) {
+static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_call *c,
+                                             const fa_cache *cache) {
     const fa_args *a = &c->a;
     const int k = a->k.data != NULL, v = a->v.data != NULL; /* the sides in use */
     const fai_pointer list[] = {{a->k.data, "cache.k.data"},
@@ -1595,7 +1638,8 @@ static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_
                                 {c->positions, "positions"},
                                 {c->accepted, "accepted"},
                                 {c->num_accepted, "num_accepted"}};
-    const fai_strides st_k = fai_strides_kv(a, &a->k, cache->head_dim), st_v = fai_strides_kv(a, &a->v, cache->head_dim_v);
+    const fai_strides st_k = fai_strides_kv(a, &a->k, cache->head_dim),
+                      st_v = fai_strides_kv(a, &a->v, cache->head_dim_v);
     memset(t, 0, sizeof *t);
     t->a = *a, t->cache = *cache;
     t->positions = c->positions, t->accepted = c->accepted, t->num_accepted = c->num_accepted;
@@ -1607,8 +1651,8 @@ static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_
     return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
 }
 
-/* fa_append in device memory. One launch; with factors of blocks of rows (block > 1) on one side only, or of different
- * kinds, two. */
+/* fa_append in device memory. One launch; with factors of blocks of rows (block > 1) on one side only, or
+ * of different kinds, two. */
 FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream) {
     fai_cache_call c;
     fai_cache_task t;
@@ -1642,17 +1686,17 @@ FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t s
         const int several = d->data && d->block > 1, groups = FAI_CACHE_THREADS / t.lanes;
         const int both = next && sides[1] && !several && !(next->data && next->block > 1); /* in one launch */
         t.first_side = v;
-        if (several) { /* a thread block for each block of factors, of which there may be a part at both ends of a page */
+        if (several) { /* a thread block for each block of factors; at both ends of a page may be a part of one */
             const int64_t page = d->paged ? cache->page_size : cache->seqlen_k;
             const int64_t most = seqlen / d->block + 2 * (fai_ceil(seqlen, page) + 1);
             t.blocks = (uint32_t)(most < seqlen ? most : seqlen);
-            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel, c.a.batch * heads * t.blocks, 1, 1, &t,
-                                      NULL, stream);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel,
+                                      c.a.batch * heads * t.blocks, 1, 1, &t, NULL, stream);
         } else { /* a group for each row and up to 8 heads; y: K, V */
             const int64_t rows = fai_most_rows(&c.a);
             t.rounds = fai_count_rounds(rows, (int32_t)heads), t.parts = (int32_t)fai_ceil(heads, t.rounds);
-            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, rows * t.parts, groups, 1 + both, &t, NULL,
-                                      stream);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, rows * t.parts, groups, 1 + both,
+                                      &t, NULL, stream);
             v += both;
         }
     }
@@ -1672,8 +1716,8 @@ FAI_NOINLINE fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t
 }
 
 /* What rotation and quantisation have in common: rows of q become rows of o. */
-static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_call *c, fa_tensor q, fa_tensor_out o,
-                                            fa_dtype dtype, fa_dtype o_dtype) {
+static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_call *c, fa_tensor q,
+                                            fa_tensor_out o, fa_dtype dtype, fa_dtype o_dtype) {
     const fa_args *a = &c->a;
     const int32_t heads = a->num_heads, dim = c->info.head_dim;
     const fai_strides st_q = fai_resolve(q.stride_b, q.stride_s, q.stride_h, a->seqlen_q, heads, dim);
@@ -1690,9 +1734,10 @@ static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_ca
     return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
 }
 /* A kernel with a group for each row and up to 8 heads. */
-static inline fa_status fai_rows_launch(const void *kernel, fai_rows_task *t, void *more, cudaStream_t stream) {
-    return fai_cache_launch(&t->a, kernel, fai_most_rows(&t->a) * t->parts, FAI_CACHE_THREADS / t->lanes, 1, t, more,
-                            stream);
+static inline fa_status fai_rows_launch(const void *kernel, fai_rows_task *t, void *more,
+                                        cudaStream_t stream) {
+    return fai_cache_launch(&t->a, kernel, fai_most_rows(&t->a) * t->parts, FAI_CACHE_THREADS / t->lanes, 1,
+                            t, more, stream);
 }
 
 /* fa_rotary in device memory: one launch. */
@@ -1711,8 +1756,8 @@ FAI_NOINLINE fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t s
     return fai_rows_launch((const void *)fai_rotary_kernel, &t, NULL, stream);
 }
 
-/* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most; three if
- * more share one: factors are cleared, then measured, then used. */
+/* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most;
+ * three if more share one: factors are cleared, then measured, then used. */
 FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream) {
     fai_cache_call c;
     fai_rows_task t;
@@ -1721,8 +1766,10 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     const fa_args *a = &c.a;
     const fa_descale *d = &a->q_descale;
     const fai_factors count = fai_count_factors(a);
-    const int64_t rows = d->block ? d->block : a->seqlen_q; /* of a factor, if sequences and heads share none */
-    const int apart = count.b == a->batch && count.h == a->num_heads && count.blocks == fai_ceil(a->seqlen_q, rows);
+    const int64_t rows =
+        d->block ? d->block : a->seqlen_q; /* of a factor, if sequences and heads share none */
+    const int apart =
+        count.b == a->batch && count.h == a->num_heads && count.blocks == fai_ceil(a->seqlen_q, rows);
     status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->o_dtype);
     if (status == FA_OK) status = fai_cuda_check_pointer(a, d->data, "descale.data");
     if (status != FA_OK) return status;
@@ -1730,8 +1777,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     int own = d->data && apart && rows == 1;
     t.factors = args->descale.data, t.hadamard = args->hadamard, t.seed = args->seed;
     if (d->data && apart && !own && bytes <= 65536) /* a thread block for each factor */
-        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks, 1, 1,
-                                &t, NULL, stream);
+        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks,
+                                1, 1, &t, NULL, stream);
     if (d->data && (!own || fai_cache_hides(&c))) /* each factor; those without rows stay 0 */
         status = fai_cache_launch(a, (const void *)fai_clear_factors_kernel, count.b * count.h * count.blocks,
                                   FAI_CACHE_THREADS, 1, &t, NULL, stream);
