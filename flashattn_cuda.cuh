@@ -2383,7 +2383,7 @@ FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
 }
 
 /* fa_dropout_keep */
-FAI_ATOM int FAI_(kept)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+FAI_ATOM int FAI_(keeps)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
     uint32_t bits[4];
     fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
     const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
@@ -2394,7 +2394,7 @@ FAI_ATOM int FAI_(kept)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int
 FAI_ATOM int FAI_(counts)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
     const fa_range keys = FAI_(keys)(a, t, at.i);
     return j >= keys.lo && j < keys.hi && FAI_(visible)(a, t, at, j) &&
-           (!FAI_HAS(FA_DROPOUT) || FAI_(kept)(a, t, at, j));
+           (!FAI_HAS(FA_DROPOUT) || FAI_(keeps)(a, t, at, j));
 }
 
 /* The tile to the left of `first` in which some row sees a key; less than end if there is none. All
