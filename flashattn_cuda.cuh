@@ -1,8 +1,8 @@
 /*  flashattn_cuda.cuh - v0.1.0 - attention kernels as CUDA templates - MIT licence, see end of flashattn.h
 
-    WHAT      The forward and backward passes of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up), in
-              f16 and bf16: the same fa_args, with pointers to device memory; the same features, masks and
-              dropped elements.
+    WHAT      The passes of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up): forward and backward in f16
+              and bf16, decode with caches of e4m3 and int8, too; combining results, filling caches. The same
+              fa_args, with pointers to device memory; the same features, masks and dropped elements.
 
     DO THIS   copy this file and flashattn.h next to yours; compile with  nvcc -O3 -arch=native hello.cu
 
@@ -11,16 +11,18 @@
         #include "flashattn_cuda.cuh"        // -> attn128_forward_cuda(), attn128_cuda_info, ...
 
     DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches kernels (forward
-              one, backward up to four) on the stream that it is given, and may be captured in a graph. Bad
-              arguments return a status; nothing is launched unless it is FA_OK.
+              one, backward up to four, decode one or two) on the stream that it is given, and may be captured in
+              a graph. Bad arguments return a status; nothing is launched unless it is FA_OK.
 
-    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>cache  >>tiles  >>loads  >>scores  >>products
-                           >>kernel  >>backward  >>launch
+    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>combine  >>cache  >>tiles  >>loads  >>scores
+                           >>products  >>kernel  >>decode  >>backward  >>launch
 
     PARAMETERS  those of flashattn.h, defined before an include and undefined by it. Different here:
 
         FA_DTYPE             FA_BF16        FA_F16 or FA_BF16
-        FA_KV_DTYPE, FA_O_DTYPE   FA_DTYPE  nothing else
+        FA_KV_DTYPE          FA_DTYPE       with FA_PASSES FA_DECODE also FA_E4M3 and FA_I8: head dims that are
+                                            multiples of 32
+        FA_O_DTYPE           FA_DTYPE       with FA_PASSES FA_DECODE also FA_F32
         FA_PASSES            FA_FORWARD     FA_FORWARD, FA_BACKWARD, FA_DECODE, combined with |
         FA_BLOCK_M           see >>tiles    query rows of a thread block: 16 or 32 for each warp
         FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128
@@ -38,11 +40,23 @@
         fa_status attn128_backward_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status attn128_backward_cuda_launch(const fa_args *args, fa_cuda_launch launch[4]);
 
-    CONFIGURE, sticky, before any include, the first one or a later one
+        size_t    attn128_decode_cuda_workspace(const fa_args *args);
+        fa_status attn128_decode_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
+        fa_status attn128_decode_cuda_launch(const fa_args *args, fa_cuda_decode_launch *launch);
 
-        FA_CUDA_CACHE   compiles the cache calls, once. They take the argument structs of flashattn.h, with pointers to
-                        device memory, and give the bits of the CPU; see >>cache.
+              decode is forward for few queries (1 .. 64) and a long cache: O and LSE the same, keys split among
+              blocks; num_threads: SMs to split for, 0 = those of the device; split_keys as in flashattn.h. Its
+              workspace begins with FA_CUDA_COUNTER_BYTES of counters: 0 before its first use, 0 again after every
+              call, whatever its args. Calls that may run at the same time need workspaces of their own. One launch,
+              or two for splits by split_keys of more than 1024 (batch, key/value head, 16 rows).
 
+    CONFIGURE, sticky, before any include, the first one or a later one. What they compile, once, takes the argument
+              structs of flashattn.h, with pointers to device memory.
+
+        FA_CUDA_COMBINE      results over disjoint keys added up; see >>combine
+        FA_CUDA_CACHE        the calls of the KV cache, with the bits of the CPU; see >>cache
+
+        fa_status fa_combine_cuda(const fa_combine_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream);
         fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream);
         fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream);
@@ -51,8 +65,8 @@
     DATA      Rows of q, k, v, o and their gradients start at multiples of 16 bytes: data, and strides in bytes.
               cu_seqlens, seqused, block_table and all other arrays are in device memory, so their contents are not
               checked: lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a
-              tree mask needs len_k >= len_q. args itself and args->error are in host memory. num_threads and split_keys
-              mean nothing here.
+              tree mask needs len_k >= len_q. args itself and args->error are in host memory. num_threads and
+              split_keys mean nothing to forward and backward.
               Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
               seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
               one page; what would go to a row or page that does not exist is left out.
@@ -271,10 +285,14 @@ FAI_ATOM uint32_t fai_set_eq_u32_f16x2(uint32_t a, uint32_t b) {
     return d;
 }
 #if FAI_ARCH >= 890
-FAI_ATOM uint32_t fai_cvt_rn_f16x2_e4m3x2(uint16_t x) {
-    uint32_t d;
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"(x));
-    return d;
+/* of the low and of the high 16 bits */
+FAI_ATOM void fai_cvt_rn_f16x2_e4m3x2(uint32_t d[2], uint32_t x) {
+    asm("{\n.reg .b16 low, high;\n"
+        "mov.b32 {low, high}, %2;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+        "cvt.rn.f16x2.e4m3x2 %1, high;\n}"
+        : "=r"(d[0]), "=r"(d[1])
+        : "r"(x));
 }
 #endif
 FAI_ATOM float fai_ex2_approx_ftz_f32(float x) {
@@ -289,6 +307,9 @@ FAI_ATOM float fai_lg2_approx_f32(float x) {
 }
 FAI_ATOM uint32_t fai_prmt_b32(uint32_t a, uint32_t b, uint32_t bytes) { return __byte_perm(a, b, bytes); }
 FAI_ATOM float fai_shfl_sync_idx_f32(float x, int lane) { return __shfl_sync(~0u, x, lane); }
+FAI_ATOM int64_t fai_shfl_sync_idx_b64(int64_t x, int lane) { /* twice 32 bits */
+    return __shfl_sync(~0u, (long long)x, lane);
+}
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_bfly_b32(uint32_t x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_idx_b32(uint32_t x, int lane) { return __shfl_sync(~0u, x, lane); }
@@ -313,8 +334,7 @@ FAI_ATOM void fai_widen_s8(uint32_t y[2], uint32_t x) { /* 1024 + (x + 128) has 
 }
 #if FAI_ARCH >= 890
 FAI_ATOM void fai_widen_e4m3(uint32_t y[2], uint32_t x) {
-    x = fai_prmt_b32(x, 0, 0x3120);
-    y[0] = fai_cvt_rn_f16x2_e4m3x2((uint16_t)x), y[1] = fai_cvt_rn_f16x2_e4m3x2((uint16_t)(x >> 16));
+    fai_cvt_rn_f16x2_e4m3x2(y, fai_prmt_b32(x, 0, 0x3120));
 }
 #else
 /* of bytes 1 and 3: as the last bits of an exponent of f16 they are 2^-8 of their value; 480 is NaN */
@@ -601,6 +621,155 @@ static inline fa_status fai_cuda_start(const fa_args *args, const fa_cuda_launch
 }
 
 #endif /* once */
+
+#if defined(FA_CUDA_COMBINE) && !defined(FAI_CUDA_COMBINE)
+#define FAI_CUDA_COMBINE
+/* ======================================================================================== */
+/* >>combine  fa_combine on the device: results over disjoint keys                           */
+/* ======================================================================================== */
+
+#define FAI_COMBINE_PARTS 32 /* of a launch: 2.3 KB of the 4 that its parameters may have */
+
+/* One launch: up to 32 parts, added to those of the launches before. */
+typedef struct fai_combine_call {
+    int64_t rows; /* batch * heads * queries */
+    int32_t num_heads, seqlen_q, head_dim_v, num_parts;
+    fa_part part[FAI_COMBINE_PARTS]; /* strides resolved */
+    fa_part out;                     /* likewise; o.data NULL: there are more launches, lse.data NULL: not wanted */
+    float *state; /* (rows, 2 + head_dim_v): max, sum, and O times the sum, of launches before; NULL: one launch */
+    int32_t first;
+} fai_combine_call;
+
+/* Row `row` of o, and its lse. */
+FAI_ATOM int64_t fai_combine_at(const fai_combine_call *c, const fa_tensor *x, int64_t row) {
+    const int64_t i = row % c->seqlen_q, h = row / c->seqlen_q % c->num_heads,
+                  b = row / c->seqlen_q / c->num_heads;
+    return b * x->stride_b + i * x->stride_s + h * x->stride_h;
+}
+FAI_ATOM float fai_combine_lse(const fai_combine_call *c, int n, int64_t row) {
+    return ((const float *)c->part[n].lse.data)[fai_combine_at(c, &c->part[n].lse, row)];
+}
+FAI_ATOM float fai_combine_load(const void *data, int64_t at, fa_dtype dtype) {
+    return dtype == FA_F32   ? fa_load(data, at, FA_F32)
+           : dtype == FA_F16 ? fa_load(data, at, FA_F16)
+                             : fa_load(data, at, FA_BF16);
+}
+
+/* A warp adds up a row. It reads every part of an element before it writes that, and lse last: in place. */
+static __global__ void __launch_bounds__(128)
+    fai_combine_kernel(const __grid_constant__ fai_combine_call call) {
+    enum { EACH = 4 }; /* elements of a thread at a time */
+    const fai_combine_call *const c = &call;
+    const int lane = (int)threadIdx.x % 32;
+    for (int64_t row = (int64_t)blockIdx.x * 4 + threadIdx.x / 32; row < c->rows; row += gridDim.x * 4LL) {
+        float *const state = c->state ? c->state + row * (2 + c->head_dim_v) : NULL;
+        float max = -INFINITY, sum = 0, before = 0; /* before: factor of the state */
+        if (!c->first) max = state[0], sum = state[1];
+        const float old = max;
+        for (int n = 0; n < c->num_parts; n++) max = fmaxf(max, fai_combine_lse(c, n, row));
+        if (sum != 0) before = expf(old - max), sum *= before; /* or NaN */
+        for (int n = 0; n < c->num_parts; n++) {
+            const float lse = fai_combine_lse(c, n, row);
+            if (lse != -INFINITY) sum += expf(lse - max);
+        }
+        const float factor = !c->out.o.data ? 1 : sum == 0 ? 0 : 1 / sum; /* no key seen: 0 */
+        for (int32_t d = lane; d < c->head_dim_v; d += EACH * 32) {
+            float x[EACH];
+#pragma unroll
+            for (int e = 0; e < EACH; e++)
+                x[e] = before != 0 && d + e * 32 < c->head_dim_v ? before * state[2 + d + e * 32] : 0;
+            for (int n = 0; n < c->num_parts; n++) {
+                const fa_part *const part = &c->part[n];
+                const int64_t at = fai_combine_at(c, &part->o, row) + d;
+                const float lse = fai_combine_lse(c, n, row), weight = expf(lse - max);
+                if (lse == -INFINITY) continue; /* o is not read */
+#pragma unroll
+                for (int e = 0; e < EACH; e++)
+                    if (d + e * 32 < c->head_dim_v)
+                        x[e] = fmaf(weight, fai_combine_load(part->o.data, at + e * 32, part->dtype), x[e]);
+            }
+#pragma unroll
+            for (int e = 0; e < EACH; e++) {
+                if (d + e * 32 >= c->head_dim_v) continue;
+                if (!c->out.o.data) {
+                    state[2 + d + e * 32] = x[e];
+                } else {
+                    const int64_t to = fai_combine_at(c, &c->out.o, row) + d + e * 32;
+                    fa_store((void *)c->out.o.data, to, c->out.dtype, x[e] * factor);
+                }
+            }
+        }
+        __syncwarp(); /* all lanes have read max, sum and lse, which may be written */
+        if (lane == 0 && !c->out.o.data) state[0] = max, state[1] = sum;
+        if (lane == 0 && c->out.lse.data)
+            ((float *)c->out.lse.data)[fai_combine_at(c, &c->out.lse, row)] =
+                sum == 0 ? -INFINITY : max + logf(sum);
+    }
+}
+
+/* Strides as numbers. */
+static inline fa_part fai_combine_resolve(const fa_combine_args *a, const void *o, int64_t ob, int64_t os,
+                                          int64_t oh, const void *lse, int64_t lb, int64_t ls, int64_t lh,
+                                          fa_dtype dtype) {
+    const fai_strides so = fai_resolve(ob, os, oh, a->seqlen_q, a->num_heads, a->head_dim_v);
+    const fai_strides sl = fai_resolve(lb, lh, ls, a->num_heads, a->seqlen_q, 1); /* (batch, head, seq) */
+    const fa_part r = {{o, so.b, so.s, so.h}, {lse, sl.b, sl.h, sl.s}, dtype ? dtype : FA_F32};
+    return r;
+}
+
+/* Bytes of device memory that the call needs: none for up to 32 parts. */
+static inline size_t fa_combine_cuda_workspace(const fa_combine_args *args) {
+    if (fa_combine_check(args) != FA_OK || args->num_parts <= FAI_COMBINE_PARTS) return 0;
+    return (size_t)args->batch * (size_t)args->num_heads * (size_t)args->seqlen_q *
+           (size_t)(2 + args->head_dim_v) * 4;
+}
+
+/* fa_combine of results in device memory, on the stream: one launch for every 32 parts, whose array is in host
+ * memory and may change when the call is back. Nothing is launched unless all is well. workspace: a multiple of 4. */
+static inline fa_status fa_combine_cuda(const fa_combine_args *args, void *workspace, size_t bytes,
+                                        cudaStream_t stream) {
+    fai_combine_call call;
+    fa_args errors;
+    fa_status status = fa_combine_check(args);
+    if (status != FA_OK) return status;
+    memset(&errors, 0, sizeof errors), errors.error = args->error;
+    status = fai_cuda_check_pointer(&errors, args->o.data, "o.data");
+    if (status == FA_OK) status = fai_cuda_check_pointer(&errors, args->lse.data, "lse.data");
+    for (int32_t n = 0; n < args->num_parts && status == FA_OK; n++) {
+        status = fai_cuda_check_pointer(&errors, args->parts[n].o.data, "o.data");
+        if (status == FA_OK) status = fai_cuda_check_pointer(&errors, args->parts[n].lse.data, "lse.data");
+        if (status != FA_OK && args->error) args->error->index = n;
+    }
+    if (status == FA_OK)
+        status = fai_cuda_check_workspace(&errors, workspace, bytes, fa_combine_cuda_workspace(args));
+    if (status != FA_OK) return status;
+    const fa_part out = fai_combine_resolve(args, args->o.data, args->o.stride_b, args->o.stride_s,
+                                            args->o.stride_h, args->lse.data, args->lse.stride_b,
+                                            args->lse.stride_s, args->lse.stride_h, args->o_dtype);
+    call.rows = (int64_t)args->batch * args->num_heads * args->seqlen_q;
+    call.num_heads = args->num_heads, call.seqlen_q = args->seqlen_q, call.head_dim_v = args->head_dim_v;
+    call.state = args->num_parts > FAI_COMBINE_PARTS ? (float *)workspace : NULL;
+    const int64_t blocks = (call.rows + 3) / 4;
+    fa_cuda_launch launch = {(const void *)fai_combine_kernel, 0, 128, 0, 0};
+    launch.grid = (unsigned)(blocks < INT32_MAX ? blocks : INT32_MAX);
+    for (int64_t n = 0; n < args->num_parts && status == FA_OK; n += call.num_parts) {
+        const int64_t rest = args->num_parts - n;
+        const int last = rest <= FAI_COMBINE_PARTS;
+        void *parameters[1] = {&call};
+        call.first = n == 0, call.num_parts = last ? (int32_t)rest : FAI_COMBINE_PARTS;
+        memset(&call.out, 0, sizeof call.out);
+        if (last) call.out = out;
+        for (int32_t i = 0; i < call.num_parts; i++) {
+            const fa_tensor o = args->parts[n + i].o, lse = args->parts[n + i].lse;
+            call.part[i] =
+                fai_combine_resolve(args, o.data, o.stride_b, o.stride_s, o.stride_h, lse.data, lse.stride_b,
+                                    lse.stride_s, lse.stride_h, args->parts[n + i].dtype);
+        }
+        status = fai_cuda_start(&errors, &launch, parameters, stream);
+    }
+    return status;
+}
+#endif /* FA_CUDA_COMBINE */
 
 #if defined(FA_CUDA_CACHE) && !defined(FAI_CUDA_CACHE)
 #define FAI_CUDA_CACHE
@@ -1891,14 +2060,23 @@ FAI_ATOM void FAI_(load_keys)(const fa_args *a, const FAI_(tile) *t, const fa_te
                               int32_t first, uint32_t to, int thread, const int threads, const int number,
                               const int dim) {
     const int units = FAI_UNITS(dim), group = FAI_GROUP(units), step = threads / group, row = thread / group;
+    const int lane = thread % 32, rows = 32 / group; /* of a warp, in a pass */
+    int64_t page = 0;
     to += FAI_AT(units, row, thread % group);
     const uint16_t *next = s.from + (first + row) * s.row;
 #pragma unroll
     for (int r = 0; r < number; r += step, next += step * s.row) {
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
         const uint16_t *from = inside ? next : s.from; /* an address that exists */
-        if (FAI_HAS(FA_PAGED) && a->block_table && inside)
-            from = s.from + FAI_(paged)(a, t, x, s, (uint32_t)j, dim);
+        if (FAI_HAS(FA_PAGED) && a->block_table) {
+            const int pass = r / step % group;
+            if (pass == 0) { /* the lanes look up the rows of `group` passes */
+                const int32_t own = j - lane / group + lane % rows + lane / rows * step;
+                if (own >= t->any.lo && own < t->any.hi) page = FAI_(paged)(a, t, x, s, (uint32_t)own, dim);
+            }
+            const int64_t offset = fai_shfl_sync_idx_b64(page, pass * rows + lane / group);
+            if (inside) from = s.from + offset;
+        }
         if (number % step && row + r >= number) continue;
 #pragma unroll
         for (int c = 0; c < units / 8; c += group)
@@ -2335,7 +2513,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         fai_cp_async_wait_all();
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
-        if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
+        if (STAGES == 2 && (mask || drops))
+            infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
         __syncthreads(); /* K is there (V too, in 2 stages), for all; nobody reads the other stage (V) any more */
         if (first == last && Q_STAYS) FAI_(fragments_q)(rq[0], sq, MT);
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
@@ -2389,28 +2568,28 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 /* 16 keys are the least that mma takes; more mean fewer barriers, as far as registers reach */
 #define FAI_DECODE_NUMBER(rows) \
     ((rows) == 16 || FAI_DIM > 192 ? 16 : (rows) == 32 || FAI_DIM > 64 ? 32 : 64) /* keys of a slice */
-/* A tile of 64 keys takes a slot, of less if a slice has less. 64 KB of slots for each of 2 blocks an SM (sm_80)
- * or 3 (sm_90), 32 KB where 99 is all there is; but 3 (2) slots of large heads. 4.8 TB/s for 1 us are 36 KB an SM
- * that must be on their way, all slots but one; a GPU with 99 KB has a quarter of that bandwidth. */
+/* A tile of 64 keys takes a slot, of less if a slice has less. 64 KB of slots for each of 2 blocks an SM, 32 KB
+ * where 99 is all there is; but 3 (2) slots of large heads. All slots but one are on their way: 4.8 TB/s for 1 us
+ * are 36 KB an SM, and a GPU with 99 KB has a quarter of that bandwidth. */
 #define FAI_DECODE_SLOT (64 * FAI_UNITS(FAI_DIM) * 2)
 #define FAI_DECODE_LEAST(arch) (FAI_LITTLE_SHARED(arch) ? 2 : 3)
 #define FAI_DECODE_RING(arch) \
     ((FAI_LITTLE_SHARED(arch) ? 32768 : 65536) > FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT \
          ? (FAI_LITTLE_SHARED(arch) ? 32768 : 65536) / FAI_DECODE_SLOT * FAI_DECODE_SLOT \
          : FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT)
-/* The ring and Q; then 64 rows of O in their place, 8 floats apart so that a warp's stores take turns with the
- * banks */
-#define FAI_DECODE_PITCH (FA_HEAD_DIM_V + 8)
+/* The ring and Q; then 64 rows of O in their place, so far apart that the stores of 4 rows, 8 bytes a thread, or
+ * of 2, 16 bytes a thread, go to different banks */
+#define FAI_DECODE_PITCH (FA_HEAD_DIM_V + 16 / FAI_KV_BYTES)
 #define FAI_DECODE_BYTES(arch, rows) \
-    (FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 > 256 * FAI_DECODE_PITCH \
+    (FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 > 64 * 4 * FAI_DECODE_PITCH \
          ? FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 \
-         : 256 * FAI_DECODE_PITCH)
+         : 64 * 4 * FAI_DECODE_PITCH)
 #define FAI_DECODE_SHARED(arch, rows) (FAI_DECODE_BYTES(arch, rows) + sizeof(FAI_(split)))
 
 /* What the threads of a block have in common, in shared memory. tile.any and tile.all are those of the split. */
 typedef struct FAI_(split) {
     FAI_(tile) tile;
-    int32_t begin;         /* tiles of keys begin at begin + n * keys of a tile */
+    int32_t begin;         /* of the first tile of keys, a multiple of 64 */
     int32_t number, count; /* of the splits of the tile of rows */
     uint32_t ticket;       /* blocks that have finished before this one */
     float m[64], l[64];    /* (slices, rows) */
@@ -2431,7 +2610,7 @@ FAI_ATOM int FAI_(decode_begin)(const fa_args *a, const fai_cuda_plan *p, FAI_(s
         const int32_t lo = begin + (x->number < x->count ? x->number : 0) * each;
         const fa_range own = {lo, length - (lo - begin) > each ? lo + each : begin + length};
         t->any = fai_cut(t->any, own), t->all = fai_cut(t->all, own);
-        x->begin = t->any.lo < t->any.hi ? lo + (t->any.lo - lo) / 64 * 64 : t->any.hi;
+        x->begin = t->any.lo < t->any.hi ? t->any.lo / 64 * 64 : t->any.hi;
     }
     __syncthreads(); /* *x is written */
     return x->number < x->count;
