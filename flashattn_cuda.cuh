@@ -1,8 +1,9 @@
 /*  flashattn_cuda.cuh - v0.1.0 - attention kernels as CUDA templates - MIT licence, see end of flashattn.h
 
     WHAT      The passes of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up): forward and backward in f16
-              and bf16, decode with caches of e4m3 and int8, too; combining results, filling caches. The same
-              fa_args, with pointers to device memory; the same features, masks and dropped elements.
+              and bf16, forward also in f32 and fp8, decode with caches of e4m3 and int8, too; combining results,
+              filling caches. The same fa_args, with pointers to device memory; the same features, masks and
+              dropped elements.
 
     DO THIS   copy this file and flashattn.h next to yours; compile with  nvcc -O3 -arch=native hello.cu
 
@@ -15,17 +16,20 @@
               a graph. Bad arguments return a status; nothing is launched unless it is FA_OK.
 
     CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>combine  >>cache  >>tiles  >>loads  >>scores
-                           >>products  >>kernel  >>decode  >>backward  >>launch
+                           >>products  >>f32  >>kernel  >>decode  >>backward  >>launch
 
     PARAMETERS  those of flashattn.h, defined before an include and undefined by it. Different here:
 
-        FA_DTYPE             FA_BF16        FA_F16 or FA_BF16
+        FA_DTYPE             FA_BF16        FA_F16 or FA_BF16; with FA_PASSES FA_FORWARD also FA_F32, and FA_E4M3
+                                            and FA_E5M2, which need sm_89: a kernel that was compiled for less is
+                                            refused when it is called
         FA_KV_DTYPE          FA_DTYPE       with FA_PASSES FA_DECODE also FA_E4M3 and FA_I8: head dims that are
                                             multiples of 32
-        FA_O_DTYPE           FA_DTYPE       with FA_PASSES FA_DECODE also FA_F32
+        FA_O_DTYPE           FA_DTYPE       FA_BF16 for fp8; with FA_PASSES FA_FORWARD any of FA_F32, FA_F16 and
+                                            FA_BF16, with FA_PASSES FA_DECODE also FA_F32
         FA_PASSES            FA_FORWARD     FA_FORWARD, FA_BACKWARD, FA_DECODE, combined with |
         FA_BLOCK_M           see >>tiles    query rows of a thread block: 16 or 32 for each warp
-        FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128
+        FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128; fp8: 32, 64 ..
         FA_WARPS             see >>tiles    warps of a thread block: 1 .. 16
         FA_STAGES            see >>tiles    1 or 2 tiles of K and V in shared memory
                                             (these four: of the forward pass)
@@ -67,6 +71,8 @@
               checked: lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a
               tree mask needs len_k >= len_q. args itself and args->error are in host memory. num_threads and
               split_keys mean nothing to forward and backward.
+              f32 is f32 throughout, not TF32. fp8: S and sums are f32, P is 2^8 P in e4m3; a factor of V that each
+              key has of its own is rounded with its P, factors of whole tiles and more are not.
               Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
               seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
               one page; what would go to a row or page that does not exist is left out.
