@@ -3625,7 +3625,7 @@ typedef struct FAI_(grad) {
     float scale;                      /* of scores */
     float early, late;                /* of what dropout keeps: of P, of dV; their product is 1 / (1 - p) */
     const uint16_t *q, *d_o;          /* of the first query and head */
-    fai_strides stride_q, stride_d_o;
+    fai_strides stride_q, stride_d_o, stride_bias, stride_dbias;
     FAI_(grad_workspace) workspace;
 } FAI_(grad);
 
@@ -3668,6 +3668,7 @@ FAI_ATOM int FAI_(grad_begin)(const fa_args *a, FAI_(grad) *g, float *workspace)
 
         const int32_t head_q = g->head_k * g->group;
         g->stride_q = fai_strides_q(a, D), g->stride_d_o = FAI_(strides_d_o)(a);
+        if (FAI_HAS(FA_BIAS)) g->stride_bias = fai_strides_bias(a), g->stride_dbias = fai_strides_dbias(a);
         g->q = (const uint16_t *)a->q.data + fai_offset_q(&g->seq, g->stride_q, 0, head_q);
         g->d_o = (const uint16_t *)a->d_o.data + fai_offset_q(&g->seq, g->stride_d_o, 0, head_q);
         g->workspace = FAI_(grad_open)(a, workspace,
@@ -3713,22 +3714,45 @@ FAI_ATOM void FAI_(grad_load_rows)(const uint16_t *from, int64_t stride, int32_t
     }
 }
 
-/* Q, dO, LSE and D of queries from first on, of a head of the group, to the stage at `to`. Returns the LSE of query
- * first + threadIdx.x. */
-FAI_ATOM float FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first, uint32_t to) {
+/* Q, dO, LSE and D of queries from first on, of a head of the group, to the stage at `to`. */
+FAI_ATOM void FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first, uint32_t to) {
     FAI_GRAD_SIZES
     const fai_strides sq = g->stride_q, so = g->stride_d_o;
     const int32_t n = (int32_t)fai_unknown(threadIdx.x), rows = g->seq.len_q - first;
     const int64_t row = head * FAI_GRAD_ROWS(a) + first;
-    const float *const lse = g->workspace.lse + row;
     FAI_(grad_load_rows)(g->q + head * sq.h + first * sq.s, sq.s, rows, to, D);
     FAI_(grad_load_rows)(g->d_o + head * so.h + first * so.s, so.s, rows, to + BM * D * 2, DV);
     if (n < BM / 2) { /* half of the threads LSE, half D */
         const int32_t i = n % (BM / 4) * 4;
         fai_cp_async_cg_16(to + BM * (D + DV) * 2 + n * 16,
-                           (n < BM / 4 ? lse : g->workspace.sum + row) + (i < rows ? i : 0), i < rows ? 16 : 0);
+                           (n < BM / 4 ? g->workspace.lse : g->workspace.sum) + row + (i < rows ? i : 0),
+                           i < rows ? 16 : 0);
     }
-    return n < BM && n < rows ? lse[n] : 0;
+}
+
+/* To the next queries, or the first of the next head. */
+FAI_ATOM void FAI_(advance)(const FAI_(grad) *g, int32_t *head, int32_t *first) {
+    FAI_GRAD_SIZES
+    const int last = *first + BM >= g->end;
+    *head += last, *first = last ? g->begin : *first + BM;
+}
+/* Those that come after these, if any. */
+FAI_ATOM void FAI_(grad_load_next)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first,
+                                   uint32_t to) {
+    FAI_(advance)(g, &head, &first);
+    if (head < g->heads) FAI_(grad_load)(a, g, head, first, to);
+}
+
+/* Is one of the LSE that the thread has copied not finite? */
+FAI_ATOM int FAI_(grad_infinite)(uint32_t stage) {
+    FAI_GRAD_SIZES
+    const int n = (int)fai_unknown(threadIdx.x);
+    if (n >= BM / 4) return 0;
+    const uint4 x = fai_ld_shared_v4_b32(stage + BM * (D + DV) * 2 + n * 16);
+    const float most = fmaxf(fmaxf(fabsf(__uint_as_float(x.x)), fabsf(__uint_as_float(x.y))),
+                             fmaxf(fabsf(__uint_as_float(x.z)), fabsf(__uint_as_float(x.w))));
+    const float sum = __uint_as_float(x.x) + __uint_as_float(x.y) + __uint_as_float(x.z) + __uint_as_float(x.w);
+    return most == INFINITY || sum != sum; /* the largest ignores NaN */
 }
 
 /* Rows of Q and dO become 0 where LSE is not finite: nothing was seen, or NaN. */
@@ -3838,7 +3862,7 @@ FAI_ATOM void FAI_(grad_modify)(const fa_args *args, const FAI_(grad) *g,
                                 float slope[2][FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at,
                                 float scale) {
     FAI_GRAD_SIZES
-    const fai_strides sb = fai_strides_bias(args);
+    const fai_strides sb = g->stride_bias;
     const float alibi = FAI_(alibi)(args, g->seq.b, at.head);
 #pragma unroll
     for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
@@ -3897,7 +3921,7 @@ FAI_ATOM uint32_t FAI_(kept)(const fa_args *args, const FAI_(grad) *g, FAI_(plac
     const int lane = (int)threadIdx.x % 32, own = lane / 4, key0 = at.key - own;
     uint32_t made = 0, kept = 0;
     FA_STATIC_ASSERT(!FAI_HAS(FA_DROPOUT) || KT * CH <= 8, "flashattn_cuda.cuh: a bit for each score");
-#pragma unroll
+#pragma unroll 1 /* one Philox at a time: they take registers */
     for (int n = 0; n < KT * CH / 2; n++) { /* two columns of 16 keys */
         uint32_t words[4];
         fai_dropout_bits(args, g->seq.b, at.head, FAI_SCORE_QUERY(at, n * 2 % CH + own / 4, own / 2 % 2),
@@ -3932,7 +3956,7 @@ FAI_ATOM void FAI_(add_bias)(const fa_args *args, const FAI_(grad) *g,
                              float slope[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
                              float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at) {
     FAI_GRAD_SIZES
-    const fai_strides st = fai_strides_dbias(args);
+    const fai_strides st = g->stride_dbias;
 #pragma unroll
     for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
         float *to = args->dbias.data + g->seq.b * st.b + at.head * st.h +
@@ -4042,23 +4066,21 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
     /* load K and V, and Q and dO of the first queries that see one of the keys */
     int32_t first = g->begin, head = 0;
     uint32_t stage = 0;
-    float lse = 0;
     if (g->heads) {
         FAI_(grad_load_keys)(&args, g, &args.k, shared + SK, D);
         FAI_(grad_load_keys)(&args, g, &args.v, shared + SV, DV);
-        lse = FAI_(grad_load)(&args, g, head, first, shared + SQ);
+        FAI_(grad_load)(&args, g, head, first, shared + SQ);
         fai_cp_async_wait_all();
         FAI_(make_rows_finite)(shared + SK, D, (int)threadIdx.x, THREADS, BN);
     }
     while (head < g->heads) {
-        const int last = first + BM >= g->end; /* of the head */
-        const int32_t next = last ? g->begin : first + BM, next_head = head + last;
-        const int infinite = !(fabsf(lse) < INFINITY);
         fai_cp_async_wait_all();
         /* Q and dO are there, for all; nobody reads the other stage, P or dS any more */
-        if (__syncthreads_or(infinite)) FAI_(grad_finite_rows)(shared + SQ + stage), __syncthreads();
-        if (STAGES == 2 && next_head < g->heads)
-            lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ + (STAGE - stage));
+        if (__syncthreads_or(FAI_(grad_infinite)(shared + SQ + stage))) {
+            FAI_(grad_finite_rows)(shared + SQ + stage);
+            __syncthreads(); /* what was not finite is 0 for all */
+        }
+        if (STAGES == 2) FAI_(grad_load_next)(&args, g, head, first, shared + SQ + (STAGE - stage));
 
         /* addresses are computed anew each time, as there are no registers to keep them in */
         const FAI_(share) w = FAI_(get_share)();
@@ -4076,18 +4098,18 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
         const int ends = first + BM > g->seq.len_q; /* rows that do not exist: scores of 0, but for what changes them */
         const int partly = masked || first < g->all.lo || (ends ? g->seq.len_q : first + BM) > g->all.hi ||
                            (modified && ends);
-        const float scale = g->scale;
-        FAI_(place) at = {g->head_k * g->group + head, first + column * 8 + FAI_C_COL(w.lane, 0), g->key + row};
 #pragma unroll 1
-        for (int c = 0; c < CS; c += CH, at.query += CH * 8) {
+        for (int c = 0; c < CS; c += CH) {
+            const FAI_(place) at = {g->head_k * g->group + head, first + (column + c) * 8 + FAI_C_COL(w.lane, 0),
+                                    g->key + row};
             float s[KT][CH][4], ds[KT][CH][4]; /* transposed: (KT, CH, C4) */
             float slope[2][KT][CH][4];
 #pragma unroll
             for (int n = 0; n < 2 * KT * CH * 4; n++)
                 slope[n / 4 / CH / KT][n / 4 / CH % KT][n / 4 % CH][n % 4] = 1;
             FAI_(gemm_scores)(s, sk, sq + c * 8 * D * 2, D);
-            if (FAI_SCORES && modified) FAI_(grad_modify)(&args, g, s, slope, at, scale);
-            FAI_(probabilities)(s, slse + c * 32, modified ? 1 : scale * FAI_LOG2E);
+            if (FAI_SCORES && modified) FAI_(grad_modify)(&args, g, s, slope, at, g->scale);
+            FAI_(probabilities)(s, slse + c * 32, modified ? 1 : g->scale * FAI_LOG2E);
             if (partly) FAI_(hide)(&args, g, s, at, masked);
             const uint32_t kept = drops ? FAI_(kept)(&args, g, at) : ~0u;
             if (drops) {
@@ -4134,7 +4156,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
         }
         if (STAGES == 1) {
             __syncthreads(); /* nobody reads Q and dO any more */
-            if (next_head < g->heads) lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ);
+            FAI_(grad_load_next)(&args, g, head, first, shared + SQ);
         }
         if (args.dq.data) {
             const FAI_(share) w = FAI_(get_share)();
@@ -4149,7 +4171,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
             FAI_(add_queries)(g->workspace.dq + (at_row + w.query) * D, dq, g->seq.len_q - first - w.query, w.part_q);
             if (args.deterministic) FAI_(end_turn)(g->workspace.turn + at_row / 16, g->tile);
         }
-        first = next, head = next_head;
+        FAI_(advance)(g, &head, &first);
         if (STAGES == 2) stage = STAGE - stage;
     }
     __syncthreads(); /* nobody reads shared memory any more: it is free for dK and dV */
