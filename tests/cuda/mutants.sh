@@ -70,18 +70,18 @@ dropout-wrong-word       s/FAI_(pick)(got, quad ^ x)/FAI_(pick)(got, x)/
 dropout-not-exchanged    s/fai_shfl_sync_bfly_b32(FAI_(pick)(made, quad ^ x), x)/FAI_(pick)(made, quad ^ x)/
 dropout-not-scaled       s/FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1/1/
 dropout-of-next-keys     s/first \/ 8 + c + (int32_t)quad, made/first \/ 8 + c + 1 + (int32_t)quad, made/
-alibi-from-the-left      s/const int32_t position = at.i + t->len_k - t->len_q;/const int32_t position = at.i;/
-alibi-of-first-row       s/alibi_stride_b + at.h\] : 0/alibi_stride_b + t->first_h] : 0/
+alibi-from-the-left      s/fabsf((float)(at.i + seq->len_k - seq->len_q - j))/fabsf((float)(at.i - j))/
+alibi-of-first-head      s/a->alibi_slopes\[b \* a->alibi_stride_b + h\]/a->alibi_slopes[b * a->alibi_stride_b + 0 * h]/
 bias-of-first-head       s/t->b \* sb.b + at.h \* sb.h + at.i \* sb.s/t->b * sb.b + at.i * sb.s/
-bias-past-the-end        s/a->bias.data && j < t->any.hi)/a->bias.data)/
+bias-past-the-end        s/a->bias.data && exists)/a->bias.data)/
 bias-f16-as-bf16         s/if (a->bias.dtype == FA_BF16) return/if (a->bias.dtype >= FA_F16) return/
 softcap-halved           s/fai_ex2_approx_ftz_f32(2 \* FAI_LOG2E \* y/fai_ex2_approx_ftz_f32(FAI_LOG2E * y/
-score-in-log2-units      s/\*x = y \* FAI_LOG2E;/*x = y;/
+score-in-log2-units      s/\*x \* scale, NULL, NULL) \* FAI_LOG2E;/*x * scale, NULL, NULL);/
 negative-scale           s/if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);//
-block-mask-ignored       s/a->block_mask.data && !fa_block_visible(a, &seq, at.h, at.i, j)) return 0;/a->block_mask.data \&\& j < 0) return 0;/
+block-mask-ignored       s/!fa_block_visible(a, seq, at.h, at.i, j)) return 0;/j < 0) return 0;/
 block-skipped            s/if (__syncthreads_or(visible)) break;/if (__syncthreads_and(visible)) break;/
 block-asked-by-warp      s/if (__syncthreads_or(visible)) break;/if (__any_sync(~0u, visible)) break;/
-tree-ignored             s/!fa_tree_visible(a, &seq, at.i, j)) return 0;/j < 0) return 0;/
+tree-ignored             s/!fa_tree_visible(a, seq, at.i, j)) return 0;/j < 0) return 0;/
 nan-of-v-spreads         s/infinite |= FAI_(make_finite)(shared + SV.*;/;/
 infinite-forgotten       /if (infinite) FAI_(add_infinite)/d
 infinite-when-dropped    s/FAI_(add_infinite)(&args, t, masked || drops)/FAI_(add_infinite)(\&args, t, masked)/
