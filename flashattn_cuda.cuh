@@ -1,7 +1,9 @@
 /*  flashattn_cuda.cuh - v0.1.0 - attention kernels as CUDA templates - MIT licence, see end of flashattn.h
 
-    WHAT      The forward pass of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up), in f16 and bf16:
-              the same fa_args, with pointers to device memory; the same features, masks and dropped elements.
+    WHAT      The passes of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up): forward and backward in f16
+              and bf16, forward also in f32 and fp8, decode with caches of e4m3 and int8, too; combining results,
+              filling caches. The same fa_args, with pointers to device memory; the same features, masks and
+              dropped elements.
 
     DO THIS   copy this file and flashattn.h next to yours; compile with  nvcc -O3 -arch=native hello.cu
 
@@ -9,22 +11,28 @@
         #define FA_HEAD_DIM 128
         #include "flashattn_cuda.cuh"        // -> attn128_forward_cuda(), attn128_cuda_info, ...
 
-    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches one kernel on the
-              stream that it is given, and may be captured in a graph. Bad arguments return a status; nothing is
-              launched unless it is FA_OK.
+    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches kernels (forward
+              one, backward up to four, decode one or two) on the stream that it is given, and may be captured in
+              a graph. Bad arguments return a status; nothing is launched unless it is FA_OK.
 
-    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>tiles  >>loads  >>scores  >>products
-                           >>kernel  >>launch
+    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>combine  >>cache  >>tiles  >>loads  >>scores
+                           >>products  >>f32  >>kernel  >>decode  >>backward  >>launch
 
     PARAMETERS  those of flashattn.h, defined before an include and undefined by it. Different here:
 
-        FA_DTYPE             FA_BF16        FA_F16 or FA_BF16
-        FA_KV_DTYPE, FA_O_DTYPE   FA_DTYPE  nothing else
-        FA_PASSES            FA_FORWARD     nothing else
+        FA_DTYPE             FA_BF16        FA_F16 or FA_BF16; with FA_PASSES FA_FORWARD also FA_F32, and FA_E4M3
+                                            and FA_E5M2, which need sm_89: a kernel that was compiled for less is
+                                            refused when it is called
+        FA_KV_DTYPE          FA_DTYPE       with FA_PASSES FA_DECODE also FA_E4M3 and FA_I8: head dims that are
+                                            multiples of 32
+        FA_O_DTYPE           FA_DTYPE       FA_BF16 for fp8; with FA_PASSES FA_FORWARD any of FA_F32, FA_F16 and
+                                            FA_BF16, with FA_PASSES FA_DECODE also FA_F32
+        FA_PASSES            FA_FORWARD     FA_FORWARD, FA_BACKWARD, FA_DECODE, combined with |
         FA_BLOCK_M           see >>tiles    query rows of a thread block: 16 or 32 for each warp
-        FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128
+        FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128; fp8: 32, 64 ..
         FA_WARPS             see >>tiles    warps of a thread block: 1 .. 16
         FA_STAGES            see >>tiles    1 or 2 tiles of K and V in shared memory
+                                            (these four: of the forward pass)
 
     YOU GET, for FA_NAME = attn128 (all static, no external symbol)
 
@@ -32,12 +40,43 @@
         size_t    attn128_forward_cuda_workspace(const fa_args *args);
         fa_status attn128_forward_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status attn128_forward_cuda_launch(const fa_args *args, fa_cuda_launch *launch);
+        size_t    attn128_backward_cuda_workspace(const fa_args *args);
+        fa_status attn128_backward_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
+        fa_status attn128_backward_cuda_launch(const fa_args *args, fa_cuda_launch launch[4]);
 
-    DATA      Rows of q, k, v and o start at multiples of 16 bytes: data, and strides in bytes. cu_seqlens,
-              seqused, block_table and all other arrays are in device memory, so their contents are not checked:
-              lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a tree mask
-              needs len_k >= len_q. args itself and args->error are in host memory. num_threads and split_keys
-              mean nothing here.
+        size_t    attn128_decode_cuda_workspace(const fa_args *args);
+        fa_status attn128_decode_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
+        fa_status attn128_decode_cuda_launch(const fa_args *args, fa_cuda_decode_launch *launch);
+
+              decode is forward for few queries (1 .. 64) and a long cache: O and LSE the same, keys split among
+              blocks; num_threads: SMs to split for, 0 = those of the device; split_keys as in flashattn.h. Its
+              workspace begins with FA_CUDA_COUNTER_BYTES of counters: 0 before its first use, 0 again after every
+              call, whatever its args. Calls that may run at the same time need workspaces of their own. One launch,
+              or two for splits by split_keys of more than 1024 (batch, key/value head, 16 rows).
+
+    CONFIGURE, sticky, before any include, the first one or a later one. What they compile, once, takes the argument
+              structs of flashattn.h, with pointers to device memory.
+
+        FA_CUDA_COMBINE      results over disjoint keys added up; see >>combine
+        FA_CUDA_CACHE        the calls of the KV cache, with the bits of the CPU; see >>cache
+
+        size_t    fa_combine_cuda_workspace(const fa_combine_args *args);
+        fa_status fa_combine_cuda(const fa_combine_args *args, void *workspace, size_t bytes, cudaStream_t stream);
+        fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream);
+        fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream);
+        fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream);
+        fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream);
+
+    DATA      Rows of q, k, v, o and their gradients start at multiples of 16 bytes: data, and strides in bytes.
+              cu_seqlens, seqused, block_table and all other arrays are in device memory, so their contents are not
+              checked: lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a
+              tree mask needs len_k >= len_q. args itself and args->error are in host memory. num_threads and
+              split_keys mean nothing to forward and backward.
+              f32 is f32 throughout, not TF32. fp8: S and sums are f32, P is 2^8 P in e4m3; a factor of V that each
+              key has of its own is rounded with its P, factors of whole tiles and more are not.
+              Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
+              seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
+              one page; what would go to a row or page that does not exist is left out.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -52,11 +91,11 @@
 /* >>maps     where elements are: tiles in shared memory, fragments in registers             */
 /* ======================================================================================== */
 
-/*  A tile in shared memory: rows of dim elements, dim / 8 chunks of 16 bytes, without padding. ldmatrix reads 8
- *  rows of one chunk column at once, which must lie in 8 different groups of 4 banks, so chunks change places by
- *  row. Rows of 64 n elements all begin in the same bank: 8 chunks are permuted, by an xor with row % 8. Rows of
- *  64 n + 32 begin in two
- *  places: 4 chunks, row / 2 % 4. Rows of 32 n + 16 begin in four: 2 chunks, row / 4 % 2.
+/*  A tile in shared memory: rows of dim 16-bit elements (two e4m3, half an f32: FAI_WIDTH), dim / 8 chunks of 16
+ *  bytes, without padding. ldmatrix reads 8 rows of one chunk column at once, which must lie in 8 different groups
+ *  of 4 banks, so chunks change places by row. Rows of 64 n elements all begin in the same bank: 8 chunks are
+ *  permuted, by an xor with row % 8. Rows of 64 n + 32 begin in two places: 4 chunks, row / 2 % 4. Rows of 32 n + 16
+ *  begin in four: 2 chunks, row / 4 % 2.
  *
  *      dim 64      chunk 0 1 2 3 4 5 6 7        dim 16      chunk 0 1
  *      row 0             0 1 2 3 4 5 6 7        rows 0 - 3        0 1
@@ -88,13 +127,23 @@
 #define FAI_LDMATRIX_B_ROW(lane) ((lane) % 8 + (lane) / 16 * 8)
 #define FAI_LDMATRIX_B_CHUNK(lane) ((lane) / 8 % 2)
 
+/*  Bytes (m16n8k32) lie in A and B as if two were a 16-bit element, so Q and K need nothing new. P and V: k may
+ *  count the keys in any order, if it is the same for both. A lane has P of 2 keys in each of two accumulators,
+ *  which together are the 4 that it needs; ldmatrix.trans gives it the same keys of V, of 2 columns that a byte
+ *  permutation takes apart: one mma does the even columns of 16, one the odd ones, and a lane gets O of 4
+ *  adjacent columns. f32 has O in the same places. */
+#define FAI_PAIRED_KEY(k) ((k) / 16 * 16 + (k) / 2 % 2 * 8 + (k) / 4 % 4 * 2 + (k) % 2)
+#define FAI_PAIRED_COL(lane, odd, v) ((lane) % 4 * 4 + (v) % 2 * 2 + (odd))
+#define FAI_LDMATRIX_BYTES_ROW(lane) (lane) /* 32 rows of k, 1 chunk of n */
+
 #endif /* maps */
 
-#if !defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
-
-#if !defined(__CUDACC__)
+#if defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
+#elif !defined(__CUDACC__)
 #error "flashattn_cuda.cuh: compile with nvcc (a .cu file, or -x cu); flashattn.h has the CPU kernels"
-#endif
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "flashattn_cuda.cuh: needs sm_80 or later: nvcc -arch=native for this machine's GPU, or -arch=sm_80 .."
+#else
 #define FAI_CUDA
 #include "flashattn.h" /* the contract, and the parameters if there is a FA_NAME */
 
@@ -126,7 +175,28 @@ FAI_ATOM uint32_t fai_cvta_to_shared(const void *p) { return (uint32_t)__cvta_ge
 FAI_ATOM void fai_cp_async_cg_16(uint32_t to, const void *from, int valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
 }
+FAI_ATOM void fai_cp_async_ca_4(uint32_t to, const void *from, int valid) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
+}
 FAI_ATOM void fai_cp_async_wait_all(void) { asm volatile("cp.async.wait_all;" ::: "memory"); }
+FAI_ATOM void fai_cp_async_commit_group(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/* for all but the last n groups: n, a constant, must be one of the text */
+#define FAI_WAIT_GROUP(number) \
+    if (n == number) asm volatile("cp.async.wait_group " #number ";" ::: "memory");
+FAI_ATOM void fai_cp_async_wait_group(const int n) {
+    FAI_WAIT_GROUP(0) FAI_WAIT_GROUP(1) FAI_WAIT_GROUP(2) FAI_WAIT_GROUP(3)
+    FAI_WAIT_GROUP(4) FAI_WAIT_GROUP(5) FAI_WAIT_GROUP(6) FAI_WAIT_GROUP(7)
+}
+#undef FAI_WAIT_GROUP
+
+FAI_ATOM void fai_bar_sync(int barrier, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+FAI_ATOM uint32_t fai_atom_global_inc_u32(uint32_t *at, uint32_t last) { /* x < last ? x + 1 : 0 */
+    uint32_t was;
+    asm volatile("atom.global.inc.u32 %0, [%1], %2;" : "=r"(was) : "l"(at), "r"(last) : "memory");
+    return was;
+}
 
 FAI_ATOM void fai_ldmatrix_x4(uint32_t r[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -143,6 +213,24 @@ FAI_ATOM void fai_ldmatrix_x4_trans(uint32_t r[4], uint32_t address) {
 FAI_ATOM void fai_st_shared_b32(uint32_t address, uint32_t x) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
 }
+FAI_ATOM float fai_ld_shared_f32(uint32_t address) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+    return x;
+}
+FAI_ATOM float4 fai_ld_shared_v4_f32(uint32_t address) {
+    float4 x;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(address)
+                 : "memory");
+    return x;
+}
+FAI_ATOM uint2 fai_ld_shared_v2_b32(uint32_t address) {
+    uint2 x;
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address) : "memory");
+    return x;
+}
 FAI_ATOM uint4 fai_ld_shared_v4_b32(uint32_t address) {
     uint4 x;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
@@ -151,10 +239,39 @@ FAI_ATOM uint4 fai_ld_shared_v4_b32(uint32_t address) {
                  : "memory");
     return x;
 }
+FAI_ATOM uint32_t fai_ld_shared_b32(uint32_t address) {
+    uint32_t x;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+    return x;
+}
 FAI_ATOM void fai_st_shared_v4_b32(uint32_t address, uint4 x) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z),
                  "r"(x.w)
                  : "memory");
+}
+
+FAI_ATOM void fai_red_global_add_f32(float *to, float x) {
+    asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
+}
+#if FAI_ARCH >= 900
+FAI_ATOM void fai_red_global_add_v4_f32(float *to, const float x[4]) {
+    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(x[0]), "f"(x[1]),
+                 "f"(x[2]), "f"(x[3])
+                 : "memory");
+}
+#endif
+FAI_ATOM uint32_t fai_atom_global_add_u32(uint32_t *at, uint32_t x) {
+    uint32_t before;
+    asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(x) : "memory");
+    return before;
+}
+FAI_ATOM uint32_t fai_ld_acquire_gpu_b32(const uint32_t *from) {
+    uint32_t x;
+    asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+    return x;
+}
+FAI_ATOM void fai_st_release_gpu_b32(uint32_t *to, uint32_t x) {
+    asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(to), "r"(x) : "memory");
 }
 
 /* D += A B: d (16,8), a (16,16) by rows, b (16,8) by columns; who holds what: >>maps */
@@ -171,6 +288,24 @@ FAI_ATOM void fai_mma_m16n8k16_f32_f16(float d[4], const uint32_t a[4], const ui
     FAI_MMA_M16N8K16("f16", d, a, b);
 }
 #undef FAI_MMA_M16N8K16
+
+/* the same with k = 32 bytes; sm_89 */
+#define FAI_MMA_M16N8K32(type_a, type_b, d, a, b) \
+    asm("mma.sync.aligned.m16n8k32.row.col.f32." type_a "." type_b \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
+        "{%0, %1, %2, %3};" \
+        : "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]) \
+        : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
+FAI_ATOM void fai_mma_m16n8k32_f32_e4m3(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    FAI_MMA_M16N8K32("e4m3", "e4m3", d, a, b);
+}
+FAI_ATOM void fai_mma_m16n8k32_f32_e5m2(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    FAI_MMA_M16N8K32("e5m2", "e5m2", d, a, b);
+}
+FAI_ATOM void fai_mma_m16n8k32_f32_e4m3_e5m2(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    FAI_MMA_M16N8K32("e4m3", "e5m2", d, a, b);
+}
+#undef FAI_MMA_M16N8K32
 
 FAI_ATOM uint32_t fai_cvt_rn_bf16x2_f32(float high, float low) {
     uint32_t r;
@@ -193,6 +328,23 @@ FAI_ATOM uint32_t fai_fma_rn_f16x2(uint32_t a, uint32_t b, uint32_t c) {
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
+/* 0xffff for each pair of halves that are equal, else 0 */
+FAI_ATOM uint32_t fai_set_eq_u32_f16x2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("set.eq.u32.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+#if FAI_ARCH >= 890
+/* of the low and of the high 16 bits */
+FAI_ATOM void fai_cvt_rn_f16x2_e4m3x2(uint32_t d[2], uint32_t x) {
+    asm("{\n.reg .b16 low, high;\n"
+        "mov.b32 {low, high}, %2;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+        "cvt.rn.f16x2.e4m3x2 %1, high;\n}"
+        : "=r"(d[0]), "=r"(d[1])
+        : "r"(x));
+}
+#endif
 FAI_ATOM float fai_ex2_approx_ftz_f32(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -203,8 +355,120 @@ FAI_ATOM float fai_lg2_approx_f32(float x) {
     asm("lg2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+FAI_ATOM uint32_t fai_prmt_b32(uint32_t a, uint32_t b, uint32_t bytes) { return __byte_perm(a, b, bytes); }
+FAI_ATOM float fai_shfl_sync_idx_f32(float x, int lane) { return __shfl_sync(~0u, x, lane); }
+/* x of lane `from` of each quad */
+FAI_ATOM float fai_shfl_sync_idx_quad_f32(float x, int from) { return __shfl_sync(~0u, x, from, 4); }
+FAI_ATOM int64_t fai_shfl_sync_idx_b64(int64_t x, int lane) { /* twice 32 bits */
+    return __shfl_sync(~0u, (long long)x, lane);
+}
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_bfly_b32(uint32_t x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
+FAI_ATOM uint32_t fai_shfl_sync_idx_b32(uint32_t x, int lane) { return __shfl_sync(~0u, x, lane); }
+/* x, of which the compiler knows nothing: what a loop computes from it is computed in the loop, not kept in
+ * registers across it */
+FAI_ATOM uint32_t fai_unknown(uint32_t x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+FAI_ATOM uint32_t fai_redux_sync_max_u32(uint32_t x) {
+    uint32_t d;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(d) : "r"(x));
+    return d;
+}
+
+/* ---- several instructions: what there is none for ---- */
+
+/* Bytes 0 and 2 of x, 1 and 3, to two halves each, exactly. */
+FAI_ATOM void fai_widen_s8(uint32_t y[2], uint32_t x) { /* 1024 + (x + 128) has x + 128 in its last bits */
+    y[0] = fai_fma_rn_f16x2(fai_prmt_b32(x ^ 0x80808080u, 0x64646464, 0x4240), 0x3c003c00, 0xe480e480);
+    y[1] = fai_fma_rn_f16x2(fai_prmt_b32(x ^ 0x80808080u, 0x64646464, 0x4341), 0x3c003c00, 0xe480e480);
+}
+#if FAI_ARCH >= 890
+FAI_ATOM void fai_widen_e4m3(uint32_t y[2], uint32_t x) {
+    fai_cvt_rn_f16x2_e4m3x2(y, fai_prmt_b32(x, 0, 0x3120));
+}
+#else
+/* of bytes 1 and 3: as the last bits of an exponent of f16 they are 2^-8 of their value; 480 is NaN */
+FAI_ATOM uint32_t fai_widen_odd_e4m3(uint32_t x) {
+    const uint32_t y =
+        fai_fma_rn_f16x2((x >> 1 & 0x3f803f80u) | (x & 0x80008000u), 0x5c005c00, 0x80008000u);
+    return y | fai_set_eq_u32_f16x2(y & 0x7fff7fffu, 0x5f805f80);
+}
+FAI_ATOM void fai_widen_e4m3(uint32_t y[2], uint32_t x) {
+    y[0] = fai_widen_odd_e4m3(x << 8), y[1] = fai_widen_odd_e4m3(x);
+}
+#endif
+
+/* fp8: `high` goes to the upper byte. Before sm_89 in integers. */
+FAI_ATOM uint32_t fai_cvt_rn_satfinite_e4m3x2_f32(float high, float low) {
+#if FAI_ARCH >= 890
+    uint16_t r;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+#else
+    return fa_f32_to_e4m3(low) | (uint32_t)fa_f32_to_e4m3(high) << 8;
+#endif
+}
+FAI_ATOM uint32_t fai_cvt_rn_satfinite_e5m2x2_f32(float high, float low) {
+#if FAI_ARCH >= 890
+    uint16_t r;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+#else
+    return fa_f32_to_e5m2(low) | (uint32_t)fa_f32_to_e5m2(high) << 8;
+#endif
+}
+/* These keep subnormal numbers, and are not fused, whatever nvcc's options say. */
+FAI_ATOM float fai_cvt_f32_f16(uint16_t x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
+FAI_ATOM double fai_cvt_f64_f32(float x) {
+    double y;
+    asm("cvt.f64.f32 %0, %1;" : "=d"(y) : "f"(x));
+    return y;
+}
+FAI_ATOM float fai_cvt_rn_f32_f64(double x) {
+    float y;
+    asm("cvt.rn.f32.f64 %0, %1;" : "=f"(y) : "d"(x));
+    return y;
+}
+FAI_ATOM float fai_rcp_approx_ftz_f32(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+FAI_ATOM float fai_add_rn_f32(float a, float b) {
+    float y;
+    asm("add.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+FAI_ATOM float fai_mul_rn_f32(float a, float b) {
+    float y;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+FAI_ATOM float fai_div_rn_f32(float a, float b) {
+    float y;
+    asm("div.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+/* the larger magnitude; NaN does not count */
+FAI_ATOM float fai_max_abs_f32(float a, float b) {
+    float y;
+    asm("{.reg .f32 m;\n\tabs.f32 m, %2;\n\tmax.f32 %0, %1, m;}" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+FAI_ATOM uint32_t fai_ld_relaxed_gpu_u32(const void *p) {
+    uint32_t x;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+    return x;
+}
+FAI_ATOM void fai_red_relaxed_gpu_max_u32(void *p, uint32_t x) {
+    asm volatile("red.relaxed.gpu.global.max.u32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
+}
 
 /* ======================================================================================== */
 /* >>launch-once  what all instances share on the host                                       */
@@ -228,6 +492,61 @@ typedef struct fa_cuda_launch {
     size_t shared;        /* bytes, allowed by cudaFuncSetAttribute already */
     int arch;             /* 800, 860 ..: of the kernel that this GPU runs, which fixes the tile */
 } fa_cuda_launch;
+
+#define FAI_DECODE_COUNTERS 1024 /* more tiles than that keep every GPU busy without splits */
+#define FA_CUDA_COUNTER_BYTES (FAI_DECODE_COUNTERS * 4 + 16) /* of a decode workspace: 0 before its first use */
+
+/* How a decode call is cut into blocks: (batch, key/value head, tile of rows, split of the keys). */
+typedef struct fai_cuda_plan {
+    int32_t unit;    /* most keys of a split */
+    int32_t fixed;   /* splits end at multiples of unit; else those of a tile are equal, in multiples of 64 */
+    int32_t splits;  /* of the longest sequence */
+    int32_t rows;    /* of a tile: 16, 32 or 64 */
+    int32_t combine; /* a second launch adds up the parts: there are too few counters */
+} fai_cuda_plan;
+
+/* A decode launch: cudaLaunchKernel(first.kernel, .., {args, &plan, &workspace}, ..), and second likewise if
+ * plan.combine. */
+typedef struct fa_cuda_decode_launch {
+    fa_cuda_launch first, second;
+    fai_cuda_plan plan;
+    size_t bytes; /* of workspace, aligned to 16 */
+} fa_cuda_decode_launch;
+
+/* args->split_keys, or splits that keep `slots` blocks busy: the fewest rounds of the longest block, of its
+ * 64-key tiles and what it costs to begin and to merge, in tiles. Lengths are in device memory: seqlen_k
+ * stands for all. */
+static inline fai_cuda_plan fai_make_cuda_plan(const fa_args *a, int64_t slots) {
+    const int64_t heads_k = fai_num_heads_k(a), rows = a->seqlen_q * (a->num_heads / heads_k);
+    fai_cuda_plan p = {FA_MAX_SEQLEN, a->split_keys > 0, 1, 16, 0};
+    /* fixed: a row's bits do not depend on its neighbours, so their number changes nothing */
+    if (!p.fixed && rows > 16) p.rows = rows > 32 ? 64 : 32;
+    const int64_t tiles = fai_mul((rows - 1) / p.rows + 1, a->batch * heads_k);
+    const int64_t right = a->causal ? 1 : a->window_right ? a->window_right : a->seqlen_k;
+    const int64_t grain = p.fixed ? a->split_keys : 64;
+    int64_t keys = a->seqlen_k; /* that a tile sees, at most, from a multiple of grain on */
+    if (a->window_left) {
+        const int64_t seen = (int64_t)a->window_left + a->seqlen_q + right - 2 + grain;
+        if (seen < keys) keys = seen;
+    }
+    if (p.fixed) {
+        p.unit = a->split_keys, p.splits = keys ? (int32_t)((keys - 1) / p.unit + 1) : 1;
+        p.combine = p.splits > 1 && tiles > FAI_DECODE_COUNTERS;
+        return p;
+    }
+    const int64_t length = (keys + 63) / 64; /* in tiles of keys */
+    double best = INFINITY;
+    int64_t count = 1;
+    for (int64_t n = 1; n <= 128 && (n == 1 || (n <= length && n * tiles <= 8 * slots)); n++) {
+        const double rounds = (double)((n * tiles + slots - 1) / slots);
+        const double cost = rounds * (double)((length + n - 1) / n + 4) + 0.22 * (double)(n - 1);
+        if (cost < best) best = cost, count = n;
+        if (tiles > FAI_DECODE_COUNTERS) break;
+    }
+    if (count > 1)
+        p.unit = (int32_t)((length + count - 1) / count * 64), p.splits = (int32_t)((keys - 1) / p.unit + 1);
+    return p;
+}
 
 #define FAI_LOG2E 1.4426950408889634f
 #define FAI_LN2 0.6931471805599453f
@@ -324,7 +643,1160 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
     return fai_cuda_check_pointer(args, workspace, "workspace");
 }
 
+/* A launch of kernel: which arch of it this GPU runs. */
+static inline fa_status fai_cuda_prepare(const fa_args *args, fa_cuda_launch *launch, const void *kernel) {
+    struct cudaFuncAttributes attributes;
+    const cudaError_t e = cudaFuncGetAttributes(&attributes, kernel);
+    if (e != cudaSuccess) return fai_cuda_status(args, e);
+    launch->kernel = kernel, launch->arch = attributes.ptxVersion * 10;
+    return FA_OK;
+}
+
+/* Lets the kernel have the launch's shared memory. */
+static inline fa_status fai_cuda_allow(const fa_args *args, const fa_cuda_launch *launch) {
+    const cudaError_t e = cudaFuncSetAttribute(launch->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               (int)launch->shared);
+    int device = 0, most = 0;
+    if (e == cudaSuccess) return FA_OK;
+    (void)cudaGetLastError(); /* this call answers for it */
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
+        (size_t)most < launch->shared)
+        return fai_fail(args, FA_ERR_CUDA_SHARED, "shared memory", -1, (double)launch->shared, 0, most);
+    return fai_cuda_status(args, e);
+}
+
+static inline fa_status fai_cuda_start(const fa_args *args, const fa_cuda_launch *launch, void **parameters,
+                                       cudaStream_t stream) {
+    return fai_cuda_status(args, cudaLaunchKernel(launch->kernel, dim3(launch->grid), dim3(launch->block),
+                                                  parameters, launch->shared, stream));
+}
+
 #endif /* once */
+
+#if defined(FA_CUDA_COMBINE) && !defined(FAI_CUDA_COMBINE)
+#define FAI_CUDA_COMBINE
+/* ======================================================================================== */
+/* >>combine  fa_combine on the device: results over disjoint keys                           */
+/* ======================================================================================== */
+
+#define FAI_COMBINE_PARTS 32 /* of a launch: 2.3 KB of the 4 that its parameters may have */
+
+/* One launch: up to 32 parts, added to those of the launches before. */
+typedef struct fai_combine_call {
+    int64_t rows; /* batch * heads * queries */
+    int32_t num_heads, seqlen_q, head_dim_v, num_parts;
+    fa_part part[FAI_COMBINE_PARTS]; /* strides resolved */
+    fa_part out;                     /* likewise; o.data NULL: there are more launches, lse.data NULL: not wanted */
+    float *state; /* (rows, 2 + head_dim_v): max, sum, and O times the sum, of launches before; NULL: one launch */
+    int32_t first;
+} fai_combine_call;
+
+/* Row `row` of o, and its lse. */
+FAI_ATOM int64_t fai_combine_at(const fai_combine_call *c, const fa_tensor *x, int64_t row) {
+    const int64_t i = row % c->seqlen_q, h = row / c->seqlen_q % c->num_heads,
+                  b = row / c->seqlen_q / c->num_heads;
+    return b * x->stride_b + i * x->stride_s + h * x->stride_h;
+}
+FAI_ATOM float fai_combine_lse(const fai_combine_call *c, int n, int64_t row) {
+    return ((const float *)c->part[n].lse.data)[fai_combine_at(c, &c->part[n].lse, row)];
+}
+FAI_ATOM float fai_combine_load(const void *data, int64_t at, fa_dtype dtype) {
+    return dtype == FA_F32   ? fa_load(data, at, FA_F32)
+           : dtype == FA_F16 ? fa_load(data, at, FA_F16)
+                             : fa_load(data, at, FA_BF16);
+}
+
+/* A warp adds up a row. It reads every part of an element before it writes that, and lse last: in place. */
+static __global__ void __launch_bounds__(128)
+    fai_combine_kernel(const __grid_constant__ fai_combine_call call) {
+    enum { EACH = 4 }; /* elements of a thread at a time */
+    const fai_combine_call *const c = &call;
+    const int lane = (int)threadIdx.x % 32;
+    for (int64_t row = (int64_t)blockIdx.x * 4 + threadIdx.x / 32; row < c->rows; row += gridDim.x * 4LL) {
+        float *const state = c->state ? c->state + row * (2 + c->head_dim_v) : NULL;
+        float max = -INFINITY, sum = 0, before = 0; /* before: factor of the state */
+        if (!c->first) max = state[0], sum = state[1];
+        const float old = max;
+        for (int n = 0; n < c->num_parts; n++) max = fmaxf(max, fai_combine_lse(c, n, row));
+        if (sum != 0) before = expf(old - max), sum *= before; /* or NaN */
+        for (int n = 0; n < c->num_parts; n++) {
+            const float lse = fai_combine_lse(c, n, row);
+            if (lse != -INFINITY) sum += expf(lse - max);
+        }
+        const float factor = !c->out.o.data ? 1 : sum == 0 ? 0 : 1 / sum; /* no key seen: 0 */
+        for (int32_t d = lane; d < c->head_dim_v; d += EACH * 32) {
+            float x[EACH];
+#pragma unroll
+            for (int e = 0; e < EACH; e++)
+                x[e] = before != 0 && d + e * 32 < c->head_dim_v ? before * state[2 + d + e * 32] : 0;
+            for (int n = 0; n < c->num_parts; n++) {
+                const fa_part *const part = &c->part[n];
+                const int64_t at = fai_combine_at(c, &part->o, row) + d;
+                const float lse = fai_combine_lse(c, n, row), weight = expf(lse - max);
+                if (lse == -INFINITY) continue; /* o is not read */
+#pragma unroll
+                for (int e = 0; e < EACH; e++)
+                    if (d + e * 32 < c->head_dim_v)
+                        x[e] = fmaf(weight, fai_combine_load(part->o.data, at + e * 32, part->dtype), x[e]);
+            }
+#pragma unroll
+            for (int e = 0; e < EACH; e++) {
+                if (d + e * 32 >= c->head_dim_v) continue;
+                if (!c->out.o.data) {
+                    state[2 + d + e * 32] = x[e];
+                } else {
+                    const int64_t to = fai_combine_at(c, &c->out.o, row) + d + e * 32;
+                    fa_store((void *)c->out.o.data, to, c->out.dtype, x[e] * factor);
+                }
+            }
+        }
+        __syncwarp(); /* all lanes have read max, sum and lse, which may be written */
+        if (lane == 0 && !c->out.o.data) state[0] = max, state[1] = sum;
+        if (lane == 0 && c->out.lse.data)
+            ((float *)c->out.lse.data)[fai_combine_at(c, &c->out.lse, row)] =
+                sum == 0 ? -INFINITY : max + logf(sum);
+    }
+}
+
+/* Strides as numbers. */
+static inline fa_part fai_combine_resolve(const fa_combine_args *a, const void *o, int64_t ob, int64_t os,
+                                          int64_t oh, const void *lse, int64_t lb, int64_t ls, int64_t lh,
+                                          fa_dtype dtype) {
+    const fai_strides so = fai_resolve(ob, os, oh, a->seqlen_q, a->num_heads, a->head_dim_v);
+    const fai_strides sl = fai_resolve(lb, lh, ls, a->num_heads, a->seqlen_q, 1); /* (batch, head, seq) */
+    const fa_part r = {{o, so.b, so.s, so.h}, {lse, sl.b, sl.h, sl.s}, dtype ? dtype : FA_F32};
+    return r;
+}
+
+/* Bytes of device memory that the call needs: none for up to 32 parts. */
+static inline size_t fa_combine_cuda_workspace(const fa_combine_args *args) {
+    if (fa_combine_check(args) != FA_OK || args->num_parts <= FAI_COMBINE_PARTS) return 0;
+    return (size_t)args->batch * (size_t)args->num_heads * (size_t)args->seqlen_q *
+           (size_t)(2 + args->head_dim_v) * 4;
+}
+
+/* fa_combine of results in device memory, on the stream: one launch for every 32 parts, whose array is in host
+ * memory and may change when the call is back. Nothing is launched unless all is well. workspace: a multiple of 4. */
+static inline fa_status fa_combine_cuda(const fa_combine_args *args, void *workspace, size_t bytes,
+                                        cudaStream_t stream) {
+    fai_combine_call call;
+    fa_args errors;
+    fa_status status = fa_combine_check(args);
+    if (status != FA_OK) return status;
+    memset(&errors, 0, sizeof errors), errors.error = args->error;
+    status = fai_cuda_check_pointer(&errors, args->o.data, "o.data");
+    if (status == FA_OK) status = fai_cuda_check_pointer(&errors, args->lse.data, "lse.data");
+    for (int32_t n = 0; n < args->num_parts && status == FA_OK; n++) {
+        status = fai_cuda_check_pointer(&errors, args->parts[n].o.data, "o.data");
+        if (status == FA_OK) status = fai_cuda_check_pointer(&errors, args->parts[n].lse.data, "lse.data");
+        if (status != FA_OK && args->error) args->error->index = n;
+    }
+    if (status == FA_OK)
+        status = fai_cuda_check_workspace(&errors, workspace, bytes, fa_combine_cuda_workspace(args));
+    if (status != FA_OK) return status;
+    const fa_part out = fai_combine_resolve(args, args->o.data, args->o.stride_b, args->o.stride_s,
+                                            args->o.stride_h, args->lse.data, args->lse.stride_b,
+                                            args->lse.stride_s, args->lse.stride_h, args->o_dtype);
+    call.rows = (int64_t)args->batch * args->num_heads * args->seqlen_q;
+    call.num_heads = args->num_heads, call.seqlen_q = args->seqlen_q, call.head_dim_v = args->head_dim_v;
+    call.state = args->num_parts > FAI_COMBINE_PARTS ? (float *)workspace : NULL;
+    const int64_t blocks = (call.rows + 3) / 4;
+    fa_cuda_launch launch = {(const void *)fai_combine_kernel, 0, 128, 0, 0};
+    launch.grid = (unsigned)(blocks < INT32_MAX ? blocks : INT32_MAX);
+    for (int64_t n = 0; n < args->num_parts && status == FA_OK; n += call.num_parts) {
+        const int64_t rest = args->num_parts - n;
+        const int last = rest <= FAI_COMBINE_PARTS;
+        void *parameters[1] = {&call};
+        call.first = n == 0, call.num_parts = last ? (int32_t)rest : FAI_COMBINE_PARTS;
+        memset(&call.out, 0, sizeof call.out);
+        if (last) call.out = out;
+        for (int32_t i = 0; i < call.num_parts; i++) {
+            const fa_tensor o = args->parts[n + i].o, lse = args->parts[n + i].lse;
+            call.part[i] =
+                fai_combine_resolve(args, o.data, o.stride_b, o.stride_s, o.stride_h, lse.data, lse.stride_b,
+                                    lse.stride_s, lse.stride_h, args->parts[n + i].dtype);
+        }
+        status = fai_cuda_start(&errors, &launch, parameters, stream);
+    }
+    return status;
+}
+#endif /* FA_CUDA_COMBINE */
+
+#if defined(FA_CUDA_CACHE) && !defined(FAI_CUDA_CACHE)
+#define FAI_CUDA_CACHE
+
+/* ======================================================================================== */
+/* >>cache    fa_append, fa_compact, fa_rotary and fa_quantize on the device                 */
+/* ======================================================================================== */
+
+/* What the calls do is said in flashattn.h; a NaN may become another one here, if its row is not only
+ * copied. All are bound by memory. A row of a head belongs to `lanes` threads of one warp, a power of two,
+ * with 8 elements (a chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in
+ * steps of the whole grid, so the grid does not depend on lengths, which only the device knows. */
+enum { FAI_CACHE_THREADS = 128 };
+/* 4 blocks an SM where it is said: ptxas else takes 64 or 72 registers, and spills for more of them. */
+
+/* Rows in memory. wide: chunks are read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
+typedef struct fai_rows {
+    char *data;
+    fai_strides st; /* in elements */
+    fa_dtype dtype;
+    int32_t size, dim, wide; /* size: of an element */
+} fai_rows;
+
+/* The thread's place: lane of its group, the first element of its chunk. */
+typedef struct fai_lane {
+    int lanes, lane, first;
+    uint32_t group, groups;
+} fai_lane;
+FAI_ATOM fai_lane fai_get_lane(int lanes) {
+    const uint32_t n = (uint32_t)lanes, lane = threadIdx.x % n;
+    const fai_lane l = {lanes, (int)lane, (int)lane * 8, threadIdx.x / n, FAI_CACHE_THREADS / n};
+    return l;
+}
+
+/* ---- chunks: 8 elements, as they lie in memory (w) and as floats (x); 0 behind the end of the row ---- */
+
+/* The other element of d's pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
+FAI_ATOM int fai_other(int d, int half) { return d < half ? d + half : d < 2 * half ? d - half : d; }
+
+FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first, int dim, int wide,
+                             int half) {
+#pragma unroll
+    for (int e = 0; e < 8; e++) w[e] = 0;
+    if (wide && first < dim) {
+        const char *from = row + fai_other(first, half) * size;
+        if (size == 1) {
+            const uint2 x = *(const uint2 *)(const void *)from;
+            w[0] = x.x, w[1] = x.y;
+            return;
+        }
+        const uint4 x = *(const uint4 *)(const void *)from;
+        w[0] = x.x, w[1] = x.y, w[2] = x.z, w[3] = x.w;
+        if (size == 2) return;
+        const uint4 y = ((const uint4 *)(const void *)from)[1];
+        w[4] = y.x, w[5] = y.y, w[6] = y.z, w[7] = y.w;
+        return;
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        if (first + e >= dim) continue;
+        const int d = fai_other(first + e, half);
+        if (size == 4)
+            w[e] = ((const uint32_t *)(const void *)row)[d];
+        else if (size == 2)
+            w[e / 2] |= (uint32_t)((const uint16_t *)(const void *)row)[d] << e % 2 * 16;
+        else
+            w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
+    }
+}
+FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], int size, int first, int dim, int wide) {
+    if (wide && first < dim) {
+        char *to = row + first * size;
+        if (size == 1)
+            *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
+        else
+            *(uint4 *)(void *)to = make_uint4(w[0], w[1], w[2], w[3]);
+        if (size == 4) ((uint4 *)(void *)to)[1] = make_uint4(w[4], w[5], w[6], w[7]);
+        return;
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        if (first + e >= dim) continue;
+        if (size == 4)
+            ((uint32_t *)(void *)row)[first + e] = w[e];
+        else if (size == 2)
+            ((uint16_t *)(void *)row)[first + e] = (uint16_t)(w[e / 2] >> e % 2 * 16);
+        else
+            ((uint8_t *)(void *)row)[first + e] = (uint8_t)(w[e / 4] >> e % 4 * 8);
+    }
+}
+
+FAI_ATOM void fai_decode_chunk(float x[8], const uint32_t w[8], fa_dtype dtype) {
+    switch (dtype) {
+    case FA_F32:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_float_of(w[e]);
+        break;
+    case FA_F16:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_cvt_f32_f16((uint16_t)(w[e / 2] >> e % 2 * 16));
+        break;
+    case FA_BF16:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fa_bf16_to_f32((uint16_t)(w[e / 2] >> e % 2 * 16));
+        break;
+    case FA_E4M3:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fa_e4m3_to_f32((uint8_t)(w[e / 4] >> e % 4 * 8));
+        break;
+    case FA_E5M2:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_cvt_f32_f16((uint16_t)(w[e / 4] >> e % 4 * 8 << 8));
+        break;
+    default:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = (float)(int8_t)(w[e / 4] >> e % 4 * 8);
+    }
+}
+FAI_ATOM void fai_encode_chunk(uint32_t w[8], const float x[8], fa_dtype dtype) {
+    switch (dtype) {
+    case FA_F32:
+#pragma unroll
+        for (int e = 0; e < 8; e++) w[e] = fai_bits_of(x[e]);
+        break;
+    case FA_F16:
+#pragma unroll
+        for (int e = 0; e < 8; e += 2) w[e / 2] = fai_cvt_rn_f16x2_f32(x[e + 1], x[e]);
+        break;
+    case FA_BF16:
+#pragma unroll
+        for (int e = 0; e < 8; e += 2) w[e / 2] = fai_cvt_rn_bf16x2_f32(x[e + 1], x[e]);
+        break;
+    case FA_E4M3:
+#pragma unroll
+        for (int e = 0; e < 8; e += 4)
+            w[e / 4] = fai_cvt_rn_satfinite_e4m3x2_f32(x[e + 1], x[e]) |
+                       fai_cvt_rn_satfinite_e4m3x2_f32(x[e + 3], x[e + 2]) << 16;
+        break;
+    case FA_E5M2:
+#pragma unroll
+        for (int e = 0; e < 8; e += 4)
+            w[e / 4] = fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 1], x[e]) |
+                       fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 3], x[e + 2]) << 16;
+        break;
+    default: w[0] = w[1] = 0;
+#pragma unroll
+        for (int e = 0; e < 8; e++) w[e / 4] |= (uint32_t)(fai_f32_to_i8(x[e]) & 0xff) << e % 4 * 8;
+    }
+}
+
+/* ---- factors: not negative, so they are ordered like their bits ---- */
+
+/* The factor that the row of the group needs. All threads of the warp must be here. */
+FAI_ATOM float fai_need(const float x[8], fa_dtype dtype, int lanes) {
+    float most = 0;
+#pragma unroll
+    for (int e = 0; e < 8; e++) most = fai_max_abs_f32(most, x[e]); /* NaN does not count */
+    for (int mask = 1; mask < lanes; mask *= 2)
+        most = fai_max_abs_f32(most, fai_shfl_sync_bfly_f32(most, mask));
+    if (fai_bits_of(most) == 0x7f800000u) most = fai_float_of(0x7f7fffffu); /* infinity counts as FLT_MAX */
+    return fai_div_rn_f32(most, dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
+}
+
+/* w = codes of x / factor, of 8 bits; factor 0 is that of zeros. The quotient lies between x r (1 - e) and
+ * x r (1 + e), r about 1 / factor; rounding keeps the order: where both have the same code, it is that of
+ * the quotient. One chunk in some thousands must be divided. */
+FAI_ATOM void fai_quantize_chunk(uint32_t w[8], const float x[8], float factor, fa_dtype dtype) {
+    const float r = fai_rcp_approx_ftz_f32(factor), below = r * (1 - 0x1p-21f), above = r * (1 + 0x1p-21f);
+    const uint32_t bits = fai_bits_of(factor);
+    float y[8];
+    uint32_t other[8];
+    w[0] = w[1] = 0;
+    if ((int32_t)bits <= 0) return; /* whatever x is */
+#pragma unroll
+    for (int e = 0; e < 8; e++) y[e] = x[e] * below;
+    fai_encode_chunk(w, y, dtype);
+#pragma unroll
+    for (int e = 0; e < 8; e++) y[e] = x[e] * above;
+    fai_encode_chunk(other, y, dtype);
+    /* 2^-100 .. 2^100: r has all its bits, and products that are too small for them have code 0 */
+    if (w[0] == other[0] && w[1] == other[1] && bits >= 0x0d800000u && bits < 0x71800000u) return;
+#pragma unroll 1
+    for (int n = 0; n < 8; n++) { /* one division in the code, not eight: each takes registers */
+        float quotient = x[0];
+#pragma unroll
+        for (int e = 1; e < 8; e++) quotient = e == n ? x[e] : quotient;
+        quotient = fai_div_rn_f32(quotient, factor);
+#pragma unroll
+        for (int e = 0; e < 8; e++) y[e] = e == n ? quotient : y[e];
+    }
+    fai_encode_chunk(w, y, dtype);
+}
+
+/* x = values of the codes of x / factor */
+FAI_ATOM void fai_round_chunk(float x[8], float factor, fa_dtype dtype) {
+    uint32_t w[8];
+    fai_quantize_chunk(w, x, factor, dtype);
+    fai_decode_chunk(x, w, dtype);
+}
+
+/* ---- rotation ---- */
+
+/* cos and sin of the chunk's elements, sin with the sign with which the other element of the pair is added. */
+FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first,
+                              int wide) {
+    const int half = r->dim / 2, i0 = first < half ? first : first - half;
+    if (position < 0 || position >= r->count) position = 0; /* lists are not checked on the host */
+    const float *cos_row = r->cos + position * half, *sin_row = r->sin + position * half;
+    uint32_t wc[8], ws[8];
+    if (wide && !r->interleaved) {
+        fai_load_chunk(wc, (const char *)cos_row, 4, i0, half, 1, 0);
+        fai_load_chunk(ws, (const char *)sin_row, 4, i0, half, 1, 0);
+    } else {
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const int d = first + e, i = r->interleaved ? d / 2 : d < half ? d : d - half;
+            wc[e] = d < r->dim ? fai_bits_of(cos_row[i]) : 0,
+            ws[e] = d < r->dim ? fai_bits_of(sin_row[i]) : 0;
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const uint32_t minus = (r->interleaved ? e % 2 == 0 : first + e < half) ? 0x80000000u : 0;
+        c[e] = fai_cvt_f64_f32(fai_float_of(wc[e])), s[e] = fai_cvt_f64_f32(fai_float_of(ws[e] ^ minus));
+    }
+}
+
+/* x: the chunk of a row that lies at `row`, whose other elements are read from there. Products are exact in
+ * double: one rounding, fused or not. */
+FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, const fa_rope *r,
+                               const double c[8], const double s[8], int first, int wide) {
+    float y[8];
+    if (first >= r->dim) return;
+    if (r->interleaved) {
+#pragma unroll
+        for (int e = 0; e < 8; e++) y[e] = x[e ^ 1];
+    } else {
+        uint32_t w[8];
+        fai_load_chunk(w, row, in->size, first, in->dim, in->wide && wide, r->dim / 2);
+        fai_decode_chunk(y, w, in->dtype);
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        if (first + e < r->dim)
+            x[e] = fai_cvt_rn_f32_f64(fai_cvt_f64_f32(x[e]) * c[e] + fai_cvt_f64_f32(y[e]) * s[e]);
+}
+
+/* x = H x / sqrt(dim), signs changed before where bit e of signs is set. All threads of the warp must be
+ * here. */
+FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, uint32_t signs, int first) {
+#pragma unroll
+    for (int e = 0; e < 8; e++) x[e] = fai_float_of(fai_bits_of(x[e]) ^ (signs << (31 - e) & 0x80000000u));
+#pragma unroll
+    for (int step = 1; step < 8; step *= 2) {
+        if (step >= dim) continue;
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            if (e & step) continue;
+            const float a = x[e], b = x[e ^ step];
+            x[e] = fai_add_rn_f32(a, b), x[e ^ step] = fai_add_rn_f32(a, -b);
+        }
+    }
+    for (int step = 8; step < dim; step *= 2) {
+        const uint32_t minus = first & step ? 0x80000000u : 0;
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const float y = fai_shfl_sync_bfly_f32(x[e], step / 8);
+            x[e] = fai_add_rn_f32(y, fai_float_of(fai_bits_of(x[e]) ^ minus));
+        }
+    }
+    const float scale = fai_hadamard_scale(dim);
+#pragma unroll
+    for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], scale);
+}
+
+FAI_ATOM uint32_t fai_hadamard_signs(uint64_t seed, int first) {
+    uint32_t bits[4], signs = 0;
+    fai_hadamard_bits(seed, first, bits);
+#pragma unroll
+    for (int e = 0; e < 8; e++) signs |= fai_hadamard_sign(bits, first + e) >> (31 - e);
+    return signs;
+}
+
+/* ---- rows and their places; counts fit in 31 bits, and a division of 64 costs a call ---- */
+
+FAI_ATOM uint32_t fai_count_rows(const fa_args *a) {
+    return a->cu_seqlens_q ? (uint32_t)(a->cu_seqlens_q[a->batch] - a->cu_seqlens_q[0])
+                           : (uint32_t)a->batch * (uint32_t)a->seqlen_q;
+}
+
+/* Sequence and number in it of a row; 0 if it is not in use. */
+FAI_ATOM int fai_find_row(const fa_args *a, uint32_t row, fa_sequence *seq, int32_t *i) {
+    int32_t b = 0;
+    if (a->cu_seqlens_q) {
+        row += (uint32_t)a->cu_seqlens_q[0];
+        for (int32_t last = a->batch - 1; b < last;) { /* the last that begins before or at the row */
+            const int32_t middle = b + (last - b + 1) / 2;
+            if (a->cu_seqlens_q[middle] <= (int32_t)row)
+                b = middle;
+            else
+                last = middle - 1;
+        }
+        *i = (int32_t)row - a->cu_seqlens_q[b];
+    } else
+        b = (int32_t)(row / (uint32_t)a->seqlen_q), *i = (int32_t)(row % (uint32_t)a->seqlen_q);
+    *seq = fa_get_sequence(a, b);
+    return *i < seq->len_q;
+}
+
+/* fai_get_place; 0 if there is no such row, or its page is none: what lists hold is not checked on the
+ * host. */
+FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t row, fai_place *p) {
+    const fa_args *a = s->a;
+    const fa_descale *d = s->descale;
+    const uint32_t j = (uint32_t)row;
+    uint32_t n = (uint32_t)b, in_page = j;
+    if (row < 0 || row >= a->seqlen_k) return 0;
+    if (a->block_table) {
+        const uint32_t size = (uint32_t)a->page_size, slot = j / size;
+        n = (uint32_t)a->block_table[b * fai_table_stride(a) + slot], in_page = j - slot * size;
+        if (n >= (uint32_t)a->num_pages) return 0;
+    }
+    p->b = b, p->j = row, p->factor = NULL;
+    p->row = s->data + (n * s->st.b + in_page * s->st.s) * (int64_t)fa_sizeof(s->dtype);
+    if (!d->data) return 1;
+    p->factor = s->factors + (d->paged ? n : (uint32_t)b) * d->stride_b;
+    if (d->block) p->factor += (d->paged ? in_page : j) / (uint32_t)d->block * d->stride_block;
+    return 1;
+}
+
+/* x becomes a row, which has a factor of its own (block 1), a given one (block 0), or none (factor NULL).
+ * live: is there such a row? All threads of the warp must be here. */
+FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int block, float x[8], fai_lane l,
+                            int live) {
+    uint32_t w[8];
+    if (block) {
+        const float need = fai_need(x, o->dtype, l.lanes);
+        if (live && l.lane == 0) *factor = need;
+        fai_quantize_chunk(w, x, need, o->dtype);
+    } else if (live && factor)
+        fai_quantize_chunk(w, x, *factor, o->dtype);
+    else
+        fai_encode_chunk(w, x, o->dtype);
+    if (live) fai_store_chunk(row, w, o->size, l.first, o->dim, o->wide);
+}
+
+/* ---- append ---- */
+
+/* The cache is K and V of a, the new rows are its Q. */
+typedef struct fai_cache_task {
+    fa_args a;
+    fa_cache cache;
+    const int32_t *positions, *accepted, *num_accepted;
+    int32_t max_accepted;
+    fa_rope rope;
+    fai_rows in[2];               /* new rows of K and V */
+    int32_t wide[2];              /* of the cache */
+    int32_t first_side;           /* of the grid's y: 0 for K, 1 for V */
+    int32_t lanes, parts, rounds; /* a group takes heads part, part + parts ..: as many as there are rounds */
+    uint32_t blocks;              /* of factors that a sequence's new rows may lie in */
+    int32_t rope_wide;
+} fai_cache_task;
+
+/* Side v of the cache, and its rows. */
+FAI_ATOM fai_rows fai_cache_rows(const fai_cache_task *t, const fai_cache_side *s, int v) {
+    const fai_rows r = {s->data, s->st, s->dtype, (int32_t)fa_sizeof(s->dtype), s->dim, t->wide[v]};
+    return r;
+}
+FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) {
+    return t->positions ? t->positions[b] : 0;
+}
+
+/* Blocks of factors of one row, or given factors, or none. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_append_kernel(const __grid_constant__ fai_cache_task t) {
+    const int v = t.first_side + (int)blockIdx.y, heads = t.cache.num_heads_k;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
+    const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
+    const int rotate = v == 0 && fai_rotates(&t.rope), copy = !rotate && in.dtype == out.dtype;
+    const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
+    const int64_t size = in.size;
+    const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step,
+                  factor_step = t.parts * side.factor_step;
+    double c[8], s[8];
+    for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
+        const uint32_t item = item0 + l.group;
+        fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
+        fai_place place = {0, 0, NULL, NULL};
+        int32_t i = 0;
+        int64_t at = 0;
+        int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
+        if (in_use) at = fai_task_position(&t, seq.b), in_use = fai_find_place(&side, seq.b, at + i, &place);
+        if (in_use && rotate)
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first,
+                            t.rope_wide);
+        int h = (int)(item % parts);
+        const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
+        char *to = place.row + h * side.step;
+        float *factor = place.factor ? place.factor + h * side.factor_step : NULL;
+        for (int round = 0; round < t.rounds;
+             round++, h += t.parts, from += from_step, to += to_step, factor += factor ? factor_step : 0) {
+            const int live = in_use && h < heads;
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            if (live) {
+                uint32_t w[8];
+                fai_load_chunk(w, from, in.size, l.first, in.dim, in.wide, 0);
+                if (copy) {
+                    fai_store_chunk(to, w, out.size, l.first, out.dim, out.wide);
+                    continue;
+                }
+                fai_decode_chunk(x, w, in.dtype);
+                if (rotate) fai_rotate_chunk(x, &in, from, &t.rope, c, s, l.first, t.rope_wide);
+            }
+            if (copy) continue;
+            fai_store_row(&out, to, factor, side.descale->data && side.descale->block, x, l, live);
+        }
+    }
+}
+
+/* ---- factors of several rows ---- */
+
+/* Rows of a sequence from the start of a block of factors to its end. */
+typedef struct fai_block {
+    int64_t start, end;
+} fai_block;
+/* Block n of those that rows from j on lie in. */
+FAI_ATOM fai_block fai_get_block(const fai_cache_side *s, uint32_t j, uint32_t n) {
+    const uint32_t rows = (uint32_t)s->descale->block;
+    const uint32_t page = (uint32_t)(s->descale->paged ? s->a->page_size : s->a->seqlen_k);
+    const uint32_t blocks = (page - 1) / rows + 1; /* blocks begin anew with each page */
+    const uint32_t number = j / page * blocks + j % page / rows + n, in_page = number % blocks * rows;
+    const int64_t first = (int64_t)(number / blocks) * page;
+    const fai_block k = {first + in_page, first + (rows < page - in_page ? in_page + rows : page)};
+    return k;
+}
+
+/* The factor of a block after a row that needs `need`, the first of the block or not. */
+FAI_ATOM float fai_grow(float factor, float need, int fresh) {
+    return fresh || fai_bits_of(need) > fai_bits_of(factor) ? need : factor;
+}
+
+/* Rows j .. j + count - 1 of head h, all in block k, become x: each group has one of them. The codes are
+ * those of rows put one after the other: each is rounded to the factor that it finds, then again whenever
+ * that grows. `needs`: a float for each group, shared. All threads of the thread block must be here. */
+FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *needs, int32_t b, int64_t h,
+                           fai_block k, int64_t j, uint32_t count, float x[8], fai_lane l) {
+    fai_place first, own;
+    uint32_t w[8];
+    const float need = fai_need(x, s->dtype, l.lanes);
+    if (!fai_find_place(s, b, j, &first)) return; /* for all threads, or for none */
+    float *factor = first.factor + h * s->factor_step;
+    const float old = *factor;
+    float now = old;
+    if (l.lane == 0) needs[l.group] = need;
+    __syncthreads(); /* all needs are there, and everybody has read the factor: it may be written */
+    for (uint32_t r = 0; r < count; r++) {
+        const float before = now;
+        now = fai_grow(now, needs[r], j + r == k.start);
+        if (r == l.group) fai_round_chunk(x, now, s->dtype);
+        if (r <= l.group || fai_bits_of(now) == fai_bits_of(before)) continue;
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], before);
+        fai_round_chunk(x, now, s->dtype);
+    }
+    if (l.group < count && fai_find_place(s, b, j + l.group, &own)) {
+        fai_encode_chunk(w, x, s->dtype);
+        fai_store_chunk(own.row + h * s->step, w, out->size, l.first, out->dim, out->wide);
+    }
+    if (threadIdx.x == 0) *factor = now;
+    if (fai_bits_of(now) != fai_bits_of(old)) /* the rows before them in the block, if any */
+        for (int64_t row = k.start + l.group; row < j; row += l.groups) {
+            if (!fai_find_place(s, b, row, &own)) continue;
+            fai_load_chunk(w, own.row + h * s->step, out->size, l.first, out->dim, out->wide, 0);
+            fai_decode_chunk(x, w, s->dtype);
+            now = old;
+            for (uint32_t r = 0; r < count; r++) {
+                const float before = now;
+                now = fai_grow(now, needs[r], 0);
+                if (fai_bits_of(now) == fai_bits_of(before)) continue;
+#pragma unroll
+                for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], before);
+                fai_round_chunk(x, now, s->dtype);
+            }
+            fai_encode_chunk(w, x, s->dtype);
+            fai_store_chunk(own.row + h * s->step, w, out->size, l.first, out->dim, out->wide);
+        }
+    __syncthreads(); /* rows and factor are written: they may be read again; nobody reads needs any more */
+}
+
+/* Blocks of several rows: a thread block for each block of factors of a head. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_append_blocks_kernel(const __grid_constant__ fai_cache_task t) {
+    __shared__ float needs[FAI_CACHE_THREADS];
+    const int v = t.first_side + (int)blockIdx.y;
+    const uint32_t heads = (uint32_t)t.cache.num_heads_k;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
+    const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
+    const int rotate = v == 0 && fai_rotates(&t.rope);
+    const uint32_t items = (uint32_t)t.a.batch * t.blocks * heads;
+    const int64_t size = in.size;
+    double c[8], s[8];
+    for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
+        const int32_t h = (int32_t)(item % heads);
+        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / heads / t.blocks));
+        const int64_t at = fai_task_position(&t, seq.b), end = at + seq.len_q;
+        if (at < 0 || end > t.cache.seqlen_k) continue;
+        const fai_block k = fai_get_block(&side, (uint32_t)at, item / heads % t.blocks);
+        const int64_t last = end < k.end ? end : k.end;
+        for (int64_t j = at > k.start ? at : k.start; j < last; j += l.groups) {
+            const uint32_t count = last - j < l.groups ? (uint32_t)(last - j) : l.groups;
+            const int64_t i = j - at + l.group;
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            if (l.group < count) {
+                const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
+                uint32_t w[8];
+                fai_load_chunk(w, from, in.size, l.first, in.dim, in.wide, 0);
+                fai_decode_chunk(x, w, in.dtype);
+                if (rotate) {
+                    const int64_t position = fai_rope_position(&t.a, &t.rope, &seq, at, i);
+                    fai_load_angles(c, s, &t.rope, position, l.first, t.rope_wide);
+                    fai_rotate_chunk(x, &in, from, &t.rope, c, s, l.first, t.rope_wide);
+                }
+            }
+            fai_put_rows(&side, &out, needs, seq.b, h, k, j, count, x, l);
+        }
+    }
+}
+
+/* ---- compaction ---- */
+
+/* What moves row n of a draft: nothing, a copy (its factor stays, or comes along), or a new rounding. */
+enum { FAI_MOVE_NONE, FAI_MOVE_COPY, FAI_MOVE_ROUND };
+FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_t from, int64_t to,
+                          fai_place *source, fai_place *target) {
+    if (from == to || !fai_find_place(s, b, at + from, source) || !fai_find_place(s, b, at + to, target))
+        return FAI_MOVE_NONE;
+    return source->factor == target->factor || s->descale->block == 1 ? FAI_MOVE_COPY : FAI_MOVE_ROUND;
+}
+
+/* A thread block moves the rows of one head, a row for each group at a time. The rows accepted rise, so a
+ * row's new place is never behind it: what a step writes lies before all that later steps read, and within
+ * a step all are read before any is written. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_compact_kernel(const __grid_constant__ fai_cache_task t) {
+    __shared__ float needs[FAI_CACHE_THREADS];
+    const int v = t.first_side + (int)blockIdx.y;
+    const uint32_t heads = (uint32_t)t.cache.num_heads_k;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
+    const fai_rows rows = fai_cache_rows(&t, &side, v);
+    const int block = side.descale->data ? side.descale->block : 0, mixed = side.descale->data && block != 1;
+    for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * heads; item += gridDim.x) {
+        const int32_t b = (int32_t)(item / heads), h = (int32_t)(item % heads);
+        const int32_t *accepted = t.accepted + (int64_t)b * t.max_accepted;
+        const int64_t at = fai_task_position(&t, b);
+        const int32_t given = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
+        const uint32_t num = given > t.max_accepted ? (uint32_t)t.max_accepted : given > 0 ? (uint32_t)given : 0;
+        for (uint32_t n = 0, count; n < num; n += count) {
+            fai_place source = {0, 0, NULL, NULL}, target = {0, 0, NULL, NULL};
+            fai_block k = {0, 0};
+            int move = FAI_MOVE_NONE;
+            count = num - n < l.groups ? num - n : l.groups;
+            /* rows that are moved in the same way, and into the same block of factors */
+            for (uint32_t r = 0; mixed && r < count; r++) {
+                const int next = fai_get_move(&side, b, at, accepted[n + r], n + r, &source, &target);
+                if (r == 0) move = next;
+                if (r == 0 && block && move == FAI_MOVE_ROUND) k = fai_get_block(&side, (uint32_t)at + n, 0);
+                if (next != move || (move == FAI_MOVE_ROUND && block && at + n + r >= k.end)) count = r;
+            }
+            const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group,
+                                                           &source, &target)
+                                            : FAI_MOVE_NONE;
+            uint32_t w[8];
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0}, factor = 1;
+            if (own) {
+                fai_load_chunk(w, source.row + h * side.step, rows.size, l.first, rows.dim, rows.wide, 0);
+                if (source.factor) factor = source.factor[h * side.factor_step];
+            }
+            __syncthreads(); /* the rows of this step are read: they may be overwritten */
+            if (own == FAI_MOVE_COPY) {
+                fai_store_chunk(target.row + h * side.step, w, rows.size, l.first, rows.dim, rows.wide);
+                if (block == 1 && l.lane == 0) target.factor[h * side.factor_step] = factor;
+            }
+            if (move != FAI_MOVE_ROUND) continue;
+            if (own) {
+                fai_decode_chunk(x, w, side.dtype);
+#pragma unroll
+                for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], factor);
+            }
+            if (block)
+                fai_put_rows(&side, &rows, needs, b, h, k, at + n, count, x, l);
+            else
+                fai_store_row(&rows, target.row + h * side.step,
+                              own ? target.factor + h * side.factor_step : NULL, 0, x, l, own != 0);
+        }
+    }
+}
+
+/* ---- rotation, quantisation ---- */
+
+typedef struct fai_rows_task {
+    fa_args a; /* q_descale: the factors */
+    fai_rows q, o;
+    fa_rope rope;
+    float *factors;
+    uint64_t seed;
+    int32_t hadamard, lanes, parts, rounds, rope_wide;
+    int32_t measure; /* quantise: only the factors */
+} fai_rows_task;
+
+/* A group may write over the row that it reads. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_rotary_kernel(const __grid_constant__ fai_rows_task t) {
+    const fai_lane l = fai_get_lane(t.lanes);
+    const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
+    const int64_t size = t.q.size;
+    const int64_t from_step = t.parts * t.q.st.h * size, to_step = t.parts * t.o.st.h * size;
+    double c[8], s[8];
+    for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
+        const uint32_t item = item0 + l.group;
+        fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
+        int32_t i = 0;
+        const int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
+        if (in_use)
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first,
+                            t.rope_wide);
+        int h = (int)(item % parts);
+        const char *from = t.q.data + fai_offset_q(&seq, t.q.st, i, h) * size;
+        char *to = t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size;
+        for (int round = 0; round < t.rounds; round++, h += t.parts, from += from_step, to += to_step) {
+            const int live = in_use && h < t.a.num_heads;
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            if (live) {
+                uint32_t w[8];
+                fai_load_chunk(w, from, t.q.size, l.first, t.q.dim, t.q.wide, 0);
+                fai_decode_chunk(x, w, t.q.dtype);
+                fai_rotate_chunk(x, &t.q, from, &t.rope, c, s, l.first, t.rope_wide);
+            }
+            __syncwarp(); /* the group has read its row: it may be overwritten */
+            fai_store_row(&t.o, to, NULL, 0, x, l, live);
+        }
+    }
+}
+
+/* The chunk of a row, rotated. All threads of the warp must be here. */
+FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence *seq, int64_t i, int64_t h,
+                           uint32_t signs, fai_lane l, int live) {
+    uint32_t w[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if (live)
+        fai_load_chunk(w, t->q.data + fai_offset_q(seq, t->q.st, i, h) * t->q.size, t->q.size, l.first,
+                       t->q.dim, t->q.wide, 0);
+    fai_decode_chunk(x, w, t->q.dtype);
+    if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, signs, l.first);
+}
+
+/* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by
+ * a factor that is there (or none), or by one of its own (block 1, and nobody shares it). */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
+    fai_quantize_kernel(const __grid_constant__ fai_rows_task t, int own_factors) {
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fa_descale *d = &t.a.q_descale;
+    const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
+    const int64_t size = t.o.size;
+    const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
+    for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
+        const uint32_t item = item0 + l.group;
+        fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
+        int32_t i = 0;
+        const int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
+        int h = (int)(item % parts);
+        for (int round = 0; round < t.rounds; round++, h += t.parts) {
+            const int live = in_use && h < t.a.num_heads;
+            float x[8], *factor = NULL;
+            fai_load_row(x, &t, &seq, i, h, signs, l, live);
+            if (live && d->data) {
+                factor = t.factors + (seq.b * d->stride_b + h * d->stride_h);
+                if (d->block) factor += (uint32_t)i / (uint32_t)d->block * d->stride_block;
+            }
+            if (t.measure) {
+                const uint32_t need = fai_bits_of(fai_need(x, t.o.dtype, l.lanes));
+                if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor))
+                    fai_red_relaxed_gpu_max_u32(factor, need);
+                continue;
+            }
+            __syncwarp(); /* the group has read its row: it may be overwritten */
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, factor, own_factors, x, l,
+                          live);
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_clear_factors_kernel(const __grid_constant__ fai_rows_task t) {
+    const fa_descale *d = &t.a.q_descale;
+    const fai_factors count = fai_count_factors(&t.a);
+    const uint32_t h = (uint32_t)count.h, blocks = (uint32_t)count.blocks,
+                   all = (uint32_t)count.b * h * blocks;
+    for (uint32_t n = blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < all;
+         n += gridDim.x * FAI_CACHE_THREADS)
+        t.factors[n / blocks / h * d->stride_b + n / blocks % h * d->stride_h +
+                  n % blocks * d->stride_block] = 0;
+}
+
+/* A thread block for the rows that share a factor, and few enough that the second time they come from a
+ * cache. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
+    fai_quantize_blocks_kernel(const __grid_constant__ fai_rows_task t) {
+    __shared__ uint32_t most;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fa_descale *d = &t.a.q_descale;
+    const uint32_t seqlen = (uint32_t)t.a.seqlen_q, heads = (uint32_t)t.a.num_heads;
+    const uint32_t rows = d->block ? (uint32_t)d->block : seqlen, blocks = (seqlen - 1) / rows + 1;
+    const int64_t size = t.o.size;
+    const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
+    for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * blocks * heads; item += gridDim.x) {
+        const uint32_t h = item % heads, number = item / heads % blocks;
+        const int64_t first = (int64_t)number * rows;
+        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / heads / blocks));
+        const int64_t last = first + rows < seq.len_q ? first + rows : seq.len_q;
+        float x[8], factor = 0;
+        if (threadIdx.x == 0) most = 0;
+        for (int64_t i = first; i < last; i += l.groups) {
+            fai_load_row(x, &t, &seq, i + l.group, h, signs, l, i + l.group < last);
+            const float need = fai_need(x, t.o.dtype, l.lanes);
+            if (fai_bits_of(need) > fai_bits_of(factor)) factor = need;
+        }
+        __syncthreads(); /* most is 0 for everybody */
+        if (l.lane == 0) atomicMax(&most, fai_bits_of(factor));
+        __syncthreads(); /* most is that of all rows */
+        factor = fai_float_of(most);
+        if (threadIdx.x == 0)
+            t.factors[seq.b * d->stride_b + h * d->stride_h + number * d->stride_block] = factor;
+        for (int64_t i = first; i < last; i += l.groups) {
+            const int live = i + l.group < last;
+            fai_load_row(x, &t, &seq, i + l.group, h, signs, l, live);
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x,
+                          l, live);
+        }
+        __syncthreads(); /* everybody has read most: it may be cleared */
+    }
+}
+
+/* ---- calls ---- */
+
+/* Rows whose chunks may be read at once? */
+static inline fai_rows fai_get_rows(const void *data, fai_strides st, fa_dtype dtype, int32_t dim) {
+    const int64_t size = (int64_t)fa_sizeof(dtype), unit = size == 1 ? 8 : 16;
+    const int64_t odd = (int64_t)((uintptr_t)data % 16) | st.b * size | st.s * size | st.h * size;
+    const fai_rows r = {(char *)data, st, dtype, (int32_t)size, dim, data && dim % 8 == 0 && odd % unit == 0};
+    return r;
+}
+static inline int32_t fai_rope_is_wide(const fa_rope *r) {
+    return r->dim % 16 == 0 && ((uintptr_t)r->cos | (uintptr_t)r->sin) % 16 == 0;
+}
+/* Threads of a row: a power of two. */
+static inline int32_t fai_count_lanes(int32_t dim) {
+    int32_t lanes = 1;
+    while (lanes * 8 < dim) lanes *= 2;
+    return lanes;
+}
+/* Heads of a row that a group takes: it finds the row and its angles once. Not so many that groups get few:
+ * a GPU holds some 10000. But items, (row, part of the heads), are counted in 31 bits: rows are, where
+ * lists say how many. */
+static inline int32_t fai_count_rounds(int64_t rows, int32_t heads) {
+    int32_t rounds = 1;
+    while (rounds < 8 && rounds < heads && rows * heads / rounds >= 1 << 16) rounds *= 2;
+    while (rounds < heads && (heads - 1) / rounds + 1 > INT32_MAX / rows)
+        rounds = rounds > heads / 2 ? heads : 2 * rounds;
+    return rounds;
+}
+
+/* The grid of a kernel whose blocks have `each` items at once and go on to the next ones in steps of the
+ * grid: no more blocks than can be at work, 16 an SM. */
+static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t items, int each,
+                                         int sides, void *task, void *more, cudaStream_t stream) {
+    int device = 0, sms = 0;
+    void *parameters[2] = {task, more};
+    int64_t blocks = (items - 1) / each + 1;
+    if (items > INT32_MAX)
+        return fai_fail(a, FA_ERR_CUDA_GRID, "rows * heads", -1, (double)items, 1, INT32_MAX);
+    cudaError_t e = cudaGetDevice(&device);
+    if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+    if (e != cudaSuccess) return fai_cuda_status(a, e);
+    if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS))
+        blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
+    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)blocks, (unsigned)sides),
+                                               dim3(FAI_CACHE_THREADS), parameters, 0, stream));
+}
+/* The most rows that a call may have; what lists say is counted in 31 bits. */
+static inline int64_t fai_most_rows(const fa_args *a) {
+    const int64_t rows = (int64_t)a->batch * a->seqlen_q;
+    return a->cu_seqlens_q && rows > INT32_MAX ? INT32_MAX : rows;
+}
+static inline int64_t fai_ceil(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+/* Pointers that must be the device's, or NULL. */
+typedef struct fai_pointer {
+    const void *data;
+    const char *field;
+} fai_pointer;
+static inline fa_status fai_cuda_check_list(const fa_args *a, const fai_pointer *list, int count) {
+    fa_status status = FA_OK;
+    for (int n = 0; n < count && status == FA_OK; n++)
+        status = fai_cuda_check_pointer(a, list[n].data, list[n].field);
+    return status;
+}
+
+/* What append and compaction have in common. */
+static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_call *c,
+                                             const fa_cache *cache) {
+    const fa_args *a = &c->a;
+    const int k = a->k.data != NULL, v = a->v.data != NULL; /* the sides in use */
+    const fai_pointer list[] = {{a->k.data, "cache.k.data"},
+                                {a->v.data, "cache.v.data"},
+                                {a->k_descale.data, "cache.k_descale.data"},
+                                {a->v_descale.data, "cache.v_descale.data"},
+                                {a->block_table, "cache.block_table"},
+                                {c->positions, "positions"},
+                                {c->accepted, "accepted"},
+                                {c->num_accepted, "num_accepted"}};
+    const fai_strides st_k = fai_strides_kv(a, &a->k, cache->head_dim),
+                      st_v = fai_strides_kv(a, &a->v, cache->head_dim_v);
+    memset(t, 0, sizeof *t);
+    t->a = *a, t->cache = *cache;
+    t->positions = c->positions, t->accepted = c->accepted, t->num_accepted = c->num_accepted;
+    t->max_accepted = c->max_accepted, t->first_side = k ? 0 : 1;
+    if (k) t->lanes = fai_count_lanes(cache->head_dim);
+    if (v && fai_count_lanes(cache->head_dim_v) > t->lanes) t->lanes = fai_count_lanes(cache->head_dim_v);
+    t->wide[0] = fai_get_rows(a->k.data, st_k, cache->dtype, cache->head_dim).wide;
+    t->wide[1] = fai_get_rows(a->v.data, st_v, cache->dtype, cache->head_dim_v).wide;
+    return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
+}
+
+/* fa_append in device memory. One launch; with factors of blocks of rows (block > 1) on one side only, or
+ * of different kinds, two. */
+FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_cache_task t;
+    fa_status status = fai_check_append(&c, args, FAI_DEVICE_LISTS);
+    if (status != FA_OK) return status;
+    const fa_cache *cache = &args->cache;
+    const fa_rope *rope = &args->rotary;
+    const int sides[2] = {args->k.data != NULL, args->v.data != NULL}, turns = sides[0] && fai_rotates(rope);
+    const fai_pointer list[] = {{args->k.data, "k.data"},
+                                {args->v.data, "v.data"},
+                                {args->cu_seqlens_new, "cu_seqlens_new"},
+                                {args->seqused_new, "seqused_new"},
+                                {turns ? rope->cos : NULL, "rotary.cos"},
+                                {turns ? rope->sin : NULL, "rotary.sin"},
+                                {turns ? rope->positions : NULL, "rotary.positions"}};
+    status = fai_cache_begin_cuda(&t, &c, cache);
+    if (status == FA_OK) status = fai_cuda_check_list(&c.a, list, (int)(sizeof list / sizeof *list));
+    if (status != FA_OK) return status;
+    const int64_t heads = cache->num_heads_k, seqlen = args->seqlen_new;
+    if (turns) t.rope = *rope, t.rope_wide = fai_rope_is_wide(rope);
+    for (int v = 0; v < 2; v++) {
+        const fa_tensor *x = v ? &args->v : &args->k;
+        const int32_t dim = v ? cache->head_dim_v : cache->head_dim;
+        const fai_strides st = fai_resolve(x->stride_b, x->stride_s, x->stride_h, seqlen, heads, dim);
+        t.in[v] = fai_get_rows(x->data, st, args->dtype, dim);
+    }
+    for (int v = 0; v < 2 && status == FA_OK; v++) {
+        const fa_descale *d = v ? &c.a.v_descale : &c.a.k_descale;
+        const fa_descale *next = v ? NULL : &c.a.v_descale;
+        if (!sides[v]) continue;
+        const int several = d->data && d->block > 1, groups = FAI_CACHE_THREADS / t.lanes;
+        const int both = next && sides[1] && !several && !(next->data && next->block > 1); /* in one launch */
+        t.first_side = v;
+        if (several) { /* a thread block for each block of factors; at both ends of a page may be a part of one */
+            const int64_t page = d->paged ? cache->page_size : cache->seqlen_k;
+            const int64_t most = seqlen / d->block + 2 * (fai_ceil(seqlen, page) + 1);
+            t.blocks = (uint32_t)(most < seqlen ? most : seqlen);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel,
+                                      c.a.batch * heads * t.blocks, 1, 1, &t, NULL, stream);
+        } else { /* a group for each row and up to 8 heads; y: K, V */
+            const int64_t rows = fai_most_rows(&c.a);
+            t.rounds = fai_count_rounds(rows, (int32_t)heads), t.parts = (int32_t)fai_ceil(heads, t.rounds);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, rows * t.parts, groups, 1 + both,
+                                      &t, NULL, stream);
+            v += both;
+        }
+    }
+    return status;
+}
+
+/* fa_compact in device memory: one launch. */
+FAI_NOINLINE fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_cache_task t;
+    fa_status status = fai_check_compact(&c, args, FAI_DEVICE_LISTS);
+    if (status == FA_OK) status = fai_cache_begin_cuda(&t, &c, &args->cache);
+    if (status != FA_OK) return status;
+    /* a thread block for each sequence and head; y: K, V */
+    return fai_cache_launch(&c.a, (const void *)fai_compact_kernel, (int64_t)c.a.batch * c.a.num_heads_k, 1,
+                            c.a.k.data && c.a.v.data ? 2 : 1, &t, NULL, stream);
+}
+
+/* What rotation and quantisation have in common: rows of q become rows of o. */
+static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_call *c, fa_tensor q,
+                                            fa_tensor_out o, fa_dtype dtype, fa_dtype o_dtype) {
+    const fa_args *a = &c->a;
+    const int32_t heads = a->num_heads, dim = c->info.head_dim;
+    const fai_strides st_q = fai_resolve(q.stride_b, q.stride_s, q.stride_h, a->seqlen_q, heads, dim);
+    const fai_strides st_o = fai_resolve(o.stride_b, o.stride_s, o.stride_h, a->seqlen_q, heads, dim);
+    const fai_pointer list[] = {{q.data, "q.data"},
+                                {o.data, "o.data"},
+                                {a->cu_seqlens_q, "cu_seqlens_q"},
+                                {a->seqused_q, "seqused_q"}};
+    memset(t, 0, sizeof *t);
+    t->a = *a, t->lanes = fai_count_lanes(dim);
+    t->q = fai_get_rows(q.data, st_q, dtype, dim), t->o = fai_get_rows(o.data, st_o, o_dtype, dim);
+    t->rounds = fai_count_rounds(fai_most_rows(a), heads);
+    t->parts = (int32_t)fai_ceil(heads, t->rounds);
+    return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
+}
+/* A kernel with a group for each row and up to 8 heads. */
+static inline fa_status fai_rows_launch(const void *kernel, fai_rows_task *t, void *more,
+                                        cudaStream_t stream) {
+    return fai_cache_launch(&t->a, kernel, fai_most_rows(&t->a) * t->parts, FAI_CACHE_THREADS / t->lanes, 1,
+                            t, more, stream);
+}
+
+/* fa_rotary in device memory: one launch. */
+FAI_NOINLINE fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_rows_task t;
+    fa_status status = fai_check_rotary(&c, args, FAI_DEVICE_LISTS);
+    if (status != FA_OK) return status;
+    const fa_rope *rope = &args->rotary;
+    const fai_pointer list[] = {
+        {rope->cos, "rotary.cos"}, {rope->sin, "rotary.sin"}, {rope->positions, "rotary.positions"}};
+    status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->dtype);
+    if (status == FA_OK) status = fai_cuda_check_list(&c.a, list, 3);
+    if (status != FA_OK) return status;
+    t.rope = *rope, t.rope_wide = fai_rope_is_wide(rope);
+    return fai_rows_launch((const void *)fai_rotary_kernel, &t, NULL, stream);
+}
+
+/* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most;
+ * three if more share one: factors are cleared, then measured, then used. */
+FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_rows_task t;
+    fa_status status = fai_check_quantize(&c, args, FAI_DEVICE_LISTS);
+    if (status != FA_OK) return status;
+    const fa_args *a = &c.a;
+    const fa_descale *d = &a->q_descale;
+    const fai_factors count = fai_count_factors(a);
+    const int64_t rows =
+        d->block ? d->block : a->seqlen_q; /* of a factor, if sequences and heads share none */
+    const int apart =
+        count.b == a->batch && count.h == a->num_heads && count.blocks == fai_ceil(a->seqlen_q, rows);
+    status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->o_dtype);
+    if (status == FA_OK) status = fai_cuda_check_pointer(a, d->data, "descale.data");
+    if (status != FA_OK) return status;
+    const int64_t bytes = rows * args->head_dim * (int64_t)fa_sizeof(args->dtype);
+    int own = d->data && apart && rows == 1;
+    t.factors = args->descale.data, t.hadamard = args->hadamard, t.seed = args->seed;
+    if (d->data && apart && !own && bytes <= 65536) /* a thread block for each factor */
+        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks,
+                                1, 1, &t, NULL, stream);
+    if (d->data && (!own || fai_cache_hides(&c))) /* each factor; those without rows stay 0 */
+        status = fai_cache_launch(a, (const void *)fai_clear_factors_kernel, count.b * count.h * count.blocks,
+                                  FAI_CACHE_THREADS, 1, &t, NULL, stream);
+    t.measure = d->data && !own;
+    if (status == FA_OK && t.measure)
+        status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
+    t.measure = 0;
+    if (status == FA_OK) status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
+    return status;
+}
+
+#endif /* FA_CUDA_CACHE */
 
 #if defined(FA_NAME)
 
@@ -332,16 +1804,18 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
 /* >>tiles    one more instance: what this file has kernels for, and how large their tiles are */
 /* ======================================================================================== */
 
-#if FA_DTYPE != FA_F16 && FA_DTYPE != FA_BF16
-#error "flashattn_cuda.cuh: FA_DTYPE must be FA_F16 or FA_BF16"
+#if FA_DTYPE != FA_F16 && FA_DTYPE != FA_BF16 && (FA_PASSES) != FA_FORWARD
+#error "flashattn_cuda.cuh: FA_DTYPE must be FA_F16 or FA_BF16, or FA_PASSES FA_FORWARD"
 #undef FA_DTYPE
 #define FA_DTYPE FA_BF16
 #endif
-#if FA_KV_DTYPE != FA_DTYPE || FA_O_DTYPE != FA_DTYPE
-#error "flashattn_cuda.cuh: FA_KV_DTYPE and FA_O_DTYPE must be FA_DTYPE"
+#if FA_O_DTYPE != FA_DTYPE && (FA_PASSES) != FA_FORWARD && ((FA_PASSES) != FA_DECODE || FA_O_DTYPE != FA_F32)
+#error "flashattn_cuda.cuh: FA_O_DTYPE must be FA_DTYPE, or FA_F32 with FA_PASSES FA_DECODE, or FA_PASSES FA_FORWARD"
 #endif
-#if (FA_PASSES) != FA_FORWARD
-#error "flashattn_cuda.cuh: FA_PASSES must be FA_FORWARD"
+#if FA_KV_DTYPE != FA_DTYPE && ((FA_PASSES) != FA_DECODE || (FA_KV_DTYPE != FA_E4M3 && FA_KV_DTYPE != FA_I8))
+#error "flashattn_cuda.cuh: FA_KV_DTYPE must be FA_DTYPE, or FA_E4M3 or FA_I8 with FA_PASSES FA_DECODE"
+#elif FA_KV_DTYPE != FA_DTYPE && (FA_HEAD_DIM % 32 != 0 || FA_HEAD_DIM_V % 32 != 0)
+#error "flashattn_cuda.cuh: FA_HEAD_DIM and FA_HEAD_DIM_V must be multiples of 32 with an 8-bit FA_KV_DTYPE"
 #endif
 
 #if FA_HEAD_DIM > FA_HEAD_DIM_V
@@ -350,6 +1824,21 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
 #define FAI_DIM FA_HEAD_DIM_V
 #endif
 
+/* bytes of an element of Q; of K and V */
+#if FA_DTYPE == FA_F32
+#define FAI_BYTES 4
+#define FAI_ELEMENT uint32_t
+#elif FA_DTYPE <= FA_BF16
+#define FAI_BYTES 2
+#define FAI_ELEMENT uint16_t
+#else
+#define FAI_BYTES 1
+#define FAI_ELEMENT uint8_t
+#endif
+#define FAI_KV_BYTES (FA_KV_DTYPE == FA_DTYPE ? FAI_BYTES : 1)
+#define FAI_UNITS(elements) ((elements) * FAI_KV_BYTES / 2) /* of K and V, in 16 bits */
+/* 16 bits that a row takes in shared memory: a multiple of 32 bytes, filled up with zeros */
+#define FAI_WIDTH(dim, bytes) (((dim) * (bytes) + 31) / 32 * 16)
 #define FAI_HAS(features) (((FA_FEATURES) & (features)) != 0)
 /* what is compiled in besides the plain kernel */
 #if defined(FA_SCORE_MOD)
@@ -369,7 +1858,23 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
  * 16 elements; up to 128 dims that fits, beyond it a warp has 16 rows. sm_86, 89 and 120 have 99 KB of
  * shared memory a block, sm_80 163, sm_90 and 100 227. */
 #define FAI_LITTLE_SHARED(arch) ((arch) == 860 || (arch) == 890 || (arch) >= 1200)
-#if FAI_DIM <= 64
+#define FAI_UNPACKS(arch) (FAI_BYTES == 1 && (arch) >= 900 && (arch) < 1200)
+#if FAI_BYTES == 4
+/* FFMA reads all its operands from shared memory: 32 rows and 64 or 32 keys a warp, as above. 96 KB at most, which is
+ * everything that sm_86, 89 and 120 have; beyond 128 dims a thread's part of O takes all registers at 16 rows */
+#define FAI_TABLE_M(arch) (FAI_DIM <= 128 ? 128 : 64)
+#define FAI_TABLE_N(arch) (FAI_DIM <= 64 ? 64 : FAI_DIM <= 192 || !FAI_LITTLE_SHARED(arch) ? 32 : 16)
+#define FAI_TABLE_WARPS(arch) 4
+#define FAI_TABLE_STAGES(arch) 1
+#elif FAI_BYTES == 1
+/* half the bytes of 16-bit tiles, so two stages fit everywhere: 26, 34, 73 and 97 KB. Registers as there, but for sm_90
+ * and 100, where mma makes f16 of fp8 first: 16 rows a warp then, and 32 keys beyond 128 dims */
+#define FAI_TABLE_M(arch) 128
+#define FAI_TABLE_N(arch) \
+    (FAI_DIM <= 64 ? 64 : FAI_DIM <= 128 ? (FAI_UNPACKS(arch) ? 64 : 32) : FAI_UNPACKS(arch) ? 32 : 64)
+#define FAI_TABLE_WARPS(arch) (FAI_DIM <= (FAI_UNPACKS(arch) ? 64 : 128) ? 4 : 8)
+#define FAI_TABLE_STAGES(arch) 2
+#elif FAI_DIM <= 64
 /* 48 KB and about 200 registers: two blocks an SM everywhere, and Q stays in registers */
 #define FAI_TABLE_M(arch) 128
 #define FAI_TABLE_N(arch) 64
@@ -397,62 +1902,77 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
 #define FAI_TABLE_STAGES(arch) 1
 #endif
 
+#if defined(FA_WARPS) && ((FA_WARPS) < 1 || (FA_WARPS) > 16)
+#error "flashattn_cuda.cuh: FA_WARPS must be in 1..16"
+#endif
+#if defined(FA_BLOCK_M) && ((FA_BLOCK_M) < 16 || (FA_BLOCK_M) > 512 || (FA_BLOCK_M) % 16)
+#error "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS"
+#endif
+#if defined(FA_BLOCK_N) && ((FA_BLOCK_N) < 16 || (FA_BLOCK_N) > 128 || (FA_BLOCK_N) % 16)
+#error "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128"
+#elif defined(FA_BLOCK_N) && FAI_BYTES == 1 && (FA_BLOCK_N) % 32
+#error "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 32 in 32..128 with an fp8 FA_DTYPE"
+#endif
+#if defined(FA_STAGES) && (FA_STAGES) != 1 && (FA_STAGES) != 2
+#error "flashattn_cuda.cuh: FA_STAGES must be 1 or 2"
+#endif
+
 #ifdef FA_BLOCK_M
-#define FAI_TILE_M(arch) FA_BLOCK_M
+#define FAI_TILE_M(arch) (FA_BLOCK_M)
 #else
 #define FAI_TILE_M(arch) FAI_TABLE_M(arch)
 #endif
 #ifdef FA_BLOCK_N
-#define FAI_TILE_N(arch) FA_BLOCK_N
+#define FAI_TILE_N(arch) (FA_BLOCK_N)
 #else
 #define FAI_TILE_N(arch) FAI_TABLE_N(arch)
 #endif
 #ifdef FA_WARPS
-#define FAI_TILE_WARPS(arch) FA_WARPS
+#define FAI_TILE_WARPS(arch) (FA_WARPS)
 #else
 #define FAI_TILE_WARPS(arch) FAI_TABLE_WARPS(arch)
 #endif
 #ifdef FA_STAGES
-#define FAI_TILE_STAGES(arch) FA_STAGES
+#define FAI_TILE_STAGES(arch) (FA_STAGES)
 #else
 #define FAI_TILE_STAGES(arch) FAI_TABLE_STAGES(arch)
 #endif
 
-/* Q, then the stages of K and V, [K V] [K V], whose place O takes at the end; then what the threads have
- * in common */
+/* Q, then the stages of K and V, [K V] [K V], each with two factors a key behind it if they have such; O of 16 bits takes
+ * their place at the end; then what the threads have in common */
 #define FAI_TILE_SHARED(arch) (FAI_TILE_BYTES(arch) + offsetof(FAI_(tile), row) + FAI_TILE_M(arch) * 4)
+#define FAI_TILE_STAGE(arch) \
+    (FAI_TILE_N(arch) * ((FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES) + FAI_WIDTH(FA_HEAD_DIM_V, FAI_BYTES)) * 2 + (FAI_BYTES == 1 ? 8 : 0)))
+#define FAI_TILE_LOOP(arch) \
+    (FAI_TILE_M(arch) * FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES) * 2 + FAI_TILE_STAGES(arch) * FAI_TILE_STAGE(arch))
 #define FAI_TILE_BYTES(arch) \
-    (2 * (FAI_TILE_M(arch) * FA_HEAD_DIM_V > \
-                  FAI_TILE_M(arch) * FA_HEAD_DIM + \
-                      FAI_TILE_STAGES(arch) * FAI_TILE_N(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V) \
-              ? FAI_TILE_M(arch) * FA_HEAD_DIM_V \
-              : FAI_TILE_M(arch) * FA_HEAD_DIM + \
-                    FAI_TILE_STAGES(arch) * FAI_TILE_N(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V)))
+    (FAI_TILE_M(arch) * FA_HEAD_DIM_V * 2 > FAI_TILE_LOOP(arch) ? FAI_TILE_M(arch) * FA_HEAD_DIM_V * 2 \
+                                                                : FAI_TILE_LOOP(arch))
 
 /* the sizes of this compilation, as constants of a function */
 #define FAI_THREADS (FAI_TILE_WARPS(FAI_ARCH) * 32)
 #define FAI_BN FAI_TILE_N(FAI_ARCH)
-#define FAI_MT (FAI_TILE_M(FAI_ARCH) / FAI_TILE_WARPS(FAI_ARCH) / 16)
+/* 32 rows a warp or 16; what is neither is an error below */
+#define FAI_MT (FAI_TILE_M(FAI_ARCH) / FAI_TILE_WARPS(FAI_ARCH) == 32 ? 2 : 1)
 #define FAI_SIZES \
     enum { \
         D = FA_HEAD_DIM, \
         DV = FA_HEAD_DIM_V, \
+        WIDTH = FAI_WIDTH(D, FAI_BYTES), \
+        WIDTH_V = FAI_WIDTH(DV, FAI_BYTES), \
         BM = FAI_TILE_M(FAI_ARCH), \
         BN = FAI_TILE_N(FAI_ARCH), \
         WARPS = FAI_TILE_WARPS(FAI_ARCH), \
         STAGES = FAI_TILE_STAGES(FAI_ARCH), \
         THREADS = FAI_THREADS, \
         MT = FAI_MT, \
-        /* in registers: 32 of them, too many next to those that features take */ \
-        Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
+        /* in registers: 32 of them, too many next to those that features take, or factors */ \
+        Q_STAYS = FAI_MT * FAI_WIDTH(FAI_DIM, FAI_BYTES) <= \
+                      (FAI_BYTES == 2 ? 128 : FAI_BYTES == 1 && !FAI_UNPACKS(FAI_ARCH) ? 64 : 0) && \
+                  !FAI_HEAVY \
     };
-FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) &&
-                     (FAI_MT == 1 || FAI_MT == 2) && FAI_THREADS <= 512,
-                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS, and FA_WARPS 1..16");
-FA_STATIC_ASSERT(FAI_BN >= 16 && FAI_BN <= 128 && FAI_BN % 16 == 0,
-                 "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128");
-FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 2,
-                 "flashattn_cuda.cuh: FA_STAGES must be 1 or 2");
+FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
+                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS");
 
 #define FAI_ISA cuda
 #if FA_DTYPE == FA_BF16
@@ -460,17 +1980,58 @@ FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 
 #define FAI_PACK fai_cvt_rn_bf16x2_f32
 #define FAI_FMA2 fai_fma_rn_bf16x2
 #define FAI_EXPONENT 0x7f80u
-#else
+#define FAI_UNPACK(x) __uint_as_float((uint32_t)(x) << 16)
+#elif FA_DTYPE == FA_F16
 #define FAI_MMA fai_mma_m16n8k16_f32_f16
 #define FAI_PACK fai_cvt_rn_f16x2_f32
 #define FAI_FMA2 fai_fma_rn_f16x2
 #define FAI_EXPONENT 0x7c00u
+#define FAI_UNPACK(x) fai_cvt_f32_f16((uint16_t)(x))
+#elif FA_DTYPE == FA_E4M3
+#define FAI_MMA fai_mma_m16n8k32_f32_e4m3
+#define FAI_MMA_PV fai_mma_m16n8k32_f32_e4m3
+#define FAI_EXPONENT 0x7fu /* NaN; there is no infinity */
+#elif FA_DTYPE == FA_E5M2
+#define FAI_MMA fai_mma_m16n8k32_f32_e5m2
+#define FAI_MMA_PV fai_mma_m16n8k32_f32_e4m3_e5m2 /* P has a bit more, and no use for exponents */
+#define FAI_EXPONENT 0x7cu
+#else
+#define FAI_EXPONENT 0x7f800000u
 #endif
+#if FA_O_DTYPE == FA_F16
+#define FAI_PACK_O fai_cvt_rn_f16x2_f32
+#else
+#define FAI_PACK_O fai_cvt_rn_bf16x2_f32
+#endif
+/* Where a lane finds the first fragment of Q, K and V in their tiles: >>maps. f32: its first row of Q, its first two
+ * keys of K, its first columns of V. */
+#if FAI_BYTES == 4
+#define FAI_FIRST_Q(row0, lane) FAI_AT(WIDTH, (row0) + FAI_C_ROW(lane, 0), 0)
+#define FAI_FIRST_K(lane) FAI_AT(WIDTH, FAI_C_COL(lane, 0), 0)
+#define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, 0, FAI_PAIRED_COL(lane, 0, 0) / 4)
+#else
+#define FAI_FIRST_Q(row0, lane) \
+    FAI_AT(WIDTH, (row0) + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane))
+#define FAI_FIRST_K(lane) FAI_AT(WIDTH, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane))
+#if FAI_BYTES == 2
+#define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane))
+#else
+#define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, FAI_LDMATRIX_BYTES_ROW(lane), 0)
+#endif
+#endif
+/* log2 of the largest P: e4m3 has few small numbers, and 2^8 without an error */
+#define FAI_P_LOG2 (FAI_BYTES == 1 ? 8 : 0)
 
 #if defined(FA_SCORE_MOD)
 static inline double FA_(cuda_score_mod)(double s, int b, int h, int i, int j) {
     (void)b, (void)h, (void)i, (void)j;
     return (double)(FA_SCORE_MOD(s, b, h, i, j));
+}
+#endif
+#if defined(FA_SCORE_MOD_GRAD)
+static inline double FA_(cuda_score_mod_grad)(double s, int b, int h, int i, int j) {
+    (void)s, (void)b, (void)h, (void)i, (void)j;
+    return (double)(FA_SCORE_MOD_GRAD(s, b, h, i, j));
 }
 #endif
 #if defined(FA_MASK_MOD)
@@ -487,8 +2048,9 @@ typedef struct FAI_(tile) {
     int32_t b, len_q, len_k, head_k;
     int32_t first, first_h;             /* query and head where the rows begin to count */
     int32_t rows;                       /* that exist; behind them the last is repeated */
-    fa_range any, all;                  /* keys that some row sees, that all rows see */
-    uint32_t row[FAI_TILE_M(FAI_ARCH)]; /* query - first, and (head - first_h) << 10 */
+    fa_range any, all;                  /* keys of the block that some row sees, that all rows see */
+    uint32_t row[FAI_TILE_M(FAI_ARCH) > 64 ? FAI_TILE_M(FAI_ARCH) : 64]; /* query - first, and
+                                                                            (head - first_h) << 10 */
 } FAI_(tile);
 
 /* Query and head of a row. */
@@ -521,21 +2083,19 @@ FAI_HD static inline int64_t FAI_(tiles)(const fa_args *a, int rows) {
     return ((int64_t)a->seqlen_q * (a->num_heads / fai_num_heads_k(a)) + rows - 1) / rows;
 }
 
-/* The tile of this block; 0 if its sequence has no such rows. The last tile goes first: under a causal
- * mask it is the longest. */
-FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
-    FAI_SIZES
-    const uint32_t tiles = (uint32_t)FAI_(tiles)(a, BM), heads_k = (uint32_t)fai_num_heads_k(a);
-    const uint32_t block = gridDim.x - 1 - blockIdx.x, number = block % tiles, head = block / tiles;
+/* Tile `n` of the launch, of `most` rows; 0 if its sequence has no such rows. */
+FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t, uint32_t n, const int most) {
+    const uint32_t tiles = (uint32_t)FAI_(tiles)(a, most), heads_k = (uint32_t)fai_num_heads_k(a);
+    const uint32_t number = n % tiles, head = n / tiles;
     const fa_sequence seq = FAI_(sequence)(a, (int32_t)(head / heads_k));
     const int32_t group = a->num_heads / (int32_t)heads_k, head_k = (int32_t)(head % heads_k);
-    const int64_t row0 = (int64_t)number * BM, rest = (int64_t)seq.len_q * group - row0;
+    const int64_t row0 = (int64_t)number * most, rest = (int64_t)seq.len_q * group - row0;
     if (rest <= 0) return 0;
-    const int32_t rows = rest < BM ? (int32_t)rest : BM,
+    const int32_t rows = rest < most ? (int32_t)rest : most,
                   own = (int32_t)threadIdx.x < rows ? (int32_t)threadIdx.x : rows - 1;
     const int32_t first = (int32_t)(row0 / group),
                   shift = (int32_t)(row0 % group); /* row 0: query and head */
-    if (threadIdx.x < BM)
+    if ((int)threadIdx.x < most)
         t->row[threadIdx.x] = (uint32_t)((shift + own) / group | (shift + own) % group << 10);
     if (threadIdx.x == 0) {
         t->b = seq.b, t->len_q = seq.len_q, t->len_k = seq.len_k, t->head_k = head_k;
@@ -552,32 +2112,43 @@ FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
 /* >>loads    rows of Q, K and V to shared memory                                            */
 /* ======================================================================================== */
 
-/* A pass of the block copies THREADS / GROUP rows of GROUP chunks: then each next step is a constant away. */
+/* A pass of `threads` threads copies threads / GROUP rows of GROUP chunks: then each next step is a constant
+ * away, but for the permutation if it is less than 8 rows on: a step is a power of 2, so that
+ * swz(row + r) == swz(row) ^ swz(r) for multiples r of it. */
 
-FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
-    FAI_SIZES
-    enum { GROUP = FAI_GROUP(D), STEP = THREADS / GROUP };
+/* Chunk c of a row of `bytes` bytes, zeros if it is behind them or does not exist. */
+FAI_ATOM void FAI_(copy)(uint32_t to, const uint16_t *from, int c, int exists, const int bytes) {
+    if (bytes % 32 == 0 || c < bytes / 16) fai_cp_async_cg_16(to, from, exists ? 16 : 0);
+    else fai_st_shared_v4_b32(to, make_uint4(0, 0, 0, 0));
+}
+
+FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to, const int most,
+                           const int threads) {
+    enum { D = FA_HEAD_DIM, WIDTH = FAI_WIDTH(D, FAI_BYTES), GROUP = FAI_GROUP(WIDTH) };
+    const int step = threads / GROUP;
     const fai_strides st = fai_strides_q(a, D);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int row0 = (int)threadIdx.x / GROUP, chunk = (int)threadIdx.x % GROUP;
-    to += FAI_AT(D, row0, chunk);
+    to += FAI_AT(WIDTH, row0, chunk);
 #pragma unroll
-    for (int r = 0; r < BM; r += STEP) {
-        if (BM % STEP && row0 + r >= BM) continue;
+    for (int r = 0; r < most; r += step) {
+        if (most % step && row0 + r >= most) continue;
         const FAI_(row) row = FAI_(find)(t, row0 + r);
-        const uint16_t *from = (const uint16_t *)a->q.data + fai_offset_q(&seq, st, row.i, row.h) + chunk * 8;
+        const uint16_t *from =
+            (const uint16_t *)a->q.data + fai_offset_q(&seq, st, row.i, row.h) * FAI_BYTES / 2 + chunk * 8;
 #pragma unroll
-        for (int c = 0; c < D / 8; c += GROUP)
-            fai_cp_async_cg_16(to + r * D * 2 + c * 16, from + c * 8, row0 + r < t->rows ? 16 : 0);
+        for (int c = 0; c < WIDTH / 8; c += GROUP)
+            FAI_(copy)((to ^ FAI_SWIZZLE(WIDTH, r) * 16) + r * WIDTH * 2 + c * 16, from + c * 8, chunk + c,
+                       row0 + r < t->rows, D * FAI_BYTES);
     }
 }
 
 /* What is done to the chunks that a thread has copied, before the others may read them. */
 /* clang-format off */
-#define FAI_EACH_CHUNK(dim, rows, tile) \
+#define FAI_EACH_CHUNK(dim, rows, tile, thread, threads) \
     _Pragma("unroll 1") \
-    for (int r = (int)threadIdx.x / FAI_GROUP(dim); r < (rows); r += FAI_THREADS / FAI_GROUP(dim)) \
-        for (uint32_t at = (tile) + FAI_AT(dim, r, (int)threadIdx.x % FAI_GROUP(dim)), \
+    for (int r = (thread) / FAI_GROUP(dim); r < (rows); r += (threads) / FAI_GROUP(dim)) \
+        for (uint32_t at = (tile) + FAI_AT(dim, r, (thread) % FAI_GROUP(dim)), \
                       end = (tile) + (r + 1) * (dim) * 2; \
              at < end; at += FAI_GROUP(dim) * 16)
 /* clang-format on */
@@ -585,130 +2156,251 @@ FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
 /* -Q, for a negative scale */
 FAI_ATOM void FAI_(negate_q)(uint32_t sq) {
     FAI_SIZES
-    FAI_EACH_CHUNK(D, BM, sq) {
+    const uint32_t sign = FAI_BYTES == 4 ? 0x80000000u : FAI_BYTES == 2 ? 0x80008000u : 0x80808080u;
+    FAI_EACH_CHUNK(WIDTH, BM, sq, (int)threadIdx.x, THREADS) {
         uint4 x = fai_ld_shared_v4_b32(at);
-        x.x ^= 0x80008000u, x.y ^= 0x80008000u, x.z ^= 0x80008000u, x.w ^= 0x80008000u;
+        x.x ^= sign, x.y ^= sign, x.z ^= sign, x.w ^= sign;
         fai_st_shared_v4_b32(at, x);
     }
 }
 
-/* x with 0 for each half that is infinite or NaN */
+/* x with 0 for each element that is infinite or NaN; int8 has neither */
 FAI_ATOM uint32_t FAI_(finite)(uint32_t x) {
+#if FA_KV_DTYPE == FA_E4M3
+    return x & ~(((x & 0x7f7f7f7fu) + 0x01010101u >> 7 & 0x01010101u) * 0xffu); /* |NaN| is 0x7f */
+#elif FA_KV_DTYPE == FA_E5M2
+    return x & ~(((x & 0x7f7f7f7fu) + 0x04040404u >> 7 & 0x01010101u) * 0xffu); /* from 0x7c on */
+#elif FA_KV_DTYPE == FA_I8
+    return x;
+#elif FA_KV_DTYPE == FA_F32
+    return (x & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x;
+#else
     return ((x & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffffu) |
            ((x >> 16 & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffff0000u);
+#endif
 }
 
-/* What is not finite in the thread's chunks of V becomes 0, as 0 times it is not. 1 if there was such an
+/* What is not finite in the thread's chunks of a tile becomes 0, as 0 times it is not. 1 if there was such an
  * element. */
-FAI_ATOM int FAI_(make_finite)(uint32_t sv) {
-    FAI_SIZES
+FAI_ATOM int FAI_(make_rows_finite)(uint32_t tile, const int dim, int thread, const int threads,
+                                    const int number) {
     int found = 0;
-    FAI_EACH_CHUNK(DV, BN, sv) {
-        uint4 x = fai_ld_shared_v4_b32(at);
+    FAI_EACH_CHUNK(dim, number, tile, thread, threads) {
+        const uint4 x = fai_ld_shared_v4_b32(at);
+#if FAI_KV_BYTES == 2
         const uint32_t zero = /* or NaN */
             FAI_FMA2(x.w, 0, FAI_FMA2(x.z, 0, FAI_FMA2(x.y, 0, FAI_FMA2(x.x, 0, 0))));
         if ((zero & 0x7fff7fff) == 0) continue;
-        x.x = FAI_(finite)(x.x), x.y = FAI_(finite)(x.y), x.z = FAI_(finite)(x.z), x.w = FAI_(finite)(x.w);
-        fai_st_shared_v4_b32(at, x), found = 1;
+#endif
+        const uint4 y =
+            make_uint4(FAI_(finite)(x.x), FAI_(finite)(x.y), FAI_(finite)(x.z), FAI_(finite)(x.w));
+        if (x.x == y.x && x.y == y.y && x.z == y.z && x.w == y.w) continue;
+        fai_st_shared_v4_b32(at, y), found = 1;
     }
     return found;
 }
+FAI_ATOM int FAI_(make_finite)(uint32_t sv, int thread, const int threads, const int number) {
+    return FAI_(make_rows_finite)(sv, FAI_WIDTH(FA_HEAD_DIM_V, FAI_KV_BYTES), thread, threads, number);
+}
 #undef FAI_EACH_CHUNK
 
-/* Where a thread copies K or V from: chunk threadIdx.x % GROUP of row 0 of the sequence (of page 0 if
- * paged). */
+/* Where a thread copies K or V from: its chunk of row 0 of the sequence (of page 0 if paged). Distances count
+ * 16 bits, as the shapes of tiles do: two elements of 8. */
 typedef struct FAI_(source) {
     const uint16_t *from;
     int64_t row; /* stride */
 } FAI_(source);
 
-FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, const int dim) {
+FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, int thread,
+                                 const int dim) {
     const fai_strides st = fai_strides_kv(a, x, dim);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int64_t before = FAI_HAS(FA_PAGED) && a->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
-    const int chunk = (int)threadIdx.x % FAI_GROUP(dim);
-    const FAI_(source) s = {(const uint16_t *)x->data + before + t->head_k * st.h + chunk * 8, st.s};
+    const int chunk = thread % FAI_GROUP(FAI_WIDTH(dim, FAI_KV_BYTES));
+    const FAI_(source) s = {(const uint16_t *)x->data + FAI_UNITS(before + t->head_k * st.h) + chunk * 8,
+                            FAI_UNITS(st.s)};
     return s;
 }
 
-/* Elements from page 0 to key j, x: k or v. */
+/* From page 0 to key j, x: k or v. */
 FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
                              uint32_t j, const int dim) {
     /* not 0 where nothing is paged: the compiler may divide before it knows that */
     const uint32_t size = a->page_size > 0 ? (uint32_t)a->page_size : 1,
                    width = ((uint32_t)a->seqlen_k + size - 1) / size;
     const int64_t stride = a->block_table_stride ? a->block_table_stride : width;
-    return a->block_table[t->b * stride + j / size] * fai_strides_kv(a, x, dim).b + j % size * s.row;
+    return a->block_table[t->b * stride + j / size] * FAI_UNITS(fai_strides_kv(a, x, dim).b) +
+           j % size * s.row;
 }
 
-/* Keys from first on to the tile at `to`. Those that no row of the tile sees become zeros, whatever is
- * there. */
-FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
-                            int32_t first, uint32_t to, const int dim) {
-    FAI_SIZES
-    const int group = FAI_GROUP(dim), step = THREADS / group, row = (int)threadIdx.x / group;
-    to += FAI_AT(dim, row, (int)threadIdx.x % group);
+/* `number` keys from first on, by `threads` threads, to the tile at `to`. Those that no row of the tile sees
+ * become zeros, whatever is there. */
+FAI_ATOM void FAI_(load_keys)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
+                              int32_t first, uint32_t to, int thread, const int threads, const int number,
+                              const int dim) {
+    const int width = FAI_WIDTH(dim, FAI_KV_BYTES), group = FAI_GROUP(width), step = threads / group;
+    const int row = thread / group, chunk = thread % group;
+    to += FAI_AT(width, row, chunk);
+    const int lane = thread % 32, rows = 32 / group; /* of a warp, in a pass */
+    int64_t page = 0;
     const uint16_t *next = s.from + (first + row) * s.row;
 #pragma unroll
-    for (int r = 0; r < BN; r += step, next += step * s.row) {
+    for (int r = 0; r < number; r += step, next += step * s.row) {
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
         const uint16_t *from = inside ? next : s.from; /* an address that exists */
-        if (FAI_HAS(FA_PAGED) && a->block_table && inside)
-            from = s.from + FAI_(paged)(a, t, x, s, (uint32_t)j, dim);
-        if (BN % step && row + r >= BN) continue;
+        if (FAI_HAS(FA_PAGED) && a->block_table) {
+            const int pass = r / step % group;
+            if (pass == 0) { /* the lanes look up the rows of `group` passes */
+                const int32_t own = j - lane / group + lane % rows + lane / rows * step;
+                if (own >= t->any.lo && own < t->any.hi) page = FAI_(paged)(a, t, x, s, (uint32_t)own, dim);
+            }
+            const int64_t offset = fai_shfl_sync_idx_b64(page, pass * rows + lane / group);
+            if (inside) from = s.from + offset;
+        }
+        if (number % step && row + r >= number) continue;
 #pragma unroll
-        for (int c = 0; c < dim / 8; c += group)
-            fai_cp_async_cg_16(to + r * dim * 2 + c * 16, from + c * 8, inside ? 16 : 0);
+        for (int c = 0; c < width / 8; c += group)
+            FAI_(copy)((to ^ FAI_SWIZZLE(width, r) * 16) + r * width * 2 + c * 16, from + c * 8, chunk + c,
+                       inside, dim * FAI_KV_BYTES);
     }
 }
+FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
+                            int32_t first, uint32_t to, const int dim) {
+    FAI_(load_keys)(a, t, x, s, first, to, (int)threadIdx.x, FAI_THREADS, FAI_BN, dim);
+}
+
+#if FAI_BYTES == 1
+/* fai_descale_at by 32-bit divisions. j: query or key */
+FAI_ATOM const float *FAI_(factor_at)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, int32_t h,
+                                      uint32_t j) {
+    int32_t b = t->b;
+    if (FAI_HAS(FA_PAGED) && d->paged) {
+        const uint32_t size = a->page_size > 0 ? (uint32_t)a->page_size : 1;
+        b = a->block_table[b * fai_table_stride(a) + j / size], j %= size;
+    }
+    const uint32_t block = d->block > 0 ? j / (uint32_t)d->block : 0;
+    return d->data + b * d->stride_b + h * d->stride_h + block * d->stride_block;
+}
+FAI_ATOM float FAI_(factor)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, int32_t h, int32_t j) {
+    return d->data ? *FAI_(factor_at)(a, t, d, h, (uint32_t)j) : 1;
+}
+
+/* Do keys of a sequence and head have different factors? Else there is one. */
+FAI_ATOM int FAI_(by_key)(const fa_descale *d) { return d->data && (d->block || d->paged); }
+
+/* Factors of the keys from `first` on, if they differ: BN of K, BN of V, behind their tiles. */
+FAI_ATOM void FAI_(load_factors)(const fa_args *a, const FAI_(tile) *t, int32_t first, uint32_t to) {
+    FAI_SIZES
+    const int32_t j = first + (int32_t)threadIdx.x, inside = j >= t->any.lo && j < t->any.hi;
+    if (BN < THREADS && threadIdx.x >= BN) return;
+#pragma unroll 1 /* side by side they take registers */
+    for (int n = 0; n < 2; n++) {
+        const fa_descale *const d = n ? &a->v_descale : &a->k_descale;
+        if (FAI_(by_key)(d))
+            fai_cp_async_ca_4(to + (n * BN + threadIdx.x) * 4,
+                              inside ? FAI_(factor_at)(a, t, d, t->head_k, (uint32_t)j) : d->data,
+                              inside ? 4 : 0);
+    }
+}
+#endif
 
 /* ======================================================================================== */
 /* >>scores   masks, softmax                                                                 */
 /* ======================================================================================== */
 
-/* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units, of keys from `first` on. scale: softmax_scale.
- * row: the first of the thread's rows in the tile. */
-FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
-                           int32_t first, int row, float scale) {
-    FAI_SIZES
+/* fa_load for the dtypes of a bias */
+FAI_ATOM float FAI_(load_bias)(const fa_args *a, int64_t index) {
+    if (a->bias.dtype == FA_BF16) return fa_bf16_to_f32(((const fai_code16 *)a->bias.data)[index]);
+    if (a->bias.dtype == FA_F16) return fa_f16_to_f32(((const fai_code16 *)a->bias.data)[index]);
+    return ((const float *)a->bias.data)[index];
+}
+
+/* What softcap, ALiBi, bias and FA_SCORE_MOD make of score y, in natural units, of key j; exists: j is a key.
+ * alibi: slope of the head; bias: where that of the row begins; by_y, by_bias: derivatives, if not NULL. */
+FAI_ATOM float FAI_(change)(const fa_args *a, const fa_sequence *seq, FAI_(row) at, int32_t j, int exists,
+                            float alibi, int64_t bias, float y, float *by_y, float *by_bias) {
+    float slope = 1;
+    if (FAI_HAS(FA_SOFTCAP) && a->softcap > 0) { /* cap tanh(y / cap) */
+        const float rest = 2 / (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap)); /* 1 - tanh */
+        y = FAI_BYTES == 4 ? a->softcap * tanhf(y / a->softcap) : a->softcap - a->softcap * rest;
+        slope = rest * (2 - rest);
+    }
+    if (FAI_HAS(FA_ALIBI) && a->alibi_slopes)
+        y -= alibi * fabsf((float)(at.i + seq->len_k - seq->len_q - j));
+    if (FAI_HAS(FA_BIAS) && a->bias.data && exists)
+        y += FAI_(load_bias)(a, bias + j);
+    if (by_bias) *by_bias = 1;
+#if defined(FA_SCORE_MOD_GRAD)
+    if (by_bias) *by_bias = (float)(FA_SCORE_MOD_GRAD(y, seq->b, at.h, at.i, j));
+#endif
+    if (by_y) *by_y = slope * *by_bias;
+#if defined(FA_SCORE_MOD)
+    y = (float)(FA_SCORE_MOD(y, seq->b, at.h, at.i, j));
+#endif
+    return y;
+}
+FAI_ATOM float FAI_(alibi)(const fa_args *a, int32_t b, int32_t h) {
+    return FAI_HAS(FA_ALIBI) && a->alibi_slopes ? a->alibi_slopes[b * a->alibi_stride_b + h] : 0;
+}
+
+/* These functions take S, P: (mt, number/8, C4), of mt * 16 rows and `number` keys from `first` on. row: the
+ * first of the thread's rows in the tile. */
+
+/* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units. scale: softmax_scale. */
+FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], int32_t first, int row,
+                           float scale, const int mt, const int number) {
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
+    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
     const fai_strides sb = fai_strides_bias(a);
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) { /* rows of a thread */
+    for (int n = 0; n < mt * 2; n++) { /* rows of a thread */
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
-        const int32_t position = at.i + t->len_k - t->len_q;
         const int64_t bias = t->b * sb.b + at.h * sb.h + at.i * sb.s;
-        const float slope =
-            FAI_HAS(FA_ALIBI) && a->alibi_slopes ? a->alibi_slopes[t->b * a->alibi_stride_b + at.h] : 0;
+        const float alibi = FAI_(alibi)(a, t->b, at.h);
 #pragma unroll
-        for (int c = 0; c < BN / 4; c++) {
-            float *const x = &s[n / 2][c / 2][n % 2 * 2 + c % 2], y = *x * scale;
+        for (int c = 0; c < number / 4; c++) {
+            float *const x = &s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2];
             const int32_t j = column + c / 2 * 8 + c % 2;
-            if (FAI_HAS(FA_SOFTCAP) && a->softcap > 0) /* cap tanh(y / cap) */
-                y = a->softcap -
-                    2 * a->softcap / (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap));
-            if (FAI_HAS(FA_ALIBI) && a->alibi_slopes) y -= slope * fabsf((float)(position - j));
-            if (FAI_HAS(FA_BIAS) && a->bias.data && j < t->any.hi)
-                y += fa_load(a->bias.data, bias + j, a->bias.dtype ? a->bias.dtype : FA_F32);
-#if defined(FA_SCORE_MOD)
-            y = (float)(FA_SCORE_MOD(y, t->b, at.h, at.i, j));
-#endif
-            *x = y * FAI_LOG2E;
+            *x = FAI_(change)(a, &seq, at, j, j < t->any.hi, alibi, bias, *x * scale, NULL, NULL) * FAI_LOG2E;
         }
     }
 }
 
-/* Does a row see key j, one in its range? */
-FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
-    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
+/* Does query at see key j, one in its range? */
+FAI_ATOM int FAI_(sees)(const fa_args *a, const fa_sequence *seq, FAI_(row) at, int32_t j) {
     (void)seq, (void)at, (void)j;
-    if (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data && !fa_block_visible(a, &seq, at.h, at.i, j)) return 0;
-    if (FAI_HAS(FA_TREE_MASK) && a->tree_mask.data && !fa_tree_visible(a, &seq, at.i, j)) return 0;
+    if (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data && !fa_block_visible(a, seq, at.h, at.i, j)) return 0;
+    if (FAI_HAS(FA_TREE_MASK) && a->tree_mask.data && !fa_tree_visible(a, seq, at.i, j)) return 0;
 #if defined(FA_MASK_MOD)
-    return (FA_MASK_MOD(t->b, at.h, at.i, j)) != 0;
+    return (FA_MASK_MOD(seq->b, at.h, at.i, j)) != 0;
 #else
     return 1;
 #endif
+}
+FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
+    return FAI_(sees)(a, &seq, at, j);
+}
+
+/* x[n] without an index, which would need a stack */
+FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
+    const uint32_t low = n & 1 ? x[1] : x[0], high = n & 1 ? x[3] : x[2];
+    return n & 2 ? high : low;
+}
+
+/* fa_dropout_keep */
+FAI_ATOM int FAI_(keeps)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    uint32_t bits[4];
+    fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
+    const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
+    return (word >> j % 2 * 16 & 0xffff) >= fa_dropout_threshold(a->dropout_p);
+}
+
+/* Does a row see key j, and keep it? */
+FAI_ATOM int FAI_(counts)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    const fa_range keys = FAI_(keys)(a, t, at.i);
+    return j >= keys.lo && j < keys.hi && FAI_(visible)(a, t, at, j) &&
+           (!FAI_HAS(FA_DROPOUT) || FAI_(keeps)(a, t, at, j));
 }
 
 /* The tile to the left of `first` in which some row sees a key; less than end if there is none. All
@@ -730,72 +2422,138 @@ FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) *t, int32_t first
     return first;
 }
 
-/* S of keys from `first` on: what a row does not see becomes -inf. */
-FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
-                         int32_t first, int row) {
-    FAI_SIZES
+/* S: what a row does not see becomes -inf. */
+FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], int32_t first, int row,
+                         const int mt, const int number) {
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) { /* rows of a thread */
+    for (int n = 0; n < mt * 2; n++) { /* rows of a thread */
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
-        const fa_range keys = FAI_(keys)(a, t, at.i);
+        const fa_range keys = fai_cut(FAI_(keys)(a, t, at.i), t->any);
         const int32_t lo = keys.lo - column, hi = keys.hi - column;
+        uint32_t seen = 0; /* bit c: of key c / 2 * 8 + c % 2 */
+        if (FAI_MASKS) {
+#pragma unroll 1 /* 32 times these divisions would be most of the kernel's code */
+            for (int c = 0; c < number / 4; c++) {
+                const int32_t j = c / 2 * 8 + c % 2;
+                if (j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)) seen |= 1u << c;
+            }
+        }
 #pragma unroll
-        for (int c = 0; c < BN / 4; c++) {
+        for (int c = 0; c < number / 4; c++) {
             const int32_t j = c / 2 * 8 + c % 2;
-            if (!(j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)))
-                s[n / 2][c / 2][n % 2 * 2 + c % 2] = -INFINITY;
+            if (!(FAI_MASKS ? seen >> c & 1 : j >= lo && j < hi))
+                s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2] = -INFINITY;
         }
     }
 }
 
-/* x[n] without an index, which would need a stack */
-FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
-    const uint32_t low = n & 1 ? x[1] : x[0], high = n & 1 ? x[3] : x[2];
-    return n & 2 ? high : low;
+#if FAI_BYTES == 1
+/* Do q_descale and k_descale differ within a tile? Else they are part of the scale. */
+FAI_ATOM int FAI_(is_scaled)(const fa_args *a) {
+    const fa_descale *q = &a->q_descale;
+    return FAI_(by_key)(&a->k_descale) ||
+           (q->data && (q->block || (q->stride_h && a->num_heads != fai_num_heads_k(a))));
+}
+FAI_ATOM float FAI_(scale_tile)(const fa_args *a, const FAI_(tile) *t) {
+    float scale = 1;
+    if (!FAI_(is_scaled)(a)) scale = FAI_(factor)(a, t, &a->q_descale, t->first_h, 0);
+    if (!FAI_(by_key)(&a->k_descale)) scale *= FAI_(factor)(a, t, &a->k_descale, t->head_k, 0);
+    return scale;
 }
 
-/* P of keys from `first` on: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose
- * bits are one word of four that Philox makes at once: each lane makes those of another 8 keys, then they
- * change words. */
-FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float p[FAI_MT][FAI_BN / 8][4],
-                            int32_t first, int row) {
+/* S times the factors of its rows and keys. factors: of the tile's keys */
+FAI_ATOM void FAI_(scale_s)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
+                            uint32_t factors, int row) {
     FAI_SIZES
-    const uint32_t below = fa_dropout_threshold(a->dropout_p), quad = threadIdx.x % 4;
+    const int column = FAI_C_COL((int)threadIdx.x % 32, 0);
+    float by_row[MT * 2];
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
+        by_row[n] = FAI_(factor)(a, t, &a->q_descale, at.h, at.i);
+    }
 #pragma unroll
-        for (int c = 0; c < BN / 8; c += 4) {
+    for (int c = 0; c < BN / 4; c++) {
+        const float by_key = FAI_(by_key)(&a->k_descale)
+                                 ? fai_ld_shared_f32(factors + (column + c / 2 * 8 + c % 2) * 4)
+                                 : 1;
+#pragma unroll
+        for (int n = 0; n < MT * 2; n++) s[n / 2][c / 2][n % 2 * 2 + c % 2] *= by_row[n] * by_key;
+    }
+}
+
+/* O times a factor */
+FAI_ATOM void FAI_(scale_o)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float factor) {
+    FAI_SIZES
+#pragma unroll
+    for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] *= factor;
+}
+
+/* P times the factors of V, which P must have before it is rounded: in units of the largest of the tile, so that no
+ * element becomes larger, and none changes where all keys have the same. O is in these units, too. */
+FAI_ATOM void FAI_(scale_p)(float p[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
+                            float *unit, uint32_t factors) {
+    FAI_SIZES
+    const int lane = (int)threadIdx.x % 32, column = FAI_C_COL(lane, 0);
+    uint32_t most = 0; /* bits of numbers >= 0 have their order */
+#pragma unroll
+    for (int j = 0; j < BN; j += 32)
+        most = max(most, __float_as_uint(fai_ld_shared_f32(factors + (BN + j + lane) * 4)));
+    const float top = __uint_as_float(fai_redux_sync_max_u32(most));
+    if (top != *unit && top > *unit * 0x1p-100f) FAI_(scale_o)(o, *unit / top), *unit = top; /* not 0 */
+    const float inverse = 1 / *unit;
+#pragma unroll
+    for (int c = 0; c < BN / 4; c++) {
+        const float by_key = fai_ld_shared_f32(factors + (BN + column + c / 2 * 8 + c % 2) * 4) * inverse;
+#pragma unroll
+        for (int n = 0; n < MT * 2; n++) p[n / 2][c / 2][n % 2 * 2 + c % 2] *= by_key;
+    }
+}
+#endif
+
+/* P: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose
+ * bits are one word of four that Philox makes at once: each lane makes those of another 8 keys, then they
+ * change words. */
+FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float (*p)[4], int32_t first, int row,
+                            const int mt, const int number) {
+    const uint32_t below = fa_dropout_threshold(a->dropout_p), quad = threadIdx.x % 4;
+#pragma unroll
+    for (int n = 0; n < mt * 2; n++) {
+        const FAI_(row) at = FAI_(find)(t, row + n * 8);
+#pragma unroll
+        for (int c = 0; c < number / 8; c += 4) {
             uint32_t made[4]; /* the words of keys 8 (c + quad) and on */
             uint32_t got[4];  /* word `quad` of keys 8 (c + (quad ^ x)) and on */
             fai_dropout_bits(a, t->b, at.h, at.i, first / 8 + c + (int32_t)quad, made);
 #pragma unroll
             for (int x = 0; x < 4; x++) got[x] = fai_shfl_sync_bfly_b32(FAI_(pick)(made, quad ^ x), x);
 #pragma unroll
-            for (int x = 0; x < 4 && c + x < BN / 8; x++) {
+            for (int x = 0; x < 4 && c + x < number / 8; x++) {
                 const uint32_t word = FAI_(pick)(got, quad ^ x);
-                if ((word & 0xffff) < below) p[n / 2][c + x][n % 2 * 2] = 0;
-                if (word >> 16 < below) p[n / 2][c + x][n % 2 * 2 + 1] = 0;
+                float *const pair = &p[n / 2 * (number / 8) + c + x][n % 2 * 2];
+                if ((word & 0xffff) < below) pair[0] = 0;
+                if (word >> 16 < below) pair[1] = 0;
             }
         }
     }
 }
 
 /* P = exp2(scale S - m) in place. m, log2 units, need not be the maximum: it moves only when that is 2^8
- * above it, so P and the sums stay below 2^8 times their size, and O is seldom rescaled [FA4]. l: the
- * thread's part of the row sums. */
-FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
-                            float m[FAI_MT * 2], float l[FAI_MT * 2], float scale) {
-    FAI_SIZES
-    float top[MT * 2];
+ * above it, so P and the sums stay below 2^8 times their size, and O, (mt, dv/8, C4), is seldom rescaled
+ * [FA4]. For fp8 it is always 8 below: P is to have its digits, and the largest of a row no error. l: the
+ * thread's part of the row sums, of P before it is rounded: LSE is exact then, and errors of rounding have no
+ * sign. */
+FAI_ATOM void FAI_(softmax)(float (*s)[4], float (*o)[4], float *m, float *l, float scale, const int mt,
+                            const int number, const int dv) {
+    float top[4]; /* mt * 2 */
     int moves = 0;
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) {
+    for (int n = 0; n < mt * 2; n++) {
         float x = -INFINITY; /* max ignores NaN, which then reaches the sum through P */
 #pragma unroll
-        for (int c = 0; c < BN / 8; c++)
-            x = fmaxf(x, fmaxf(s[n / 2][c][n % 2 * 2], s[n / 2][c][n % 2 * 2 + 1]));
+        for (int c = n / 2 * (number / 8); c < (n / 2 + 1) * (number / 8); c++)
+            x = fmaxf(x, fmaxf(s[c][n % 2 * 2], s[c][n % 2 * 2 + 1]));
         x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 1));
         x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 2));
         top[n] = x * scale;
@@ -803,26 +2561,27 @@ FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_H
     }
     if (__any_sync(~0u, moves)) {
 #pragma unroll
-        for (int n = 0; n < MT * 2; n++) {
+        for (int n = 0; n < mt * 2; n++) {
+            const float base = top[n] - FAI_P_LOG2;
             const float factor =
-                top[n] > m[n] + 8 ? fai_ex2_approx_ftz_f32(m[n] - top[n]) : 1; /* 0 the first time */
-            m[n] = top[n] > m[n] + 8 ? top[n] : m[n];
+                top[n] > m[n] + 8 ? fai_ex2_approx_ftz_f32(m[n] - base) : 1; /* 0 the first time */
+            m[n] = top[n] > m[n] + 8 ? base : m[n];
             l[n] *= factor;
 #pragma unroll
-            for (int c = 0; c < DV / 8; c++)
-                o[n / 2][c][n % 2 * 2] *= factor, o[n / 2][c][n % 2 * 2 + 1] *= factor;
+            for (int c = n / 2 * (dv / 8); c < (n / 2 + 1) * (dv / 8); c++)
+                o[c][n % 2 * 2] *= factor, o[c][n % 2 * 2 + 1] *= factor;
         }
     }
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) {
+    for (int n = 0; n < mt * 2; n++) {
         const float base =
             m[n] == -INFINITY ? 0 : m[n]; /* nothing seen yet: exp2(-inf - 0), not -inf - -inf */
 #pragma unroll
-        for (int c = 0; c < BN / 8; c++) {
+        for (int c = n / 2 * (number / 8); c < (n / 2 + 1) * (number / 8); c++) {
 #pragma unroll
             for (int e = n % 2 * 2; e < n % 2 * 2 + 2; e++) {
-                s[n / 2][c][e] = fai_ex2_approx_ftz_f32(fmaf(s[n / 2][c][e], scale, -base));
-                l[n] += s[n / 2][c][e];
+                s[c][e] = fai_ex2_approx_ftz_f32(fmaf(s[c][e], scale, -base));
+                l[n] += s[c][e];
             }
         }
     }
@@ -832,60 +2591,166 @@ FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_H
 /* >>products  fragments and mma                                                             */
 /* ======================================================================================== */
 
-/* rq (MT, D/16, A4) <- Q */
-FAI_ATOM void FAI_(fragments_q)(uint32_t rq[FAI_MT][FA_HEAD_DIM / 16][4], uint32_t sq) {
-    FAI_SIZES
+#if FAI_BYTES != 4 /* f32: the next chapter */
+
+/* rq (mt, WIDTH/16, A4) <- Q */
+FAI_ATOM void FAI_(fragments_q)(uint32_t (*rq)[4], uint32_t sq, const int mt) {
+    enum { WIDTH = FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES) };
 #pragma unroll
-    for (int c = 0; c < D / 16; c++) {
-#pragma unroll
-        for (int a = 0; a < MT; a++) fai_ldmatrix_x4(rq[a][c], FAI_MOVE(D, sq, a * 16, c * 2));
-    }
+    for (int n = 0; n < mt * WIDTH / 16; n++)
+        fai_ldmatrix_x4(rq[n], FAI_MOVE(WIDTH, sq, n / (WIDTH / 16) * 16, n % (WIDTH / 16) * 2));
 }
 
-/* S = Q K^T: s (MT, BN/8, C4). sq, sk: the lane's addresses of the first fragment of Q and of K */
-FAI_ATOM void FAI_(gemm_qk)(float s[FAI_MT][FAI_BN / 8][4], uint32_t rq[FAI_MT][FA_HEAD_DIM / 16][4],
-                            uint32_t sq, uint32_t sk) {
-    FAI_SIZES
+/* S = Q K^T: s (mt, number/8, C4), rq (mt, WIDTH/16, A4), which stays in registers or is loaded. sq, sk: the
+ * lane's addresses of the first fragment of Q and of K */
+FAI_ATOM void FAI_(gemm_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint32_t sk, const int mt,
+                            const int number, const int stays) {
+    enum {
+        WIDTH = FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES),
+        STEPS = FAI_UNPACKS(FAI_ARCH) && FAI_DIM > 128 ? 2 : WIDTH / 16 /* side by side: all, if registers allow */
+    };
 #pragma unroll
-    for (int n = 0; n < MT * BN / 8 * 4; n++) s[n / 4 / (BN / 8)][n / 4 % (BN / 8)][n % 4] = 0;
+    for (int n = 0; n < mt * number / 8 * 4; n++) s[n / 4][n % 4] = 0;
+#pragma unroll STEPS
+    for (int c = 0; c < WIDTH / 16; c++) {
 #pragma unroll
-    for (int c = 0; c < D / 16; c++) {
+        for (int a = 0; a < mt && !stays; a++)
+            fai_ldmatrix_x4(rq[a * (WIDTH / 16) + c], FAI_MOVE(WIDTH, sq, a * 16, c * 2));
 #pragma unroll
-        for (int a = 0; a < MT && !Q_STAYS; a++) fai_ldmatrix_x4(rq[a][c], FAI_MOVE(D, sq, a * 16, c * 2));
-#pragma unroll
-        for (int j = 0; j < BN / 16; j++) {
+        for (int j = 0; j < number / 16; j++) {
             uint32_t rk[4]; /* (2, B2) */
-            fai_ldmatrix_x4(rk, FAI_MOVE(D, sk, j * 16, c * 2));
+            fai_ldmatrix_x4(rk, FAI_MOVE(WIDTH, sk, j * 16, c * 2));
 #pragma unroll
-            for (int a = 0; a < MT; a++)
-                FAI_MMA(s[a][2 * j], rq[a][c], rk), FAI_MMA(s[a][2 * j + 1], rq[a][c], rk + 2);
+            for (int a = 0; a < mt; a++) {
+                float (*const to)[4] = s + a * (number / 8) + 2 * j;
+                FAI_MMA(to[0], rq[a * (WIDTH / 16) + c], rk), FAI_MMA(to[1], rq[a * (WIDTH / 16) + c], rk + 2);
+            }
         }
     }
 }
 
-/* O += P V: o (MT, DV/8, C4), p (MT, BN/8, C4). sv: the lane's address of the first fragment of V */
-FAI_ATOM void FAI_(gemm_pv)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float p[FAI_MT][FAI_BN / 8][4],
-                            uint32_t sv) {
-    FAI_SIZES
+#if FAI_BYTES == 2
+/* rp (A4) <- P of 16 keys, p (2, C4) */
+FAI_ATOM void FAI_(fragment_p)(uint32_t rp[4], float (*p)[4]) {
 #pragma unroll
-    for (int c = 0; c < BN / 16; c++) {
-        uint32_t rp[MT][4]; /* (MT, A4) */
+    for (int e = 0; e < 4; e++) rp[e] = FAI_PACK(p[e / 2][e % 2 * 2 + 1], p[e / 2][e % 2 * 2]);
+}
+
+/* O += P V: o (mt, DV/8, C4), p (mt, number/8, C4). sv: the lane's address of the first fragment of V */
+FAI_ATOM void FAI_(gemm_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int mt, const int number) {
+    enum { DV = FA_HEAD_DIM_V };
 #pragma unroll
-        for (int a = 0; a < MT; a++) {
+    for (int c = 0; c < number / 16; c++) {
+        uint32_t rp[2][4]; /* (mt, A4) */
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                rp[a][e] = FAI_PACK(p[a][2 * c + e / 2][e % 2 * 2 + 1], p[a][2 * c + e / 2][e % 2 * 2]);
-        }
+        for (int a = 0; a < mt; a++) FAI_(fragment_p)(rp[a], p + a * (number / 8) + 2 * c);
 #pragma unroll
         for (int j = 0; j < DV / 16; j++) {
             uint32_t rv[4]; /* (2, B2) */
             fai_ldmatrix_x4_trans(rv, FAI_MOVE(DV, sv, c * 16, j * 2));
 #pragma unroll
-            for (int a = 0; a < MT; a++)
-                FAI_MMA(o[a][2 * j], rp[a], rv), FAI_MMA(o[a][2 * j + 1], rp[a], rv + 2);
+            for (int a = 0; a < mt; a++) {
+                float (*const to)[4] = o + a * (DV / 8) + 2 * j;
+                FAI_MMA(to[0], rp[a], rv), FAI_MMA(to[1], rp[a], rv + 2);
+            }
         }
     }
 }
+#else
+/* The same in bytes: o[2j] has the even columns of 16 j .. 16 j + 15, o[2j + 1] the odd ones. */
+FAI_ATOM void FAI_(gemm_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int mt, const int number) {
+    enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, FAI_BYTES) };
+#pragma unroll
+    for (int c = 0; c < number / 32; c++) {
+        uint32_t rp[2][4]; /* (mt, A4) */
+#pragma unroll
+        for (int n = 0; n < mt * 4; n++) {
+            float (*const x)[4] = p + n / 4 * (number / 8) + 4 * c + n % 4 / 2 * 2; /* (2, C4) */
+            const int half = n % 2 * 2;
+            rp[n / 4][n % 4] =
+                fai_prmt_b32(fai_cvt_rn_satfinite_e4m3x2_f32(x[0][half + 1], x[0][half]),
+                             fai_cvt_rn_satfinite_e4m3x2_f32(x[1][half + 1], x[1][half]), 0x5410);
+        }
+#pragma unroll
+        for (int j = 0; j < DV / 16; j++) {
+            uint32_t x[4];  /* of keys 0 .. 7, 8 .. 15, 16 .. 23, 24 .. 31: 2 keys, 2 columns of each */
+            uint32_t rv[4]; /* (2, B2) */
+            if (FAI_UNPACKS(FAI_ARCH) && DV > 128 && j % 2 == 0)
+                __syncwarp(); /* ptxas would make f16 of V long before it is needed */
+            fai_ldmatrix_x4_trans(x, FAI_MOVE(WIDTH_V, sv, c * 32, j));
+            rv[0] = fai_prmt_b32(x[0], x[1], 0x6420), rv[1] = fai_prmt_b32(x[2], x[3], 0x6420);
+            rv[2] = fai_prmt_b32(x[0], x[1], 0x7531), rv[3] = fai_prmt_b32(x[2], x[3], 0x7531);
+#pragma unroll
+            for (int a = 0; a < mt; a++) {
+                float (*const to)[4] = o + a * (DV / 8) + 2 * j;
+                FAI_MMA_PV(to[0], rp[a], rv), FAI_MMA_PV(to[1], rp[a], rv + 2);
+            }
+        }
+    }
+}
+#endif
+
+#else /* f32 */
+
+/* ======================================================================================== */
+/* >>f32      the same products by FFMA, with S and O where mma would have them               */
+/* ======================================================================================== */
+
+/* d += a.b */
+FAI_ATOM void FAI_(dot)(float *d, float4 a, float4 b) {
+    *d = fmaf(a.x, b.x, *d), *d = fmaf(a.y, b.y, *d), *d = fmaf(a.z, b.z, *d), *d = fmaf(a.w, b.w, *d);
+}
+
+/* S = Q K^T: s (mt, number/8, C4). sq, sk: where the thread's first row and its first key are. Q has no fragments. */
+FAI_ATOM void FAI_(gemm_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint32_t sk, const int mt,
+                            const int number, const int stays) {
+    enum { D = FA_HEAD_DIM, WIDTH = FAI_WIDTH(D, 4), GROUP = FAI_GROUP(WIDTH) };
+    const uint32_t odd = (sk ^ FAI_SWIZZLE(WIDTH, 1) * 16) + WIDTH * 2; /* the key after it, of an even number */
+    (void)rq, (void)stays;
+#pragma unroll
+    for (int n = 0; n < mt * number / 8 * 4; n++) s[n / 4][n % 4] = 0;
+#pragma unroll 2 /* more takes registers for addresses */
+    for (int c = 0; c < D / 4; c++) {
+        const uint32_t at = (uint32_t)(c / GROUP * GROUP * 16), swap = (uint32_t)(c % GROUP * 16);
+        float4 q[4]; /* (mt * 2) */
+#pragma unroll
+        for (int n = 0; n < mt * 2; n++) q[n] = fai_ld_shared_v4_f32((sq ^ swap) + at + n * 8 * WIDTH * 2);
+#pragma unroll
+        for (int j = 0; j < number / 4; j++) {
+            const float4 k =
+                fai_ld_shared_v4_f32(((j % 2 ? odd : sk) ^ swap) + at + j / 2 * 8 * WIDTH * 2);
+#pragma unroll
+            for (int n = 0; n < mt * 2; n++)
+                FAI_(dot)(&s[n / 2 * (number / 8) + j / 2][n % 2 * 2 + j % 2], q[n], k);
+        }
+    }
+}
+
+/* O += P V: o (mt, DV/8, C4), p (mt, number/8, C4). A lane has 4 of 16 columns, for which it needs the P that other lanes
+ * of its quad have. sv: where its columns of key 0 are */
+FAI_ATOM void FAI_(gemm_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int mt, const int number) {
+    enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, 4) };
+#pragma unroll
+    for (int j = 0; j < number; j++) {
+        float x[4]; /* (mt * 2) */
+#pragma unroll
+        for (int n = 0; n < mt * 2; n++)
+            x[n] = fai_shfl_sync_idx_quad_f32(p[n / 2 * (number / 8) + j / 8][n % 2 * 2 + j % 2], j % 8 / 2);
+#pragma unroll
+        for (int c = 0; c < DV / 16; c++) {
+            const float4 v =
+                fai_ld_shared_v4_f32(FAI_MOVE(WIDTH_V, sv ^ FAI_SWIZZLE(WIDTH_V, j) * 16, j, c * 4));
+#pragma unroll
+            for (int n = 0; n < mt * 2; n++) {
+                float *const even = o[n / 2 * (DV / 8) + c * 2] + n % 2 * 2, *const odd = even + 4;
+                even[0] = fmaf(x[n], v.x, even[0]), odd[0] = fmaf(x[n], v.y, odd[0]);
+                even[1] = fmaf(x[n], v.z, even[1]), odd[1] = fmaf(x[n], v.w, odd[1]);
+            }
+        }
+    }
+}
+
+#endif /* f32 */
 
 /* ======================================================================================== */
 /* >>kernel   [FA2] Alg. 1: one block, BM rows of Q, all the keys that they see              */
@@ -916,12 +2781,37 @@ FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT]
     for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] = 0;
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
-        m[n] = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, row + n * 8).h] * FAI_LOG2E : -INFINITY;
-        l[n] = m[n] != -INFINITY && threadIdx.x % 4 == 0; /* the lanes of a quad add theirs up at the end */
+        m[n] = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, row + n * 8).h] * FAI_LOG2E - FAI_P_LOG2
+                                           : -INFINITY;
+        /* the lanes of a quad add theirs up at the end */
+        l[n] = m[n] != -INFINITY && threadIdx.x % 4 == 0 ? 1 << FAI_P_LOG2 : 0;
     }
 }
 
-/* O / l and LSE; O through shared memory, each warp its own rows, so that rows are written whole. row: the
+#if FAI_BYTES != 2 || FA_O_DTYPE == FA_F32
+/* One of the thread's rows of O (half: of 2 in o) times factor. The 2 or 4 adjacent elements that a lane has are 8 or 16
+ * bytes, and those of a quad whole sectors of 32 bytes. */
+FAI_ATOM void FAI_(store_row)(void *to, float o[FA_HEAD_DIM_V / 8][4], int half, float factor) {
+    FAI_SIZES
+    const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int c = 0; c < DV / 16; c++) {
+        float *const x = o[c * 2] + half * 2, *const y = o[c * 2 + 1] + half * 2;
+#if FAI_BYTES == 2
+        float2 *const at = (float2 *)((float *)to + c * 16 + FAI_C_COL(lane, 0));
+        at[0] = make_float2(x[0] * factor, x[1] * factor), at[4] = make_float2(y[0] * factor, y[1] * factor);
+#elif FA_O_DTYPE == FA_F32
+        *(float4 *)((float *)to + c * 16 + FAI_PAIRED_COL(lane, 0, 0)) =
+            make_float4(x[0] * factor, y[0] * factor, x[1] * factor, y[1] * factor);
+#else
+        *(uint2 *)(void *)((uint16_t *)to + c * 16 + FAI_PAIRED_COL(lane, 0, 0)) =
+            make_uint2(FAI_PACK_O(y[0] * factor, x[0] * factor), FAI_PACK_O(y[1] * factor, x[1] * factor));
+#endif
+    }
+}
+#endif
+
+/* O / l and LSE; 16-bit rows of O go through shared memory, each warp its own, so that they are written whole. row: the
  * first of the thread's rows. */
 FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                              const float m[FAI_MT * 2], float l[FAI_MT * 2], uint32_t shared, int row) {
@@ -930,6 +2820,7 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
     const fai_strides so = fai_strides_o(a, DV), sl = fai_strides_lse(a);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
+    (void)warp_row, (void)shared;
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
         l[n] += fai_shfl_sync_bfly_f32(l[n], 1);
@@ -940,11 +2831,19 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
         if (a->lse.data && lane % 4 == 0 && r < t->rows)
             ((float *)a->lse.data)[fai_offset_q(&seq, sl, FAI_(find)(t, r).i, FAI_(find)(t, r).h)] =
                 (m[n] + fai_lg2_approx_f32(l[n])) * FAI_LN2; /* -inf if empty */
+#if FAI_BYTES != 2 || FA_O_DTYPE == FA_F32
+        const int64_t at = fai_offset_q(&seq, so, FAI_(find)(t, r).i, FAI_(find)(t, r).h);
+        if (r < t->rows)
+            FAI_(store_row)((char *)a->o.data + at * (FA_O_DTYPE == FA_F32 ? 4 : 2), o[n / 2], n % 2, factor);
+#else
 #pragma unroll
         for (int c = 0; c < DV / 8; c++)
-            fai_st_shared_b32(shared + FAI_AT(DV, r, c) + lane % 4 * 4,
-                              FAI_PACK(o[n / 2][c][n % 2 * 2 + 1] * factor, o[n / 2][c][n % 2 * 2] * factor));
+            fai_st_shared_b32(
+                shared + FAI_AT(DV, r, c) + lane % 4 * 4,
+                FAI_PACK_O(o[n / 2][c][n % 2 * 2 + 1] * factor, o[n / 2][c][n % 2 * 2] * factor));
+#endif
     }
+#if FAI_BYTES == 2 && FA_O_DTYPE != FA_F32
     __syncwarp(); /* all lanes have written: rows of the warp may be read */
 #pragma unroll
     for (int r = 0; r < MT * 16; r += STEP) {
@@ -956,6 +2855,7 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
         for (int c = 0; c < DV / 8; c += GROUP)
             *(uint4 *)(void *)(to + c * 8) = fai_ld_shared_v4_b32(shared + FAI_AT(DV, own, c + lane % GROUP));
     }
+#endif
 }
 
 /* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles that are masked
@@ -964,31 +2864,28 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
     FAI_SIZES
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
-    FAI_(source) gv = FAI_(open)(a, t, &a->v, DV);
-    gv.from -= threadIdx.x % FAI_GROUP(DV) * 8;
+    FAI_(source) gv = FAI_(open)(a, t, &a->v, (int)threadIdx.x, DV);
+    gv.from -= threadIdx.x % FAI_GROUP(WIDTH_V) * 8;
     __syncthreads(); /* O is written */
     for (int32_t j = t->any.lo; j < t->any.hi; j++) {
         const int32_t first = j / BN * BN;
         if (!everywhere && first >= t->all.lo && first + BN <= t->all.hi)
             continue; /* whole tiles are right already */
-        const uint16_t *from =
-            gv.from + (FAI_HAS(FA_PAGED) && a->block_table ? FAI_(paged)(a, t, &a->v, gv, (uint32_t)j, DV)
-                                                           : j * gv.row);
+        const FAI_ELEMENT *from =
+            (const FAI_ELEMENT *)(gv.from + (FAI_HAS(FA_PAGED) && a->block_table
+                                                 ? FAI_(paged)(a, t, &a->v, gv, (uint32_t)j, DV)
+                                                 : j * gv.row));
         for (int d = (int)threadIdx.x; d < DV; d += THREADS) {
             if ((from[d] & FAI_EXPONENT) != FAI_EXPONENT) continue;
             for (int r = 0; r < t->rows; r++) {
                 const FAI_(row) at = FAI_(find)(t, r);
-                const fa_range keys = FAI_(keys)(a, t, at.i);
-                if (j < keys.lo || j >= keys.hi || !FAI_(visible)(a, t, at, j)) continue;
-                if (FAI_HAS(FA_DROPOUT)) {
-                    uint32_t bits[4];
-                    fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
-                    const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
-                    if ((word >> j % 2 * 16 & 0xffff) < fa_dropout_threshold(a->dropout_p)) continue;
-                }
+                if (!FAI_(counts)(a, t, at, j)) continue;
                 const int64_t o = fai_offset_q(&seq, so, at.i, at.h) + d;
-                fa_store(a->o.data, o, FA_DTYPE,
-                         fa_load(a->o.data, o, FA_DTYPE) + fa_load(from, d, FA_DTYPE));
+                float v = fa_load(from, d, FA_DTYPE);
+#if FAI_BYTES == 1
+                v *= FAI_(factor)(a, t, &a->v_descale, t->head_k, j);
+#endif
+                fa_store(a->o.data, o, FA_O_DTYPE, fa_load(a->o.data, o, FA_O_DTYPE) + v);
             }
         }
     }
@@ -997,26 +2894,34 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
 #if (FA_PASSES) & FA_FORWARD
 static __global__ void __launch_bounds__(FAI_THREADS)
     FAI_(forward_kernel)(const __grid_constant__ fa_args args) {
+#if FAI_BYTES != 1 || FAI_ARCH >= 890 /* else the call is refused */
     FAI_SIZES
     extern __shared__ __align__(128) unsigned char fai_shared[];
-    enum { SQ = 0, SK = BM * D * 2, SV = SK + BN * D * 2, STAGE = BN * (D + DV) * 2 };
+    enum { SQ = 0, SK = BM * WIDTH * 2, SV = SK + BN * WIDTH * 2, STAGE = FAI_TILE_STAGE(FAI_ARCH) };
     enum { TILE = FAI_TILE_BYTES(FAI_ARCH) };
     FAI_(tile) *const t = (FAI_(tile) *)(void *)(fai_shared + TILE);
-    if (!FAI_(begin)(&args, t)) return;
+    /* the last tile goes first: under a causal mask it is the longest */
+    if (!FAI_(begin)(&args, t, gridDim.x - 1 - blockIdx.x, BM)) return;
 
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
     const int row = warp_row + FAI_C_ROW(lane, 0); /* the thread's rows: row, row + 8 .. */
-    const uint32_t sq =
-        shared + SQ + FAI_AT(D, warp_row + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
-    const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane));
-    const uint32_t sv = shared + SV + FAI_AT(DV, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
-    const FAI_(source) gk = FAI_(open)(&args, t, &args.k, D), gv = FAI_(open)(&args, t, &args.v, DV);
+    const uint32_t sq = shared + SQ + FAI_FIRST_Q(warp_row, lane);
+    const uint32_t sk = shared + SK + FAI_FIRST_K(lane), sv = shared + SV + FAI_FIRST_V(lane);
+    const FAI_(source) gk = FAI_(open)(&args, t, &args.k, (int)threadIdx.x, D),
+                       gv = FAI_(open)(&args, t, &args.v, (int)threadIdx.x, DV);
     const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
     const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
-    const float scale = fmaxf(args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D), 1e-37f);
+    float scale = args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D);
+#if FAI_BYTES == 1
+    enum { SF = SV + BN * WIDTH_V * 2 }; /* factors */
+    float unit = 1e-37f;                 /* of O */
+    if (!FAI_(by_key)(&args.v_descale)) unit = FAI_(factor)(&args, t, &args.v_descale, t->head_k, 0);
+    scale *= FAI_(scale_tile)(&args, t);
+#endif
+    scale = fmaxf(scale, 1e-37f);
 
-    uint32_t rq[MT][D / 16][4];                   /* (MT, D/16, A4) */
+    uint32_t rq[MT][WIDTH / 16][4];               /* (MT, WIDTH/16, A4) */
     float o[MT][DV / 8][4], m[MT * 2], l[MT * 2]; /* (MT, DV/8, C4); of the thread's rows */
     FAI_(clear)(&args, t, o, m, l, row);
 
@@ -1027,9 +2932,12 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     uint32_t stage = 0;
     int infinite = 0;
     if (last >= end) {
-        FAI_(load_q)(&args, t, shared + SQ);
+        FAI_(load_q)(&args, t, shared + SQ, BM, THREADS);
         FAI_(load_kv)(&args, t, &args.k, gk, last, shared + SK, D);
         if (STAGES == 2) FAI_(load_kv)(&args, t, &args.v, gv, last, shared + SV, DV);
+#if FAI_BYTES == 1
+        FAI_(load_factors)(&args, t, last, shared + SF);
+#endif
     }
     /* right to left: the tiles to mask are the first and the last, if any */
     for (int32_t first = last, next; first >= end; first = next) {
@@ -1037,36 +2945,1357 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         fai_cp_async_wait_all();
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
-        if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage);
+        if (STAGES == 2 && (mask || drops))
+            infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
         __syncthreads(); /* K is there (V too, in 2 stages), for all; nobody reads the other stage (V) any more */
-        if (first == last && Q_STAYS) FAI_(fragments_q)(rq, sq);
+#if FAI_BYTES != 4
+        if (first == last && Q_STAYS) FAI_(fragments_q)(rq[0], sq, MT);
+#endif
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
         if (STAGES == 2 && next >= end) {
             FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK + (STAGE - stage), D);
             FAI_(load_kv)(&args, t, &args.v, gv, next, shared + SV + (STAGE - stage), DV);
+#if FAI_BYTES == 1
+            FAI_(load_factors)(&args, t, next, shared + SF + (STAGE - stage));
+#endif
         }
 
         float s[MT][BN / 8][4]; /* (MT, BN/8, C4) */
-        FAI_(gemm_qk)(s, rq, sq, sk + stage);
-        if (FAI_SCORES && modified) FAI_(modify)(&args, t, s, first, row, scale);
-        if (mask) FAI_(mask)(&args, t, s, first, row);
-        FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E);
-        if (drops) FAI_(dropout)(&args, t, s, first, row);
+        FAI_(gemm_qk)(s[0], rq[0], sq, sk + stage, MT, BN, Q_STAYS);
+#if FAI_BYTES == 1
+        if (FAI_(is_scaled)(&args)) FAI_(scale_s)(&args, t, s, shared + SF + stage, row);
+#endif
+        if (FAI_SCORES && modified) FAI_(modify)(&args, t, s[0], first, row, scale, MT, BN);
+        if (mask) FAI_(mask)(&args, t, s[0], first, row, MT, BN);
+        FAI_(softmax)(s[0], o[0], m, l, modified ? 1 : scale * FAI_LOG2E, MT, BN, DV);
+        if (drops) FAI_(dropout)(&args, t, s[0], first, row, MT, BN);
+#if FAI_BYTES == 1
+        if (FAI_(by_key)(&args.v_descale)) FAI_(scale_p)(s, o, &unit, shared + SF + stage);
+#endif
 
         if (STAGES == 1) {
             fai_cp_async_wait_all();
-            if (mask || drops) infinite |= FAI_(make_finite)(shared + SV);
-            __syncthreads(); /* V is there, for all; nobody reads K any more */
+            if (mask || drops) infinite |= FAI_(make_finite)(shared + SV, (int)threadIdx.x, THREADS, BN);
+            __syncthreads(); /* V is there, for all; nobody reads K any more, nor factors */
             if (next >= end) FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK, D);
+#if FAI_BYTES == 1
+            if (next >= end) FAI_(load_factors)(&args, t, next, shared + SF);
+#endif
         }
-        FAI_(gemm_pv)(o, s, sv + stage);
+        FAI_(gemm_pv)(o[0], s[0], sv + stage, MT, BN);
         if (STAGES == 2) stage = STAGE - stage;
     }
     infinite = __syncthreads_or(infinite); /* nobody reads shared memory any more: it is free for O */
+#if FAI_BYTES == 1
+    FAI_(scale_o)(o, unit);
+#endif
     FAI_(epilogue)(&args, t, o, m, l, shared, row);
     if (infinite) FAI_(add_infinite)(&args, t, masked || drops);
+#endif
 }
 #endif /* FA_FORWARD */
+
+#if (FA_PASSES) & FA_DECODE
+/* ======================================================================================== */
+/* >>decode   few rows, many keys: [FD] splits of the keys, a slice of a tile for each warp  */
+/* ======================================================================================== */
+
+/*  A block has 4 warps, and 16, 32 or 64 rows of one key/value head: the queries and heads of a group. It reads
+ *  each byte of its K and V once, and all its warps are busy with them:
+ *
+ *      rows   rows of a warp x slices of keys, keys of a slice
+ *      16     1 x 4, 16              each warp has all rows and keys of its own: none waits for another
+ *      32     2 x 2, 32 or 16        two warps share a slice, and meet before they read it
+ *      64     4 x 1, 64, 32 or 16
+ *
+ *  Shared memory is a ring of slots, each a tile of K or of V, in turn. A slot is free when its readers have met;
+ *  then the half tile that is all slots but one ahead is asked for. Each slice has its own O, m and l, which are
+ *  added up once, at the end. Split results go to the workspace, and the last block of a tile of rows to finish
+ *  adds those up. */
+
+#define FAI_DECODE_THREADS 128
+#define FAI_DECODE_Q_STAYS (FA_HEAD_DIM <= 160) /* in registers, 40 of them */
+/* 16 keys are the least that mma takes; more mean fewer barriers, as far as registers reach */
+#define FAI_DECODE_NUMBER(rows) \
+    ((rows) == 16 || FAI_DIM > 192 ? 16 : (rows) == 32 || FAI_DIM > 64 ? 32 : 64) /* keys of a slice */
+/* A tile of 64 keys takes a slot, of less if a slice has less. 64 KB of slots for each of 2 blocks an SM, 32 KB
+ * where 99 is all there is; but 3 (2) slots of large heads. All slots but one are on their way: 4.8 TB/s for 1 us
+ * are 36 KB an SM, and a GPU with 99 KB has a quarter of that bandwidth. */
+#define FAI_DECODE_SLOT (64 * FAI_UNITS(FAI_DIM) * 2)
+#define FAI_DECODE_LEAST(arch) (FAI_LITTLE_SHARED(arch) ? 2 : 3)
+#define FAI_DECODE_RING(arch) \
+    ((FAI_LITTLE_SHARED(arch) ? 32768 : 65536) > FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT \
+         ? (FAI_LITTLE_SHARED(arch) ? 32768 : 65536) / FAI_DECODE_SLOT * FAI_DECODE_SLOT \
+         : FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT)
+/* The ring and Q; then 64 rows of O in their place, so far apart that the stores of 4 rows, 8 bytes a thread, or
+ * of 2, 16 bytes a thread, go to different banks */
+#define FAI_DECODE_PITCH (FA_HEAD_DIM_V + 16 / FAI_KV_BYTES)
+#define FAI_DECODE_BYTES(arch, rows) \
+    (FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 > 64 * 4 * FAI_DECODE_PITCH \
+         ? FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 \
+         : 64 * 4 * FAI_DECODE_PITCH)
+#define FAI_DECODE_SHARED(arch, rows) (FAI_DECODE_BYTES(arch, rows) + sizeof(FAI_(split)))
+
+/* What the threads of a block have in common, in shared memory. tile.any and tile.all are those of the split. */
+typedef struct FAI_(split) {
+    FAI_(tile) tile;
+    int32_t begin;         /* of the first tile of keys, a multiple of 64 */
+    int32_t number, count; /* of the splits of the tile of rows */
+    uint32_t ticket;       /* blocks that have finished before this one */
+    float m[64], l[64];    /* (slices, rows) */
+} FAI_(split);
+
+/* The tile of rows and the keys of block n; 0 if there are none. The splits are those of the keys that the rows
+ * of the tile see; a row alone has the same ones, or fewer, if they are fixed. */
+FAI_ATOM int FAI_(decode_begin)(const fa_args *a, const fai_cuda_plan *p, FAI_(split) *x, uint32_t n,
+                                const int rows) {
+    FAI_(tile) *const t = &x->tile;
+    if (!FAI_(begin)(a, t, n / (uint32_t)p->splits, rows)) return 0;
+    if (threadIdx.x == 0) {
+        const int32_t grain = p->fixed ? p->unit : 64, begin = t->any.lo / grain * grain;
+        const int32_t length = t->any.lo < t->any.hi ? t->any.hi - begin : 0;
+        x->number = (int32_t)(n % (uint32_t)p->splits);
+        x->count = length > p->unit ? (length - 1) / p->unit + 1 : 1;
+        const int32_t each = p->fixed ? p->unit : ((length - 1) / x->count / 64 + 1) * 64;
+        const int32_t lo = begin + (x->number < x->count ? x->number : 0) * each;
+        const fa_range own = {lo, length - (lo - begin) > each ? lo + each : begin + length};
+        t->any = fai_cut(t->any, own), t->all = fai_cut(t->all, own);
+        x->begin = t->any.lo < t->any.hi ? t->any.lo / 64 * 64 : t->any.hi;
+    }
+    __syncthreads(); /* *x is written */
+    return x->number < x->count;
+}
+
+/* ---- the ring ---- */
+
+/* K or V (half 1) from key `first` on to a slot, by the warps of a slice. */
+FAI_ATOM void FAI_(decode_fetch)(const fa_args *a, const FAI_(tile) *t, FAI_(source) gk, FAI_(source) gv,
+                                 const int half, int32_t first, uint32_t to, const int rows) {
+    const int threads = rows * 2, thread = (int)threadIdx.x % threads, number = FAI_DECODE_NUMBER(rows);
+    if (half == 0) FAI_(load_keys)(a, t, &a->k, gk, first, to, thread, threads, number, FA_HEAD_DIM);
+    else FAI_(load_keys)(a, t, &a->v, gv, first, to, thread, threads, number, FA_HEAD_DIM_V);
+    fai_cp_async_commit_group();
+}
+
+/* Before a slice is read, and before its slot is written again: the warps that share it, whose copies are
+ * done. */
+FAI_ATOM void FAI_(decode_meet)(int slice, const int rows) {
+    if (rows == 16) __syncwarp();
+    else if (rows == 64) __syncthreads();
+    else fai_bar_sync(1 + slice, 64);
+}
+
+/* ---- 8-bit K and V, which become f16 where they are multiplied ---- */
+
+#if FAI_KV_BYTES == 1
+#if FA_KV_DTYPE == FA_I8
+#define FAI_WIDEN fai_widen_s8
+#else
+#define FAI_WIDEN fai_widen_e4m3
+#endif
+
+/* rq (A4) <- k 16 c .. 16 c + 15 of Q, in the order of K: ldmatrix gives a thread the 4 bytes 4t .. 4t + 3 of 16 of
+ * a row, which FAI_WIDEN makes 4t, 4t + 2 and 4t + 1, 4t + 3. sq: of row C_ROW(lane, 0), k 4t */
+FAI_ATOM void FAI_(decode_fragment_q)(uint32_t rq[4], uint32_t sq, const int c) {
+    const uint2 top = fai_ld_shared_v2_b32(FAI_MOVE(FA_HEAD_DIM, sq, 0, c * 2));
+    const uint2 bottom = fai_ld_shared_v2_b32(FAI_MOVE(FA_HEAD_DIM, sq, 8, c * 2));
+    rq[0] = fai_prmt_b32(top.x, top.y, 0x5410), rq[1] = fai_prmt_b32(bottom.x, bottom.y, 0x5410);
+    rq[2] = fai_prmt_b32(top.x, top.y, 0x7632), rq[3] = fai_prmt_b32(bottom.x, bottom.y, 0x7632);
+}
+
+/* Q of bf16 as f16, times a power of 2 for each row that brings its largest element to 2^14 .. 2^15: what then is
+ * too small for f16 is less than 2^-38 of that. unit: (rows) the reciprocals. */
+FAI_ATOM void FAI_(decode_narrow_q)(uint32_t sq, float *unit, const int rows) {
+    const int lane = (int)threadIdx.x % 32, has = lane < FA_HEAD_DIM / 8;
+    for (int r = (int)threadIdx.x / 32; r < rows; r += FAI_DECODE_THREADS / 32) {
+        const uint32_t at = sq + FAI_AT(FA_HEAD_DIM, r, lane);
+        const uint4 x = has ? fai_ld_shared_v4_b32(at) : make_uint4(0, 0, 0, 0);
+        const uint32_t word[4] = {x.x, x.y, x.z, x.w};
+        uint32_t top = 0, y[4];
+#pragma unroll
+        for (int n = 0; n < 4; n++) top = max(top, max(word[n] & 0x7f80, word[n] >> 16 & 0x7f80));
+        top = fai_redux_sync_max_u32(top) >> 7; /* exponent, 127 too large; 255: infinite or NaN, and stays that */
+        const uint32_t power = top == 255 ? 127 : top < 15 ? 253 : 268 - top;
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            y[n] = fai_cvt_rn_f16x2_f32(__uint_as_float(word[n] & 0xffff0000u) * __uint_as_float(power << 23),
+                                        __uint_as_float(word[n] << 16) * __uint_as_float(power << 23));
+        if (has) fai_st_shared_v4_b32(at, make_uint4(y[0], y[1], y[2], y[3]));
+        if (lane == 0) unit[r] = __uint_as_float((254 - power) << 23);
+    }
+}
+
+/* As gemm_qk, of 16 rows. */
+FAI_ATOM void FAI_(widen_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint32_t sk, const int number) {
+    enum { UNITS = FA_HEAD_DIM / 2 };
+#pragma unroll
+    for (int n = 0; n < number / 8 * 4; n++) s[n / 4][n % 4] = 0;
+#pragma unroll
+    for (int c = 0; c < UNITS / 16; c++) {
+#pragma unroll
+        for (int n = 2 * c; n < 2 * c + 2 && !FAI_DECODE_Q_STAYS; n++) FAI_(decode_fragment_q)(rq[n], sq, n);
+#pragma unroll
+        for (int j = 0; j < number / 16; j++) {
+            uint32_t rk[4]; /* (2 n, 2 k) of 4 bytes */
+            fai_ldmatrix_x4(rk, FAI_MOVE(UNITS, sk, j * 16, c * 2));
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                uint32_t b[2]; /* (B2) */
+                FAI_WIDEN(b, rk[n]);
+                fai_mma_m16n8k16_f32_f16(s[2 * j + n / 2], rq[2 * c + n % 2], b);
+            }
+        }
+    }
+}
+
+/* As gemm_pv, of 16 rows. ldmatrix transposes pairs of columns, which FAI_WIDEN parts: columns 2n of 16 are in one
+ * fragment of O, 2n + 1 in the next. */
+FAI_ATOM void FAI_(widen_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int number) {
+    enum { UNITS = FA_HEAD_DIM_V / 2 };
+#pragma unroll
+    for (int c = 0; c < number / 16; c++) {
+        uint32_t rp[4]; /* (A4) */
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            rp[e] = fai_cvt_rn_f16x2_f32(p[2 * c + e / 2][e % 2 * 2 + 1], p[2 * c + e / 2][e % 2 * 2]);
+#pragma unroll
+        for (int j = 0; j < UNITS / 16; j++) {
+            uint32_t rv[4]; /* (2 n, 2 k) of 2 x 2 bytes */
+            fai_ldmatrix_x4_trans(rv, FAI_MOVE(UNITS, sv, c * 16, j * 2));
+#pragma unroll
+            for (int n = 0; n < 4; n += 2) {
+                uint32_t top[2], bottom[2]; /* (2 n, k 2t, 2t + 1) and 8 keys on */
+                FAI_WIDEN(top, rv[n]);
+                FAI_WIDEN(bottom, rv[n + 1]);
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    const uint32_t b[2] = {top[e], bottom[e]}; /* (B2) */
+                    fai_mma_m16n8k16_f32_f16(o[4 * j + n + e], rp, b);
+                }
+            }
+        }
+    }
+}
+#undef FAI_WIDEN
+#endif
+
+/* Factors of the thread's keys of a slice: f (number/4), of keys first + FAI_C_COL(lane, 0) + 0, 1, 8, 9 .. Each
+ * lane looks one up, or two, and then they are passed round. */
+FAI_ATOM void FAI_(decode_factors)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, float *f,
+                                   int32_t first, const int number) {
+    const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < number; n += 32) {
+        const int32_t j = first + n + lane;
+        const int inside = j >= t->any.lo && j < t->any.hi;
+        const float own = inside ? *fai_descale_at(a, d, t->b, t->head_k, j) : 1;
+#pragma unroll
+        for (int c = n / 4; c < n / 4 + 8 && c < number / 4; c++)
+            f[c] = fai_shfl_sync_idx_f32(own, c / 2 * 8 - n + c % 2 + lane % 4 * 2);
+    }
+}
+
+/* ---- results ---- */
+
+/* 4 elements of O from d on, and LSE if d is 0, of a row: x = sum of exp2(s - m) v, l of exp2(s - m). A sink is
+ * one more key, without a value. */
+FAI_ATOM void FAI_(decode_finish)(const fa_args *a, const FAI_(tile) *t, int r, int d, float4 x, float m,
+                                  float l) {
+    const FAI_(row) at = FAI_(find)(t, r);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+    float factor = 1;
+    if (FAI_HAS(FA_SINK) && a->sink) {
+        const float sink = a->sink[at.h] * FAI_LOG2E, top = fmaxf(m, sink), base = top == -INFINITY ? 0 : top;
+        factor = fai_ex2_approx_ftz_f32(m - base);
+        l = l * factor + fai_ex2_approx_ftz_f32(sink - base), m = top;
+    }
+    factor = l == 0 ? 0 : factor / l; /* an empty row is 0 */
+    if (FAI_HAS(FA_DROPOUT)) factor *= fa_dropout_scale(a->dropout_p);
+    if (FAI_KV_BYTES == 1 && a->v_descale.data && !a->v_descale.block)
+        factor *= *fai_descale_at(a, &a->v_descale, t->b, t->head_k, 0);
+    if (l == 0) x = make_float4(0, 0, 0, 0);
+    x.x *= factor, x.y *= factor, x.z *= factor, x.w *= factor;
+    const int64_t to = fai_offset_q(&seq, fai_strides_o(a, FA_HEAD_DIM_V), at.i, at.h) + d;
+#if FA_O_DTYPE == FA_F32
+    *(float4 *)(void *)((float *)a->o.data + to) = x;
+#else
+    *(uint2 *)(void *)((uint16_t *)a->o.data + to) = make_uint2(FAI_PACK(x.y, x.x), FAI_PACK(x.w, x.z));
+#endif
+    if (a->lse.data && d == 0)
+        ((float *)a->lse.data)[fai_offset_q(&seq, fai_strides_lse(a), at.i, at.h)] =
+            (m + fai_lg2_approx_f32(l)) * FAI_LN2; /* -inf if empty */
+}
+
+/* The parts of a tile of rows in the workspace: (splits, rows) of m and l, then (splits, rows, DV) of O. */
+typedef struct FAI_(parts) {
+    float2 *ml;
+    float4 *o;
+} FAI_(parts);
+
+FAI_ATOM FAI_(parts) FAI_(decode_parts)(const fai_cuda_plan *p, char *workspace, uint32_t tile) {
+    const int64_t rows = (int64_t)p->splits * p->rows;
+    FAI_(parts) x;
+    x.ml = (float2 *)(void *)(workspace + FAI_DECODE_COUNTERS * 4 + tile * rows * (FA_HEAD_DIM_V + 2) * 4);
+    x.o = (float4 *)(void *)(x.ml + rows);
+    return x;
+}
+
+/* The sum of the parts, which are in memory. In the order of the splits: those that a row does not see change no
+ * bit. */
+FAI_ATOM void FAI_(decode_reduce)(const fa_args *a, const FAI_(tile) *t, FAI_(parts) parts, int count,
+                                  const int rows) {
+    enum { QUADS = FA_HEAD_DIM_V / 4 };
+    for (int n = (int)threadIdx.x; n < t->rows * QUADS; n += FAI_DECODE_THREADS) {
+        const int r = n / QUADS, quad = n % QUADS;
+        float top = -INFINITY, l = 0;
+        float4 x = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+        for (int s = 0; s < count; s++) top = fmaxf(top, __ldcg(&parts.ml[s * rows + r]).x);
+        const float base = top == -INFINITY ? 0 : top;
+#pragma unroll 4
+        for (int s = 0; s < count; s++) {
+            const float2 ml = __ldcg(&parts.ml[s * rows + r]);
+            const float4 y = __ldcg(&parts.o[(s * rows + r) * QUADS + quad]);
+            const float w = fai_ex2_approx_ftz_f32(ml.x - base);
+            l = fmaf(w, ml.y, l);
+            x.x = fmaf(w, y.x, x.x), x.y = fmaf(w, y.y, x.y), x.z = fmaf(w, y.z, x.z), x.w = fmaf(w, y.w, x.w);
+        }
+        FAI_(decode_finish)(a, t, r, quad * 4, x, top, l);
+    }
+}
+
+/* Adds to x, elements d .. d + 3 of row r, those of V that have been taken for 0, if the row sees them. */
+FAI_ATOM float4 FAI_(decode_infinite)(const fa_args *a, const FAI_(tile) *t, int r, int d, float4 x) {
+    const fai_strides st = fai_strides_kv(a, &a->v, FA_HEAD_DIM_V);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+    for (int32_t j = t->any.lo; j < t->any.hi; j++) {
+        const int64_t at = fai_offset_k(a, &seq, st, j, t->head_k) + d;
+        float y[4], bad = 0;
+        for (int e = 0; e < 4; e++) y[e] = fa_load(a->v.data, at + e, FA_KV_DTYPE), bad += y[e] * 0;
+        if (bad == 0 || !FAI_(counts)(a, t, FAI_(find)(t, r), j)) continue;
+        x.x += y[0] * 0 == 0 ? 0 : y[0], x.y += y[1] * 0 == 0 ? 0 : y[1];
+        x.z += y[2] * 0 == 0 ? 0 : y[2], x.w += y[3] * 0 == 0 ? 0 : y[3];
+    }
+    return x;
+}
+
+/* The slices' O, m and l, added up: results if there is one split, else a part in the workspace. mo: O holds sums
+ * of exp2(s - mo) v. row: the first of the thread's rows. */
+FAI_ATOM void FAI_(decode_merge)(const fa_args *a, FAI_(split) *x, FAI_(parts) parts, unsigned char *shared,
+                                 float o[FA_HEAD_DIM_V / 8][4], const float m[2], float l[2],
+                                 const float mo[2], int slice, int row, int infinite, const int rows) {
+    enum { DV = FA_HEAD_DIM_V, QUADS = DV / 4, PITCH = FAI_DECODE_PITCH };
+    const FAI_(tile) *const t = &x->tile;
+    const int lane = (int)threadIdx.x % 32, slices = 64 / rows;
+    float *const so = (float *)(void *)shared; /* (slices, rows, PITCH) */
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        l[n] += fai_shfl_sync_bfly_f32(l[n], 1);
+        l[n] += fai_shfl_sync_bfly_f32(l[n], 2);
+        if (lane % 4 == 0) x->m[slice * rows + row + n * 8] = m[n], x->l[slice * rows + row + n * 8] = l[n];
+    }
+    infinite = __syncthreads_or(infinite); /* m and l are written; nobody reads the ring any more */
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        float top = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < slices; i++) top = fmaxf(top, x->m[i * rows + row + n * 8]);
+        const float factor = mo[n] == -INFINITY ? 0 : fai_ex2_approx_ftz_f32(mo[n] - top);
+        float *const to = so + (slice * rows + row + n * 8) * PITCH;
+#pragma unroll
+        for (int c = 0; c < DV / 8; c += 2) {
+            const float x0 = o[c][n * 2] * factor, x1 = o[c][n * 2 + 1] * factor,
+                        y0 = o[c + 1][n * 2] * factor, y1 = o[c + 1][n * 2 + 1] * factor;
+            if (FAI_KV_BYTES == 2) { /* columns 2t, 2t + 1 of two fragments */
+                *(float2 *)(void *)(to + c * 8 + lane % 4 * 2) = make_float2(x0, x1);
+                *(float2 *)(void *)(to + c * 8 + 8 + lane % 4 * 2) = make_float2(y0, y1);
+            } else { /* of 4t .. 4t + 3 the even ones in one, the odd ones in the other */
+                *(float4 *)(void *)(to + c * 8 + lane % 4 * 4) = make_float4(x0, y0, x1, y1);
+            }
+        }
+    }
+    __syncthreads(); /* O is written */
+    for (int n = (int)threadIdx.x; n < t->rows * QUADS; n += FAI_DECODE_THREADS) {
+        const int r = n / QUADS, quad = n % QUADS;
+        float top = -INFINITY, sum = 0;
+        float4 all = make_float4(0, 0, 0, 0);
+        for (int i = 0; i < slices; i++) top = fmaxf(top, x->m[i * rows + r]);
+        for (int i = 0; i < slices; i++) {
+            const float own = x->m[i * rows + r]; /* if it is -inf, l is 0, or NaN */
+            const float4 y = *(const float4 *)(const void *)(so + (i * rows + r) * PITCH + quad * 4);
+            sum += x->l[i * rows + r] * (own == -INFINITY ? 1 : fai_ex2_approx_ftz_f32(own - top));
+            all.x += y.x, all.y += y.y, all.z += y.z, all.w += y.w;
+        }
+        if (infinite) all = FAI_(decode_infinite)(a, t, r, quad * 4, all);
+        if (x->count == 1) {
+            FAI_(decode_finish)(a, t, r, quad * 4, all, top, sum);
+        } else {
+            parts.o[(x->number * rows + r) * QUADS + quad] = all;
+            if (quad == 0) parts.ml[x->number * rows + r] = make_float2(top, sum);
+        }
+    }
+}
+
+/* ---- the kernels ---- */
+
+FAI_ATOM void FAI_(decode_block)(const fa_args *a, const fai_cuda_plan *p, char *workspace, const int rows) {
+    enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
+    extern __shared__ __align__(128) unsigned char fai_shared[];
+    FAI_(split) *const x = (FAI_(split) *)(void *)(fai_shared + FAI_DECODE_BYTES(FAI_ARCH, rows));
+    const FAI_(tile) *const t = &x->tile;
+    if (!FAI_(decode_begin)(a, p, x, blockIdx.x, rows)) return;
+
+    const int number = FAI_DECODE_NUMBER(rows), slices = 64 / rows; /* a tile: slices * number keys */
+    const int part = number * FAI_UNITS(FAI_DIM) * 2, size = slices * part; /* bytes of a slice, of a slot */
+    const int slots = FAI_DECODE_RING(FAI_ARCH) / size < 8 ? FAI_DECODE_RING(FAI_ARCH) / size : 8;
+    const int ahead = slots - 1;
+    const int lane = (int)threadIdx.x % 32, slice = (int)threadIdx.x / (rows * 2);
+    const int warp_row = (int)threadIdx.x % (rows * 2) / 32 * 16, row = warp_row + FAI_C_ROW(lane, 0);
+    const uint32_t own = fai_cvta_to_shared(fai_shared) + slice * part; /* in slot 0 */
+    const uint32_t sk = own + FAI_AT(FAI_UNITS(D), FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane));
+    const uint32_t sv = own + FAI_AT(FAI_UNITS(DV), FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
+    const uint32_t q = fai_cvta_to_shared(fai_shared) + FAI_DECODE_RING(FAI_ARCH);
+#if FAI_KV_BYTES == 2
+    const uint32_t sq = q + FAI_AT(D, warp_row + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
+#else
+    const uint32_t sq = q + FAI_AT(D, row, lane % 4 / 2) + lane % 2 * 8;
+#endif
+    const FAI_(source) gk = FAI_(open)(a, t, &a->k, (int)threadIdx.x % (rows * 2), D),
+                       gv = FAI_(open)(a, t, &a->v, (int)threadIdx.x % (rows * 2), DV);
+    const int k_factors = FAI_KV_BYTES == 1 && a->k_descale.data && a->k_descale.block;
+    const int v_factors = FAI_KV_BYTES == 1 && a->v_descale.data && a->v_descale.block;
+    const int masked = FAI_(is_masked)(a), drops = FAI_HAS(FA_DROPOUT) && a->dropout_p > 0;
+    const int modified = FAI_(is_modified)(a) || a->softmax_scale < 0; /* softmax wants a scale above 0 */
+    float scale = a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)D);
+    if (FAI_KV_BYTES == 1 && a->k_descale.data && !k_factors)
+        scale *= *fai_descale_at(a, &a->k_descale, t->b, t->head_k, 0);
+    if (!modified) scale = fmaxf(scale, 1e-37f); /* of a key that nobody sees is -inf to stay */
+
+    uint32_t rq[D / 16][4];                              /* (D/16, A4) */
+    float o[DV / 8][4], m[2], l[2], mo[2], ignored[2]; /* (DV/8, C4); of the thread's rows */
+#pragma unroll
+    for (int n = 0; n < DV / 8 * 4; n++) o[n / 4][n % 4] = 0;
+#pragma unroll
+    for (int n = 0; n < 2; n++) m[n] = mo[n] = -INFINITY, l[n] = ignored[n] = 0;
+
+    /* load Q, and K and V of the first tiles; all slots but one are always on their way, or read */
+    const int32_t begin = x->begin + slice * number, end = t->any.hi, step = slices * number;
+    FAI_(load_q)(a, t, q, rows, FAI_DECODE_THREADS);
+    fai_cp_async_commit_group();
+#pragma unroll
+    for (int n = 0; n < ahead; n++)
+        FAI_(decode_fetch)(a, t, gk, gv, n % 2, begin + n / 2 * step, own + n * size, rows);
+    fai_cp_async_wait_group(ahead);
+    __syncthreads(); /* Q is there, for all */
+#if FAI_KV_BYTES == 2
+    if (FAI_DECODE_Q_STAYS) FAI_(fragments_q)(rq, sq, 1);
+#else
+    float unit[2] = {1, 1}; /* of Q as f16, of the thread's rows */
+    if (FA_DTYPE == FA_BF16) {
+        FAI_(decode_narrow_q)(q, x->m, rows);
+        __syncthreads(); /* Q is f16 */
+        unit[0] = x->m[row], unit[1] = x->m[row + 8];
+        __syncthreads(); /* nobody reads the units any more: it is the place of m */
+    }
+#pragma unroll
+    for (int c = 0; c < D / 16 && FAI_DECODE_Q_STAYS; c++) FAI_(decode_fragment_q)(rq[c], sq, c);
+#endif
+
+    int infinite = 0;
+    uint32_t slot = 0, last = ahead * size; /* of this half tile, of the one before, which is free */
+    for (int32_t first = begin; first - slice * number < end; first += step) {
+        const int mask = masked || first < t->all.lo || first + number > t->all.hi;
+        float s[8][4], f[16]; /* S, P: (number/8, C4); factors (number/4) */
+        fai_cp_async_wait_group(ahead - 1);
+        FAI_(decode_meet)(slice, rows); /* K is there; nobody reads the last V any more */
+        FAI_(decode_fetch)(a, t, gk, gv, ahead % 2, first + ahead / 2 * step, own + last, rows);
+#if FAI_KV_BYTES == 2
+        FAI_(gemm_qk)(s, rq, sq, sk + slot, 1, number, FAI_DECODE_Q_STAYS);
+#else
+        FAI_(widen_qk)(s, rq, sq, sk + slot, number);
+        if (k_factors) {
+            FAI_(decode_factors)(a, t, &a->k_descale, f, first, number);
+#pragma unroll
+            for (int n = 0; n < number / 2; n++) s[n / 4][n % 4] *= f[n / 4 * 2 + n % 2];
+        }
+#pragma unroll
+        for (int n = 0; n < number / 2; n++) s[n / 4][n % 4] *= unit[n % 4 / 2];
+#endif
+        last = slot, slot = slot == ahead * size ? 0 : slot + size;
+        if (modified) FAI_(modify)(a, t, s, first, row, scale, 1, number);
+        if (mask) FAI_(mask)(a, t, s, first, row, 1, number);
+        if (v_factors) { /* part of the exponent, with a reference of its own: no size of theirs is too large for P */
+            float y[8][4];
+            FAI_(decode_factors)(a, t, &a->v_descale, f, first, number);
+#pragma unroll
+            for (int n = 0; n < number / 2; n++) {
+                y[n / 4][n % 4] = s[n / 4][n % 4];
+                s[n / 4][n % 4] = s[n / 4][n % 4] * (modified ? 1 : scale * FAI_LOG2E) +
+                                  fai_lg2_approx_f32(f[n / 4 * 2 + n % 2]);
+            }
+            FAI_(softmax)(y, o, m, l, modified ? 1 : scale * FAI_LOG2E, 1, number, 0);
+            FAI_(softmax)(s, o, mo, ignored, 1, 1, number, DV);
+        } else {
+            FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E, 1, number, DV);
+        }
+        if (drops) FAI_(dropout)(a, t, s, first, row, 1, number);
+
+        fai_cp_async_wait_group(ahead - 1);
+        if (mask || drops)
+            infinite |= FAI_(make_finite)(own + slot, (int)threadIdx.x % (rows * 2), rows * 2, number);
+        FAI_(decode_meet)(slice, rows); /* V is there; nobody reads K any more */
+        FAI_(decode_fetch)(a, t, gk, gv, (ahead + 1) % 2, first + (ahead + 1) / 2 * step, own + last, rows);
+#if FAI_KV_BYTES == 2
+        FAI_(gemm_pv)(o, s, sv + slot, 1, number);
+#else
+        FAI_(widen_pv)(o, s, sv + slot, number);
+#endif
+        last = slot, slot = slot == ahead * size ? 0 : slot + size;
+    }
+    fai_cp_async_wait_all(); /* the tiles behind the end, which are empty */
+#pragma unroll
+    for (int n = 0; n < 2; n++) mo[n] = v_factors ? mo[n] : m[n];
+
+    const uint32_t tile = blockIdx.x / (uint32_t)p->splits;
+    const FAI_(parts) parts = FAI_(decode_parts)(p, workspace, tile);
+    FAI_(decode_merge)(a, x, parts, fai_shared, o, m, l, mo, slice, row, infinite, rows);
+    if (x->count == 1 || p->combine) return;
+    __threadfence();
+    __syncthreads(); /* the part is written, for all to see */
+    if (threadIdx.x == 0) /* 0 again after the last */
+        x->ticket = fai_atom_global_inc_u32((uint32_t *)(void *)workspace + tile, (uint32_t)x->count - 1);
+    __syncthreads(); /* the ticket is written */
+    if (x->ticket != (uint32_t)x->count - 1) return;
+    __threadfence();
+    FAI_(decode_reduce)(a, t, parts, x->count, rows);
+}
+
+#define FAI_DECODE_KERNEL(rows) \
+    static __global__ void __launch_bounds__(FAI_DECODE_THREADS, 2) /* 255 registers */ \
+        FAI_(decode_kernel_##rows)(const __grid_constant__ fa_args args, \
+                                   const __grid_constant__ fai_cuda_plan plan, char *workspace) { \
+        FAI_(decode_block)(&args, &plan, workspace, rows); \
+    }
+FAI_DECODE_KERNEL(16)
+FAI_DECODE_KERNEL(32)
+FAI_DECODE_KERNEL(64)
+#undef FAI_DECODE_KERNEL
+
+/* Adds up the parts of a tile of 16 rows: for launches with more of them than there are counters. */
+static __global__ void __launch_bounds__(FAI_DECODE_THREADS)
+    FAI_(decode_combine_kernel)(const __grid_constant__ fa_args args,
+                                const __grid_constant__ fai_cuda_plan plan, char *workspace) {
+    __shared__ FAI_(split) x;
+    if (!FAI_(decode_begin)(&args, &plan, &x, blockIdx.x * (uint32_t)plan.splits, 16) || x.count == 1) return;
+    FAI_(decode_reduce)(&args, &x.tile, FAI_(decode_parts)(&plan, workspace, blockIdx.x), x.count, 16);
+}
+#endif /* FA_DECODE */
+
+/* ======================================================================================== */
+/* >>backward [FA2] Alg. 2: dQ, dK, dV from Q, K, V, dO, LSE and D = rowsum(dO o O)           */
+/* ======================================================================================== */
+
+/*  prepare   LSE and D of each query into the workspace; zeros for the sums of dQ and for dbias
+ *  main      a block has BN keys; it walks over the queries that see some of them, BM at a time, and over the
+ *            heads that share the keys, whose sums are in its registers. Scores are transposed, as dK and dV want
+ *            them:
+ *                S^T = K Q^T     dP^T = V dO^T     P = exp2(S - LSE)     dS = P o (dP - D)
+ *                dV += P^T dO    dK += dS^T Q      dQ += dS K     (f32, in the workspace: other blocks add, too)
+ *  convert   dQ to the dtype of Q
+ *  sink      dsink = -sum exp(sink - LSE) D
+ *
+ *  P and dS pass through shared memory, so that a warp can have 32 keys and a part of the queries or dims: then a
+ *  fragment read from there serves two mma, or four, and shared memory is as fast as the tensor cores.
+ *      warp w    S^T, dP^T   keys 16 KT (w % KEYS) .., queries CS 8 (w / KEYS) ..        KEYS = BN / 16 KT
+ *                dV, dK      the same keys, every PARTS-th 16 dims from w / KEYS on
+ *                dQ          queries 16 QT (w % QUERIES) .., every PARTS_Q-th 16 dims    QUERIES = BM / 16 QT
+ *
+ *  What is not finite: a query with such a dO has LSE = NaN in the workspace, one with such a q, or that sees such
+ *  a key, has it anyway, so all that it sees becomes NaN; its rows, and such elements of K, are 0 in shared memory,
+ *  for 0 NaN is not 0. */
+#if (FA_PASSES) & FA_BACKWARD
+
+/* Tiles by (arch, larger head dim), as in >>tiles. K V, the stages of Q and dO, P and dS are in shared memory; a
+ * thread has its part of dK and dV all the time, and of S and dP, or of dQ. One block an SM. */
+#if FAI_DIM <= 64
+/* 162 KB and 192 accumulators a thread, or 97 KB and 128 */
+#define FAI_GRAD_M(arch) (FAI_LITTLE_SHARED(arch) ? 64 : 128)
+#define FAI_GRAD_N(arch) 128
+#define FAI_GRAD_WARPS(arch) 8
+#define FAI_GRAD_STAGES(arch) 2
+#elif FAI_DIM <= 128
+/* 161 KB and 192 accumulators, or 96 KB and 160 */
+#define FAI_GRAD_M(arch) (FAI_LITTLE_SHARED(arch) ? 32 : 64)
+#define FAI_GRAD_N(arch) 128
+#define FAI_GRAD_WARPS(arch) 8
+#define FAI_GRAD_STAGES(arch) (FAI_LITTLE_SHARED(arch) ? 1 : 2)
+#elif FAI_DIM <= 192
+/* 161 KB and 128 accumulators, or 80 KB and 112 */
+#define FAI_GRAD_M(arch) (FAI_LITTLE_SHARED(arch) ? 32 : 64)
+#define FAI_GRAD_N(arch) 64
+#define FAI_GRAD_WARPS(arch) 8
+#define FAI_GRAD_STAGES(arch) (FAI_LITTLE_SHARED(arch) ? 1 : 2)
+#else
+/* 145 KB on sm_80, 209 KB from sm_90, and 160 accumulators; elsewhere 69 KB and 144 */
+#define FAI_GRAD_M(arch) (FAI_LITTLE_SHARED(arch) ? 32 : 64)
+#define FAI_GRAD_N(arch) (FAI_LITTLE_SHARED(arch) ? 32 : 64)
+#define FAI_GRAD_WARPS(arch) (FAI_LITTLE_SHARED(arch) ? 4 : 8)
+#define FAI_GRAD_STAGES(arch) ((arch) < 900 || FAI_LITTLE_SHARED(arch) ? 1 : 2)
+#endif
+/* 16-row matrices of a warp: of keys, and of queries in dQ; fewer where n8 columns must come in pairs */
+#define FAI_GRAD_KT(arch) (FAI_GRAD_M(arch) * FAI_GRAD_N(arch) >= 64 * 64 ? 2 : 1)
+#define FAI_GRAD_QT(arch) (FAI_GRAD_M(arch) >= 64 ? 2 : 1)
+#define FAI_GRAD_PARTS(arch) (FAI_GRAD_WARPS(arch) * 16 * FAI_GRAD_KT(arch) / FAI_GRAD_N(arch))
+#define FAI_GRAD_PARTS_Q(arch) (FAI_GRAD_WARPS(arch) * 16 * FAI_GRAD_QT(arch) / FAI_GRAD_M(arch))
+/* K V; the stages of Q, dO, LSE and D; dS, P. dK and dV take the place of K and V at the end. Then what the
+ * threads have in common */
+#define FAI_GRAD_STAGE(arch) (FAI_GRAD_M(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * 2 + FAI_GRAD_M(arch) * 8)
+#define FAI_GRAD_BYTES(arch) \
+    (FAI_GRAD_N(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * 2 + FAI_GRAD_STAGES(arch) * FAI_GRAD_STAGE(arch) + \
+     2 * FAI_GRAD_N(arch) * FAI_GRAD_M(arch) * 2)
+#define FAI_GRAD_SHARED(arch) (FAI_GRAD_BYTES(arch) + sizeof(FAI_(grad)))
+#define FAI_GRAD_THREADS (FAI_GRAD_WARPS(FAI_ARCH) * 32)
+
+/* n8 columns of a warp: of S and dP; of those at a time, as features take registers; of dK, dV and dQ */
+#define FAI_GRAD_CS (FAI_GRAD_M(FAI_ARCH) / 8 / FAI_GRAD_PARTS(FAI_ARCH))
+#define FAI_GRAD_FEW (FAI_DIM <= 64 ? 4 : 2)
+#define FAI_GRAD_CH (FAI_HEAVY && FAI_GRAD_CS > FAI_GRAD_FEW ? FAI_GRAD_FEW : FAI_GRAD_CS)
+#define FAI_GRAD_COLUMNS(dim, parts) (((dim) / 16 + (parts)-1) / (parts)*2)
+#define FAI_GRAD_SIZES \
+    enum { \
+        D = FA_HEAD_DIM, \
+        DV = FA_HEAD_DIM_V, \
+        BM = FAI_GRAD_M(FAI_ARCH), \
+        BN = FAI_GRAD_N(FAI_ARCH), \
+        STAGES = FAI_GRAD_STAGES(FAI_ARCH), \
+        THREADS = FAI_GRAD_THREADS, \
+        KT = FAI_GRAD_KT(FAI_ARCH), \
+        QT = FAI_GRAD_QT(FAI_ARCH), \
+        PARTS = FAI_GRAD_PARTS(FAI_ARCH), \
+        PARTS_Q = FAI_GRAD_PARTS_Q(FAI_ARCH), \
+        CS = FAI_GRAD_CS, \
+        CH = FAI_GRAD_CH, \
+        CK = FAI_GRAD_COLUMNS(FA_HEAD_DIM, FAI_GRAD_PARTS(FAI_ARCH)), \
+        CV = FAI_GRAD_COLUMNS(FA_HEAD_DIM_V, FAI_GRAD_PARTS(FAI_ARCH)), \
+        CQ = FAI_GRAD_COLUMNS(FA_HEAD_DIM, FAI_GRAD_PARTS_Q(FAI_ARCH)) \
+    };
+FA_STATIC_ASSERT(FAI_GRAD_CS >= 2 && (FAI_GRAD_CS & (FAI_GRAD_CS - 1)) == 0 && FAI_GRAD_CS % FAI_GRAD_CH == 0,
+                 "flashattn_cuda.cuh: the table of tiles of the backward pass is wrong");
+
+/* The workspace: for each (batch, head) rows of queries, whole blocks of 16: LSE in log2 units and D of each; then
+ * the sums of dQ in f32, by blocks of 16 rows and 8 dims, in the order in which an accumulator fragment is added
+ * best: 16 bytes of a lane at once where red can do that, all lanes next to each other where it cannot. For
+ * `deterministic`, a counter for each tile of queries (room for one for each 16), whose turn it is, and one from
+ * which blocks take their numbers. */
+#define FAI_GRAD_ROWS(args) (((int64_t)(args)->seqlen_q + 15) / 16 * 16)
+#if FAI_ARCH >= 900
+#define FAI_GRAD_DQ_AT(lane, v) ((lane)*4 + (v))
+#else
+#define FAI_GRAD_DQ_AT(lane, v) ((v)*32 + (lane))
+#endif
+typedef struct FAI_(grad_workspace) {
+    float *lse, *sum; /* sum: D */
+    float *dq;
+    uint32_t *turn;
+    uint32_t *ticket; /* of all */
+} FAI_(grad_workspace);
+
+/* row: of all (batch, head, rows), a multiple of 16 */
+FAI_ATOM FAI_(grad_workspace) FAI_(grad_open)(const fa_args *a, float *workspace, int64_t row) {
+    const int64_t all = (int64_t)a->batch * a->num_heads * FAI_GRAD_ROWS(a);
+    uint32_t *const counters = (uint32_t *)(void *)(workspace + all * (2 + FA_HEAD_DIM));
+    FAI_(grad_workspace)
+    w = {workspace + row, workspace + all + row, workspace + all * 2 + row * FA_HEAD_DIM, counters + row / 16,
+         counters + all / 16};
+    return w;
+}
+
+FAI_ATOM fai_strides FAI_(strides_d_o)(const fa_args *a) {
+    return fai_resolve(a->d_o.stride_b, a->d_o.stride_s, a->d_o.stride_h, a->seqlen_q, a->num_heads,
+                       FA_HEAD_DIM_V);
+}
+
+/* What the threads of a block have in common, in shared memory: registers are dear in the loop. */
+typedef struct FAI_(grad) {
+    fa_sequence seq;
+    int32_t head_k, group, key, tile; /* key: the first of the block; tile: its number in the sequence */
+    int32_t begin, end;               /* queries that see some of its keys, from a multiple of BM on */
+    fa_range all;                     /* queries that see all BN */
+    int32_t heads;                    /* group, or 0 if no query sees a key */
+    float scale;                      /* of scores */
+    float early, late;                /* of what dropout keeps: of P, of dV; their product is 1 / (1 - p) */
+    const uint16_t *q, *d_o;          /* of the first query and head */
+    fai_strides stride_q, stride_d_o, stride_bias, stride_dbias;
+    FAI_(grad_workspace) workspace;
+} FAI_(grad);
+
+/* Queries that length, causal mask and window leave to key j: fa_row_range the other way round. */
+FAI_ATOM fa_range FAI_(queries)(const fa_args *a, const FAI_(grad) *g, int32_t j) {
+    const int64_t p = (int64_t)j + g->seq.len_q - g->seq.len_k; /* the query at the position of key j */
+    int64_t lo = 0, hi = j < g->seq.len_k ? g->seq.len_q : 0;
+    if (FAI_HAS(FA_CAUSAL) && a->causal && p > lo) lo = p;
+    if (FAI_HAS(FA_WINDOW) && a->window_right && p - a->window_right + 1 > lo) lo = p - a->window_right + 1;
+    if (FAI_HAS(FA_WINDOW) && a->window_left && p + a->window_left < hi) hi = p + a->window_left;
+    if (hi < 0) hi = 0;
+    if (lo > hi) lo = hi;
+    const fa_range r = {(int32_t)lo, (int32_t)hi};
+    return r;
+}
+
+/* The keys of this block; 0 if its sequence has none. The first go first: under a causal mask most queries see
+ * them. Blocks that wait for each other are numbered as they start: those before have all started, too. */
+FAI_ATOM int FAI_(grad_begin)(const fa_args *a, FAI_(grad) *g, float *workspace) {
+    FAI_GRAD_SIZES
+    if (threadIdx.x == 0) {
+        const uint32_t tiles = (uint32_t)((a->seqlen_k + BN - 1) / BN), heads_k = (uint32_t)fai_num_heads_k(a);
+        const uint32_t number = a->deterministic
+                                    ? fai_atom_global_add_u32(FAI_(grad_open)(a, workspace, 0).ticket, 1)
+                                    : blockIdx.x;
+        const uint32_t head = number / tiles;
+        g->seq = FAI_(sequence)(a, (int32_t)(head / heads_k));
+        g->head_k = (int32_t)(head % heads_k), g->group = a->num_heads / (int32_t)heads_k;
+        g->tile = (int32_t)(number % tiles), g->key = g->tile * BN;
+        const int32_t last = g->key + BN < g->seq.len_k ? g->key + BN - 1 : g->seq.len_k - 1;
+        const fa_range left = FAI_(queries)(a, g, g->key), right = FAI_(queries)(a, g, last);
+        g->begin = left.lo / BM * BM, g->end = right.hi, g->heads = left.lo < right.hi ? g->group : 0;
+        g->all.lo = right.lo, g->all.hi = last < g->key + BN - 1 ? 0 : left.hi;
+
+        /* P is multiplied before it is rounded, so that in f16 it is neither smaller than without dropout nor
+         * infinite */
+        const float kept = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1;
+        g->scale = a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)D);
+        g->early = fminf(kept, 1 << 14), g->late = kept / g->early;
+
+        const int32_t head_q = g->head_k * g->group;
+        g->stride_q = fai_strides_q(a, D), g->stride_d_o = FAI_(strides_d_o)(a);
+        if (FAI_HAS(FA_BIAS)) g->stride_bias = fai_strides_bias(a), g->stride_dbias = fai_strides_dbias(a);
+        g->q = (const uint16_t *)a->q.data + fai_offset_q(&g->seq, g->stride_q, 0, head_q);
+        g->d_o = (const uint16_t *)a->d_o.data + fai_offset_q(&g->seq, g->stride_d_o, 0, head_q);
+        g->workspace = FAI_(grad_open)(a, workspace,
+                                       ((int64_t)g->seq.b * a->num_heads + head_q) * FAI_GRAD_ROWS(a));
+    }
+    __syncthreads(); /* *g is written */
+    return g->key < g->seq.len_k;
+}
+
+/* ---- loads ---------------------------------------------------------------------------------- */
+
+/* The block's rows of K or V. Keys that no query sees become zeros, whatever is there. */
+FAI_ATOM void FAI_(grad_load_keys)(const fa_args *a, const FAI_(grad) *g, const fa_tensor *x, uint32_t to,
+                                   const int dim) {
+    FAI_GRAD_SIZES
+    const int group = FAI_GROUP(dim);
+    const fai_strides st = fai_strides_kv(a, x, dim);
+    for (int r = (int)threadIdx.x / group; r < BN; r += THREADS / group) {
+        const fa_range seen = FAI_(queries)(a, g, g->key + r);
+        const int32_t j = seen.lo < seen.hi ? g->key + r : g->key;
+        const int64_t offset = FAI_HAS(FA_PAGED) ? fai_offset_k(a, &g->seq, st, j, g->head_k)
+                                                 : g->seq.b_k * st.b + (g->seq.row_k + j) * st.s + g->head_k * st.h;
+        for (int c = (int)threadIdx.x % group; c < dim / 8; c += group)
+            fai_cp_async_cg_16(to + FAI_AT(dim, r, c), (const uint16_t *)x->data + offset + c * 8,
+                               seen.lo < seen.hi ? 16 : 0);
+    }
+}
+
+/* BM rows of Q or dO, the first `rows` of which exist. */
+FAI_ATOM void FAI_(grad_load_rows)(const uint16_t *from, int64_t stride, int32_t rows, uint32_t to,
+                                   const int dim) {
+    FAI_GRAD_SIZES
+    const int thread = (int)fai_unknown(threadIdx.x);
+    const int group = FAI_GROUP(dim), step = THREADS / group, row = thread / group, chunk = thread % group;
+    to += FAI_AT(dim, row, chunk);
+#pragma unroll
+    for (int r = 0; r < BM; r += step) {
+        const uint16_t *near = from + (row + r < rows ? row + r : 0) * stride + chunk * 8;
+        if (BM % step && row + r >= BM) continue;
+#pragma unroll
+        for (int c = 0; c < dim / 8; c += group)
+            fai_cp_async_cg_16(to + r * dim * 2 + c * 16, near + c * 8, row + r < rows ? 16 : 0);
+    }
+}
+
+/* Q, dO, LSE and D of queries from first on, of a head of the group, to the stage at `to`. */
+FAI_ATOM void FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first, uint32_t to) {
+    FAI_GRAD_SIZES
+    const fai_strides sq = g->stride_q, so = g->stride_d_o;
+    const int32_t n = (int32_t)fai_unknown(threadIdx.x), rows = g->seq.len_q - first;
+    const int64_t row = head * FAI_GRAD_ROWS(a) + first;
+    FAI_(grad_load_rows)(g->q + head * sq.h + first * sq.s, sq.s, rows, to, D);
+    FAI_(grad_load_rows)(g->d_o + head * so.h + first * so.s, so.s, rows, to + BM * D * 2, DV);
+    if (n < BM / 2) { /* half of the threads LSE, half D */
+        const int32_t i = n % (BM / 4) * 4;
+        fai_cp_async_cg_16(to + BM * (D + DV) * 2 + n * 16,
+                           (n < BM / 4 ? g->workspace.lse : g->workspace.sum) + row + (i < rows ? i : 0),
+                           i < rows ? 16 : 0);
+    }
+}
+
+/* To the next queries, or the first of the next head. */
+FAI_ATOM void FAI_(advance)(const FAI_(grad) *g, int32_t *head, int32_t *first) {
+    FAI_GRAD_SIZES
+    const int last = *first + BM >= g->end;
+    *head += last, *first = last ? g->begin : *first + BM;
+}
+/* Those that come after these, if any. */
+FAI_ATOM void FAI_(grad_load_next)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first,
+                                   uint32_t to) {
+    FAI_(advance)(g, &head, &first);
+    if (head < g->heads) FAI_(grad_load)(a, g, head, first, to);
+}
+
+/* Is one of the LSE that the thread has copied not finite? */
+FAI_ATOM int FAI_(grad_infinite)(uint32_t stage) {
+    FAI_GRAD_SIZES
+    const int n = (int)fai_unknown(threadIdx.x);
+    if (n >= BM / 4) return 0;
+    const uint4 x = fai_ld_shared_v4_b32(stage + BM * (D + DV) * 2 + n * 16);
+    const float most = fmaxf(fmaxf(fabsf(__uint_as_float(x.x)), fabsf(__uint_as_float(x.y))),
+                             fmaxf(fabsf(__uint_as_float(x.z)), fabsf(__uint_as_float(x.w))));
+    const float sum = __uint_as_float(x.x) + __uint_as_float(x.y) + __uint_as_float(x.z) + __uint_as_float(x.w);
+    return most == INFINITY || sum != sum; /* the largest ignores NaN */
+}
+
+/* Rows of Q and dO become 0 where LSE is not finite: nothing was seen, or NaN. */
+FAI_ATOM void FAI_(grad_finite_rows)(uint32_t stage) {
+    FAI_GRAD_SIZES
+    enum { Q4 = BM * D / 8, ALL = BM * (D + DV) / 8 };
+    const uint4 zero = {0, 0, 0, 0};
+    for (int c = (int)fai_unknown(threadIdx.x); c < ALL; c += THREADS) {
+        const int row = c < Q4 ? c / (D / 8) : (c - Q4) / (DV / 8);
+        const float lse = __uint_as_float(fai_ld_shared_b32(stage + BM * (D + DV) * 2 + row * 4));
+        if (!(fabsf(lse) < INFINITY)) fai_st_shared_v4_b32(stage + c * 16, zero);
+    }
+}
+
+/* ---- products ------------------------------------------------------------------------------- */
+
+/* x (KT, CH, C4) = A B^T over dim: S^T = K Q^T, dP^T = V dO^T. sa, sb: the lane's addresses of the first
+ * fragments */
+FAI_ATOM void FAI_(gemm_scores)(float x[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t sa, uint32_t sb,
+                                const int dim) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int n = 0; n < KT * CH * 4; n++) x[n / 4 / CH][n / 4 % CH][n % 4] = 0;
+#pragma unroll
+    for (int c = 0; c < dim / 16; c++) {
+        uint32_t ra[KT][4]; /* (KT, A4) */
+#pragma unroll
+        for (int a = 0; a < KT; a++) fai_ldmatrix_x4(ra[a], FAI_MOVE(dim, sa, a * 16, c * 2));
+#pragma unroll
+        for (int j = 0; j < CH / 2; j++) {
+            uint32_t rb[4]; /* (2, B2) */
+            fai_ldmatrix_x4(rb, FAI_MOVE(dim, sb, j * 16, c * 2));
+#pragma unroll
+            for (int a = 0; a < KT; a++) FAI_MMA(x[a][2 * j], ra[a], rb), FAI_MMA(x[a][2 * j + 1], ra[a], rb + 2);
+        }
+    }
+}
+
+/* x (tiles, columns, C4) += A B for one k16, A (tiles, A4), of those 16 columns of B that are a warp's. sb: the
+ * lane's address of the first of them */
+FAI_ATOM void FAI_(mma_part)(float (*x)[4], const int columns, uint32_t (*ra)[4], const int tiles, uint32_t sb,
+                             const int dim, const int parts, int part) {
+#pragma unroll
+    for (int n = 0; n < dim / 16; n += parts) {
+        float(*const to)[4] = x + n / parts * 2;
+        uint32_t rb[4]; /* (2, B2) */
+        if (n + parts > dim / 16 && n + part >= dim / 16) continue;
+        fai_ldmatrix_x4_trans(rb, FAI_MOVE(dim, sb, 0, n * 2));
+#pragma unroll
+        for (int a = 0; a < tiles; a++)
+            FAI_MMA(to[a * columns], ra[a], rb), FAI_MMA(to[a * columns + 1], ra[a], rb + 2);
+    }
+}
+
+/* dV += P^T dO, dK += dS^T Q: x (KT, columns, C4). sa: the lane's address of P^T or dS^T, (BN, BM) */
+FAI_ATOM void FAI_(gemm_keys)(float (*x)[4], uint32_t sa, uint32_t sb, const int dim, int part) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int c = 0; c < BM / 16; c++) {
+        uint32_t ra[KT][4]; /* (KT, A4) */
+#pragma unroll
+        for (int a = 0; a < KT; a++) fai_ldmatrix_x4(ra[a], FAI_MOVE(BM, sa, a * 16, c * 2));
+        FAI_(mma_part)(x, FAI_GRAD_COLUMNS(dim, PARTS), ra, KT, FAI_MOVE(dim, sb, c * 16, 0), dim, PARTS, part);
+    }
+}
+
+/* dQ = dS K: x (QT, CQ, C4). sa: of dS^T */
+FAI_ATOM void FAI_(gemm_queries)(float (*x)[4], uint32_t sa, uint32_t sb, int part) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int n = 0; n < QT * CQ * 4; n++) x[n / 4][n % 4] = 0;
+#pragma unroll
+    for (int c = 0; c < BN / 16; c++) {
+        uint32_t ra[QT][4]; /* (QT, A4) */
+#pragma unroll
+        for (int a = 0; a < QT; a++) fai_ldmatrix_x4_trans(ra[a], FAI_MOVE(BM, sa, c * 16, a * 2));
+        FAI_(mma_part)(x, CQ, ra, QT, FAI_MOVE(D, sb, c * 16, 0), D, PARTS_Q, part);
+    }
+}
+
+/* What the thread's warp has: keys from `key` on, and a part of the queries of S and dP, of the dims of dK and dV; in dQ
+ * queries from `query` on, and a part of the dims. */
+typedef struct FAI_(share) {
+    int lane, key, part, query, part_q;
+} FAI_(share);
+FAI_ATOM FAI_(share) FAI_(get_share)(void) {
+    FAI_GRAD_SIZES
+    enum { KEYS = BN / 16 / KT, QUERIES = BM / 16 / QT };
+    const int thread = (int)fai_unknown(threadIdx.x), warp = thread / 32;
+    const FAI_(share) w = {thread % 32, warp % KEYS * 16 * KT, warp / KEYS, warp % QUERIES * 16 * QT, warp / QUERIES};
+    return w;
+}
+
+/* ---- P and dS ------------------------------------------------------------------------------- */
+
+/* Where a thread's scores are: head of all; first query and key. Score (a, c, v) is that of query
+ * query + c 8 + v % 2 and key + a 16 + v / 2 8. */
+typedef struct FAI_(place) {
+    int32_t head, query, key;
+} FAI_(place);
+#define FAI_SCORE_QUERY(at, c, v) ((at).query + (c)*8 + (v) % 2)
+#define FAI_SCORE_KEY(at, a, v) ((at).key + (a)*16 + (v) / 2 * 8)
+
+/* S in log2 units with all that changes scores; slope: its derivatives by the scores, and by the bias. */
+FAI_ATOM void FAI_(grad_modify)(const fa_args *args, const FAI_(grad) *g,
+                                float s[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
+                                float slope[2][FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at,
+                                float scale) {
+    FAI_GRAD_SIZES
+    const fai_strides sb = g->stride_bias;
+    const float alibi = FAI_(alibi)(args, g->seq.b, at.head);
+#pragma unroll
+    for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
+        const FAI_(row) row = {FAI_SCORE_QUERY(at, n / 2, n % 2), at.head};
+        const int64_t bias = g->seq.b * sb.b + row.h * sb.h + row.i * sb.s;
+#pragma unroll
+        for (int k = 0; k < KT * 2; k++) { /* keys */
+            const int c = n / 2, v = k % 2 * 2 + n % 2, a = k / 2;
+            const int32_t j = FAI_SCORE_KEY(at, a, v), exists = row.i < g->seq.len_q && j < g->seq.len_k;
+            s[a][c][v] = FAI_(change)(args, &g->seq, row, j, exists, alibi, bias, s[a][c][v] * scale,
+                                      &slope[0][a][c][v], &slope[1][a][c][v]) *
+                         FAI_LOG2E;
+        }
+    }
+}
+
+/* S becomes P = exp2(scale S - LSE). slse: address of the LSE of the thread's first query */
+FAI_ATOM void FAI_(probabilities)(float s[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t slse, float scale) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int c = 0; c < CH; c++) {
+        const uint2 x = fai_ld_shared_v2_b32(slse + c * 32);
+        const float lse[2] = {__uint_as_float(x.x), __uint_as_float(x.y)};
+#pragma unroll
+        for (int n = 0; n < KT * 4; n++)
+            s[n / 4][c][n % 4] = fai_ex2_approx_ftz_f32(fmaf(s[n / 4][c][n % 4], scale, -lse[n % 2]));
+    }
+}
+
+/* P becomes 0 where the query does not see the key. */
+FAI_ATOM void FAI_(hide)(const fa_args *args, const FAI_(grad) *g,
+                         float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at, int masked) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int k = 0; k < KT * 2; k++) { /* keys of a thread */
+        const int32_t j = FAI_SCORE_KEY(at, k / 2, k % 2 * 2);
+        const fa_range seen = FAI_(queries)(args, g, j);
+        const int32_t lo = seen.lo - at.query, hi = seen.hi - at.query;
+#pragma unroll
+        for (int n = 0; n < CH * 2; n++) { /* queries */
+            const int32_t i = n / 2 * 8 + n % 2;
+            const FAI_(row) row = {at.query + i, at.head};
+            if (i < lo || i >= hi || (FAI_MASKS && masked && !FAI_(sees)(args, &g->seq, row, j)))
+                p[k / 2][n / 2][k % 2 * 2 + n % 2] = 0;
+        }
+    }
+}
+
+/* Bits of the thread's scores, 1: kept by dropout. Philox makes the bits of 8 keys of a query at once, and a lane has
+ * one key of 8: each of the 8 lanes that have the same queries makes those of another query and 8 keys, one byte for
+ * each two columns, then they read each other's. */
+#define FAI_KEPT(kept, a, c, v) ((kept) >> (((a)*CH + (c)) / 2 * 8 + (c) % 2 * 4 + (v) % 2 * 2 + (v) / 2) & 1)
+FAI_ATOM uint32_t FAI_(kept)(const fa_args *args, const FAI_(grad) *g, FAI_(place) at) {
+    FAI_GRAD_SIZES
+    const uint32_t below = fa_dropout_threshold(args->dropout_p);
+    const int lane = (int)threadIdx.x % 32, own = lane / 4, key0 = at.key - own;
+    uint32_t made = 0, kept = 0;
+    FA_STATIC_ASSERT(!FAI_HAS(FA_DROPOUT) || KT * CH <= 8, "flashattn_cuda.cuh: a bit for each score");
+#pragma unroll 1 /* one Philox at a time: they take registers */
+    for (int n = 0; n < KT * CH / 2; n++) { /* two columns of 16 keys */
+        uint32_t words[4];
+        fai_dropout_bits(args, g->seq.b, at.head, FAI_SCORE_QUERY(at, n * 2 % CH + own / 4, own / 2 % 2),
+                         (key0 + n * 2 / CH * 16 + own % 2 * 8) / 8, words);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            made |= (uint32_t)((words[k / 2] >> k % 2 * 16 & 0xffff) >= below) << (n * 8 + k);
+    }
+#pragma unroll
+    for (int x = 0; x < 8; x++)
+        kept |= (fai_shfl_sync_idx_b32(made, x * 4 + lane % 4) >> own & 0x01010101u) << x;
+    return kept;
+}
+
+/* dP becomes dS = P (dP - D), before it is multiplied with a slope. */
+FAI_ATOM void FAI_(slopes)(float dp[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
+                           float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t ssum) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int c = 0; c < CH; c++) {
+        const uint2 x = fai_ld_shared_v2_b32(ssum + c * 32);
+        const float sum[2] = {__uint_as_float(x.x), __uint_as_float(x.y)};
+#pragma unroll
+        for (int n = 0; n < KT * 4; n++)
+            dp[n / 4][c][n % 4] = p[n / 4][c][n % 4] * (dp[n / 4][c][n % 4] - sum[n % 2]);
+    }
+}
+
+/* dbias += dS, of what is seen */
+FAI_ATOM void FAI_(add_bias)(const fa_args *args, const FAI_(grad) *g,
+                             float ds[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
+                             float slope[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
+                             float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at) {
+    FAI_GRAD_SIZES
+    const fai_strides st = g->stride_dbias;
+#pragma unroll
+    for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
+        float *to = args->dbias.data + g->seq.b * st.b + at.head * st.h +
+                    FAI_SCORE_QUERY(at, n / 2, n % 2) * st.s + at.key;
+#pragma unroll
+        for (int k = 0; k < KT * 2; k++) { /* keys */
+            const int c = n / 2, v = k % 2 * 2 + n % 2, a = k / 2;
+            if (p[a][c][v] != 0) fai_red_global_add_f32(to + k * 8, ds[a][c][v] * slope[a][c][v]);
+        }
+    }
+}
+
+/* x (KT, CH, C4) to shared memory, (BN, BM). to: the thread's address of the first pair. Columns change places by an
+ * xor: CS is a power of two, and the first column of a warp a multiple of it. */
+FAI_ATOM void FAI_(put_scores)(float x[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t to) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int c = 0; c < CH; c++) {
+#pragma unroll
+        for (int k = 0; k < KT * 2; k++)
+            fai_st_shared_b32(FAI_MOVE(BM, to, k * 8, c),
+                              FAI_PACK(x[k / 2][c][k % 2 * 2 + 1], x[k / 2][c][k % 2 * 2]));
+    }
+}
+
+/* ---- what leaves ---------------------------------------------------------------------------- */
+
+/* Adds dQ (QT, CQ, C4) to the sums of the warp's queries, of which `rows` exist. */
+FAI_ATOM void FAI_(add_queries)(float *to, float (*x)[4], int32_t rows, int part) {
+    FAI_GRAD_SIZES
+    const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < QT * CQ; n++) {
+        const int a = n / CQ, c = (n % CQ / 2 * PARTS_Q + part) * 2 + n % 2;
+        if (c >= D / 8 || a * 16 >= rows) continue;
+#if FAI_ARCH >= 900 /* there red adds 16 bytes */
+        fai_red_global_add_v4_f32(to + a * 16 * D + c * 128 + FAI_GRAD_DQ_AT(lane, 0), x[n]);
+#else
+#pragma unroll
+        for (int v = 0; v < 4; v++)
+            fai_red_global_add_f32(to + a * 16 * D + c * 128 + FAI_GRAD_DQ_AT(lane, v), x[n][v]);
+#endif
+    }
+}
+
+/* Tiles of keys add to a tile of dQ one after the other, from the first that it sees on. */
+FAI_ATOM void FAI_(wait_turn)(const uint32_t *turn, int32_t tile) {
+    if (threadIdx.x == 0)
+        while (fai_ld_acquire_gpu_b32(turn) != (uint32_t)tile) {}
+    __syncthreads(); /* what the blocks before have added is there, for all */
+}
+FAI_ATOM void FAI_(end_turn)(uint32_t *turn, int32_t tile) {
+    __syncthreads(); /* all have added */
+    if (threadIdx.x == 0) fai_st_release_gpu_b32(turn, (uint32_t)tile + 1);
+}
+
+/* dK or dV (KT, columns, C4), times factor, to shared memory, (BN, dim). */
+FAI_ATOM void FAI_(put_keys)(float (*x)[4], float factor, uint32_t to, const int dim, int row, int part) {
+    FAI_GRAD_SIZES
+    const int columns = FAI_GRAD_COLUMNS(dim, PARTS);
+#pragma unroll
+    for (int n = 0; n < KT * columns; n++) {
+        const int a = n / columns, c = (n % columns / 2 * PARTS + part) * 2 + n % 2;
+        if (c >= dim / 8) continue;
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            fai_st_shared_b32(to + FAI_AT(dim, row + a * 16 + e * 8, c) + (int)threadIdx.x % 4 * 4,
+                              FAI_PACK(x[n][e * 2 + 1] * factor, x[n][e * 2] * factor));
+    }
+}
+
+/* The block's rows of dK or dV from there. */
+FAI_ATOM void FAI_(store_keys)(const fa_args *a, const FAI_(grad) *g, const fa_tensor_out *x, uint32_t from,
+                               const int dim) {
+    FAI_GRAD_SIZES
+    const int group = FAI_GROUP(dim);
+    const fai_strides st = fai_strides_dkv(a, x, dim);
+    if (!x->data) return;
+    for (int r = (int)threadIdx.x / group; r < BN && g->key + r < g->seq.len_k; r += THREADS / group) {
+        uint16_t *to = (uint16_t *)x->data + g->seq.b_k * st.b + (g->seq.row_k + g->key + r) * st.s +
+                       g->head_k * st.h;
+        for (int c = (int)threadIdx.x % group; c < dim / 8; c += group)
+            *(uint4 *)(void *)(to + c * 8) = fai_ld_shared_v4_b32(from + FAI_AT(dim, r, c));
+    }
+}
+
+/* ---- kernels -------------------------------------------------------------------------------- */
+
+static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
+    FAI_(backward_kernel)(const __grid_constant__ fa_args args, float *workspace) {
+    FAI_GRAD_SIZES
+    extern __shared__ __align__(128) unsigned char fai_shared[];
+    enum { SK = 0, SV = BN * D * 2, SQ = SV + BN * DV * 2, STAGE = FAI_GRAD_STAGE(FAI_ARCH) };
+    enum { DO = BM * D * 2, LSE = DO + BM * DV * 2, SDS = SQ + STAGES * STAGE, SP = SDS + BN * BM * 2 };
+    FAI_(grad) *const g = (FAI_(grad) *)(void *)(fai_shared + FAI_GRAD_BYTES(FAI_ARCH));
+    if (!FAI_(grad_begin)(&args, g, workspace)) return;
+
+    const uint32_t shared = fai_cvta_to_shared(fai_shared);
+    const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
+
+    float dk[KT * CK][4], dv[KT * CV][4]; /* (KT, CK, C4), (KT, CV, C4) */
+#pragma unroll
+    for (int n = 0; n < KT * CK * 4; n++) dk[n / 4][n % 4] = 0;
+#pragma unroll
+    for (int n = 0; n < KT * CV * 4; n++) dv[n / 4][n % 4] = 0;
+
+    /* load K and V, and Q and dO of the first queries that see one of the keys */
+    int32_t first = g->begin, head = 0;
+    uint32_t stage = 0;
+    if (g->heads) {
+        FAI_(grad_load_keys)(&args, g, &args.k, shared + SK, D);
+        FAI_(grad_load_keys)(&args, g, &args.v, shared + SV, DV);
+        FAI_(grad_load)(&args, g, head, first, shared + SQ);
+        fai_cp_async_wait_all();
+        FAI_(make_rows_finite)(shared + SK, D, (int)threadIdx.x, THREADS, BN);
+    }
+    while (head < g->heads) {
+        fai_cp_async_wait_all();
+        /* Q and dO are there, for all; nobody reads the other stage, P or dS any more */
+        if (__syncthreads_or(FAI_(grad_infinite)(shared + SQ + stage))) {
+            FAI_(grad_finite_rows)(shared + SQ + stage);
+            __syncthreads(); /* what was not finite is 0 for all */
+        }
+        if (STAGES == 2) FAI_(grad_load_next)(&args, g, head, first, shared + SQ + (STAGE - stage));
+
+        /* addresses are computed anew each time, as there are no registers to keep them in */
+        const FAI_(share) w = FAI_(get_share)();
+        const int row = w.key + FAI_C_ROW(w.lane, 0), column = w.part * CS; /* the thread's first key; n8 of queries */
+        const int a_row = FAI_LDMATRIX_A_ROW(w.lane), a_chunk = FAI_LDMATRIX_A_CHUNK(w.lane);
+        const int b_row = FAI_LDMATRIX_B_ROW(w.lane), b_chunk = FAI_LDMATRIX_B_CHUNK(w.lane);
+        const uint32_t sk = shared + SK + FAI_AT(D, w.key + a_row, a_chunk);
+        const uint32_t sv = shared + SV + FAI_AT(DV, w.key + a_row, a_chunk);
+        const uint32_t sq = shared + SQ + stage + FAI_AT(D, column * 8 + b_row, b_chunk);
+        const uint32_t sdo = shared + SQ + DO + stage + FAI_AT(DV, column * 8 + b_row, b_chunk);
+        const uint32_t pair = FAI_AT(BM, row, column) + w.lane % 4 * 4; /* of P, dS */
+        const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(w.lane, 0)) * 4;
+
+        const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
+        const int ends = first + BM > g->seq.len_q; /* rows that do not exist: scores of 0, but for what changes them */
+        const int partly = masked || first < g->all.lo || (ends ? g->seq.len_q : first + BM) > g->all.hi ||
+                           (modified && ends);
+#pragma unroll 1
+        for (int c = 0; c < CS; c += CH) {
+            const FAI_(place) at = {g->head_k * g->group + head, first + (column + c) * 8 + FAI_C_COL(w.lane, 0),
+                                    g->key + row};
+            float s[KT][CH][4], ds[KT][CH][4]; /* transposed: (KT, CH, C4) */
+            float slope[2][KT][CH][4];
+#pragma unroll
+            for (int n = 0; n < 2 * KT * CH * 4; n++)
+                slope[n / 4 / CH / KT][n / 4 / CH % KT][n / 4 % CH][n % 4] = 1;
+            FAI_(gemm_scores)(s, sk, sq + c * 8 * D * 2, D);
+            if (FAI_SCORES && modified) FAI_(grad_modify)(&args, g, s, slope, at, g->scale);
+            FAI_(probabilities)(s, slse + c * 32, modified ? 1 : g->scale * FAI_LOG2E);
+            if (partly) FAI_(hide)(&args, g, s, at, masked);
+            const uint32_t kept = drops ? FAI_(kept)(&args, g, at) : ~0u;
+            if (drops) {
+#pragma unroll
+                for (int n = 0; n < KT * CH * 4; n++)
+                    ds[n / 4 / CH][n / 4 % CH][n % 4] =
+                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? s[n / 4 / CH][n / 4 % CH][n % 4] * g->early : 0;
+                FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SP + pair, 0, c));
+            } else {
+                FAI_(put_scores)(s, FAI_MOVE(BM, shared + SP + pair, 0, c));
+            }
+
+            FAI_(gemm_scores)(ds, sv, sdo + c * 8 * DV * 2, DV);
+            if (drops) {
+#pragma unroll
+                for (int n = 0; n < KT * CH * 4; n++) {
+                    float *const x = &ds[n / 4 / CH][n / 4 % CH][n % 4];
+                    *x = FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? *x * (g->early * g->late) : 0;
+                }
+            }
+            FAI_(slopes)(ds, s, slse + BM * 4 + c * 32);
+            if (FAI_HAS(FA_BIAS) && modified && args.dbias.data) FAI_(add_bias)(&args, g, ds, slope[1], s, at);
+            if (partly || (FAI_SCORES && modified)) {
+#pragma unroll
+                for (int n = 0; n < KT * CH * 4; n++) {
+                    float *const x = &ds[n / 4 / CH][n / 4 % CH][n % 4];
+                    if (FAI_SCORES) *x *= slope[0][n / 4 / CH][n / 4 % CH][n % 4];
+                    /* V and the slope may be anything where nothing is seen */
+                    if (s[n / 4 / CH][n / 4 % CH][n % 4] == 0) *x = 0;
+                }
+            }
+            FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SDS + pair, 0, c));
+        }
+        __syncthreads(); /* P and dS are there, for all */
+        {
+            const FAI_(share) w = FAI_(get_share)();
+            const int a_row = FAI_LDMATRIX_A_ROW(w.lane), a_chunk = FAI_LDMATRIX_A_CHUNK(w.lane);
+            const uint32_t sp = shared + SP + FAI_AT(BM, w.key + a_row, a_chunk);
+            const uint32_t sds = shared + SDS + FAI_AT(BM, w.key + a_row, a_chunk);
+            const uint32_t sq = shared + SQ + stage + FAI_AT(D, a_row, w.part * 2 + a_chunk);
+            const uint32_t sdo = shared + SQ + DO + stage + FAI_AT(DV, a_row, w.part * 2 + a_chunk);
+            if (args.dv.data) FAI_(gemm_keys)(dv, sp, sdo, DV, w.part);
+            if (args.dk.data) FAI_(gemm_keys)(dk, sds, sq, D, w.part);
+        }
+        if (STAGES == 1) {
+            __syncthreads(); /* nobody reads Q and dO any more */
+            FAI_(grad_load_next)(&args, g, head, first, shared + SQ);
+        }
+        if (args.dq.data) {
+            const FAI_(share) w = FAI_(get_share)();
+            const uint32_t sds =
+                shared + SDS + FAI_AT(BM, FAI_LDMATRIX_B_ROW(w.lane), w.query / 8 + FAI_LDMATRIX_B_CHUNK(w.lane));
+            const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_A_ROW(w.lane),
+                                                     w.part_q * 2 + FAI_LDMATRIX_A_CHUNK(w.lane));
+            const int64_t at_row = head * FAI_GRAD_ROWS(&args) + first;
+            float dq[QT * CQ][4]; /* (QT, CQ, C4) */
+            FAI_(gemm_queries)(dq, sds, sk, w.part_q);
+            if (args.deterministic) FAI_(wait_turn)(g->workspace.turn + at_row / 16, g->tile);
+            FAI_(add_queries)(g->workspace.dq + (at_row + w.query) * D, dq, g->seq.len_q - first - w.query, w.part_q);
+            if (args.deterministic) FAI_(end_turn)(g->workspace.turn + at_row / 16, g->tile);
+        }
+        FAI_(advance)(g, &head, &first);
+        if (STAGES == 2) stage = STAGE - stage;
+    }
+    __syncthreads(); /* nobody reads shared memory any more: it is free for dK and dV */
+    const FAI_(share) w = FAI_(get_share)();
+    FAI_(put_keys)(dk, g->scale, shared + SK, D, w.key + FAI_C_ROW(w.lane, 0), w.part);
+    FAI_(put_keys)(dv, g->late, shared + SV, DV, w.key + FAI_C_ROW(w.lane, 0), w.part);
+    __syncthreads(); /* dK and dV are there, for all */
+    FAI_(store_keys)(&args, g, &args.dk, shared + SK, D);
+    FAI_(store_keys)(&args, g, &args.dv, shared + SV, DV);
+}
+
+/* Before and after it: a block has 16 queries of a head, 8 threads a query. */
+enum { FAI_(grad_threads) = 128 };
+typedef struct FAI_(grad_rows) {
+    fa_sequence seq;
+    int32_t head, first, i; /* first query of the block; that of the thread */
+    FAI_(grad_workspace) workspace;
+} FAI_(grad_rows);
+FAI_ATOM FAI_(grad_rows) FAI_(grad_find)(const fa_args *a, float *workspace) {
+    const uint32_t tiles = (uint32_t)(FAI_GRAD_ROWS(a) / 16), number = blockIdx.x / tiles;
+    FAI_(grad_rows) r;
+    r.seq = FAI_(sequence)(a, (int32_t)(number / (uint32_t)a->num_heads));
+    r.head = (int32_t)(number % (uint32_t)a->num_heads), r.first = (int32_t)(blockIdx.x % tiles) * 16;
+    r.i = r.first + (int32_t)threadIdx.x / 8;
+    r.workspace = FAI_(grad_open)(a, workspace, (int64_t)blockIdx.x * 16);
+    return r;
+}
+
+/* Zeros for the block's rows of dbias, where it is not another's sum that they are added to. */
+FAI_ATOM void FAI_(clear_bias)(const fa_args *a, const FAI_(grad_rows) *r) {
+    const fai_strides st = fai_strides_dbias(a);
+    if ((st.b == 0 && r->seq.b) || (st.h == 0 && r->head)) return;
+    for (int32_t i = r->first; i < r->first + 16 && i < (st.s == 0 ? 1 : a->seqlen_q); i++)
+        for (int32_t j = (int32_t)threadIdx.x; j < a->seqlen_k; j += FAI_(grad_threads))
+            a->dbias.data[r->seq.b * st.b + r->head * st.h + i * st.s + j] = 0;
+}
+
+static __global__ void __launch_bounds__(FAI_(grad_threads))
+    FAI_(prepare_kernel)(const __grid_constant__ fa_args args, float *workspace) {
+    enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
+    const FAI_(grad_rows) r = FAI_(grad_find)(&args, workspace);
+    if (FAI_HAS(FA_BIAS) && args.dbias.data) FAI_(clear_bias)(&args, &r);
+    if (args.deterministic && threadIdx.x == 0) { /* the first tile of keys that the queries see begins */
+        const fa_range keys = fa_row_range(&args, r.seq.len_q, r.seq.len_k, r.first);
+        *r.workspace.turn = (uint32_t)(keys.lo / FAI_GRAD_N(FAI_ARCH));
+        if (blockIdx.x == 0) *r.workspace.ticket = 0;
+    }
+    if (r.first >= r.seq.len_q) return;
+    float sum = 0, bad = 0;
+    if (r.i < r.seq.len_q) {
+        const fai_strides so = fai_strides_o(&args, DV);
+        const int64_t at = fai_offset_q(&r.seq, so, r.i, r.head);
+        const int64_t at_d_o = fai_offset_q(&r.seq, FAI_(strides_d_o)(&args), r.i, r.head);
+        const uint4 *o = (const uint4 *)(const void *)((const uint16_t *)args.o.data + at);
+        const uint4 *d_o = (const uint4 *)(const void *)((const uint16_t *)args.d_o.data + at_d_o);
+        for (int c = (int)threadIdx.x % 8; c < DV / 8; c += 8) {
+            const uint4 x = o[c], y = d_o[c];
+            const uint32_t ox[4] = {x.x, x.y, x.z, x.w}, dy[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                const float low = FAI_UNPACK(dy[n] & 0xffff), high = FAI_UNPACK(dy[n] >> 16);
+                sum = fmaf(FAI_UNPACK(ox[n] & 0xffff), low, sum), sum = fmaf(FAI_UNPACK(ox[n] >> 16), high, sum);
+                bad += (low - low) + (high - high); /* 0 or NaN */
+            }
+        }
+    }
+#pragma unroll
+    for (int n = 4; n > 0; n /= 2)
+        sum += fai_shfl_sync_bfly_f32(sum, n), bad += fai_shfl_sync_bfly_f32(bad, n);
+    if (threadIdx.x % 8 == 0) {
+        const fai_strides sl = fai_strides_lse(&args);
+        float lse = 0; /* of rows that do not exist */
+        if (r.i < r.seq.len_q)
+            lse = ((const float *)args.lse.data)[fai_offset_q(&r.seq, sl, r.i, r.head)] * FAI_LOG2E;
+        if (fabsf(lse) == INFINITY) lse = lse < 0 ? INFINITY : NAN; /* P of a row that sees nothing is 0 */
+        r.workspace.lse[threadIdx.x / 8] = lse + bad, r.workspace.sum[threadIdx.x / 8] = sum;
+    }
+    const float4 zero = {0, 0, 0, 0};
+    for (int n = (int)threadIdx.x; args.dq.data && n < 16 * D / 4; n += FAI_(grad_threads))
+        ((float4 *)(void *)r.workspace.dq)[n] = zero;
+}
+
+static __global__ void __launch_bounds__(FAI_(grad_threads))
+    FAI_(convert_kernel)(const __grid_constant__ fa_args args, float *workspace) {
+    enum { D = FA_HEAD_DIM };
+    const FAI_(grad_rows) r = FAI_(grad_find)(&args, workspace);
+    if (r.i >= r.seq.len_q) return;
+    const fai_strides st =
+        fai_resolve(args.dq.stride_b, args.dq.stride_s, args.dq.stride_h, args.seqlen_q, args.num_heads, D);
+    const float scale = args.softmax_scale != 0 ? args.softmax_scale : rsqrtf((float)D);
+    uint16_t *to = (uint16_t *)args.dq.data + fai_offset_q(&r.seq, st, r.i, r.head);
+    for (int c = (int)threadIdx.x % 8; c < D / 8; c += 8) {
+        const float *from = r.workspace.dq + c * 128;
+        uint32_t x[4];
+#pragma unroll
+        for (int n = 0; n < 4; n++) { /* columns 2n, 2n + 1 of the block of 8 */
+            const int lane = (int)threadIdx.x / 8 % 8 * 4 + n, v = (int)threadIdx.x / 64 * 2;
+            x[n] = FAI_PACK(from[FAI_GRAD_DQ_AT(lane, v + 1)] * scale, from[FAI_GRAD_DQ_AT(lane, v)] * scale);
+        }
+        const uint4 chunk = {x[0], x[1], x[2], x[3]};
+        ((uint4 *)(void *)to)[c] = chunk;
+    }
+}
+
+/* The head of this block. */
+static __global__ void __launch_bounds__(FAI_(grad_threads))
+    FAI_(sink_kernel)(const __grid_constant__ fa_args args, float *workspace) {
+    __shared__ float sums[FAI_(grad_threads) / 32];
+    const int32_t head = (int32_t)blockIdx.x;
+    float sum = 0;
+    for (int32_t b = 0; b < args.batch; b++) {
+        const fa_sequence seq = FAI_(sequence)(&args, b);
+        const int64_t row = ((int64_t)b * args.num_heads + head) * FAI_GRAD_ROWS(&args);
+        const FAI_(grad_workspace) w = FAI_(grad_open)(&args, workspace, row);
+        for (int32_t i = (int32_t)threadIdx.x; i < seq.len_q; i += FAI_(grad_threads))
+            if (w.sum[i] != 0) sum -= fai_ex2_approx_ftz_f32(args.sink[head] * FAI_LOG2E - w.lse[i]) * w.sum[i];
+    }
+#pragma unroll
+    for (int n = 16; n > 0; n /= 2) sum += fai_shfl_sync_bfly_f32(sum, n);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads(); /* the sums of the warps are there */
+    if (threadIdx.x == 0) args.dsink[head] = sums[0] + sums[1] + sums[2] + sums[3];
+}
+#endif /* FA_BACKWARD */
 
 /* ======================================================================================== */
 /* >>launch   what users call                                                                */
@@ -1077,14 +4306,29 @@ static inline size_t FA_(forward_cuda_workspace)(const fa_args *args);
 static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, size_t bytes,
                                           cudaStream_t stream);
 #endif
+#if (FA_PASSES) & FA_BACKWARD
+static inline size_t FA_(backward_cuda_workspace)(const fa_args *args);
+static inline fa_status FA_(backward_cuda)(const fa_args *args, void *workspace, size_t bytes,
+                                           cudaStream_t stream);
+#endif
+#if (FA_PASSES) & FA_DECODE
+static inline size_t FA_(decode_cuda_workspace)(const fa_args *args);
+static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, size_t bytes,
+                                         cudaStream_t stream);
+#endif
 
 static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, FA_HEAD_DIM_V, FA_DTYPE,
                                              FA_KV_DTYPE, FA_O_DTYPE, FAI_TILE_M(800), FAI_TILE_N(800),
                                              (FA_FEATURES), (FA_PASSES),
 #if defined(FA_SCORE_MOD)
-                                             FA_(cuda_score_mod), NULL,
+                                             FA_(cuda_score_mod),
 #else
-                                             NULL, NULL,
+                                             NULL,
+#endif
+#if defined(FA_SCORE_MOD_GRAD)
+                                             FA_(cuda_score_mod_grad),
+#else
+                                             NULL,
 #endif
 #if defined(FA_MASK_MOD)
                                              FA_(cuda_mask_mod),
@@ -1099,39 +4343,39 @@ static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, F
                                             NULL,
                                             NULL,
 #endif
+#if (FA_PASSES) & FA_BACKWARD
+                                            FA_(backward_cuda_workspace),
+                                            FA_(backward_cuda),
+#else
                                             NULL,
                                             NULL,
+#endif
+#if (FA_PASSES) & FA_DECODE
+                                            FA_(decode_cuda_workspace),
+                                            FA_(decode_cuda)};
+#else
                                             NULL,
                                             NULL};
+#endif
 
 #if (FA_PASSES) & FA_FORWARD
 /* The launch that the current device needs for args, which have passed the check: users may do it
  * themselves. */
 static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_launch *launch) {
-    struct cudaFuncAttributes attributes;
-    const void *kernel = (const void *)FAI_(forward_kernel);
-    cudaError_t e = cudaFuncGetAttributes(&attributes, kernel);
-    if (e != cudaSuccess) return fai_cuda_status(args, e);
-    const int arch = attributes.ptxVersion * 10;
-    const int64_t tiles = FAI_(tiles)(args, FAI_TILE_M(arch)),
+    fa_status status = fai_cuda_prepare(args, launch, (const void *)FAI_(forward_kernel));
+    if (status != FA_OK) return status;
+    if (FAI_BYTES == 1 && launch->arch < 890)
+        return fai_fail(args, FA_ERR_CUDA_ARCH, "arch", -1, launch->arch / 10, 89, INFINITY);
+    const int64_t tiles = FAI_(tiles)(args, FAI_TILE_M(launch->arch)),
                   heads = (int64_t)args->batch * fai_num_heads_k(args);
     const int64_t group = args->num_heads / fai_num_heads_k(args);
     if (group >= 1 << 22)
         return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
     if (tiles > INT32_MAX / heads)
-        return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * heads, 1, INT32_MAX);
-    launch->kernel = kernel, launch->arch = arch;
-    launch->grid = (unsigned)(tiles * heads), launch->block = FAI_TILE_WARPS(arch) * 32;
-    launch->shared = FAI_TILE_SHARED(arch);
-    e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch->shared);
-    if (e == cudaSuccess) return FA_OK;
-    (void)cudaGetLastError(); /* this call answers for it */
-    int device = 0, most = 0;
-    if (cudaGetDevice(&device) == cudaSuccess &&
-        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
-        (size_t)most < launch->shared)
-        return fai_fail(args, FA_ERR_CUDA_SHARED, "shared memory", -1, (double)launch->shared, 0, most);
-    return fai_cuda_status(args, e);
+        return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * (double)heads, 1, INT32_MAX);
+    launch->grid = (unsigned)(tiles * heads), launch->block = FAI_TILE_WARPS(launch->arch) * 32;
+    launch->shared = FAI_TILE_SHARED(launch->arch);
+    return fai_cuda_allow(args, launch);
 }
 
 /* Bytes of device memory that the call needs: none. */
@@ -1149,14 +4393,176 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
     if (status == FA_OK) status = FA_(forward_cuda_launch)(args, &launch);
     if (status != FA_OK) return status;
     void *parameters[1] = {(void *)args};
-    return fai_cuda_status(args, cudaLaunchKernel(launch.kernel, dim3(launch.grid), dim3(launch.block),
-                                                  parameters, launch.shared, stream));
+    return fai_cuda_start(args, &launch, parameters, stream);
 }
 #endif /* FA_FORWARD */
 
+#if (FA_PASSES) & FA_BACKWARD
+#define FAI_GRAD_ALIGN 128 /* of the workspace, which may come at any address */
+
+/* Bytes of device memory that the call needs, 8 + 4 head_dim a query and head and some; 0 if args are not valid. */
+static inline size_t FA_(backward_cuda_workspace)(const fa_args *args) {
+    if (fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_BACKWARD)) return 0;
+    const int64_t rows = fai_mul((int64_t)args->batch * args->num_heads, FAI_GRAD_ROWS(args));
+    const int64_t words = fai_add(fai_mul(rows, FA_HEAD_DIM + 2), rows / 16 + 1); /* with the counters */
+    return (size_t)(words < INT64_MAX / 16 ? words : INT64_MAX / 16) * 4 + FAI_GRAD_ALIGN;
+}
+
+/* The launches that the current device needs for args, which have passed the check, one after the other; no blocks:
+ * that one is not needed. Their arguments are {args, address of the workspace rounded up to 128}. */
+static inline fa_status FA_(backward_cuda_launch)(const fa_args *args, fa_cuda_launch launch[4]) {
+    static const void *const kernel[4] = {
+        (const void *)FAI_(prepare_kernel), (const void *)FAI_(backward_kernel),
+        (const void *)FAI_(convert_kernel), (const void *)FAI_(sink_kernel)};
+    const fa_status status = fai_cuda_prepare(args, &launch[1], kernel[1]);
+    if (status != FA_OK) return status;
+    const int arch = launch[1].arch;
+    const int64_t heads = (int64_t)args->batch * args->num_heads;
+    const int64_t queries = fai_mul(FAI_GRAD_ROWS(args) / 16, heads);
+    const int64_t tiles = ((int64_t)args->seqlen_k + FAI_GRAD_N(arch) - 1) / FAI_GRAD_N(arch);
+    const int64_t keys = fai_mul(tiles, (int64_t)args->batch * fai_num_heads_k(args));
+    const int64_t blocks[4] = {queries, keys, args->dq.data ? queries : 0, args->dsink ? args->num_heads : 0};
+    if (args->deterministic && args->dbias.data && args->bias.data) {
+        const fai_strides st = fai_strides_dbias(args);
+        if ((st.b == 0 && args->batch > 1) || (st.h == 0 && args->num_heads > 1) || (st.s == 0 && args->seqlen_q > 1))
+            return fai_fail(args, FA_ERR_DETERMINISTIC, "deterministic", -1, 1, 0, 0);
+    }
+    for (int n = 0; n < 4; n++) {
+        if (blocks[n] > INT32_MAX)
+            return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)blocks[n], 1, INT32_MAX);
+        launch[n].kernel = kernel[n], launch[n].arch = arch, launch[n].grid = (unsigned)blocks[n];
+        launch[n].block = FAI_(grad_threads), launch[n].shared = 0;
+    }
+    launch[1].block = FAI_GRAD_WARPS(arch) * 32, launch[1].shared = FAI_GRAD_SHARED(arch);
+    return fai_cuda_allow(args, &launch[1]);
+}
+
+/* The gradients that args has room for, on the stream. Nothing is launched unless the result is FA_OK. Without
+ * args->deterministic dQ, and a dbias that is summed, are added up in an order that differs from call to call, and so
+ * may their last bits. */
+static inline fa_status FA_(backward_cuda)(const fa_args *args, void *workspace, size_t bytes,
+                                           cudaStream_t stream) {
+    fa_cuda_launch launch[4];
+    fa_status status = fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_BACKWARD);
+    if (status == FA_OK)
+        status = fai_cuda_check_workspace(args, workspace, bytes, FA_(backward_cuda_workspace)(args));
+    if (status == FA_OK) status = FA_(backward_cuda_launch)(args, launch);
+    float *aligned = (float *)(((uintptr_t)workspace + FAI_GRAD_ALIGN - 1) / FAI_GRAD_ALIGN * FAI_GRAD_ALIGN);
+    void *parameters[2] = {(void *)args, &aligned};
+    for (int n = 0; n < 4 && status == FA_OK; n++)
+        if (launch[n].grid)
+            status = fai_cuda_start(args, &launch[n], parameters, stream);
+    return status;
+}
+
+#undef FAI_GRAD_ALIGN
+#undef FAI_KEPT
+#undef FAI_SCORE_KEY
+#undef FAI_SCORE_QUERY
+#undef FAI_GRAD_DQ_AT
+#undef FAI_GRAD_ROWS
+#undef FAI_GRAD_SIZES
+#undef FAI_GRAD_COLUMNS
+#undef FAI_GRAD_CH
+#undef FAI_GRAD_FEW
+#undef FAI_GRAD_CS
+#undef FAI_GRAD_THREADS
+#undef FAI_GRAD_SHARED
+#undef FAI_GRAD_BYTES
+#undef FAI_GRAD_STAGE
+#undef FAI_GRAD_PARTS_Q
+#undef FAI_GRAD_PARTS
+#undef FAI_GRAD_QT
+#undef FAI_GRAD_KT
+#undef FAI_GRAD_STAGES
+#undef FAI_GRAD_WARPS
+#undef FAI_GRAD_N
+#undef FAI_GRAD_M
+#endif /* FA_BACKWARD */
+
+#undef FAI_UNPACK
+#if (FA_PASSES) & FA_DECODE
+/* Which kernel, how many blocks, and how the keys are split: for args that have passed the check, on the current
+ * device. */
+static inline fa_status FA_(decode_cuda_launch)(const fa_args *args, fa_cuda_decode_launch *launch) {
+    const int64_t heads_k = fai_num_heads_k(args), group = args->num_heads / heads_k;
+    const int rows = fai_make_cuda_plan(args, 1).rows; /* which do not depend on the GPU */
+    fa_cuda_launch *const first = &launch->first, *const second = &launch->second;
+    int device = 0, sms = args->num_threads, each = 0;
+    if (group >= 1 << 22)
+        return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
+    fa_status status = fai_cuda_prepare(args, first,
+                                        rows == 16   ? (const void *)FAI_(decode_kernel_16)
+                                        : rows == 32 ? (const void *)FAI_(decode_kernel_32)
+                                                     : (const void *)FAI_(decode_kernel_64));
+    if (status != FA_OK) return status;
+    first->block = FAI_DECODE_THREADS, first->shared = FAI_DECODE_SHARED(first->arch, rows);
+    status = fai_cuda_allow(args, first);
+    if (status != FA_OK) return status;
+    cudaError_t e = sms ? cudaSuccess : cudaGetDevice(&device);
+    if (e == cudaSuccess && !sms) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+    if (e == cudaSuccess)
+        e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, first->kernel, (int)first->block,
+                                                          first->shared);
+    if (e != cudaSuccess) return fai_cuda_status(args, e);
+    const fai_cuda_plan plan = fai_make_cuda_plan(args, (int64_t)sms * (each ? each : 1));
+    const int64_t tiles = fai_mul(FAI_(tiles)(args, rows), args->batch * heads_k),
+                  blocks = fai_mul(tiles, plan.splits);
+    if (blocks > INT32_MAX)
+        return fai_fail(args, FA_ERR_CUDA_GRID, "blocks", -1, (double)blocks, 1, INT32_MAX);
+    launch->plan = plan, first->grid = (unsigned)blocks, *second = *first;
+    second->kernel = (const void *)FAI_(decode_combine_kernel);
+    second->grid = (unsigned)tiles, second->shared = 0;
+    launch->bytes = plan.splits == 1 ? 0
+                                     : FAI_DECODE_COUNTERS * 4 + (size_t)blocks * (size_t)rows *
+                                                                     (FA_HEAD_DIM_V + 2) * 4;
+    return FA_OK;
+}
+
+/* Bytes of device memory that the call needs, at any alignment; 0 if there is one split, or args are not valid. */
+static inline size_t FA_(decode_cuda_workspace)(const fa_args *args) {
+    fa_cuda_decode_launch launch;
+    if (fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_DECODE) || FA_(decode_cuda_launch)(args, &launch))
+        return 0;
+    return launch.bytes ? launch.bytes + 16 : 0;
+}
+
+/* O and LSE, for few queries and a long cache, on the stream. Nothing is launched unless the result is FA_OK. */
+static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, size_t bytes,
+                                         cudaStream_t stream) {
+    fa_cuda_decode_launch launch;
+    char *aligned = (char *)(((uintptr_t)workspace + 15) & ~(uintptr_t)15);
+    fa_status status = fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_DECODE);
+    if (status == FA_OK) status = FA_(decode_cuda_launch)(args, &launch);
+    if (status == FA_OK)
+        status = fai_cuda_check_workspace(args, workspace, bytes, launch.bytes ? launch.bytes + 16 : 0);
+    if (status != FA_OK) return status;
+    void *parameters[3] = {(void *)args, &launch.plan, &aligned};
+    status = fai_cuda_start(args, &launch.first, parameters, stream);
+    return status == FA_OK && launch.plan.combine ? fai_cuda_start(args, &launch.second, parameters, stream)
+                                                  : status;
+}
+
+#undef FAI_DECODE_SHARED
+#undef FAI_DECODE_BYTES
+#undef FAI_DECODE_PITCH
+#undef FAI_DECODE_RING
+#undef FAI_DECODE_LEAST
+#undef FAI_DECODE_SLOT
+#undef FAI_DECODE_NUMBER
+#undef FAI_DECODE_Q_STAYS
+#undef FAI_DECODE_THREADS
+#endif /* FA_DECODE */
+
+#undef FAI_P_LOG2
+#undef FAI_FIRST_V
+#undef FAI_FIRST_K
+#undef FAI_FIRST_Q
+#undef FAI_PACK_O
 #undef FAI_EXPONENT
 #undef FAI_FMA2
 #undef FAI_PACK
+#undef FAI_MMA_PV
 #undef FAI_MMA
 #undef FAI_ISA
 #undef FAI_SIZES
@@ -1164,6 +4570,8 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_BN
 #undef FAI_THREADS
 #undef FAI_TILE_BYTES
+#undef FAI_TILE_LOOP
+#undef FAI_TILE_STAGE
 #undef FAI_TILE_SHARED
 #undef FAI_TILE_STAGES
 #undef FAI_TILE_WARPS
@@ -1173,11 +4581,17 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_TABLE_WARPS
 #undef FAI_TABLE_N
 #undef FAI_TABLE_M
+#undef FAI_UNPACKS
 #undef FAI_LITTLE_SHARED
 #undef FAI_HEAVY
 #undef FAI_MASKS
 #undef FAI_SCORES
 #undef FAI_HAS
+#undef FAI_WIDTH
+#undef FAI_UNITS
+#undef FAI_KV_BYTES
+#undef FAI_ELEMENT
+#undef FAI_BYTES
 #undef FAI_DIM
 #undef FA_STAGES
 #undef FA_WARPS
@@ -1186,4 +4600,4 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_FORGET
 #endif /* instance */
 #undef FAI_CUDA
-#endif /* not FAI_MAPS_ONLY */
+#endif /* nvcc */

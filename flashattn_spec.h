@@ -670,7 +670,7 @@ static inline void fai_spec_pointer(fai_spec_call *c, fa_status status, const ch
 }
 
 /* fields: names of data, stride, dtype, kind */
-static inline void fai_check_rows(fai_spec_call *c, fa_status status, const fa_rows *rows, int32_t vocab,
+static inline void fai_check_spec_rows(fai_spec_call *c, fa_status status, const fa_rows *rows, int32_t vocab,
                                   int64_t count, const char *const fields[4]) {
     const fa_dtype dtype = rows->dtype ? rows->dtype : FA_F32;
     fai_spec_range(c, status, fields[2], -1, rows->dtype, 0, FA_BF16);
@@ -727,7 +727,7 @@ static inline fa_status fa_sample(const fa_sample_args *a) {
         fai_spec_bad(&c, FA_ERR_SPEC_SAMPLE, "purpose", -1, a->purpose, 1, 0);
     fai_spec_pointer(&c, FA_ERR_SPEC_SAMPLE, "request", a->request, 4, 0);
     fai_spec_pointer(&c, FA_ERR_SPEC_SAMPLE, "node", a->node, 4, 0);
-    if (c.status == FA_OK) fai_check_rows(&c, FA_ERR_SPEC_ROWS, &a->rows, a->vocab, num_rows, fields);
+    if (c.status == FA_OK) fai_check_spec_rows(&c, FA_ERR_SPEC_ROWS, &a->rows, a->vocab, num_rows, fields);
     if (c.status == FA_OK) fai_check_sampling(&c, &a->sampling, a->batch, a->rows.kind <= FA_LOGITS);
     fai_check_coins(&c, &a->coins);
     fai_spec_pointer(&c, FA_ERR_SPEC_OUT, "tokens", a->tokens, 4, 1);
@@ -1368,10 +1368,10 @@ static inline void fai_check_verify(fai_spec_call *c, const fa_verify_args *a, i
                                     int64_t draft_rows, int32_t longest) {
     static const char *const target[4] = {"target.data", "target.stride", "target.dtype", "target.kind"};
     static const char *const draft[4] = {"draft.data", "draft.stride", "draft.dtype", "draft.kind"};
-    if (c->status == FA_OK) fai_check_rows(c, FA_ERR_SPEC_TARGET, &a->target, a->vocab, rows, target);
+    if (c->status == FA_OK) fai_check_spec_rows(c, FA_ERR_SPEC_TARGET, &a->target, a->vocab, rows, target);
     if (c->status == FA_OK) fai_check_sampling(c, &a->sampling, batch, a->target.kind <= FA_LOGITS);
     if (fai_rule_needs_draft(a->rule) && draft_rows && c->status == FA_OK) {
-        fai_check_rows(c, FA_ERR_SPEC_DRAFT, &a->draft, a->vocab, draft_rows, draft);
+        fai_check_spec_rows(c, FA_ERR_SPEC_DRAFT, &a->draft, a->vocab, draft_rows, draft);
         if (a->draft_sampling && c->status == FA_OK)
             fai_check_sampling(c, a->draft_sampling, batch, a->draft.kind <= FA_LOGITS);
     }
