@@ -60,6 +60,7 @@
         FA_CUDA_COMBINE      results over disjoint keys added up; see >>combine
         FA_CUDA_CACHE        the calls of the KV cache, with the bits of the CPU; see >>cache
 
+        size_t    fa_combine_cuda_workspace(const fa_combine_args *args);
         fa_status fa_combine_cuda(const fa_combine_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream);
         fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream);
@@ -91,11 +92,10 @@
 /* ======================================================================================== */
 
 /*  A tile in shared memory: rows of dim 16-bit elements (two e4m3, half an f32: FAI_WIDTH), dim / 8 chunks of 16
- *  bytes, without padding. ldmatrix reads 8
- *  rows of one chunk column at once, which must lie in 8 different groups of 4 banks, so chunks change places by
- *  row. Rows of 64 n elements all begin in the same bank: 8 chunks are permuted, by an xor with row % 8. Rows of
- *  64 n + 32 begin in two
- *  places: 4 chunks, row / 2 % 4. Rows of 32 n + 16 begin in four: 2 chunks, row / 4 % 2.
+ *  bytes, without padding. ldmatrix reads 8 rows of one chunk column at once, which must lie in 8 different groups
+ *  of 4 banks, so chunks change places by row. Rows of 64 n elements all begin in the same bank: 8 chunks are
+ *  permuted, by an xor with row % 8. Rows of 64 n + 32 begin in two places: 4 chunks, row / 2 % 4. Rows of 32 n + 16
+ *  begin in four: 2 chunks, row / 4 % 2.
  *
  *      dim 64      chunk 0 1 2 3 4 5 6 7        dim 16      chunk 0 1
  *      row 0             0 1 2 3 4 5 6 7        rows 0 - 3        0 1
@@ -830,13 +830,14 @@ static inline fa_status fa_combine_cuda(const fa_combine_args *args, void *works
 /* >>cache    fa_append, fa_compact, fa_rotary and fa_quantize on the device                 */
 /* ======================================================================================== */
 
-/*  What the calls do is said in flashattn.h; a NaN may become another one here, if its row is not only copied. All
- *  are bound by memory. A row of a head belongs to `lanes` threads of one warp, a power of two, with 8 elements (a
- *  chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in steps of the whole grid, so
- *  the grid does not depend on lengths, which only the device knows. */
+/* What the calls do is said in flashattn.h; a NaN may become another one here, if its row is not only
+ * copied. All are bound by memory. A row of a head belongs to `lanes` threads of one warp, a power of two,
+ * with 8 elements (a chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in
+ * steps of the whole grid, so the grid does not depend on lengths, which only the device knows. */
 enum { FAI_CACHE_THREADS = 128 };
+/* 4 blocks an SM where it is said: ptxas else takes 64 or 72 registers, and spills for more of them. */
 
-/* Rows in memory. wide: chunks may be read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
+/* Rows in memory. wide: chunks are read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
 typedef struct fai_rows {
     char *data;
     fai_strides st; /* in elements */
@@ -857,10 +858,11 @@ FAI_ATOM fai_lane fai_get_lane(int lanes) {
 
 /* ---- chunks: 8 elements, as they lie in memory (w) and as floats (x); 0 behind the end of the row ---- */
 
-/* The element next to d in its pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
+/* The other element of d's pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
 FAI_ATOM int fai_other(int d, int half) { return d < half ? d + half : d < 2 * half ? d - half : d; }
 
-FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first, int dim, int wide, int half) {
+FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first, int dim, int wide,
+                             int half) {
 #pragma unroll
     for (int e = 0; e < 8; e++) w[e] = 0;
     if (wide && first < dim) {
@@ -881,25 +883,33 @@ FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first
     for (int e = 0; e < 8; e++) {
         if (first + e >= dim) continue;
         const int d = fai_other(first + e, half);
-        if (size == 4) w[e] = ((const uint32_t *)(const void *)row)[d];
-        else if (size == 2) w[e / 2] |= (uint32_t)((const uint16_t *)(const void *)row)[d] << e % 2 * 16;
-        else w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
+        if (size == 4)
+            w[e] = ((const uint32_t *)(const void *)row)[d];
+        else if (size == 2)
+            w[e / 2] |= (uint32_t)((const uint16_t *)(const void *)row)[d] << e % 2 * 16;
+        else
+            w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
     }
 }
 FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], int size, int first, int dim, int wide) {
     if (wide && first < dim) {
         char *to = row + first * size;
-        if (size == 1) *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
-        else *(uint4 *)(void *)to = make_uint4(w[0], w[1], w[2], w[3]);
+        if (size == 1)
+            *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
+        else
+            *(uint4 *)(void *)to = make_uint4(w[0], w[1], w[2], w[3]);
         if (size == 4) ((uint4 *)(void *)to)[1] = make_uint4(w[4], w[5], w[6], w[7]);
         return;
     }
 #pragma unroll
     for (int e = 0; e < 8; e++) {
         if (first + e >= dim) continue;
-        if (size == 4) ((uint32_t *)(void *)row)[first + e] = w[e];
-        else if (size == 2) ((uint16_t *)(void *)row)[first + e] = (uint16_t)(w[e / 2] >> e % 2 * 16);
-        else ((uint8_t *)(void *)row)[first + e] = (uint8_t)(w[e / 4] >> e % 4 * 8);
+        if (size == 4)
+            ((uint32_t *)(void *)row)[first + e] = w[e];
+        else if (size == 2)
+            ((uint16_t *)(void *)row)[first + e] = (uint16_t)(w[e / 2] >> e % 2 * 16);
+        else
+            ((uint8_t *)(void *)row)[first + e] = (uint8_t)(w[e / 4] >> e % 4 * 8);
     }
 }
 
@@ -956,8 +966,7 @@ FAI_ATOM void fai_encode_chunk(uint32_t w[8], const float x[8], fa_dtype dtype) 
             w[e / 4] = fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 1], x[e]) |
                        fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 3], x[e + 2]) << 16;
         break;
-    default:
-        w[0] = w[1] = 0;
+    default: w[0] = w[1] = 0;
 #pragma unroll
         for (int e = 0; e < 8; e++) w[e / 4] |= (uint32_t)(fai_f32_to_i8(x[e]) & 0xff) << e % 4 * 8;
     }
@@ -970,14 +979,15 @@ FAI_ATOM float fai_need(const float x[8], fa_dtype dtype, int lanes) {
     float most = 0;
 #pragma unroll
     for (int e = 0; e < 8; e++) most = fai_max_abs_f32(most, x[e]); /* NaN does not count */
-    for (int mask = 1; mask < lanes; mask *= 2) most = fai_max_abs_f32(most, fai_shfl_sync_bfly_f32(most, mask));
+    for (int mask = 1; mask < lanes; mask *= 2)
+        most = fai_max_abs_f32(most, fai_shfl_sync_bfly_f32(most, mask));
     if (fai_bits_of(most) == 0x7f800000u) most = fai_float_of(0x7f7fffffu); /* infinity counts as FLT_MAX */
     return fai_div_rn_f32(most, dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
 }
 
-/* w = codes of x / factor, of 8 bits; factor 0 is that of zeros. The quotient lies between x r (1 - e) and x r (1 + e), r
- * about 1 / factor; rounding keeps the order: where both have the same code, it is that of the quotient. About one chunk
- * in 10000 must be divided. */
+/* w = codes of x / factor, of 8 bits; factor 0 is that of zeros. The quotient lies between x r (1 - e) and
+ * x r (1 + e), r about 1 / factor; rounding keeps the order: where both have the same code, it is that of
+ * the quotient. One chunk in some thousands must be divided. */
 FAI_ATOM void fai_quantize_chunk(uint32_t w[8], const float x[8], float factor, fa_dtype dtype) {
     const float r = fai_rcp_approx_ftz_f32(factor), below = r * (1 - 0x1p-21f), above = r * (1 + 0x1p-21f);
     const uint32_t bits = fai_bits_of(factor);
@@ -1015,9 +1025,10 @@ FAI_ATOM void fai_round_chunk(float x[8], float factor, fa_dtype dtype) {
 /* ---- rotation ---- */
 
 /* cos and sin of the chunk's elements, sin with the sign with which the other element of the pair is added. */
-FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first, int wide) {
+FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first,
+                              int wide) {
     const int half = r->dim / 2, i0 = first < half ? first : first - half;
-    position = position < 0 ? 0 : position >= r->count ? r->count - 1 : position; /* not checked on the host */
+    if (position < 0 || position >= r->count) position = 0; /* lists are not checked on the host */
     const float *cos_row = r->cos + position * half, *sin_row = r->sin + position * half;
     uint32_t wc[8], ws[8];
     if (wide && !r->interleaved) {
@@ -1027,7 +1038,8 @@ FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_
 #pragma unroll
         for (int e = 0; e < 8; e++) {
             const int d = first + e, i = r->interleaved ? d / 2 : d < half ? d : d - half;
-            wc[e] = d < r->dim ? fai_bits_of(cos_row[i]) : 0, ws[e] = d < r->dim ? fai_bits_of(sin_row[i]) : 0;
+            wc[e] = d < r->dim ? fai_bits_of(cos_row[i]) : 0,
+            ws[e] = d < r->dim ? fai_bits_of(sin_row[i]) : 0;
         }
     }
 #pragma unroll
@@ -1037,10 +1049,10 @@ FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_
     }
 }
 
-/* x: the chunk of a row that lies at `row`, whose other elements are read from there. Products are exact in double: one
- * rounding, fused or not. */
-FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, const fa_rope *r, const double c[8],
-                               const double s[8], int first, int wide) {
+/* x: the chunk of a row that lies at `row`, whose other elements are read from there. Products are exact in
+ * double: one rounding, fused or not. */
+FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, const fa_rope *r,
+                               const double c[8], const double s[8], int first, int wide) {
     float y[8];
     if (first >= r->dim) return;
     if (r->interleaved) {
@@ -1057,7 +1069,8 @@ FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, 
             x[e] = fai_cvt_rn_f32_f64(fai_cvt_f64_f32(x[e]) * c[e] + fai_cvt_f64_f32(y[e]) * s[e]);
 }
 
-/* x = H x / sqrt(dim), signs changed before where bit e of signs is set. All threads of the warp must be here. */
+/* x = H x / sqrt(dim), signs changed before where bit e of signs is set. All threads of the warp must be
+ * here. */
 FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, uint32_t signs, int first) {
 #pragma unroll
     for (int e = 0; e < 8; e++) x[e] = fai_float_of(fai_bits_of(x[e]) ^ (signs << (31 - e) & 0x80000000u));
@@ -1092,7 +1105,7 @@ FAI_ATOM uint32_t fai_hadamard_signs(uint64_t seed, int first) {
     return signs;
 }
 
-/* ---- rows of sequences, places in the cache: counts fit in 31 bits, and a division of 64 costs a call ---- */
+/* ---- rows and their places; counts fit in 31 bits, and a division of 64 costs a call ---- */
 
 FAI_ATOM uint32_t fai_count_rows(const fa_args *a) {
     return a->cu_seqlens_q ? (uint32_t)(a->cu_seqlens_q[a->batch] - a->cu_seqlens_q[0])
@@ -1106,16 +1119,20 @@ FAI_ATOM int fai_find_row(const fa_args *a, uint32_t row, fa_sequence *seq, int3
         row += (uint32_t)a->cu_seqlens_q[0];
         for (int32_t last = a->batch - 1; b < last;) { /* the last that begins before or at the row */
             const int32_t middle = b + (last - b + 1) / 2;
-            if (a->cu_seqlens_q[middle] <= (int32_t)row) b = middle;
-            else last = middle - 1;
+            if (a->cu_seqlens_q[middle] <= (int32_t)row)
+                b = middle;
+            else
+                last = middle - 1;
         }
         *i = (int32_t)row - a->cu_seqlens_q[b];
-    } else b = (int32_t)(row / (uint32_t)a->seqlen_q), *i = (int32_t)(row % (uint32_t)a->seqlen_q);
+    } else
+        b = (int32_t)(row / (uint32_t)a->seqlen_q), *i = (int32_t)(row % (uint32_t)a->seqlen_q);
     *seq = fa_get_sequence(a, b);
     return *i < seq->len_q;
 }
 
-/* fai_get_place; 0 if there is no such row, or its page is none: what lists hold is not checked on the host. */
+/* fai_get_place; 0 if there is no such row, or its page is none: what lists hold is not checked on the
+ * host. */
 FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t row, fai_place *p) {
     const fa_args *a = s->a;
     const fa_descale *d = s->descale;
@@ -1135,16 +1152,19 @@ FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t row, fai
     return 1;
 }
 
-/* x becomes a row, which has a factor of its own (block 1), a given one (block 0), or none (factor NULL). live: is there
- * such a row? All threads of the warp must be here. */
-FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int block, float x[8], fai_lane l, int live) {
+/* x becomes a row, which has a factor of its own (block 1), a given one (block 0), or none (factor NULL).
+ * live: is there such a row? All threads of the warp must be here. */
+FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int block, float x[8], fai_lane l,
+                            int live) {
     uint32_t w[8];
     if (block) {
         const float need = fai_need(x, o->dtype, l.lanes);
         if (live && l.lane == 0) *factor = need;
         fai_quantize_chunk(w, x, need, o->dtype);
-    } else if (live && factor) fai_quantize_chunk(w, x, *factor, o->dtype);
-    else fai_encode_chunk(w, x, o->dtype);
+    } else if (live && factor)
+        fai_quantize_chunk(w, x, *factor, o->dtype);
+    else
+        fai_encode_chunk(w, x, o->dtype);
     if (live) fai_store_chunk(row, w, o->size, l.first, o->dim, o->wide);
 }
 
@@ -1170,7 +1190,9 @@ FAI_ATOM fai_rows fai_cache_rows(const fai_cache_task *t, const fai_cache_side *
     const fai_rows r = {s->data, s->st, s->dtype, (int32_t)fa_sizeof(s->dtype), s->dim, t->wide[v]};
     return r;
 }
-FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) { return t->positions ? t->positions[b] : 0; }
+FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) {
+    return t->positions ? t->positions[b] : 0;
+}
 
 /* Blocks of factors of one row, or given factors, or none. */
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
@@ -1182,7 +1204,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const int rotate = v == 0 && fai_rotates(&t.rope), copy = !rotate && in.dtype == out.dtype;
     const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
     const int64_t size = in.size;
-    const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step, factor_step = t.parts * side.factor_step;
+    const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step,
+                  factor_step = t.parts * side.factor_step;
     double c[8], s[8];
     for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
         const uint32_t item = item0 + l.group;
@@ -1193,7 +1216,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
         if (in_use) at = fai_task_position(&t, seq.b), in_use = fai_find_place(&side, seq.b, at + i, &place);
         if (in_use && rotate)
-            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first, t.rope_wide);
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first,
+                            t.rope_wide);
         int h = (int)(item % parts);
         const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
         char *to = place.row + h * side.step;
@@ -1240,9 +1264,9 @@ FAI_ATOM float fai_grow(float factor, float need, int fresh) {
     return fresh || fai_bits_of(need) > fai_bits_of(factor) ? need : factor;
 }
 
-/* Rows j .. j + count - 1 of head h, all in block k, become x: each group has one of them. The codes are those of rows
- * put one after the other: each is rounded to the factor that it finds, then again whenever that grows. `needs`: a float
- * for each group, shared. All threads of the thread block must be here. */
+/* Rows j .. j + count - 1 of head h, all in block k, become x: each group has one of them. The codes are
+ * those of rows put one after the other: each is rounded to the factor that it finds, then again whenever
+ * that grows. `needs`: a float for each group, shared. All threads of the thread block must be here. */
 FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *needs, int32_t b, int64_t h,
                            fai_block k, int64_t j, uint32_t count, float x[8], fai_lane l) {
     fai_place first, own;
@@ -1332,16 +1356,16 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 
 /* What moves row n of a draft: nothing, a copy (its factor stays, or comes along), or a new rounding. */
 enum { FAI_MOVE_NONE, FAI_MOVE_COPY, FAI_MOVE_ROUND };
-FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_t from, int64_t to, fai_place *source,
-                          fai_place *target) {
+FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_t from, int64_t to,
+                          fai_place *source, fai_place *target) {
     if (from == to || !fai_find_place(s, b, at + from, source) || !fai_find_place(s, b, at + to, target))
         return FAI_MOVE_NONE;
     return source->factor == target->factor || s->descale->block == 1 ? FAI_MOVE_COPY : FAI_MOVE_ROUND;
 }
 
-/* A thread block moves the rows of one head, a row for each group at a time. The rows accepted rise, so a row's new place
- * is never behind it: what a step writes lies before all that later steps read, and within a step all are read before
- * any is written. */
+/* A thread block moves the rows of one head, a row for each group at a time. The rows accepted rise, so a
+ * row's new place is never behind it: what a step writes lies before all that later steps read, and within
+ * a step all are read before any is written. */
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_compact_kernel(const __grid_constant__ fai_cache_task t) {
     __shared__ float needs[FAI_CACHE_THREADS];
@@ -1356,7 +1380,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         const int32_t *accepted = t.accepted + (int64_t)b * t.max_accepted;
         const int64_t at = fai_task_position(&t, b);
         const int32_t given = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
-        const uint32_t num = given < 0 ? 0 : given < t.max_accepted ? (uint32_t)given : (uint32_t)t.max_accepted;
+        const uint32_t num = given > t.max_accepted ? (uint32_t)t.max_accepted : given > 0 ? (uint32_t)given : 0;
         for (uint32_t n = 0, count; n < num; n += count) {
             fai_place source = {0, 0, NULL, NULL}, target = {0, 0, NULL, NULL};
             fai_block k = {0, 0};
@@ -1369,7 +1393,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
                 if (r == 0 && block && move == FAI_MOVE_ROUND) k = fai_get_block(&side, (uint32_t)at + n, 0);
                 if (next != move || (move == FAI_MOVE_ROUND && block && at + n + r >= k.end)) count = r;
             }
-            const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group, &source, &target)
+            const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group,
+                                                           &source, &target)
                                             : FAI_MOVE_NONE;
             uint32_t w[8];
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0}, factor = 1;
@@ -1388,8 +1413,11 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 #pragma unroll
                 for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], factor);
             }
-            if (block) fai_put_rows(&side, &rows, needs, b, h, k, at + n, count, x, l);
-            else fai_store_row(&rows, target.row + h * side.step, own ? target.factor + h * side.factor_step : NULL, 0, x, l, own != 0);
+            if (block)
+                fai_put_rows(&side, &rows, needs, b, h, k, at + n, count, x, l);
+            else
+                fai_store_row(&rows, target.row + h * side.step,
+                              own ? target.factor + h * side.factor_step : NULL, 0, x, l, own != 0);
         }
     }
 }
@@ -1420,7 +1448,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         int32_t i = 0;
         const int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
         if (in_use)
-            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first, t.rope_wide);
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first,
+                            t.rope_wide);
         int h = (int)(item % parts);
         const char *from = t.q.data + fai_offset_q(&seq, t.q.st, i, h) * size;
         char *to = t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size;
@@ -1450,9 +1479,9 @@ FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence
     if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, signs, l.first);
 }
 
-/* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by a factor that
- * is there (or none), or by one of its own (block 1, and nobody shares it). */
-static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+/* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by
+ * a factor that is there (or none), or by one of its own (block 1, and nobody shares it). */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     fai_quantize_kernel(const __grid_constant__ fai_rows_task t, int own_factors) {
     const fai_lane l = fai_get_lane(t.lanes);
     const fa_descale *d = &t.a.q_descale;
@@ -1475,11 +1504,13 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             }
             if (t.measure) {
                 const uint32_t need = fai_bits_of(fai_need(x, t.o.dtype, l.lanes));
-                if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor)) fai_red_relaxed_gpu_max_u32(factor, need);
+                if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor))
+                    fai_red_relaxed_gpu_max_u32(factor, need);
                 continue;
             }
             __syncwarp(); /* the group has read its row: it may be overwritten */
-            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, factor, own_factors, x, l, live);
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, factor, own_factors, x, l,
+                          live);
         }
     }
 }
@@ -1488,13 +1519,17 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_clear_factors_kernel(const __grid_constant__ fai_rows_task t) {
     const fa_descale *d = &t.a.q_descale;
     const fai_factors count = fai_count_factors(&t.a);
-    const uint32_t h = (uint32_t)count.h, blocks = (uint32_t)count.blocks, all = (uint32_t)count.b * h * blocks;
-    for (uint32_t n = blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < all; n += gridDim.x * FAI_CACHE_THREADS)
-        t.factors[n / blocks / h * d->stride_b + n / blocks % h * d->stride_h + n % blocks * d->stride_block] = 0;
+    const uint32_t h = (uint32_t)count.h, blocks = (uint32_t)count.blocks,
+                   all = (uint32_t)count.b * h * blocks;
+    for (uint32_t n = blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < all;
+         n += gridDim.x * FAI_CACHE_THREADS)
+        t.factors[n / blocks / h * d->stride_b + n / blocks % h * d->stride_h +
+                  n % blocks * d->stride_block] = 0;
 }
 
-/* A thread block for the rows that share a factor, and few enough that the second time they come from a cache. */
-static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+/* A thread block for the rows that share a factor, and few enough that the second time they come from a
+ * cache. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     fai_quantize_blocks_kernel(const __grid_constant__ fai_rows_task t) {
     __shared__ uint32_t most;
     const fai_lane l = fai_get_lane(t.lanes);
@@ -1519,11 +1554,13 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         if (l.lane == 0) atomicMax(&most, fai_bits_of(factor));
         __syncthreads(); /* most is that of all rows */
         factor = fai_float_of(most);
-        if (threadIdx.x == 0) t.factors[seq.b * d->stride_b + h * d->stride_h + number * d->stride_block] = factor;
+        if (threadIdx.x == 0)
+            t.factors[seq.b * d->stride_b + h * d->stride_h + number * d->stride_block] = factor;
         for (int64_t i = first; i < last; i += l.groups) {
             const int live = i + l.group < last;
             fai_load_row(x, &t, &seq, i + l.group, h, signs, l, live);
-            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x, l, live);
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x,
+                          l, live);
         }
         __syncthreads(); /* everybody has read most: it may be cleared */
     }
@@ -1547,29 +1584,33 @@ static inline int32_t fai_count_lanes(int32_t dim) {
     while (lanes * 8 < dim) lanes *= 2;
     return lanes;
 }
-/* Heads of a row that a group takes: it finds the row and its angles once. Not so many that groups get few: a GPU holds
- * some 10000. But items, (row, part of the heads), are counted in 31 bits: rows are, where lists say how many. */
+/* Heads of a row that a group takes: it finds the row and its angles once. Not so many that groups get few:
+ * a GPU holds some 10000. But items, (row, part of the heads), are counted in 31 bits: rows are, where
+ * lists say how many. */
 static inline int32_t fai_count_rounds(int64_t rows, int32_t heads) {
     int32_t rounds = 1;
     while (rounds < 8 && rounds < heads && rows * heads / rounds >= 1 << 16) rounds *= 2;
-    while (rounds < heads && (heads - 1) / rounds + 1 > INT32_MAX / rows) rounds = rounds > heads / 2 ? heads : 2 * rounds;
+    while (rounds < heads && (heads - 1) / rounds + 1 > INT32_MAX / rows)
+        rounds = rounds > heads / 2 ? heads : 2 * rounds;
     return rounds;
 }
 
-/* The grid of a kernel whose blocks have `each` items at once and go on to the next ones in steps of the grid: no more
- * blocks than can be at work, 16 an SM. */
-static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t items, int each, int sides,
-                                         void *task, void *more, cudaStream_t stream) {
+/* The grid of a kernel whose blocks have `each` items at once and go on to the next ones in steps of the
+ * grid: no more blocks than can be at work, 16 an SM. */
+static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t items, int each,
+                                         int sides, void *task, void *more, cudaStream_t stream) {
     int device = 0, sms = 0;
     void *parameters[2] = {task, more};
     int64_t blocks = (items - 1) / each + 1;
-    if (items > INT32_MAX) return fai_fail(a, FA_ERR_CUDA_GRID, "rows * heads", -1, (double)items, 1, INT32_MAX);
+    if (items > INT32_MAX)
+        return fai_fail(a, FA_ERR_CUDA_GRID, "rows * heads", -1, (double)items, 1, INT32_MAX);
     cudaError_t e = cudaGetDevice(&device);
     if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
     if (e != cudaSuccess) return fai_cuda_status(a, e);
-    if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS)) blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
-    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)blocks, (unsigned)sides), dim3(FAI_CACHE_THREADS),
-                                               parameters, 0, stream));
+    if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS))
+        blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
+    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)blocks, (unsigned)sides),
+                                               dim3(FAI_CACHE_THREADS), parameters, 0, stream));
 }
 /* The most rows that a call may have; what lists say is counted in 31 bits. */
 static inline int64_t fai_most_rows(const fa_args *a) {
@@ -1585,12 +1626,14 @@ typedef struct fai_pointer {
 } fai_pointer;
 static inline fa_status fai_cuda_check_list(const fa_args *a, const fai_pointer *list, int count) {
     fa_status status = FA_OK;
-    for (int n = 0; n < count && status == FA_OK; n++) status = fai_cuda_check_pointer(a, list[n].data, list[n].field);
+    for (int n = 0; n < count && status == FA_OK; n++)
+        status = fai_cuda_check_pointer(a, list[n].data, list[n].field);
     return status;
 }
 
 /* What append and compaction have in common. */
-static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_call *c, const fa_cache *cache) {
+static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_call *c,
+                                             const fa_cache *cache) {
     const fa_args *a = &c->a;
     const int k = a->k.data != NULL, v = a->v.data != NULL; /* the sides in use */
     const fai_pointer list[] = {{a->k.data, "cache.k.data"},
@@ -1601,7 +1644,8 @@ static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_
                                 {c->positions, "positions"},
                                 {c->accepted, "accepted"},
                                 {c->num_accepted, "num_accepted"}};
-    const fai_strides st_k = fai_strides_kv(a, &a->k, cache->head_dim), st_v = fai_strides_kv(a, &a->v, cache->head_dim_v);
+    const fai_strides st_k = fai_strides_kv(a, &a->k, cache->head_dim),
+                      st_v = fai_strides_kv(a, &a->v, cache->head_dim_v);
     memset(t, 0, sizeof *t);
     t->a = *a, t->cache = *cache;
     t->positions = c->positions, t->accepted = c->accepted, t->num_accepted = c->num_accepted;
@@ -1613,8 +1657,8 @@ static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_
     return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
 }
 
-/* fa_append in device memory. One launch; with factors of blocks of rows (block > 1) on one side only, or of different
- * kinds, two. */
+/* fa_append in device memory. One launch; with factors of blocks of rows (block > 1) on one side only, or
+ * of different kinds, two. */
 FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream) {
     fai_cache_call c;
     fai_cache_task t;
@@ -1648,17 +1692,17 @@ FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t s
         const int several = d->data && d->block > 1, groups = FAI_CACHE_THREADS / t.lanes;
         const int both = next && sides[1] && !several && !(next->data && next->block > 1); /* in one launch */
         t.first_side = v;
-        if (several) { /* a thread block for each block of factors, of which there may be a part at both ends of a page */
+        if (several) { /* a thread block for each block of factors; at both ends of a page may be a part of one */
             const int64_t page = d->paged ? cache->page_size : cache->seqlen_k;
             const int64_t most = seqlen / d->block + 2 * (fai_ceil(seqlen, page) + 1);
             t.blocks = (uint32_t)(most < seqlen ? most : seqlen);
-            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel, c.a.batch * heads * t.blocks, 1, 1, &t,
-                                      NULL, stream);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel,
+                                      c.a.batch * heads * t.blocks, 1, 1, &t, NULL, stream);
         } else { /* a group for each row and up to 8 heads; y: K, V */
             const int64_t rows = fai_most_rows(&c.a);
             t.rounds = fai_count_rounds(rows, (int32_t)heads), t.parts = (int32_t)fai_ceil(heads, t.rounds);
-            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, rows * t.parts, groups, 1 + both, &t, NULL,
-                                      stream);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, rows * t.parts, groups, 1 + both,
+                                      &t, NULL, stream);
             v += both;
         }
     }
@@ -1678,8 +1722,8 @@ FAI_NOINLINE fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t
 }
 
 /* What rotation and quantisation have in common: rows of q become rows of o. */
-static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_call *c, fa_tensor q, fa_tensor_out o,
-                                            fa_dtype dtype, fa_dtype o_dtype) {
+static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_call *c, fa_tensor q,
+                                            fa_tensor_out o, fa_dtype dtype, fa_dtype o_dtype) {
     const fa_args *a = &c->a;
     const int32_t heads = a->num_heads, dim = c->info.head_dim;
     const fai_strides st_q = fai_resolve(q.stride_b, q.stride_s, q.stride_h, a->seqlen_q, heads, dim);
@@ -1696,9 +1740,10 @@ static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_ca
     return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
 }
 /* A kernel with a group for each row and up to 8 heads. */
-static inline fa_status fai_rows_launch(const void *kernel, fai_rows_task *t, void *more, cudaStream_t stream) {
-    return fai_cache_launch(&t->a, kernel, fai_most_rows(&t->a) * t->parts, FAI_CACHE_THREADS / t->lanes, 1, t, more,
-                            stream);
+static inline fa_status fai_rows_launch(const void *kernel, fai_rows_task *t, void *more,
+                                        cudaStream_t stream) {
+    return fai_cache_launch(&t->a, kernel, fai_most_rows(&t->a) * t->parts, FAI_CACHE_THREADS / t->lanes, 1,
+                            t, more, stream);
 }
 
 /* fa_rotary in device memory: one launch. */
@@ -1717,8 +1762,8 @@ FAI_NOINLINE fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t s
     return fai_rows_launch((const void *)fai_rotary_kernel, &t, NULL, stream);
 }
 
-/* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most; three if
- * more share one: factors are cleared, then measured, then used. */
+/* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most;
+ * three if more share one: factors are cleared, then measured, then used. */
 FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream) {
     fai_cache_call c;
     fai_rows_task t;
@@ -1727,8 +1772,10 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     const fa_args *a = &c.a;
     const fa_descale *d = &a->q_descale;
     const fai_factors count = fai_count_factors(a);
-    const int64_t rows = d->block ? d->block : a->seqlen_q; /* of a factor, if sequences and heads share none */
-    const int apart = count.b == a->batch && count.h == a->num_heads && count.blocks == fai_ceil(a->seqlen_q, rows);
+    const int64_t rows =
+        d->block ? d->block : a->seqlen_q; /* of a factor, if sequences and heads share none */
+    const int apart =
+        count.b == a->batch && count.h == a->num_heads && count.blocks == fai_ceil(a->seqlen_q, rows);
     status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->o_dtype);
     if (status == FA_OK) status = fai_cuda_check_pointer(a, d->data, "descale.data");
     if (status != FA_OK) return status;
@@ -1736,8 +1783,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     int own = d->data && apart && rows == 1;
     t.factors = args->descale.data, t.hadamard = args->hadamard, t.seed = args->seed;
     if (d->data && apart && !own && bytes <= 65536) /* a thread block for each factor */
-        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks, 1, 1,
-                                &t, NULL, stream);
+        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks,
+                                1, 1, &t, NULL, stream);
     if (d->data && (!own || fai_cache_hides(&c))) /* each factor; those without rows stay 0 */
         status = fai_cache_launch(a, (const void *)fai_clear_factors_kernel, count.b * count.h * count.blocks,
                                   FAI_CACHE_THREADS, 1, &t, NULL, stream);
@@ -2343,7 +2390,7 @@ FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
 }
 
 /* fa_dropout_keep */
-FAI_ATOM int FAI_(kept)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+FAI_ATOM int FAI_(keeps)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
     uint32_t bits[4];
     fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
     const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
@@ -2354,7 +2401,7 @@ FAI_ATOM int FAI_(kept)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int
 FAI_ATOM int FAI_(counts)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
     const fa_range keys = FAI_(keys)(a, t, at.i);
     return j >= keys.lo && j < keys.hi && FAI_(visible)(a, t, at, j) &&
-           (!FAI_HAS(FA_DROPOUT) || FAI_(kept)(a, t, at, j));
+           (!FAI_HAS(FA_DROPOUT) || FAI_(keeps)(a, t, at, j));
 }
 
 /* The tile to the left of `first` in which some row sees a key; less than end if there is none. All
@@ -3573,9 +3620,13 @@ FAI_ATOM fai_strides FAI_(strides_d_o)(const fa_args *a) {
 typedef struct FAI_(grad) {
     fa_sequence seq;
     int32_t head_k, group, key, tile; /* key: the first of the block; tile: its number in the sequence */
-    fa_range any, all;                /* queries that see some of its keys, that see all BN */
+    int32_t begin, end;               /* queries that see some of its keys, from a multiple of BM on */
+    fa_range all;                     /* queries that see all BN */
+    int32_t heads;                    /* group, or 0 if no query sees a key */
+    float scale;                      /* of scores */
+    float early, late;                /* of what dropout keeps: of P, of dV; their product is 1 / (1 - p) */
     const uint16_t *q, *d_o;          /* of the first query and head */
-    fai_strides stride_q, stride_d_o;
+    fai_strides stride_q, stride_d_o, stride_bias, stride_dbias;
     FAI_(grad_workspace) workspace;
 } FAI_(grad);
 
@@ -3607,11 +3658,18 @@ FAI_ATOM int FAI_(grad_begin)(const fa_args *a, FAI_(grad) *g, float *workspace)
         g->tile = (int32_t)(number % tiles), g->key = g->tile * BN;
         const int32_t last = g->key + BN < g->seq.len_k ? g->key + BN - 1 : g->seq.len_k - 1;
         const fa_range left = FAI_(queries)(a, g, g->key), right = FAI_(queries)(a, g, last);
-        g->any.lo = left.lo, g->any.hi = right.hi;
+        g->begin = left.lo / BM * BM, g->end = right.hi, g->heads = left.lo < right.hi ? g->group : 0;
         g->all.lo = right.lo, g->all.hi = last < g->key + BN - 1 ? 0 : left.hi;
+
+        /* P is multiplied before it is rounded, so that in f16 it is neither smaller than without dropout nor
+         * infinite */
+        const float kept = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1;
+        g->scale = a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)D);
+        g->early = fminf(kept, 1 << 14), g->late = kept / g->early;
 
         const int32_t head_q = g->head_k * g->group;
         g->stride_q = fai_strides_q(a, D), g->stride_d_o = FAI_(strides_d_o)(a);
+        if (FAI_HAS(FA_BIAS)) g->stride_bias = fai_strides_bias(a), g->stride_dbias = fai_strides_dbias(a);
         g->q = (const uint16_t *)a->q.data + fai_offset_q(&g->seq, g->stride_q, 0, head_q);
         g->d_o = (const uint16_t *)a->d_o.data + fai_offset_q(&g->seq, g->stride_d_o, 0, head_q);
         g->workspace = FAI_(grad_open)(a, workspace,
@@ -3657,22 +3715,45 @@ FAI_ATOM void FAI_(grad_load_rows)(const uint16_t *from, int64_t stride, int32_t
     }
 }
 
-/* Q, dO, LSE and D of queries from first on, of a head of the group, to the stage at `to`. Returns the LSE of query
- * first + threadIdx.x. */
-FAI_ATOM float FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first, uint32_t to) {
+/* Q, dO, LSE and D of queries from first on, of a head of the group, to the stage at `to`. */
+FAI_ATOM void FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first, uint32_t to) {
     FAI_GRAD_SIZES
     const fai_strides sq = g->stride_q, so = g->stride_d_o;
     const int32_t n = (int32_t)fai_unknown(threadIdx.x), rows = g->seq.len_q - first;
     const int64_t row = head * FAI_GRAD_ROWS(a) + first;
-    const float *const lse = g->workspace.lse + row;
     FAI_(grad_load_rows)(g->q + head * sq.h + first * sq.s, sq.s, rows, to, D);
     FAI_(grad_load_rows)(g->d_o + head * so.h + first * so.s, so.s, rows, to + BM * D * 2, DV);
     if (n < BM / 2) { /* half of the threads LSE, half D */
         const int32_t i = n % (BM / 4) * 4;
         fai_cp_async_cg_16(to + BM * (D + DV) * 2 + n * 16,
-                           (n < BM / 4 ? lse : g->workspace.sum + row) + (i < rows ? i : 0), i < rows ? 16 : 0);
+                           (n < BM / 4 ? g->workspace.lse : g->workspace.sum) + row + (i < rows ? i : 0),
+                           i < rows ? 16 : 0);
     }
-    return n < BM && n < rows ? lse[n] : 0;
+}
+
+/* To the next queries, or the first of the next head. */
+FAI_ATOM void FAI_(advance)(const FAI_(grad) *g, int32_t *head, int32_t *first) {
+    FAI_GRAD_SIZES
+    const int last = *first + BM >= g->end;
+    *head += last, *first = last ? g->begin : *first + BM;
+}
+/* Those that come after these, if any. */
+FAI_ATOM void FAI_(grad_load_next)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first,
+                                   uint32_t to) {
+    FAI_(advance)(g, &head, &first);
+    if (head < g->heads) FAI_(grad_load)(a, g, head, first, to);
+}
+
+/* Is one of the LSE that the thread has copied not finite? */
+FAI_ATOM int FAI_(grad_infinite)(uint32_t stage) {
+    FAI_GRAD_SIZES
+    const int n = (int)fai_unknown(threadIdx.x);
+    if (n >= BM / 4) return 0;
+    const uint4 x = fai_ld_shared_v4_b32(stage + BM * (D + DV) * 2 + n * 16);
+    const float most = fmaxf(fmaxf(fabsf(__uint_as_float(x.x)), fabsf(__uint_as_float(x.y))),
+                             fmaxf(fabsf(__uint_as_float(x.z)), fabsf(__uint_as_float(x.w))));
+    const float sum = __uint_as_float(x.x) + __uint_as_float(x.y) + __uint_as_float(x.z) + __uint_as_float(x.w);
+    return most == INFINITY || sum != sum; /* the largest ignores NaN */
 }
 
 /* Rows of Q and dO become 0 where LSE is not finite: nothing was seen, or NaN. */
@@ -3753,6 +3834,19 @@ FAI_ATOM void FAI_(gemm_queries)(float (*x)[4], uint32_t sa, uint32_t sb, int pa
     }
 }
 
+/* What the thread's warp has: keys from `key` on, and a part of the queries of S and dP, of the dims of dK and dV; in dQ
+ * queries from `query` on, and a part of the dims. */
+typedef struct FAI_(share) {
+    int lane, key, part, query, part_q;
+} FAI_(share);
+FAI_ATOM FAI_(share) FAI_(get_share)(void) {
+    FAI_GRAD_SIZES
+    enum { KEYS = BN / 16 / KT, QUERIES = BM / 16 / QT };
+    const int thread = (int)fai_unknown(threadIdx.x), warp = thread / 32;
+    const FAI_(share) w = {thread % 32, warp % KEYS * 16 * KT, warp / KEYS, warp % QUERIES * 16 * QT, warp / QUERIES};
+    return w;
+}
+
 /* ---- P and dS ------------------------------------------------------------------------------- */
 
 /* Where a thread's scores are: head of all; first query and key. Score (a, c, v) is that of query
@@ -3769,7 +3863,7 @@ FAI_ATOM void FAI_(grad_modify)(const fa_args *args, const FAI_(grad) *g,
                                 float slope[2][FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at,
                                 float scale) {
     FAI_GRAD_SIZES
-    const fai_strides sb = fai_strides_bias(args);
+    const fai_strides sb = g->stride_bias;
     const float alibi = FAI_(alibi)(args, g->seq.b, at.head);
 #pragma unroll
     for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
@@ -3828,7 +3922,7 @@ FAI_ATOM uint32_t FAI_(kept)(const fa_args *args, const FAI_(grad) *g, FAI_(plac
     const int lane = (int)threadIdx.x % 32, own = lane / 4, key0 = at.key - own;
     uint32_t made = 0, kept = 0;
     FA_STATIC_ASSERT(!FAI_HAS(FA_DROPOUT) || KT * CH <= 8, "flashattn_cuda.cuh: a bit for each score");
-#pragma unroll
+#pragma unroll 1 /* one Philox at a time: they take registers */
     for (int n = 0; n < KT * CH / 2; n++) { /* two columns of 16 keys */
         uint32_t words[4];
         fai_dropout_bits(args, g->seq.b, at.head, FAI_SCORE_QUERY(at, n * 2 % CH + own / 4, own / 2 % 2),
@@ -3863,7 +3957,7 @@ FAI_ATOM void FAI_(add_bias)(const fa_args *args, const FAI_(grad) *g,
                              float slope[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
                              float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at) {
     FAI_GRAD_SIZES
-    const fai_strides st = fai_strides_dbias(args);
+    const fai_strides st = g->stride_dbias;
 #pragma unroll
     for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
         float *to = args->dbias.data + g->seq.b * st.b + at.head * st.h +
@@ -3962,11 +4056,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
     if (!FAI_(grad_begin)(&args, g, workspace)) return;
 
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
-    const float scale = args.softmax_scale != 0 ? args.softmax_scale : rsqrtf((float)D);
     const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
-    /* what P is multiplied with before it is rounded, the rest in the end: in f16 it shall be neither small nor
-     * infinite */
-    const float factor = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(args.dropout_p) : 1, early = fminf(factor, 1 << 14);
 
     float dk[KT * CK][4], dv[KT * CV][4]; /* (KT, CK, C4), (KT, CV, C4) */
 #pragma unroll
@@ -3975,69 +4065,59 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
     for (int n = 0; n < KT * CV * 4; n++) dv[n / 4][n % 4] = 0;
 
     /* load K and V, and Q and dO of the first queries that see one of the keys */
-    const int32_t begin = g->any.lo / BM * BM, end = g->any.lo < g->any.hi ? g->any.hi : begin;
-    const int32_t heads = begin < end ? g->group : 0;
-    int32_t first = begin, head = 0;
+    int32_t first = g->begin, head = 0;
     uint32_t stage = 0;
-    float lse = 0;
-    if (begin < end) {
+    if (g->heads) {
         FAI_(grad_load_keys)(&args, g, &args.k, shared + SK, D);
         FAI_(grad_load_keys)(&args, g, &args.v, shared + SV, DV);
-        lse = FAI_(grad_load)(&args, g, head, first, shared + SQ);
+        FAI_(grad_load)(&args, g, head, first, shared + SQ);
         fai_cp_async_wait_all();
         FAI_(make_rows_finite)(shared + SK, D, (int)threadIdx.x, THREADS, BN);
     }
-    while (head < heads) {
-        const int32_t next = first + BM < end ? first + BM : begin, next_head = next == begin ? head + 1 : head;
-        const int infinite = !(fabsf(lse) < INFINITY);
+    while (head < g->heads) {
         fai_cp_async_wait_all();
         /* Q and dO are there, for all; nobody reads the other stage, P or dS any more */
-        if (__syncthreads_or(infinite)) FAI_(grad_finite_rows)(shared + SQ + stage), __syncthreads();
-        if (STAGES == 2 && next_head < heads)
-            lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ + (STAGE - stage));
+        if (__syncthreads_or(FAI_(grad_infinite)(shared + SQ + stage))) {
+            FAI_(grad_finite_rows)(shared + SQ + stage);
+            __syncthreads(); /* what was not finite is 0 for all */
+        }
+        if (STAGES == 2) FAI_(grad_load_next)(&args, g, head, first, shared + SQ + (STAGE - stage));
 
-        /* the thread's addresses: computed anew each time, as there are no registers to keep them in */
-        const int thread = (int)fai_unknown(threadIdx.x), lane = thread % 32, warp = thread / 32;
-        const int key = warp % (BN / 16 / KT) * 16 * KT, part = warp / (BN / 16 / KT);       /* but for dQ */
-        const int query = warp % (BM / 16 / QT) * 16 * QT, part_q = warp / (BM / 16 / QT); /* of dQ */
-        const int row = key + FAI_C_ROW(lane, 0), column = part * CS; /* the thread's first key; n8 of queries */
-        const int a_row = FAI_LDMATRIX_A_ROW(lane), a_chunk = FAI_LDMATRIX_A_CHUNK(lane);
-        const int b_row = FAI_LDMATRIX_B_ROW(lane), b_chunk = FAI_LDMATRIX_B_CHUNK(lane);
-        const uint32_t sk = shared + SK + FAI_AT(D, key + a_row, a_chunk);
-        const uint32_t sv = shared + SV + FAI_AT(DV, key + a_row, a_chunk);
+        /* addresses are computed anew each time, as there are no registers to keep them in */
+        const FAI_(share) w = FAI_(get_share)();
+        const int row = w.key + FAI_C_ROW(w.lane, 0), column = w.part * CS; /* the thread's first key; n8 of queries */
+        const int a_row = FAI_LDMATRIX_A_ROW(w.lane), a_chunk = FAI_LDMATRIX_A_CHUNK(w.lane);
+        const int b_row = FAI_LDMATRIX_B_ROW(w.lane), b_chunk = FAI_LDMATRIX_B_CHUNK(w.lane);
+        const uint32_t sk = shared + SK + FAI_AT(D, w.key + a_row, a_chunk);
+        const uint32_t sv = shared + SV + FAI_AT(DV, w.key + a_row, a_chunk);
         const uint32_t sq = shared + SQ + stage + FAI_AT(D, column * 8 + b_row, b_chunk);
         const uint32_t sdo = shared + SQ + DO + stage + FAI_AT(DV, column * 8 + b_row, b_chunk);
-        const uint32_t sp_t = shared + SP + FAI_AT(BM, key + a_row, a_chunk);
-        const uint32_t sds_t = shared + SDS + FAI_AT(BM, key + a_row, a_chunk);
-        const uint32_t sq_t = shared + SQ + stage + FAI_AT(D, a_row, part * 2 + a_chunk);
-        const uint32_t sdo_t = shared + SQ + DO + stage + FAI_AT(DV, a_row, part * 2 + a_chunk);
-        const uint32_t sds = shared + SDS + FAI_AT(BM, b_row, query / 8 + b_chunk);
-        const uint32_t sk_t = shared + SK + FAI_AT(D, a_row, part_q * 2 + a_chunk);
-        const uint32_t pair = FAI_AT(BM, row, column) + lane % 4 * 4; /* of P, dS */
-        const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(lane, 0)) * 4;
+        const uint32_t pair = FAI_AT(BM, row, column) + w.lane % 4 * 4; /* of P, dS */
+        const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(w.lane, 0)) * 4;
 
         const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
         const int ends = first + BM > g->seq.len_q; /* rows that do not exist: scores of 0, but for what changes them */
         const int partly = masked || first < g->all.lo || (ends ? g->seq.len_q : first + BM) > g->all.hi ||
                            (modified && ends);
-        FAI_(place) at = {g->head_k * g->group + head, first + column * 8 + FAI_C_COL(lane, 0), g->key + row};
 #pragma unroll 1
-        for (int c = 0; c < CS; c += CH, at.query += CH * 8) {
+        for (int c = 0; c < CS; c += CH) {
+            const FAI_(place) at = {g->head_k * g->group + head, first + (column + c) * 8 + FAI_C_COL(w.lane, 0),
+                                    g->key + row};
             float s[KT][CH][4], ds[KT][CH][4]; /* transposed: (KT, CH, C4) */
             float slope[2][KT][CH][4];
 #pragma unroll
             for (int n = 0; n < 2 * KT * CH * 4; n++)
                 slope[n / 4 / CH / KT][n / 4 / CH % KT][n / 4 % CH][n % 4] = 1;
             FAI_(gemm_scores)(s, sk, sq + c * 8 * D * 2, D);
-            if (FAI_SCORES && modified) FAI_(grad_modify)(&args, g, s, slope, at, scale);
-            FAI_(probabilities)(s, slse + c * 32, modified ? 1 : scale * FAI_LOG2E);
+            if (FAI_SCORES && modified) FAI_(grad_modify)(&args, g, s, slope, at, g->scale);
+            FAI_(probabilities)(s, slse + c * 32, modified ? 1 : g->scale * FAI_LOG2E);
             if (partly) FAI_(hide)(&args, g, s, at, masked);
             const uint32_t kept = drops ? FAI_(kept)(&args, g, at) : ~0u;
             if (drops) {
 #pragma unroll
                 for (int n = 0; n < KT * CH * 4; n++)
                     ds[n / 4 / CH][n / 4 % CH][n % 4] =
-                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? s[n / 4 / CH][n / 4 % CH][n % 4] * early : 0;
+                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? s[n / 4 / CH][n / 4 % CH][n % 4] * g->early : 0;
                 FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SP + pair, 0, c));
             } else {
                 FAI_(put_scores)(s, FAI_MOVE(BM, shared + SP + pair, 0, c));
@@ -4048,7 +4128,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
 #pragma unroll
                 for (int n = 0; n < KT * CH * 4; n++) {
                     float *const x = &ds[n / 4 / CH][n / 4 % CH][n % 4];
-                    *x = FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? *x * factor : 0;
+                    *x = FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? *x * (g->early * g->late) : 0;
                 }
             }
             FAI_(slopes)(ds, s, slse + BM * 4 + c * 32);
@@ -4065,28 +4145,40 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
             FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SDS + pair, 0, c));
         }
         __syncthreads(); /* P and dS are there, for all */
-        if (args.dv.data) FAI_(gemm_keys)(dv, sp_t, sdo_t, DV, part);
-        if (args.dk.data) FAI_(gemm_keys)(dk, sds_t, sq_t, D, part);
+        {
+            const FAI_(share) w = FAI_(get_share)();
+            const int a_row = FAI_LDMATRIX_A_ROW(w.lane), a_chunk = FAI_LDMATRIX_A_CHUNK(w.lane);
+            const uint32_t sp = shared + SP + FAI_AT(BM, w.key + a_row, a_chunk);
+            const uint32_t sds = shared + SDS + FAI_AT(BM, w.key + a_row, a_chunk);
+            const uint32_t sq = shared + SQ + stage + FAI_AT(D, a_row, w.part * 2 + a_chunk);
+            const uint32_t sdo = shared + SQ + DO + stage + FAI_AT(DV, a_row, w.part * 2 + a_chunk);
+            if (args.dv.data) FAI_(gemm_keys)(dv, sp, sdo, DV, w.part);
+            if (args.dk.data) FAI_(gemm_keys)(dk, sds, sq, D, w.part);
+        }
         if (STAGES == 1) {
             __syncthreads(); /* nobody reads Q and dO any more */
-            if (next_head < heads) lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ);
+            FAI_(grad_load_next)(&args, g, head, first, shared + SQ);
         }
         if (args.dq.data) {
-            float dq[QT * CQ][4]; /* (QT, CQ, C4) */
+            const FAI_(share) w = FAI_(get_share)();
+            const uint32_t sds =
+                shared + SDS + FAI_AT(BM, FAI_LDMATRIX_B_ROW(w.lane), w.query / 8 + FAI_LDMATRIX_B_CHUNK(w.lane));
+            const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_A_ROW(w.lane),
+                                                     w.part_q * 2 + FAI_LDMATRIX_A_CHUNK(w.lane));
             const int64_t at_row = head * FAI_GRAD_ROWS(&args) + first;
-            FAI_(gemm_queries)(dq, sds, sk_t, part_q);
+            float dq[QT * CQ][4]; /* (QT, CQ, C4) */
+            FAI_(gemm_queries)(dq, sds, sk, w.part_q);
             if (args.deterministic) FAI_(wait_turn)(g->workspace.turn + at_row / 16, g->tile);
-            FAI_(add_queries)(g->workspace.dq + (at_row + query) * D, dq, g->seq.len_q - first - query, part_q);
+            FAI_(add_queries)(g->workspace.dq + (at_row + w.query) * D, dq, g->seq.len_q - first - w.query, w.part_q);
             if (args.deterministic) FAI_(end_turn)(g->workspace.turn + at_row / 16, g->tile);
         }
-        first = next, head = next_head;
+        FAI_(advance)(g, &head, &first);
         if (STAGES == 2) stage = STAGE - stage;
     }
     __syncthreads(); /* nobody reads shared memory any more: it is free for dK and dV */
-    const int warp = (int)threadIdx.x / 32, part = warp / (BN / 16 / KT);
-    const int row = warp % (BN / 16 / KT) * 16 * KT + FAI_C_ROW((int)threadIdx.x % 32, 0);
-    FAI_(put_keys)(dk, scale, shared + SK, D, row, part);
-    FAI_(put_keys)(dv, factor / early, shared + SV, DV, row, part);
+    const FAI_(share) w = FAI_(get_share)();
+    FAI_(put_keys)(dk, g->scale, shared + SK, D, w.key + FAI_C_ROW(w.lane, 0), w.part);
+    FAI_(put_keys)(dv, g->late, shared + SV, DV, w.key + FAI_C_ROW(w.lane, 0), w.part);
     __syncthreads(); /* dK and dV are there, for all */
     FAI_(store_keys)(&args, g, &args.dk, shared + SK, D);
     FAI_(store_keys)(&args, g, &args.dv, shared + SV, DV);
