@@ -1863,7 +1863,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 /* FFMA reads all its operands from shared memory: 32 rows and 64 or 32 keys a warp, as above. 96 KB at most, which is
  * everything that sm_86, 89 and 120 have; beyond 128 dims a thread's part of O takes all registers at 16 rows */
 #define FAI_TABLE_M(arch) (FAI_DIM <= 128 ? 128 : 64)
-#define FAI_TABLE_N(arch) (FAI_DIM <= 64 ? 64 : FAI_DIM <= 192 || !FAI_LITTLE_SHARED(arch) ? 32 : 16)
+#define FAI_TABLE_N(arch) \
+    (FAI_DIM <= 64 ? 64 : FAI_DIM <= 128 && FAI_HEAVY ? 16 : FAI_DIM <= 192 || !FAI_LITTLE_SHARED(arch) ? 32 : 16)
 #define FAI_TABLE_WARPS(arch) 4
 #define FAI_TABLE_STAGES(arch) 1
 #elif FAI_BYTES == 1

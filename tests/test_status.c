@@ -603,6 +603,7 @@ FA_TEST(every_code_is_produced) {
     bad_lengths(), bad_pages(), bad_terms(), bad_descales(), bad_features(), bad_calls(), bad_selections(), bad_combines();
     cache_refusals(seen), spec_refusals(seen), bad_gradients();
     seen[FA_ERR_CUDA] = seen[FA_ERR_CUDA_GRID] = seen[FA_ERR_CUDA_SHARED] = seen[FA_ERR_CUDA_POINTER] = 1; /* by tests/cuda */
+    seen[FA_ERR_CUDA_ARCH] = 1; /* and by them */
     for (int i = FA_ERR_TREE_MERGE; i <= FA_ERR_PLAN; i++) seen[i] = 1; /* by tests/test_spec_trees, _medusa and _planning */
 #define PRODUCED(name, sentence) FA_EXPECT_MSG(seen[FA_ERR_##name], "FA_ERR_" #name);
 #define NEEDED(name, bit, field) FA_EXPECT_MSG(seen[FA_ERR_NEEDS_##name], "FA_ERR_NEEDS_" #name);
@@ -618,7 +619,7 @@ FA_TEST(sentences) {
         "alibi_slopes", "bias", "dropout_p", "sink", "block_mask", "tree_mask", "q_descale", "k_descale", "v_descale",
         "num_threads", "workspace", "head_dim", "FA_PASSES", "FA_SCORE_MOD_GRAD", "d_o", "dq", "dk", "dv ", "of dv", "dv.data",
         "dbias", "dsink", "split_keys", "num_parts", "of a part", "o_dtype", "cudaError_t", "cudaMalloc",
-        "FA_BLOCK_N", "deterministic", "vocab", "rule", "rows", "target", "draft", "temperature", "coins", "typical_epsilon", "num_rows", "tokens",
+        "FA_BLOCK_N", "deterministic", "compute capability", "vocab", "rule", "rows", "target", "draft", "temperature", "coins", "typical_epsilon", "num_rows", "tokens",
         "chains", "trees", "token", "candidate", "output array", "tree.capacity", "width", "fa_dynamic", "min_match", "fa_pool",
         "acceptance", "projection", "weights", "fa_cost", "max_gamma"};
     for (int i = 1; i < FA_NUM_STATUS; i++) {
