@@ -247,9 +247,16 @@ FAI_HD static inline int fai_bad_weight(uint32_t bits, uint32_t limit) {
     return bits >= limit && bits != 0x80000000u;
 }
 
+/* Entry id; three cases instead of all dtypes make kernels a third of the size. */
+FAI_HD static inline float fai_row_load(const fai_row *row, int64_t id) {
+    return row->dtype == FA_F32   ? fa_load(row->data, id, FA_F32)
+           : row->dtype == FA_F16 ? fa_load(row->data, id, FA_F16)
+                                  : fa_load(row->data, id, FA_BF16);
+}
+
 /* Order of a row's entries: what counts as 0 is a zero. */
 FAI_HD static inline uint32_t fai_row_key(const fai_row *row, int32_t id) {
-    const float x = fa_load(row->data, id, row->dtype);
+    const float x = fai_row_load(row, id);
     return row->kind != FA_LOGITS && fai_bits_of(x) >= 0x7f800000u ? 0x80000000u : fai_key(x);
 }
 
@@ -264,7 +271,7 @@ FAI_HD static inline uint64_t fai_fixed(uint32_t bits, int32_t exponent) {
 
 /* Weight of id before scaling, as if nothing was cut. */
 FAI_HD static inline uint64_t fai_unit(const fai_row *row, int32_t id) {
-    const float x = fa_load(row->data, id, row->dtype);
+    const float x = fai_row_load(row, id);
     const uint32_t bits = fai_bits_of(x);
     if (row->kind != FA_LOGITS) {
         const uint32_t limit = row->kind == FA_PROBS ? 0x40000000u : 0x7f800000u;
@@ -363,12 +370,12 @@ static inline void fai_row_prepare(fai_row *row, float temperature, int32_t top_
     fai_sum total = {0, 0};
     if (row->kind == FA_PROBS) row->kind = FA_WEIGHTS;
     for (int32_t id = 0; id < row->vocab; id++) {
-        const uint32_t bits = fai_bits_of(fa_load(row->data, id, row->dtype)), key = fai_row_key(row, id);
+        const uint32_t bits = fai_bits_of(fai_row_load(row, id)), key = fai_row_key(row, id);
         if (row->kind == FA_LOGITS ? key == 0 || key == keys[PLUS_INF] : fai_bad_weight(bits, 0x7f800000u))
             row->bad = 1;
         if (key > top) top = key, best = id;
     }
-    row->top = fa_load(row->data, best, row->dtype);
+    row->top = fai_row_load(row, best);
     if (top <= keys[row->kind == FA_LOGITS ? MINUS_INF : ZERO])
         row->bad = 1, row->only = best;
     else if (temperature == 0 || (row->kind == FA_LOGITS && top == keys[PLUS_INF]))
@@ -567,9 +574,14 @@ static inline uint64_t fai_mass_sum(fai_mass *m, int32_t from, int32_t to) {
     return sum;
 }
 
+/* Ids of a block: there are at most 256 of them. */
+FAI_HD static inline int32_t fai_sums_block(int32_t vocab) {
+    const int32_t each = (int32_t)(((int64_t)vocab + 255) / 256);
+    return each < 512 ? 512 : (each + 63) / 64 * 64;
+}
+
 static inline void fai_mass_sums(fai_mass *m, fai_sums *s) {
-    const int32_t each = (int32_t)(((int64_t)m->vocab + 255) / 256);
-    s->block = each < 512 ? 512 : each > (1 << 30) ? 1 << 30 : (each + 63) / 64 * 64;
+    s->block = fai_sums_block(m->vocab);
     s->total = 0;
     for (int64_t from = 0, n = 0; from < m->vocab; from += s->block, n++) {
         const int64_t to = from + s->block < m->vocab ? from + s->block : m->vocab;
@@ -645,6 +657,7 @@ typedef struct fa_sample_args {
 typedef struct fai_spec_call {
     fa_status status;
     fa_error *error;
+    int device; /* arrays are in device memory: what they hold is not looked at */
 } fai_spec_call;
 
 static inline void fai_spec_bad(fai_spec_call *c, fa_status status, const char *field, int64_t index,
@@ -687,7 +700,7 @@ static inline void fai_check_sampling(fai_spec_call *c, const fa_sampling *s, in
     fai_spec_pointer(c, FA_ERR_SPEC_SAMPLING, "top_k", s->top_k, 4, 0);
     fai_spec_pointer(c, FA_ERR_SPEC_SAMPLING, "top_p", s->top_p, 4, 0);
     fai_spec_pointer(c, FA_ERR_SPEC_SAMPLING, "min_p", s->min_p, 4, 0);
-    for (int32_t b = 0; b < batch && c->status == FA_OK; b++) {
+    for (int32_t b = 0; b < batch && c->status == FA_OK && !c->device; b++) {
         const float t = s->temperature ? s->temperature[b] : 1;
         if (!logits && t != 0) fai_spec_range(c, FA_ERR_SPEC_SAMPLING, "temperature", b, t, 1, 1);
         if (t != 0) fai_spec_range(c, FA_ERR_SPEC_SAMPLING, "temperature", b, t, 0x1p-20, 0x1p20);
@@ -701,20 +714,22 @@ static inline void fai_check_coins(fai_spec_call *c, const fa_coins *coins) {
     fai_spec_pointer(c, FA_ERR_SPEC_COINS, "coins.seed", coins->seed, 8, 0);
     fai_spec_pointer(c, FA_ERR_SPEC_COINS, "coins.offset", coins->offset, 8, 0);
 }
-static inline uint64_t fai_coin_of(const fa_coins *coins, int64_t b, uint32_t purpose, int32_t node) {
+FAI_HD static inline uint64_t fai_coin_of(const fa_coins *coins, int64_t b, uint32_t purpose, int32_t node) {
     return fa_coin(coins->seed ? coins->seed[b] : 0, coins->offset ? coins->offset[b] : 0, purpose,
                    (uint32_t)node);
 }
 
-/* Draws num_samples tokens from each row. */
-static inline fa_status fa_sample(const fa_sample_args *a) {
+static inline fai_spec_call fai_check_sample(const fa_sample_args *a, int device) {
     static const char *const fields[4] = {"rows.data", "rows.stride", "rows.dtype", "rows.kind"};
-    fai_spec_call c = {FA_OK, a ? a->error : NULL};
-    if (!a) return FA_ERR_ARGS_NULL;
+    fai_spec_call c = {FA_OK, a ? a->error : NULL, device};
+    if (!a) {
+        c.status = FA_ERR_ARGS_NULL;
+        return c;
+    }
     if (a->first_canary || a->last_canary) {
         c.error = NULL; /* it need not be a pointer */
         fai_spec_bad(&c, FA_ERR_NOT_ZEROED, "first_canary", -1, 0, 1, 0);
-        return c.status;
+        return c;
     }
     const int32_t num_rows = a->num_rows ? a->num_rows : a->batch,
                   num_samples = a->num_samples ? a->num_samples : 1;
@@ -732,12 +747,20 @@ static inline fa_status fa_sample(const fa_sample_args *a) {
     fai_check_coins(&c, &a->coins);
     fai_spec_pointer(&c, FA_ERR_SPEC_OUT, "tokens", a->tokens, 4, 1);
     fai_spec_pointer(&c, FA_ERR_SPEC_OUT, "flags", a->flags, 4, 0);
-    for (int32_t r = 0; r < num_rows && c.status == FA_OK; r++) {
+    for (int32_t r = 0; r < num_rows && c.status == FA_OK && !device; r++) {
         if (a->request) fai_spec_range(&c, FA_ERR_SPEC_SAMPLE, "request", r, a->request[r], 0, a->batch - 1);
         if (a->node)
             fai_spec_range(&c, FA_ERR_SPEC_SAMPLE, "node", r, a->node[r], 0, INT32_MAX - FA_TREE_MAX_NODES);
     }
+    return c;
+}
+
+/* Draws num_samples tokens from each row. */
+static inline fa_status fa_sample(const fa_sample_args *a) {
+    fai_spec_call c = fai_check_sample(a, 0);
     if (c.status != FA_OK) return c.status;
+    const int32_t num_rows = a->num_rows ? a->num_rows : a->batch,
+                  num_samples = a->num_samples ? a->num_samples : 1;
     for (int32_t r = 0; r < num_rows; r++) {
         const int64_t b = a->request ? a->request[r] : r, at = (int64_t)r * num_samples;
         fai_row row = fai_row_open(&a->rows, r, a->vocab, &a->sampling, b);
@@ -804,7 +827,7 @@ static inline void fai_check_trees(fai_spec_call *c, const fa_trees *t, int32_t 
     fai_spec_pointer(c, FA_ERR_TREE_NODES, "trees.indptr", t->indptr, 4, 0);
     fai_spec_pointer(c, FA_ERR_TREE_PARENT, "trees.parent", t->parent, 4, 1);
     fai_spec_pointer(c, FA_ERR_TREE_TOKEN, "trees.token", t->token, 4, vocab > 0);
-    if (t->indptr && c->status == FA_OK) {
+    if (t->indptr && c->status == FA_OK && !c->device) {
         fai_spec_range(c, FA_ERR_TREE_NODES, "trees.indptr", 0, t->indptr[0], 0, INT32_MAX);
         for (int32_t b = 0; b < t->batch && c->status == FA_OK; b++) {
             const double last = t->indptr[b];
@@ -812,7 +835,7 @@ static inline void fai_check_trees(fai_spec_call *c, const fa_trees *t, int32_t 
                            last + t->num_nodes);
         }
     }
-    for (int32_t b = 0; b < t->batch && c->status == FA_OK; b++) {
+    for (int32_t b = 0; b < t->batch && c->status == FA_OK && !c->device; b++) {
         const int64_t first = fai_tree_first(t, b);
         const int32_t nodes = fai_tree_nodes(t, b);
         for (int32_t n = 0; n < nodes && c->status == FA_OK; n++) {
@@ -1097,7 +1120,7 @@ FAI_HD static inline int32_t fai_next_child(const fai_request *r, int32_t node, 
     return -1;
 }
 
-static inline uint64_t fai_request_coin(const fai_request *r, uint32_t purpose, int32_t node) {
+FAI_HD static inline uint64_t fai_request_coin(const fai_request *r, uint32_t purpose, int32_t node) {
     const fa_coins *coins = &r->a->coins;
     if (coins->coins) return coins->coins[r->first + (purpose == FA_COIN_ACCEPT ? node : 0)];
     return fai_coin_of(coins, r->b, purpose, node);
@@ -1357,7 +1380,7 @@ static inline void fai_run_request(fai_request *r, int32_t max_out) {
     if (a->flags) a->flags[r->b] = r->flags;
 }
 
-static inline int fai_rule_needs_draft(int32_t rule) {
+FAI_HD static inline int fai_rule_needs_draft(int32_t rule) {
     return rule == FA_VERIFY_TOKEN || rule == FA_VERIFY_BLOCK || rule == FA_VERIFY_WITH_REPLACEMENT ||
            rule == FA_VERIFY_WITHOUT_REPLACEMENT;
 }
@@ -1400,6 +1423,7 @@ static inline void fai_check_chains(fai_spec_call *c, const fa_chains *t, int32_
     fai_spec_pointer(c, FA_ERR_SPEC_CHAIN, "chains.lengths", t->lengths, 4, 0);
     fai_spec_pointer(c, FA_ERR_SPEC_CHAIN, "chains.token", t->token, 4, t->num_tokens > 0);
     if (t->indptr && t->lengths) fai_spec_bad(c, FA_ERR_SPEC_CHAIN, "chains.lengths", -1, (double)NAN, 1, 0);
+    if (c->device) return;
     if (t->indptr && c->status == FA_OK)
         fai_spec_range(c, FA_ERR_SPEC_CHAIN, "chains.indptr", 0, t->indptr[0], 0, INT32_MAX);
     for (int32_t b = 0; b < t->batch && c->status == FA_OK; b++) {
@@ -1418,8 +1442,8 @@ static inline void fai_check_chains(fai_spec_call *c, const fa_chains *t, int32_
 }
 
 /* Is the struct there, zeroed, with a vocabulary? */
-static inline fai_spec_call fai_verify_begin(const fa_verify_args *a) {
-    fai_spec_call c = {FA_OK, NULL};
+static inline fai_spec_call fai_verify_begin(const fa_verify_args *a, int device) {
+    fai_spec_call c = {FA_OK, NULL, device};
     if (!a) {
         c.status = FA_ERR_ARGS_NULL;
     } else if (a->first_canary || a->last_canary) {
@@ -1431,22 +1455,29 @@ static inline fai_spec_call fai_verify_begin(const fa_verify_args *a) {
     return c;
 }
 
-/* Verifies chains of drafts: which prefix of each is accepted, and the token behind it.  Rules: GREEDY,
- * TARGET_ONLY, TOKEN, BLOCK, TYPICAL.  Requests are independent: alone or in any batch, each gives the same.
- * All outputs are written whole. */
-static inline fa_status fa_verify_chain(const fa_verify_args *a) {
-    fai_spec_call c = fai_verify_begin(a);
-    if (c.status != FA_OK) return c.status;
+static inline fai_spec_call fai_check_verify_chain(const fa_verify_args *a, int device) {
+    fai_spec_call c = fai_verify_begin(a, device);
+    if (c.status != FA_OK) return c;
     const fa_chains *t = &a->chains;
     if (a->rule < FA_VERIFY_GREEDY || a->rule > FA_VERIFY_TYPICAL || a->rule == FA_VERIFY_WITH_REPLACEMENT ||
         a->rule == FA_VERIFY_WITHOUT_REPLACEMENT)
         fai_spec_bad(&c, FA_ERR_SPEC_RULE, "rule", -1, a->rule, 1, 0);
     fai_check_chains(&c, t, a->vocab);
     if (c.status == FA_OK) {
-        const int64_t drafts = t->indptr ? t->indptr[t->batch] : (int64_t)t->batch * t->num_tokens;
+        const int64_t drafts =
+            t->indptr && !device ? t->indptr[t->batch] : (int64_t)t->batch * t->num_tokens;
         fai_check_verify(&c, a, t->batch, drafts + t->batch, drafts, t->num_tokens + 1);
     }
+    return c;
+}
+
+/* Verifies chains of drafts: which prefix of each is accepted, and the token behind it.  Rules: GREEDY,
+ * TARGET_ONLY, TOKEN, BLOCK, TYPICAL.  Requests are independent: alone or in any batch, each gives the same.
+ * All outputs are written whole. */
+static inline fa_status fa_verify_chain(const fa_verify_args *a) {
+    fai_spec_call c = fai_check_verify_chain(a, 0);
     if (c.status != FA_OK) return c.status;
+    const fa_chains *t = &a->chains;
     for (int64_t b = 0; b < t->batch; b++) {
         fai_request r;
         memset(&r, 0, sizeof r);
@@ -1470,27 +1501,22 @@ static inline size_t fa_verify_tree_workspace(const fa_verify_args *a) {
     return 2 * (size_t)a->vocab * sizeof(uint64_t) + sizeof(uint64_t);
 }
 
-/* Verifies trees of drafts: which path from the root is accepted, and the token behind it.  Rules: GREEDY,
- * TARGET_ONLY, WITH_REPLACEMENT, WITHOUT_REPLACEMENT, TYPICAL.  Siblings are tried in the order of their
- * nodes.  Requests are independent: alone or in any batch, each gives the same.  All outputs are written
- * whole. */
-static inline fa_status fa_verify_tree(const fa_verify_args *a, void *workspace, size_t bytes) {
-    fai_spec_call c = fai_verify_begin(a);
+static inline fai_spec_call fai_check_verify_tree(const fa_verify_args *a, int device) {
+    fai_spec_call c = fai_verify_begin(a, device);
     int32_t deepest = 0;
-    if (c.status != FA_OK) return c.status;
+    if (c.status != FA_OK) return c;
     const fa_trees *t = &a->trees;
-    const size_t needed = fa_verify_tree_workspace(a);
     if (a->rule < FA_VERIFY_GREEDY || a->rule > FA_VERIFY_TYPICAL || a->rule == FA_VERIFY_TOKEN ||
         a->rule == FA_VERIFY_BLOCK)
         fai_spec_bad(&c, FA_ERR_SPEC_RULE, "rule", -1, a->rule, 1, 0);
     if (c.status == FA_OK) fai_check_trees(&c, t, a->vocab, &deepest);
     if (c.status == FA_OK) {
-        const int64_t nodes = fai_tree_first(t, t->batch);
+        const int64_t nodes = device ? (int64_t)t->batch * t->num_nodes : fai_tree_first(t, t->batch);
         const int mapped = a->draft_row && fai_rule_needs_draft(a->rule);
         if (mapped) {
             fai_spec_pointer(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", a->draft_row, 4, 1);
             fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "num_draft_rows", -1, a->num_draft_rows, 0, INT32_MAX);
-            for (int64_t b = 0; b < t->batch; b++)
+            for (int64_t b = 0; b < t->batch && !device; b++)
                 for (int64_t first = fai_tree_first(t, b), n = 1;
                      n < fai_tree_nodes(t, b) && c.status == FA_OK; n++) {
                     const int64_t parent = first + t->parent[first + n];
@@ -1500,7 +1526,19 @@ static inline fa_status fa_verify_tree(const fa_verify_args *a, void *workspace,
         }
         fai_check_verify(&c, a, t->batch, nodes, mapped ? a->num_draft_rows : nodes, deepest);
     }
-    if (c.status == FA_OK && needed) {
+    return c;
+}
+
+/* Verifies trees of drafts: which path from the root is accepted, and the token behind it.  Rules: GREEDY,
+ * TARGET_ONLY, WITH_REPLACEMENT, WITHOUT_REPLACEMENT, TYPICAL.  Siblings are tried in the order of their
+ * nodes.  Requests are independent: alone or in any batch, each gives the same.  All outputs are written
+ * whole. */
+static inline fa_status fa_verify_tree(const fa_verify_args *a, void *workspace, size_t bytes) {
+    fai_spec_call c = fai_check_verify_tree(a, 0);
+    if (c.status != FA_OK) return c.status;
+    const fa_trees *t = &a->trees;
+    const size_t needed = fa_verify_tree_workspace(a);
+    if (needed) {
         if (!workspace) fai_spec_bad(&c, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 1, 0);
         fai_spec_range(&c, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)needed, INFINITY);
     }
@@ -3225,8 +3263,1176 @@ static inline fa_status fa_choose_nodes(const double *likely, int32_t count, con
     return v.status;
 }
 
+#endif /* FA_FLASHATTN_SPEC_H */
+
+#if defined(FA_CUDA_SPEC) && !defined(FAI_CUDA_SPEC)
+#define FAI_CUDA_SPEC
 /* ======================================================================================== */
 /* >>cuda     the same on the GPU                                                            */
 /* ======================================================================================== */
 
+/*  Compiled by nvcc if FA_CUDA_SPEC is defined before an include, the first one or a later one. What is said
+ *  above holds: the same structs, with pointers to device memory, and the same tokens, flags and coins.
+ *
+ *      fa_sample_cuda                      one launch
+ *      fa_verify_chain_cuda, .._tree_cuda  vocabularies of up to 4096: one launch, a thread block for each
+ *                                          request; else max (of rows that are to be prepared: all but f32
+ *                                          FA_PROBS without temperature, top_k, top_p and min_p), walk, draw
+ *
+ *  max and walk split rows among thread blocks, up to 32 for each; the last one of a request then walks
+ *  its chain or tree. draw splits the row of the last token. What is read, if rows are prepared: all rows of a
+ *  request, for max, for the sums in walk, and one for the draw; else what FA_VERIFY_TOKEN needs: p and q of
+ *  drafts, and the two rows at the place of rejection (or the last row of p), once, and 1/128 of them, or 512
+ *  entries, again.  One thread block alone works on: rows that top_k, top_p or min_p cut, and the entropy of
+ *  FA_VERIFY_TYPICAL (one for each row); Z of FA_VERIFY_BLOCK and what is left after a second sibling (one for
+ *  each request); all of fa_sample_cuda (one for each row).
+ *
+ *  No call allocates, synchronises or keeps state, and each may be captured in a graph. Arrays are in device
+ *  memory, hence what they hold is not checked: sizes, tokens, parents, request numbers and parameters must be
+ *  what the calls of the CPU accept. args, error and draft_sampling are in host memory. The workspace is device
+ *  memory of any content; calls that may run at the same time need workspaces of their own.
+ *  .._launch: the launches that a call would make, kernel NULL for what it does without; the grids are what
+ *  there is to see, launching them is for the call. */
+
+#if !defined(__CUDACC__)
+#error "flashattn_spec.h: FA_CUDA_SPEC needs nvcc (a .cu file, or -x cu)"
 #endif
+#include "flashattn_cuda.cuh"
+
+#define FAI_SPEC_THREADS 256
+#define FAI_SPEC_WARPS (FAI_SPEC_THREADS / 32)
+#define FAI_SPEC_PARTS 32         /* of a row, at most: a warp adds them up */
+#define FAI_SPEC_ONE_LAUNCH 4096  /* ids that a thread block reads in about the time of a launch */
+#define FAI_SPEC_PART_LENGTH 8192 /* ids of a part, or more: 32 for each thread */
+
+/* Statistics of a row that is to be prepared. */
+typedef struct fai_record {
+    fai_row row;
+    int32_t best, parts; /* parts: sums that scale is still to be made from; 0: it is there */
+    uint64_t entropy;    /* FA_VERIFY_TYPICAL */
+} fai_record;
+
+/* What the last token is drawn from, besides rows p and q; a fai_mass by value. */
+typedef struct fai_last_draw {
+    int32_t active, has_q, num_skip, slot; /* slot: column of tokens */
+    uint64_t ratio, coin;
+    const uint64_t *weights;
+} fai_last_draw;
+
+typedef struct fai_spec_job {
+    fa_verify_args a;
+    fa_sampling sampling[2]; /* of target, of draft */
+    int32_t tree, batch, nodes, max_out; /* nodes: the most of a request, root included */
+    int32_t one_launch, parts;
+    int32_t prepare[2]; /* target, draft: do rows have statistics? */
+    /* workspace; a row is number (side * batch + b) * nodes + node */
+    fai_record *records; /* (rows) */
+    uint64_t *tops;      /* (rows, parts) */
+    fai_sum *sums;       /* (rows, parts) */
+    uint32_t *bads;      /* (rows, parts) */
+    uint32_t *counters;  /* (batch, 2): thread blocks that are done with walk, and with draw */
+    uint32_t *draw_bads; /* (batch) */
+    fai_last_draw *draws;
+    fai_row *draw_rows;  /* (batch, 2) */
+    uint64_t *draw_sums; /* (batch, 256) */
+    int32_t *skips;      /* (batch, nodes) */
+    uint64_t *weights;   /* (batch, 2, vocab) */
+} fai_spec_job;
+
+/* A thread block at work on a request or on a row. */
+typedef struct fai_team {
+    fai_row p, q;
+    int32_t best, last; /* last: is this the last thread block? */
+    uint64_t entropy;
+    fai_sum warp[32];
+    fai_last_draw draw;
+    int32_t skip[FA_TREE_MAX_NODES];
+    uint64_t sum[256];           /* of a fai_sums */
+    uint64_t low[256], high[256]; /* sums by digit: of the lower 32 bits of units, and of the rest */
+    uint32_t count[256];
+    fai_sum units; /* before the digit */
+    int64_t before;
+    int32_t digit;
+    int32_t depth[FA_TREE_MAX_NODES];
+    uint64_t score[FA_TREE_MAX_NODES]; /* FA_VERIFY_TYPICAL; FA_VERIFY_BLOCK: its a */
+} fai_team;
+
+typedef struct fai_filter {
+    float temperature, top_p, min_p;
+    int32_t top_k;
+} fai_filter;
+
+/* ---- sums and maxima of a team ---- */
+
+FAI_ATOM fai_sum fai_sum_plus(fai_sum a, fai_sum b) {
+    a.lo += b.lo, a.hi += b.hi + (a.lo < b.lo);
+    return a;
+}
+FAI_ATOM fai_sum fai_warp_add(fai_sum x) {
+#pragma unroll
+    for (int step = 16; step; step >>= 1) {
+        const fai_sum y = {__shfl_xor_sync(~0u, x.hi, step), __shfl_xor_sync(~0u, x.lo, step)};
+        x = fai_sum_plus(x, y);
+    }
+    return x;
+}
+FAI_ATOM uint64_t fai_warp_max(uint64_t x) {
+#pragma unroll
+    for (int step = 16; step; step >>= 1) {
+        const uint64_t y = __shfl_xor_sync(~0u, x, step);
+        if (y > x) x = y;
+    }
+    return x;
+}
+/* Both also are a barrier: what threads wrote before, all see after. */
+FAI_ATOM fai_sum fai_team_add(fai_team *t, fai_sum x) {
+    x = fai_warp_add(x);
+    __syncthreads(); /* warp[] is free */
+    if (threadIdx.x % 32 == 0) t->warp[threadIdx.x / 32] = x;
+    __syncthreads(); /* warp[] is there */
+    fai_sum r = t->warp[0];
+    for (unsigned w = 1; w < blockDim.x / 32; w++) r = fai_sum_plus(r, t->warp[w]);
+    return r;
+}
+FAI_ATOM uint64_t fai_team_max(fai_team *t, uint64_t x) {
+    x = fai_warp_max(x);
+    __syncthreads(); /* warp[] is free */
+    if (threadIdx.x % 32 == 0) t->warp[threadIdx.x / 32].lo = x;
+    __syncthreads(); /* warp[] is there */
+    uint64_t r = t->warp[0].lo;
+    for (unsigned w = 1; w < blockDim.x / 32; w++)
+        if (t->warp[w].lo > r) r = t->warp[w].lo;
+    return r;
+}
+FAI_ATOM uint64_t fai_cap(fai_sum x) { return x.hi || x.lo >> 62 ? (uint64_t)1 << 62 : x.lo; }
+
+/* ---- rows ---- */
+
+FAI_ATOM fai_filter fai_filter_of(const fa_sampling *s, int64_t b) {
+    const fai_filter f = {s->temperature ? s->temperature[b] : 1, s->top_p ? s->top_p[b] : 0,
+                          s->min_p ? s->min_p[b] : 0, s->top_k ? s->top_k[b] : 0};
+    return f;
+}
+FAI_ATOM int fai_filter_cuts(const fai_filter *f) {
+    return f->top_k > 0 || (f->top_p > 0 && f->top_p < 1) || f->min_p > 0;
+}
+
+/* fai_row_open; kind is FA_PROBS if there is nothing to prepare. */
+FAI_ATOM fai_row fai_row_begin(const fa_rows *rows, int64_t index, int32_t vocab, const fai_filter *f) {
+    const fa_dtype dtype = rows->dtype ? rows->dtype : FA_F32;
+    const fai_row row = {(const char *)rows->data +
+                             index * (rows->stride ? rows->stride : vocab) * (dtype == FA_F32 ? 4 : 2),
+                         dtype, vocab,
+                         rows->kind == FA_PROBS && (dtype != FA_F32 || fai_filter_cuts(f) || f->temperature == 0)
+                             ? FA_WEIGHTS
+                         : rows->kind ? rows->kind
+                                      : FA_LOGITS,
+                         0, -1, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}};
+    return row;
+}
+
+/* The largest of entries from .. to-1 as key and ~id: the first of equals is the largest number.  bad: does an
+ * entry count as 0? */
+static __device__ uint64_t fai_team_top(fai_team *t, const fai_row *row, int32_t from, int32_t to,
+                                        int *bad) {
+    uint64_t top = 0;
+    int odd = 0;
+#pragma unroll 2
+    for (int64_t id = from + (int32_t)threadIdx.x; id < to; id += blockDim.x) {
+        const uint32_t key = fai_row_key(row, (int32_t)id);
+        const uint64_t x = (uint64_t)key << 32 | ~(uint32_t)id;
+        odd |= row->kind == FA_LOGITS
+                   ? key == 0 || key == 0xff800000u
+                   : fai_bad_weight(fai_bits_of(fai_row_load(row, id)), 0x7f800000u);
+        if (x > top) top = x;
+    }
+    *bad = __syncthreads_or(odd);
+    return fai_team_max(t, top);
+}
+FAI_ATOM int32_t fai_top_id(uint64_t top) { return (int32_t) ~(uint32_t)top; }
+
+/* The part of fai_row_prepare that needs the largest entry alone. */
+FAI_ATOM void fai_row_rate(fai_row *row, uint64_t top, int bad, const fai_filter *f) {
+    const uint32_t key = (uint32_t)(top >> 32);
+    const int32_t best = fai_top_id(top);
+    row->top = fai_row_load(row, best);
+    if (bad) row->bad = 1;
+    if (key <= (row->kind == FA_LOGITS ? 0x007fffffu : 0x80000000u))
+        row->bad = 1, row->only = best;
+    else if (f->temperature == 0 || (row->kind == FA_LOGITS && key == 0xff800000u))
+        row->only = best;
+    if (row->only >= 0) return;
+    row->exponent = (int32_t)(fai_bits_of(row->top) >> 23) - 127;
+    if (row->exponent < -126) row->exponent = -126;
+    if (row->kind == FA_LOGITS) fai_row_temperature(row, f->temperature);
+    row->cut_id = row->vocab - 1;
+}
+
+/* Units of what is left among ids from .. to-1. */
+static __device__ fai_sum fai_team_units(fai_team *t, const fai_row *row, int32_t from, int32_t to) {
+    const int cut = row->cut_key || row->least;
+    fai_sum total = {0, 0};
+#pragma unroll 2
+    for (int64_t id = from + (int32_t)threadIdx.x; id < to; id += blockDim.x) {
+        const uint64_t unit = fai_unit(row, (int32_t)id);
+        if (!cut || fai_kept(row, (int32_t)id, fai_row_key(row, (int32_t)id), unit))
+            total = fai_sum_add(total, unit);
+    }
+    return fai_team_add(t, total);
+}
+
+/* fai_row_cut: bins in shared memory, whose sums do not depend on the order of additions. */
+static __device__ void fai_team_cut(fai_team *t, fai_row *row, int64_t k, uint32_t share, fai_sum total) {
+    const fai_sum wanted = fai_sum_share(total, share);
+    const uint32_t old_key = row->cut_key;
+    const int32_t old_id = row->cut_id, block = fai_sums_block(row->vocab);
+    const int thread = (int)threadIdx.x, threads = (int)blockDim.x, lane = thread % 32;
+    uint32_t prefix = 0;
+    if (thread == 0) t->units.hi = t->units.lo = 0, t->before = 0;
+    for (int shift = 24; shift >= 0; shift -= 8) {
+        for (int n = thread; n < 256; n += threads) t->low[n] = t->high[n] = 0, t->count[n] = 0;
+        __syncthreads(); /* bins are empty */
+#pragma unroll 1
+        for (int64_t id = thread; id < row->vocab; id += threads) {
+            const uint32_t key = fai_row_key(row, (int32_t)id), digit = key >> shift & 255;
+            if (shift < 24 && key >> (shift + 8) != prefix) continue;
+            if (key < old_key || (key == old_key && id > old_id)) continue;
+            const uint64_t unit = fai_unit(row, (int32_t)id);
+            atomicAdd((unsigned long long *)&t->low[digit], (unsigned long long)(uint32_t)unit);
+            atomicAdd((unsigned long long *)&t->high[digit], (unsigned long long)(unit >> 32));
+            atomicAdd(&t->count[digit], 1u);
+        }
+        __syncthreads(); /* bins are full */
+        if (thread == 0) {
+            fai_sum units = t->units;
+            int64_t before = t->before;
+            int digit = 255;
+            for (; digit > 0; digit--) {
+                const fai_sum high = {t->high[digit] >> 32, t->high[digit] << 32},
+                              next = fai_sum_plus(units, fai_sum_add(high, t->low[digit]));
+                if (k ? before + t->count[digit] >= k : t->count[digit] && !fai_sum_less(next, wanted)) break;
+                units = next, before += t->count[digit];
+            }
+            t->units = units, t->before = before, t->digit = digit;
+        }
+        __syncthreads(); /* the digit is known, the bins are free */
+        prefix = prefix << 8 | (uint32_t)t->digit;
+    }
+    /* Which of the ids that have this key is the last? Number m (1 ..), or the last one at all. */
+    const int32_t blocks = (int32_t)((row->vocab - 1) / block + 1);
+    uint64_t equal = 0;
+    for (int32_t n = thread / 32; n < blocks; n += threads / 32) {
+        uint32_t count = 0;
+        for (int64_t id = (int64_t)n * block + lane; id < row->vocab && id < ((int64_t)n + 1) * block; id += 32)
+            if (fai_row_key(row, (int32_t)id) == prefix && (prefix != old_key || id <= old_id))
+                count++, equal = fai_unit(row, (int32_t)id);
+        count = __reduce_add_sync(~0u, count);
+        if (lane == 0) t->count[n] = count;
+    }
+    equal = fai_team_max(t, equal); /* and counts are there */
+    if (thread < 32) {
+        int64_t all = 0, m = 1;
+        for (int32_t n = 0; n < blocks; n++) all += t->count[n];
+        if (k) {
+            m = k - t->before;
+        } else { /* the least m with units + m equal >= wanted */
+            int64_t most = all > 0 ? all : 1;
+            while (m < most) {
+                const int64_t middle = (m + most) / 2;
+                const fai_sum x = {fai_mulhi(equal, (uint64_t)middle), equal * (uint64_t)middle};
+                if (fai_sum_less(fai_sum_plus(t->units, x), wanted))
+                    m = middle + 1;
+                else
+                    most = middle;
+            }
+        }
+        if (m > all) m = all;
+        int32_t n = 0, last = row->vocab - 1;
+        if (all > 0) {
+            for (; m > t->count[n]; n++) m -= t->count[n];
+            for (int64_t base = (int64_t)n * block;; base += 32) {
+                const int64_t id = base + lane;
+                const int is = id < row->vocab && fai_row_key(row, (int32_t)id) == prefix &&
+                               (prefix != old_key || id <= old_id);
+                uint32_t found = __ballot_sync(~0u, is);
+                if (m > __popc(found)) {
+                    m -= __popc(found);
+                    continue;
+                }
+                for (; m > 1; m--) found &= found - 1;
+                last = (int32_t)base + __ffs((int)found) - 1;
+                break;
+            }
+        }
+        __syncwarp();
+        if (thread == 0) row->cut_key = prefix, row->cut_id = last;
+    }
+    __syncthreads(); /* the row is cut */
+}
+
+/* The rest of fai_row_prepare, of a row that is not `only`: top-k, top-p, min-p. */
+static __device__ void fai_team_prepare(fai_team *t, fai_row *row, int32_t best, const fai_filter *f) {
+    fai_sum total = {0, 0};
+#pragma unroll 1 /* the code of each pass once */
+    for (int pass = 0; pass < 3; pass++) {
+        if (pass == 0 && !(f->top_k > 0 && f->top_k < row->vocab)) continue;
+        if (pass == 1 && !(f->top_p > 0 && f->top_p < 1)) continue;
+        if (pass == 2 && f->min_p > 0) {
+            if (threadIdx.x == 0) {
+                const uint64_t largest = fai_unit(row, best);
+                row->least = f->min_p >= 1
+                                 ? largest
+                                 : fai_mulhi(largest << 6, fai_fixed(fai_bits_of(f->min_p), 0) << 6);
+            }
+            __syncthreads(); /* least is there */
+        }
+        if (pass) total = fai_team_units(t, row, 0, row->vocab);
+        if (pass < 2)
+            fai_team_cut(t, row, pass ? 0 : f->top_k,
+                         pass ? (uint32_t)(fai_fixed(fai_bits_of(f->top_p), 0) >> 28) : 0, total);
+    }
+    if (threadIdx.x == 0) row->scale = fai_scale_to_one(total);
+    __syncthreads(); /* the row is a distribution */
+}
+
+/* A row by the team alone; its largest entry, if anybody wants it. */
+static __device__ int32_t fai_team_open(fai_team *t, fai_row *row, const fa_rows *rows, int64_t index,
+                                        int32_t vocab, const fai_filter *f, int32_t rule) {
+    int bad;
+    __syncthreads(); /* nobody looks at *row any more */
+    if (threadIdx.x == 0) *row = fai_row_begin(rows, index, vocab, f);
+    __syncthreads(); /* the row has begun */
+    const int plain = row->kind == FA_PROBS;
+    if (plain && rule != FA_VERIFY_GREEDY) return -1;
+    const uint64_t top = fai_team_top(t, row, 0, vocab, &bad);
+    if (threadIdx.x == 0 && !plain) fai_row_rate(row, top, bad, f);
+    __syncthreads(); /* the row has a unit */
+    if (row->only < 0 && rule != FA_VERIFY_GREEDY) fai_team_prepare(t, row, fai_top_id(top), f);
+    return fai_top_id(top);
+}
+
+static __device__ int32_t fai_team_argmax(fai_team *t, const fai_row *row) {
+    int bad;
+    return fai_top_id(fai_team_top(t, row, 0, row->vocab, &bad));
+}
+
+/* fai_weight, and does the entry count as 0 that is not? */
+FAI_ATOM uint64_t fai_weight_judged(const fai_row *row, int32_t id, int *bad) {
+    if (row->kind != FA_PROBS) return fai_weight(row, id);
+    const uint32_t bits = fai_bits_of(((const float *)row->data)[id]);
+    *bad |= fai_bad_weight(bits, 0x40000000u);
+    return bits >= 0x40000000u ? 0 : fai_fixed(bits, 0);
+}
+/* Of a token that may be anything. */
+FAI_ATOM uint64_t fai_weight_of_token(const fai_row *row, int32_t token, int *bad) {
+    return token >= 0 && token < row->vocab ? fai_weight_judged(row, token, bad) : 0;
+}
+
+/* Sum of fai_entropy over a row; it is judged then. */
+static __device__ uint64_t fai_team_entropy(fai_team *t, fai_row *row) {
+    fai_sum entropy = {0, 0};
+    int bad = 0;
+    for (int64_t id = threadIdx.x; id < row->vocab; id += blockDim.x)
+        entropy = fai_sum_add(entropy, fai_entropy(fai_weight_judged(row, (int32_t)id, &bad)));
+    bad = __syncthreads_or(bad);
+    if (threadIdx.x == 0 && bad) row->bad = 1;
+    return fai_team_add(t, entropy).lo;
+}
+
+/* ---- draws ---- */
+
+FAI_ATOM fai_mass fai_team_mass(fai_team *t) {
+    const fai_mass m = {&t->p,           t->draw.has_q ? &t->q : NULL, t->draw.ratio, t->draw.weights, t->skip,
+                        t->draw.num_skip, t->p.vocab};
+    return m;
+}
+
+/* Sums of blocks from .. to-1 of the mass, skipped ids included; 1: p has entries that count as 0, 2: q. */
+static __device__ uint32_t fai_team_sums(fai_team *t, int32_t from, int32_t to) {
+    const fai_mass m = fai_team_mass(t);
+    const int32_t block = fai_sums_block(m.vocab);
+    const int lane = threadIdx.x % 32;
+    int bad_p = 0, bad_q = 0;
+    for (int32_t n = from + (int32_t)threadIdx.x / 32; n < to; n += (int32_t)blockDim.x / 32) {
+        const int64_t end = (n + 1) * (int64_t)block < m.vocab ? (n + 1) * (int64_t)block : m.vocab;
+        fai_sum sum = {0, 0};
+#pragma unroll 2
+        for (int64_t id = (int64_t)n * block + lane; id < end; id += 32) {
+            uint64_t weight;
+            if (m.weights) {
+                weight = m.weights[id];
+            } else {
+                weight = fai_p_times(fai_weight_judged(m.p, (int32_t)id, &bad_p), m.ratio);
+                if (m.q) weight = fai_residual(weight, fai_weight_judged(m.q, (int32_t)id, &bad_q));
+            }
+            sum = fai_sum_add(sum, weight);
+        }
+        sum = fai_warp_add(sum);
+        if (lane == 0) t->sum[n] = fai_cap(sum);
+    }
+    bad_p = __syncthreads_or(bad_p), bad_q = __syncthreads_or(bad_q); /* sums are there */
+    return (uint32_t)!!bad_p | (uint32_t)!!bad_q << 1;
+}
+
+/* Their total. */
+static __device__ uint64_t fai_team_total(fai_team *t, int32_t blocks) {
+    fai_sum total = {0, 0};
+    for (int32_t n = (int32_t)threadIdx.x; n < blocks; n += (int32_t)blockDim.x)
+        total = fai_sum_add(total, t->sum[n]);
+    return fai_cap(fai_team_add(t, total));
+}
+FAI_ATOM int32_t fai_team_blocks(const fai_team *t) { return (t->p.vocab - 1) / fai_sums_block(t->p.vocab) + 1; }
+
+/* The lane whose weight holds the unit, which then counts from its beginning; -1: none does, and the unit
+ * counts from behind them. */
+FAI_ATOM int fai_warp_find(uint64_t weight, uint64_t *unit) {
+    const int lane = threadIdx.x % 32;
+    uint64_t end = weight;
+#pragma unroll
+    for (int step = 1; step < 32; step <<= 1) {
+        const uint64_t before = __shfl_up_sync(~0u, end, step);
+        if (lane >= step) end += before;
+    }
+    const uint32_t found = __ballot_sync(~0u, *unit < end);
+    const int at = found ? __ffs((int)found) - 1 : -1;
+    *unit -= __shfl_sync(~0u, found ? end - weight : end, found ? at : 31);
+    return at;
+}
+
+/* fai_mass_draw by a warp. */
+static __device__ int32_t fai_warp_draw(const fai_mass *m, const uint64_t *sum, int32_t blocks, uint64_t unit) {
+    const int lane = threadIdx.x % 32;
+    const int32_t block = fai_sums_block(m->vocab);
+    int at = -1;
+    int64_t base = 0;
+    for (; at < 0 && base < blocks; base += 32)
+        at = fai_warp_find(base + lane < blocks ? sum[base + lane] : 0, &unit);
+    base = (base - 32 + at) * block;
+    for (at = -1; at < 0 && base < m->vocab; base += 32) {
+        const int64_t id = base + lane;
+        at = fai_warp_find(id < m->vocab && !(m->num_skip && fai_skips(m, (int32_t)id))
+                               ? fai_mass_at(m, (int32_t)id)
+                               : 0,
+                           &unit);
+    }
+    return (int32_t)(base - 32 + at);
+}
+
+/* fai_draw_from, into the outputs of request b; sums are there. */
+static __device__ void fai_team_finish(const fai_spec_job *job, fai_team *t, int64_t b, uint32_t bad) {
+    const fai_mass m = fai_team_mass(t);
+    const int32_t blocks = fai_team_blocks(t), block = fai_sums_block(m.vocab);
+    uint64_t total = fai_team_total(t, blocks); /* and everybody has read the sums */
+    uint32_t flags = (bad & 1) || t->p.bad ? FA_SPEC_BAD_TARGET : 0;
+    int32_t token;
+    if (m.num_skip) {
+        fai_sum dropped = {0, 0};
+        for (int32_t n = (int32_t)threadIdx.x; n < m.num_skip; n += (int32_t)blockDim.x) {
+            const uint64_t weight = fai_mass_at(&m, m.skip[n]);
+            atomicAdd((unsigned long long *)&t->sum[m.skip[n] / block], (unsigned long long)(0 - weight));
+            dropped = fai_sum_add(dropped, weight);
+        }
+        total -= fai_team_add(t, dropped).lo; /* and the sums are without them */
+    }
+    if (m.q && ((bad & 2) || m.q->bad)) flags |= FA_SPEC_BAD_DRAFT;
+    if (total && !(total >> 53)) {
+        if (threadIdx.x >= 32) return;
+        token = fai_warp_draw(&m, t->sum, blocks, fai_mulhi(t->draw.coin, total));
+    } else {
+        if (total || !(m.q || m.weights || m.num_skip)) flags |= FA_SPEC_BAD_TARGET;
+        if (m.q || m.weights || m.num_skip) flags |= FA_SPEC_FALLBACK;
+        token = m.p->only >= 0 ? m.p->only : fai_team_argmax(t, m.p);
+    }
+    if (threadIdx.x) return;
+    if (t->draw.slot < job->max_out) job->a.tokens[b * job->max_out + t->draw.slot] = token;
+    if (job->a.flags) job->a.flags[b] |= flags;
+}
+
+/* ---- a request ---- */
+
+FAI_ATOM fai_request fai_request_begin(const fai_spec_job *job, int64_t b) {
+    fai_request r;
+    memset(&r, 0, sizeof r);
+    r.a = &job->a, r.b = b, r.vocab = job->a.vocab;
+    if (job->tree) {
+        const fa_trees *const trees = &job->a.trees;
+        r.nodes = fai_tree_nodes(trees, b), r.first = fai_tree_first(trees, b);
+        r.parent = trees->parent + r.first, r.token = trees->token + r.first + 1;
+    } else {
+        const fa_chains *const chains = &job->a.chains;
+        r.nodes = fai_chain_tokens(chains, b) + 1, r.first_draft = fai_chain_first(chains, b);
+        r.first = r.first_draft + b, r.token = chains->token + r.first_draft;
+    }
+    if (r.nodes > job->nodes) r.nodes = job->nodes;
+    if (job->weights) r.p = job->weights + 2 * b * (int64_t)r.vocab, r.q = r.p + r.vocab;
+    return r;
+}
+
+/* fai_next_child by each warp. */
+FAI_ATOM int32_t fai_warp_next_child(const fai_request *r, int32_t node, int32_t after) {
+    if (!r->parent) return fai_next_child(r, node, after);
+    for (int32_t n = after + 1; n < r->nodes; n += 32) {
+        const int32_t at = n + (int32_t)threadIdx.x % 32;
+        const uint32_t found = __ballot_sync(~0u, at < r->nodes && r->parent[at] == node);
+        if (found) return n + __ffs((int)found) - 1;
+    }
+    return -1;
+}
+
+/* Row of a node: side 0 target, 1 draft. */
+FAI_ATOM int64_t fai_row_index(const fai_request *r, int side, int32_t node) {
+    if (side == 0) return r->first + node;
+    if (!r->parent) return r->first_draft + node;
+    return r->a->draft_row ? r->a->draft_row[r->first + node] : r->first + node;
+}
+FAI_ATOM int64_t fai_row_number(const fai_spec_job *job, int side, int64_t b, int32_t node) {
+    return ((int64_t)side * job->batch + b) * job->nodes + node;
+}
+
+/* The row of a node into t->p or t->q, with best and entropy of a target row. */
+static __device__ void fai_team_fetch(const fai_spec_job *job, fai_team *t, const fai_request *r, int side,
+                                      int32_t node) {
+    fai_row *const row = side ? &t->q : &t->p;
+    const fa_rows *const rows = side ? &job->a.draft : &job->a.target;
+    const int32_t rule = job->a.rule;
+    if (job->prepare[side] && !job->one_launch) {
+        const int64_t number = fai_row_number(job, side, r->b, node);
+        const fai_record *const record = job->records + number;
+        __syncthreads(); /* nobody looks at the old row any more */
+        if (threadIdx.x < 32) {
+            const int lane = (int)threadIdx.x;
+            const int32_t parts = record->parts;
+            fai_sum total = {0, 0};
+            if (lane < parts) total = job->sums[number * job->parts + lane];
+            if (parts) total = fai_warp_add(total);
+            if (lane == 0) {
+                *row = record->row;
+                if (parts) row->scale = fai_scale_to_one(total);
+                if (side == 0) t->best = record->best, t->entropy = record->entropy;
+            }
+        }
+        __syncthreads(); /* the row is there */
+        return;
+    }
+    const fai_filter none = {1, 0, 0, 0},
+                     f = rule == FA_VERIFY_GREEDY ? none : fai_filter_of(&job->sampling[side], r->b);
+    const int32_t best = fai_team_open(t, row, rows, fai_row_index(r, side, node), r->vocab, &f, rule);
+    if (side == 0 && threadIdx.x == 0) t->best = best;
+    if (side == 0 && rule == FA_VERIFY_TYPICAL) {
+        const uint64_t entropy = fai_team_entropy(t, row);
+        if (threadIdx.x == 0) t->entropy = entropy;
+    }
+    __syncthreads(); /* best and entropy are there */
+}
+
+FAI_ATOM void fai_team_accept(const fai_spec_job *job, fai_request *r, int32_t node) {
+    if (threadIdx.x == 0) {
+        if (r->count < job->max_out) r->out[r->count] = fai_token_of(r, node);
+        if (r->accepted && r->count + 1 < job->max_out) r->accepted[r->count + 1] = node;
+    }
+    r->count++;
+}
+FAI_ATOM void fai_team_flag(fai_request *r, int bad_p, int bad_q) {
+    if (bad_p) r->flags |= FA_SPEC_BAD_TARGET;
+    if (bad_q) r->flags |= FA_SPEC_BAD_DRAFT;
+}
+
+/* What the last token is drawn from; skip is in t already. */
+FAI_ATOM void fai_team_last(fai_team *t, const fai_request *r, int has_q, uint64_t ratio,
+                            const uint64_t *weights, int32_t num_skip, uint32_t purpose, int32_t node) {
+    const fai_last_draw draw = {1,     has_q, num_skip, r->count, ratio, fai_request_coin(r, purpose, node),
+                                weights};
+    __syncthreads(); /* nobody looks at the old one any more */
+    if (threadIdx.x == 0) t->draw = draw;
+    __syncthreads(); /* it is there */
+}
+/* ---- the steps of >>chains, by all threads alike, p and q of the node fetched ---- */
+
+static __device__ int32_t fai_team_step_greedy(const fai_spec_job *job, fai_team *t, fai_request *r,
+                                               int32_t node) {
+    const int32_t best = t->best;
+    fai_team_flag(r, t->p.bad, 0);
+    for (int32_t child = fai_warp_next_child(r, node, node); child >= 0;
+         child = fai_warp_next_child(r, node, child))
+        if (fai_token_of(r, child) == best) return child;
+    if (threadIdx.x == 0 && r->count < job->max_out) r->out[r->count] = best;
+    return -1;
+}
+
+static __device__ int32_t fai_team_step_target_only(fai_team *t, fai_request *r, int32_t node,
+                                                    int32_t child) {
+    uint64_t total = FAI_ONE;
+    int32_t num_skip = 0;
+    int bad = 0;
+    for (; child >= 0; child = fai_warp_next_child(r, node, child)) {
+        const int32_t token = fai_token_of(r, child);
+        int known = 0;
+        for (int32_t n = (int32_t)threadIdx.x % 32; n < num_skip; n += 32) known |= t->skip[n] == token;
+        known = __any_sync(~0u, known);
+        const uint64_t any = fai_weight_of_token(&t->p, token, &bad), weight = known ? 0 : any;
+        if (fai_mulhi(fai_request_coin(r, FA_COIN_ACCEPT, child), total) < weight) break;
+        total = fai_residual(total, weight);
+        if (known || token < 0 || token >= r->vocab) continue;
+        __syncthreads(); /* nobody looks through skip */
+        if (threadIdx.x == 0) t->skip[num_skip] = token;
+        num_skip++;
+        __syncthreads(); /* it is longer by one */
+    }
+    fai_team_flag(r, t->p.bad || bad, 0);
+    if (child < 0) fai_team_last(t, r, 0, 0, NULL, num_skip, FA_COIN_RESAMPLE, node);
+    return child;
+}
+
+static __device__ int32_t fai_team_step_drawn(fai_team *t, fai_request *r, int32_t node, int32_t child,
+                                              int without) {
+    const fai_row *const p = &t->p, *const q = &t->q;
+    fai_scale scale_p = {0, 0, 0}, scale_q = {0, 0, 0};
+    fai_sum total_p = {0, 0}, total_q = {0, 0};
+    int32_t next;
+    int bad_p = 0, bad_q = 0, updated = 0;
+#pragma unroll 1
+    for (;; child = next) {
+        const int32_t token = fai_token_of(r, child);
+        const int inside = token >= 0 && token < r->vocab;
+        uint64_t wp = 0, wq = 0;
+        if (!updated) {
+            wp = fai_weight_of_token(p, token, &bad_p), wq = fai_weight_of_token(q, token, &bad_q);
+        } else {
+            scale_p = fai_scale_to_one(total_p), wp = inside ? fai_scaled(scale_p, r->p[token]) : 0;
+            if (without) scale_q = fai_scale_to_one(total_q);
+            wq = !inside ? 0 : without ? fai_scaled(scale_q, r->q[token]) : r->q[token];
+        }
+        if (fai_accept(fai_request_coin(r, FA_COIN_ACCEPT, child), wq, wp)) break;
+        next = fai_warp_next_child(r, node, child);
+        if (!updated && next < 0) { /* nobody needs the rows */
+            child = -1;
+            break;
+        }
+        total_p.hi = total_p.lo = total_q.hi = total_q.lo = 0;
+        __syncthreads(); /* everybody has read the weights of the token */
+#pragma unroll 1
+        for (int64_t id = threadIdx.x; id < r->vocab; id += blockDim.x) {
+            if (!updated) {
+                wq = fai_weight_judged(q, (int32_t)id, &bad_q);
+                wp = fai_weight_judged(p, (int32_t)id, &bad_p);
+            } else {
+                wq = without ? fai_scaled(scale_q, r->q[id]) : r->q[id];
+                wp = fai_scaled(scale_p, r->p[id]);
+            }
+            wp = fai_residual(wp, wq);
+            r->p[id] = wp, total_p = fai_sum_add(total_p, wp);
+            r->q[id] = wq, total_q = fai_sum_add(total_q, wq);
+        }
+        if (!updated) bad_p = __syncthreads_or(bad_p), bad_q = __syncthreads_or(bad_q);
+        updated = 1;
+        total_p = fai_team_add(t, total_p), total_q = fai_team_add(t, total_q); /* rows are written */
+        if (without && inside) {
+            const uint64_t gone = r->q[token];
+            total_q.hi -= total_q.lo < gone, total_q.lo -= gone;
+            __syncthreads(); /* everybody has read it */
+            if (threadIdx.x == 0) r->q[token] = 0;
+            __syncthreads(); /* it is 0 */
+        }
+        if (next < 0) {
+            child = -1;
+            break;
+        }
+    }
+    fai_team_flag(r, p->bad || bad_p, q->bad || bad_q);
+    if (child < 0) fai_team_last(t, r, 1, 0, updated ? r->p : NULL, 0, FA_COIN_RESAMPLE, node);
+    return child;
+}
+
+/* Children of an accepted node. */
+static __device__ void fai_team_step_typical(fai_team *t, fai_request *r, int32_t node, int32_t child) {
+    const float epsilon = r->a->typical_epsilon > 0 ? r->a->typical_epsilon : 0.3f;
+    const float delta = r->a->typical_delta > 0 ? r->a->typical_delta : 0.09f;
+    const uint64_t threshold = fai_typical_threshold(t->entropy, epsilon, delta);
+    int bad = 0;
+    for (; child >= 0; child = fai_warp_next_child(r, node, child)) {
+        const uint64_t weight = fai_weight_of_token(&t->p, fai_token_of(r, child), &bad);
+        if (weight > threshold && threadIdx.x == 0)
+            t->depth[child] = t->depth[node] + 1, t->score[child] = t->score[node] + fai_log2(weight);
+    }
+    fai_team_flag(r, t->p.bad, 0);
+    __syncthreads(); /* children are judged */
+}
+
+/* fai_run_request, its last draw maybe left to the next launch. One loop for all rules, so that the code which
+ * fetches rows is there once: node is what to fetch, and
+ *     GREEDY, TARGET_ONLY, TOKEN, .._REPLACEMENT  where the path has come to
+ *     TYPICAL  each node that is accepted and has children; at last the best
+ *     BLOCK    all places for their a, forward; then those for their Z, backward, or the end */
+static __device__ void fai_team_walk(const fai_spec_job *job, fai_team *t, int64_t b) {
+    enum { FORWARD, BACKWARD, BONUS };
+    const uint64_t one = (uint64_t)1 << 63;
+    fai_request r = fai_request_begin(job, b);
+    const int32_t rule = job->a.rule, end = r.nodes - 1;
+    const int draft = fai_rule_needs_draft(rule);
+    int32_t node = 0, best = 0; /* best: TYPICAL */
+    int state = rule == FA_VERIFY_BLOCK && end == 0 ? BONUS : FORWARD, summed = 0;
+    uint64_t a = one; /* BLOCK */
+    uint32_t bad = 0;
+    r.out = job->a.tokens + b * job->max_out;
+    r.accepted = job->a.accepted ? job->a.accepted + b * job->max_out : NULL;
+    for (int32_t n = (int32_t)threadIdx.x; n < job->max_out; n += (int32_t)blockDim.x) {
+        r.out[n] = -1;
+        if (r.accepted) r.accepted[n] = n ? -1 : 0;
+    }
+    for (int32_t n = (int32_t)threadIdx.x; rule == FA_VERIFY_TYPICAL && n < r.nodes; n += (int32_t)blockDim.x)
+        t->depth[n] = n == 0, t->score[n] = 0;
+    __syncthreads(); /* outputs are -1, and only the root is accepted */
+#pragma unroll 1
+    for (;;) {
+        const int32_t child = fai_warp_next_child(&r, node, node);
+        if (rule == FA_VERIFY_TYPICAL && state == FORWARD) {
+            const int32_t depth = t->depth[node], deepest = t->depth[best];
+            if (depth > deepest || (depth == deepest && t->score[node] > t->score[best])) best = node;
+            if (depth == 0 || child < 0) {
+                if (++node < r.nodes) continue;
+                const int32_t count = t->depth[best] - 1;
+                for (int32_t at = best, n = count; n > 0; n--) {
+                    r.count = n - 1, fai_team_accept(job, &r, at);
+                    at = r.parent ? r.parent[at] : at - 1;
+                }
+                r.count = count, node = best, state = BONUS;
+            }
+        }
+        if (state == BACKWARD) a = t->score[node];
+        if (state == BACKWARD && node && !a) { /* Z = 0 */
+            node--;
+            continue;
+        }
+#pragma unroll 1 /* the code once */
+        for (int side = 0; side < (draft && child >= 0 ? 2 : 1); side++) fai_team_fetch(job, t, &r, side, node);
+        if (rule == FA_VERIFY_GREEDY) {
+            node = fai_team_step_greedy(job, t, &r, node);
+        } else if (state == BONUS || child < 0) {
+            fai_team_flag(&r, t->p.bad, 0);
+            fai_team_last(t, &r, 0, 0, NULL, 0, FA_COIN_BONUS, node);
+            node = -1;
+        } else if (rule == FA_VERIFY_TARGET_ONLY) {
+            node = fai_team_step_target_only(t, &r, node, child);
+        } else if (rule == FA_VERIFY_TYPICAL) {
+            fai_team_step_typical(t, &r, node, child);
+            if (node + 1 < r.nodes) node++; /* a node with children is not the last */
+            continue;
+        } else if (rule != FA_VERIFY_BLOCK) {
+            node = fai_team_step_drawn(t, &r, node, child, rule == FA_VERIFY_WITHOUT_REPLACEMENT);
+        } else if (state == FORWARD) {
+            const int32_t token = fai_token_of(&r, node + 1);
+            int bad_p = 0, bad_q = 0;
+            const uint64_t wp = fai_weight_of_token(&t->p, token, &bad_p),
+                           wq = fai_weight_of_token(&t->q, token, &bad_q);
+            if (threadIdx.x == 0) t->score[node] = a;
+            a = fai_block_ratio(a, wp, wq);
+            fai_team_flag(&r, t->p.bad || bad_p, t->q.bad || bad_q);
+            if (++node < end) continue;
+            if (fai_mulhi(fai_request_coin(&r, FA_COIN_ACCEPT, end), one) < a) {
+                for (int32_t n = 1; n <= end; n++) fai_team_accept(job, &r, n);
+                state = BONUS;
+            } else {
+                node--, state = BACKWARD;
+                __syncthreads(); /* all a are there */
+            }
+            continue;
+        } else {
+            r.count = node;
+            fai_team_last(t, &r, 1, a < one ? a : 0, NULL, 0, FA_COIN_RESAMPLE, node);
+        }
+        if (node >= 0 && state != BACKWARD) {
+            fai_team_accept(job, &r, node);
+            continue;
+        }
+        if (rule == FA_VERIFY_GREEDY || (!job->one_launch && state != BACKWARD)) break;
+        summed = 1, bad = fai_team_sums(t, 0, fai_team_blocks(t));
+        if (state != BACKWARD) break;
+        const uint64_t total = fai_team_total(t, fai_team_blocks(t)), whole = total + FAI_ONE - (a >> 11);
+        fai_team_flag(&r, t->p.bad || (bad & 1), t->q.bad || (bad & 2));
+        if (node && whole && fai_mulhi(fai_request_coin(&r, FA_COIN_ACCEPT, node), whole) >= total) {
+            node--;
+            continue;
+        }
+        r.count = 0;
+        for (int32_t n = 1; n <= node; n++) fai_team_accept(job, &r, n);
+        break; /* the sums are those of the draw */
+    }
+    if (threadIdx.x == 0) {
+        if (job->a.num_out) job->a.num_out[b] = r.count + 1;
+        if (job->a.flags) job->a.flags[b] = r.flags;
+    }
+    if (rule == FA_VERIFY_GREEDY) return;
+    if (!job->one_launch) { /* before a draw here takes threads away */
+        for (int32_t n = (int32_t)threadIdx.x; n < t->draw.num_skip; n += (int32_t)blockDim.x)
+            job->skips[b * job->nodes + n] = t->skip[n];
+        if (threadIdx.x == 0) {
+            job->draws[b] = t->draw, job->draws[b].active = !summed;
+            job->draw_rows[2 * b] = t->p, job->draw_rows[2 * b + 1] = t->q;
+            job->counters[2 * b + 1] = 0, job->draw_bads[b] = 0;
+        }
+    }
+    if (summed) fai_team_finish(job, t, b, bad);
+}
+
+/* ---- kernels ---- */
+
+FAI_ATOM int32_t fai_part_length(const fai_spec_job *job) {
+    return ((job->a.vocab - 1) / job->parts + 64) / 64 * 64;
+}
+
+/* The row of a thread block, and its part; 0: there is no such row. */
+FAI_ATOM int fai_find_part(const fai_spec_job *job, fai_request *r, int *side, int32_t *node, int32_t *part) {
+    const int64_t number = blockIdx.x / (unsigned)job->parts, b = number / job->nodes;
+    *part = (int32_t)(blockIdx.x % (unsigned)job->parts), *node = (int32_t)(number % job->nodes);
+    *side = (int)(b / job->batch) + !job->prepare[0];
+    *r = fai_request_begin(job, b % job->batch);
+    if (*side == 0) return *node < r->nodes;
+    return fai_warp_next_child(r, *node, *node) >= 0 && *node < r->nodes;
+}
+
+/* Is this the last of `all` thread blocks to come here? What all of them wrote before, it sees after. */
+FAI_ATOM int fai_team_is_last(fai_team *t, uint32_t *counter, uint32_t all) {
+    __threadfence(); /* what this thread wrote is before the count */
+    __syncthreads();
+    if (threadIdx.x == 0) t->last = fai_atom_global_inc_u32(counter, all - 1) == all - 1;
+    __syncthreads(); /* last is there */
+    __threadfence(); /* what the others wrote is after it */
+    return t->last;
+}
+
+/* The largest entry of every part of every row. */
+static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
+    fai_spec_max_kernel(const __grid_constant__ fai_spec_job job) {
+    __shared__ fai_team team;
+    fai_request r;
+    int side, bad;
+    int32_t node, part;
+    const int is = fai_find_part(&job, &r, &side, &node, &part);
+    if (node == 0 && part == 0 && threadIdx.x == 0) job.counters[2 * r.b] = 0; /* twice, if there are sides */
+    if (!is) return;
+    const fai_filter none = {1, 0, 0, 0},
+                     f = job.a.rule == FA_VERIFY_GREEDY ? none : fai_filter_of(&job.sampling[side], r.b);
+    const int64_t at = fai_row_number(&job, side, r.b, node) * job.parts + part;
+    const int32_t length = fai_part_length(&job), from = part * length;
+    if (threadIdx.x == 0)
+        team.p = fai_row_begin(side ? &job.a.draft : &job.a.target, fai_row_index(&r, side, node), r.vocab, &f);
+    __syncthreads(); /* the row is there */
+    if (team.p.kind == FA_PROBS && job.a.rule != FA_VERIFY_GREEDY) return;
+    const uint64_t top =
+        fai_team_top(&team, &team.p, from, r.vocab - from > length ? from + length : r.vocab, &bad);
+    if (threadIdx.x == 0) job.tops[at] = top, job.bads[at] = bad != 0;
+}
+
+/* Statistics of a part of a row. */
+static __device__ void fai_team_part(const fai_spec_job *job, fai_team *t, const fai_request *r, int side,
+                                     int32_t node, int32_t part) {
+    const fai_filter none = {1, 0, 0, 0},
+                     f = job->a.rule == FA_VERIFY_GREEDY ? none : fai_filter_of(&job->sampling[side], r->b);
+    const int64_t number = fai_row_number(job, side, r->b, node);
+    const int lane = threadIdx.x % 32, typical = side == 0 && job->a.rule == FA_VERIFY_TYPICAL;
+    const int32_t length = fai_part_length(job), from = part * length;
+    fai_record *const record = job->records + number;
+    fai_row *const row = &t->p;
+    if (threadIdx.x == 0)
+        *row = fai_row_begin(side ? &job->a.draft : &job->a.target, fai_row_index(r, side, node), r->vocab, &f);
+    __syncthreads(); /* the row is there */
+    uint64_t top = 0, entropy = 0;
+    int32_t parts = 0;
+    const int plain = row->kind == FA_PROBS;
+    if (!plain || job->a.rule == FA_VERIFY_GREEDY) {
+        uint32_t bad = 0;
+        if (lane < job->parts) top = job->tops[number * job->parts + lane], bad = job->bads[number * job->parts + lane];
+        top = fai_warp_max(top), bad = __any_sync(~0u, bad != 0);
+        if (threadIdx.x == 0 && !plain) fai_row_rate(row, top, bad != 0, &f);
+        __syncthreads(); /* the row has a unit */
+    }
+    if (!plain && row->only < 0 && job->a.rule != FA_VERIFY_GREEDY) {
+        if (!typical && !fai_filter_cuts(&f)) {
+            const fai_sum sum = fai_team_units(t, row, from, r->vocab - from > length ? from + length : r->vocab);
+            if (threadIdx.x == 0) job->sums[number * job->parts + part] = sum;
+            parts = job->parts;
+        } else if (part == 0) {
+            fai_team_prepare(t, row, fai_top_id(top), &f);
+        }
+    }
+    if (part) return;
+    if (typical) entropy = fai_team_entropy(t, row);
+    __syncthreads(); /* the row is complete */
+    if (threadIdx.x) return;
+    record->row = *row, record->best = fai_top_id(top), record->parts = parts, record->entropy = entropy;
+}
+
+/* Rows, then requests; without rows, or all in one launch, a thread block for each request. */
+static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
+    fai_spec_walk_kernel(const __grid_constant__ fai_spec_job job) {
+    __shared__ fai_team team;
+    int64_t b = blockIdx.x;
+    if (!job.one_launch && (job.prepare[0] || job.prepare[1])) {
+        fai_request r;
+        int side;
+        int32_t node, part;
+        if (fai_find_part(&job, &r, &side, &node, &part)) fai_team_part(&job, &team, &r, side, node, part);
+        const uint32_t sides = (uint32_t)(job.prepare[0] + job.prepare[1]);
+        b = r.b;
+        if (!fai_team_is_last(&team, job.counters + 2 * b, sides * (uint32_t)job.nodes * (uint32_t)job.parts))
+            return;
+    }
+    fai_team_walk(&job, &team, b);
+}
+
+/* The last token: FAI_SPEC_WARPS blocks of sums for each thread block. */
+static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
+    fai_spec_draw_kernel(const __grid_constant__ fai_spec_job job) {
+    __shared__ fai_team team;
+    fai_team *const t = &team;
+    const int64_t b = blockIdx.x % (unsigned)job.batch;
+    const int32_t part = (int32_t)(blockIdx.x / (unsigned)job.batch);
+    if (!job.draws[b].active) return;
+    if (threadIdx.x == 0)
+        t->draw = job.draws[b], t->p = job.draw_rows[2 * b], t->q = job.draw_rows[2 * b + 1];
+    __syncthreads(); /* the draw is there */
+    for (int32_t n = (int32_t)threadIdx.x; n < t->draw.num_skip; n += FAI_SPEC_THREADS)
+        t->skip[n] = job.skips[b * job.nodes + n];
+    const int32_t blocks = fai_team_blocks(t), from = part * FAI_SPEC_WARPS,
+                  to = from + FAI_SPEC_WARPS < blocks ? from + FAI_SPEC_WARPS : blocks;
+    uint64_t *const sums = job.draw_sums + b * 256;
+    uint32_t bad = fai_team_sums(t, from, to); /* and skip is there */
+    if (from + (int32_t)threadIdx.x < to) sums[from + threadIdx.x] = t->sum[from + threadIdx.x];
+    if (threadIdx.x == 0 && bad) atomicOr(job.draw_bads + b, bad);
+    if (!fai_team_is_last(t, job.counters + 2 * b + 1, gridDim.x / (unsigned)job.batch)) return;
+    for (int32_t n = (int32_t)threadIdx.x; n < blocks; n += FAI_SPEC_THREADS) t->sum[n] = sums[n];
+    bad = job.draw_bads[b];
+    __syncthreads(); /* all sums are there */
+    fai_team_finish(&job, t, b, bad);
+}
+
+/* A thread block for each row. */
+static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
+    fai_spec_sample_kernel(const __grid_constant__ fa_sample_args a) {
+    __shared__ fai_team team;
+    fai_team *const t = &team;
+    const int32_t num_samples = a.num_samples ? a.num_samples : 1;
+    const int64_t row = blockIdx.x, b = a.request ? a.request[row] : row, at = row * num_samples;
+    const int lane = threadIdx.x % 32;
+    const fai_last_draw draw = {1, 0, 0, 0, 0, 0, NULL};
+    if (threadIdx.x == 0) t->draw = draw;
+    const fai_filter f = fai_filter_of(&a.sampling, b);
+    fai_team_open(t, &t->p, &a.rows, row, a.vocab, &f, 0);
+    const int32_t blocks = fai_team_blocks(t), block = fai_sums_block(a.vocab);
+    const uint32_t bad = fai_team_sums(t, 0, blocks);
+    uint64_t total = fai_team_total(t, blocks);
+    const int dead = !total || total >> 53;
+    int32_t best = 0;
+    if (dead) best = fai_team_argmax(t, &t->p);
+    if (threadIdx.x >= 32) return;
+    if (lane == 0 && a.flags) a.flags[row] = t->p.bad || bad || dead ? FA_SPEC_BAD_DRAFT : 0;
+    fai_mass m = fai_team_mass(t);
+    for (int32_t n = 0; n < num_samples; n++) {
+        int32_t token = -1;
+        if (dead) {
+            token = n && a.without_replacement ? -1 : best;
+        } else if (total) {
+            const uint64_t coin =
+                a.coins.coins ? a.coins.coins[at + n]
+                              : fai_coin_of(&a.coins, b, a.purpose, (a.node ? a.node[row] : 1) + n);
+            token = fai_warp_draw(&m, t->sum, blocks, fai_mulhi(coin, total));
+        }
+        if (lane == 0) a.tokens[at + n] = token;
+        if (!a.without_replacement || token < 0 || dead) continue;
+        const uint64_t weight = fai_mass_at(&m, token);
+        __syncwarp(); /* everybody is done with the sums */
+        if (lane == 0) t->sum[token / block] -= weight, t->skip[m.num_skip] = token;
+        __syncwarp(); /* the token is gone */
+        total -= weight, m.num_skip++;
+    }
+}
+
+/* ---- calls ---- */
+
+/* A place of `count` elements in the workspace. */
+static inline void *fai_spec_take(char *base, int64_t *used, int64_t count, size_t size) {
+    void *const at = base ? base + *used : NULL;
+    const int64_t bytes = fai_mul(count, (int64_t)size);
+    *used = bytes > INT64_MAX - 64 - *used ? INT64_MAX : *used + (bytes + 15) / 16 * 16;
+    return at;
+}
+
+/* The whole plan; base NULL: only how much workspace it needs. */
+static inline int64_t fai_spec_plan(fai_spec_job *job, const fa_verify_args *a, int tree, char *base) {
+    int64_t used = 0;
+    memset(job, 0, sizeof *job);
+    job->a = *a, job->tree = tree, job->batch = tree ? a->trees.batch : a->chains.batch;
+    job->nodes = tree ? a->trees.num_nodes : a->chains.num_tokens + 1;
+    job->max_out = a->max_out ? a->max_out : job->nodes;
+    job->sampling[0] = a->sampling;
+    if (a->draft_sampling)
+        job->sampling[1] = *a->draft_sampling;
+    else if (a->draft.kind <= FA_LOGITS)
+        job->sampling[1] = a->sampling;
+    const int draft = fai_rule_needs_draft(a->rule) && job->nodes > 1;
+    for (int side = 0; side < 2; side++) {
+        const fa_rows *const rows = side ? &a->draft : &a->target;
+        const fa_sampling *const s = &job->sampling[side];
+        job->prepare[side] = rows->kind != FA_PROBS || (rows->dtype && rows->dtype != FA_F32) || s->temperature ||
+                             s->top_k || s->top_p || s->min_p;
+    }
+    if (a->rule == FA_VERIFY_GREEDY || a->rule == FA_VERIFY_TYPICAL) job->prepare[0] = 1;
+    if (!draft) job->prepare[1] = 0;
+    job->one_launch = a->vocab <= FAI_SPEC_ONE_LAUNCH;
+    job->parts = (a->vocab - 1) / FAI_SPEC_PART_LENGTH + 1;
+    if (job->parts > FAI_SPEC_PARTS) job->parts = FAI_SPEC_PARTS;
+    if (base) base = (char *)(((uintptr_t)base + 15) & ~(uintptr_t)15);
+    if (a->rule == FA_VERIFY_WITH_REPLACEMENT || a->rule == FA_VERIFY_WITHOUT_REPLACEMENT)
+        job->weights =
+            (uint64_t *)fai_spec_take(base, &used, fai_mul((int64_t)job->batch * 2, a->vocab), sizeof(uint64_t));
+    if (job->one_launch) return used ? used + 15 : 0;
+    const int64_t rows = 2 * (int64_t)job->batch * job->nodes, parts = rows * job->parts;
+    if (job->prepare[0] || job->prepare[1]) {
+        job->records = (fai_record *)fai_spec_take(base, &used, rows, sizeof(fai_record));
+        job->tops = (uint64_t *)fai_spec_take(base, &used, parts, sizeof(uint64_t));
+        job->sums = (fai_sum *)fai_spec_take(base, &used, parts, sizeof(fai_sum));
+        job->bads = (uint32_t *)fai_spec_take(base, &used, parts, sizeof(uint32_t));
+    }
+    job->counters = (uint32_t *)fai_spec_take(base, &used, 2 * (int64_t)job->batch, sizeof(uint32_t));
+    job->draw_bads = (uint32_t *)fai_spec_take(base, &used, job->batch, sizeof(uint32_t));
+    job->draws = (fai_last_draw *)fai_spec_take(base, &used, job->batch, sizeof(fai_last_draw));
+    job->draw_rows = (fai_row *)fai_spec_take(base, &used, 2 * (int64_t)job->batch, sizeof(fai_row));
+    job->draw_sums = (uint64_t *)fai_spec_take(base, &used, 256 * (int64_t)job->batch, sizeof(uint64_t));
+    job->skips = (int32_t *)fai_spec_take(base, &used, (int64_t)job->batch * job->nodes, sizeof(int32_t));
+    return used + 15;
+}
+
+/* max, walk, draw */
+static inline void fai_spec_launches(const fai_spec_job *job, fa_cuda_launch launch[3], double grid[3]) {
+    const int prepared = !job->one_launch && (job->prepare[0] || job->prepare[1]),
+              vectors = job->one_launch || prepared || job->a.rule == FA_VERIFY_BLOCK || job->weights;
+    const double rows = (double)job->batch * job->nodes * (job->prepare[0] + job->prepare[1]) * job->parts;
+    const int32_t blocks = (job->a.vocab - 1) / fai_sums_block(job->a.vocab) + 1;
+    memset(launch, 0, 3 * sizeof *launch), memset(grid, 0, 3 * sizeof *grid);
+    if (prepared) launch[0].kernel = (const void *)fai_spec_max_kernel, grid[0] = rows;
+    launch[1].kernel = (const void *)fai_spec_walk_kernel, grid[1] = prepared ? rows : job->batch;
+    if (!job->one_launch && job->a.rule != FA_VERIFY_GREEDY)
+        launch[2].kernel = (const void *)fai_spec_draw_kernel,
+        grid[2] = (double)job->batch * ((blocks - 1) / FAI_SPEC_WARPS + 1);
+    for (int n = 0; n < 3; n++)
+        if (launch[n].kernel)
+            launch[n].block = n == 1 && !vectors ? 32 : FAI_SPEC_THREADS,
+            launch[n].grid = grid[n] <= INT32_MAX ? (unsigned)grid[n] : 0;
+}
+
+static inline fa_status fai_spec_pointers(const fa_args *errors, const void *const *list,
+                                          const char *const *fields, int count) {
+    fa_status status = FA_OK;
+    for (int n = 0; n < count && status == FA_OK; n++) status = fai_cuda_check_pointer(errors, list[n], fields[n]);
+    return status;
+}
+
+/* Checks everything, and says what is to be launched. */
+static inline fa_status fai_spec_ready(const fa_verify_args *a, int tree, void *workspace, size_t bytes,
+                                       fai_spec_job *job, fa_cuda_launch launch[3], int dry) {
+    static const char *const fields[] = {
+        "target.data",     "draft.data",    "draft_row",       "temperature",   "top_k",
+        "top_p",           "min_p",         "draft temperature", "draft top_k", "draft top_p",
+        "draft min_p",     "coins.coins",   "coins.seed",      "coins.offset",  "tokens",
+        "num_out",         "accepted",      "flags",           "chains.indptr", "chains.lengths",
+        "chains.token",    "trees.indptr",  "trees.parent",    "trees.token"};
+    double grid[3];
+    fa_args errors;
+    fai_spec_call c = tree ? fai_check_verify_tree(a, 1) : fai_check_verify_chain(a, 1);
+    if (c.status != FA_OK) return c.status;
+    const int64_t needed = fai_spec_plan(job, a, tree, (char *)workspace);
+    const fa_sampling none = {0, 0, 0, 0}, *const s = &a->sampling, *const d = a->draft_sampling ? a->draft_sampling
+                                                                                                : &none;
+    const void *const list[] = {
+        a->target.data,    fai_rule_needs_draft(a->rule) ? a->draft.data : NULL,
+        a->draft_row,      s->temperature,   s->top_k,         s->top_p,
+        s->min_p,          d->temperature,   d->top_k,         d->top_p,
+        d->min_p,          a->coins.coins,   a->coins.seed,    a->coins.offset,
+        a->tokens,         a->num_out,       a->accepted,      a->flags,
+        tree ? NULL : a->chains.indptr,      tree ? NULL : a->chains.lengths,
+        tree ? NULL : a->chains.token,       tree ? a->trees.indptr : NULL,
+        tree ? a->trees.parent : NULL,       tree ? a->trees.token : NULL};
+    memset(&errors, 0, sizeof errors), errors.error = a->error;
+    fa_status status = fai_spec_pointers(&errors, list, fields, (int)(sizeof list / sizeof *list));
+    if (status == FA_OK && !dry)
+        status = fai_cuda_check_workspace(&errors, workspace, bytes, (size_t)needed);
+    if (status != FA_OK) return status;
+    fai_spec_launches(job, launch, grid);
+    for (int n = 0; n < 3 && status == FA_OK; n++)
+        if (grid[n] > INT32_MAX) status = fai_fail(&errors, FA_ERR_CUDA_GRID, "batch * nodes", -1, grid[n], 1, INT32_MAX);
+    for (int n = 0; n < 3 && status == FA_OK; n++)
+        if (launch[n].kernel) status = fai_cuda_prepare(&errors, &launch[n], launch[n].kernel);
+    return status;
+}
+
+static inline fa_status fai_verify_cuda(const fa_verify_args *a, int tree, void *workspace, size_t bytes,
+                                        cudaStream_t stream) {
+    fai_spec_job job;
+    fa_cuda_launch launch[3];
+    fa_args errors;
+    fa_status status = fai_spec_ready(a, tree, workspace, bytes, &job, launch, 0);
+    if (status != FA_OK) return status;
+    memset(&errors, 0, sizeof errors), errors.error = a->error;
+    for (int n = 0; n < 3 && status == FA_OK; n++) {
+        void *parameters[1] = {&job};
+        if (launch[n].kernel) status = fai_cuda_start(&errors, &launch[n], parameters, stream);
+    }
+    return status;
+}
+
+/* Bytes of device memory that a call needs, from sizes, rule, and kinds and dtypes of rows. */
+static inline size_t fa_verify_chain_cuda_workspace(const fa_verify_args *args) {
+    fai_spec_job job;
+    if (!args || args->vocab < 1 || args->chains.batch < 1 || args->chains.num_tokens < 0 ||
+        args->chains.num_tokens >= FA_TREE_MAX_NODES)
+        return 0;
+    return (size_t)fai_spec_plan(&job, args, 0, NULL);
+}
+static inline size_t fa_verify_tree_cuda_workspace(const fa_verify_args *args) {
+    fai_spec_job job;
+    if (!args || args->vocab < 1 || args->trees.batch < 1 || args->trees.num_nodes < 1 ||
+        args->trees.num_nodes > FA_TREE_MAX_NODES)
+        return 0;
+    return (size_t)fai_spec_plan(&job, args, 1, NULL);
+}
+
+/* fa_verify_chain and fa_verify_tree on the stream: the same outputs. max_out may not be less than the longest
+ * output: what is beyond it is not written. */
+static inline fa_status fa_verify_chain_cuda(const fa_verify_args *args, void *workspace, size_t bytes,
+                                             cudaStream_t stream) {
+    return fai_verify_cuda(args, 0, workspace, bytes, stream);
+}
+static inline fa_status fa_verify_tree_cuda(const fa_verify_args *args, void *workspace, size_t bytes,
+                                            cudaStream_t stream) {
+    return fai_verify_cuda(args, 1, workspace, bytes, stream);
+}
+static inline fa_status fa_verify_chain_cuda_launch(const fa_verify_args *args, fa_cuda_launch launch[3]) {
+    fai_spec_job job;
+    return fai_spec_ready(args, 0, NULL, 0, &job, launch, 1);
+}
+static inline fa_status fa_verify_tree_cuda_launch(const fa_verify_args *args, fa_cuda_launch launch[3]) {
+    fai_spec_job job;
+    return fai_spec_ready(args, 1, NULL, 0, &job, launch, 1);
+}
+
+/* fa_sample on the stream: the same tokens. No workspace. */
+static inline fa_status fa_sample_cuda(const fa_sample_args *args, cudaStream_t stream) {
+    static const char *const fields[] = {"rows.data", "request",     "temperature", "top_k",        "top_p", "min_p",
+                                         "node",      "coins.coins", "coins.seed",  "coins.offset", "tokens", "flags"};
+    fai_spec_call c = fai_check_sample(args, 1);
+    fa_args errors;
+    if (c.status != FA_OK) return c.status;
+    const fa_sampling *const s = &args->sampling;
+    const void *const list[] = {args->rows.data, args->request,     s->temperature,   s->top_k,
+                                s->top_p,        s->min_p,          args->node,       args->coins.coins,
+                                args->coins.seed, args->coins.offset, args->tokens,   args->flags};
+    memset(&errors, 0, sizeof errors), errors.error = args->error;
+    fa_status status = fai_spec_pointers(&errors, list, fields, (int)(sizeof list / sizeof *list));
+    if (status != FA_OK) return status;
+    fa_sample_args copy = *args;
+    void *parameters[1] = {&copy};
+    fa_cuda_launch launch = {(const void *)fai_spec_sample_kernel, 0, FAI_SPEC_THREADS, 0, 0};
+    launch.grid = (unsigned)(args->num_rows ? args->num_rows : args->batch);
+    return fai_cuda_start(&errors, &launch, parameters, stream);
+}
+#endif /* FA_CUDA_SPEC */
