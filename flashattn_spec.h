@@ -233,8 +233,8 @@ typedef struct fai_row {
     int32_t only;        /* >= 0: the id that has all weight */
     int32_t exponent;    /* FA_WEIGHTS: of the largest entry, as a power of two */
     float top;           /* FA_LOGITS: the largest entry */
-    uint64_t slope;      /* log2(e) / temperature = slope 2^(slope_exponent - 63), slope >= 2^63 */
     int32_t slope_exponent;
+    uint64_t slope;   /* log2(e) / temperature = slope 2^(slope_exponent - 63), slope >= 2^63 */
     uint32_t cut_key; /* entries before (cut_key, cut_id) are cut; least: so are units below it */
     int32_t cut_id;
     uint64_t least;
@@ -3341,7 +3341,7 @@ typedef struct fai_spec_job {
 
 /* A thread block at work on a request or on a row. */
 typedef struct fai_team {
-    fai_row p, q;
+    fai_row row[2]; /* p, q */
     int32_t best, last; /* last: is this the last thread block? */
     uint64_t entropy;
     fai_sum warp[32];
@@ -3361,6 +3361,13 @@ typedef struct fai_filter {
     float temperature, top_p, min_p;
     int32_t top_k;
 } fai_filter;
+
+/* Compilers read rows ahead of the condition that says whether they are there. A barrier must follow. */
+FAI_ATOM void fai_team_clear(fai_team *t) {
+    const fai_row row = {NULL, FA_F32, 1, FA_PROBS, 0, -1, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}};
+    const fai_last_draw draw = {0, 0, 0, 0, 0, 0, NULL};
+    if (threadIdx.x == 0) t->row[0] = t->row[1] = row, t->draw = draw;
+}
 
 /* ---- sums and maxima of a team ---- */
 
@@ -3642,8 +3649,8 @@ static __device__ uint64_t fai_team_entropy(fai_team *t, fai_row *row) {
 /* ---- draws ---- */
 
 FAI_ATOM fai_mass fai_team_mass(fai_team *t) {
-    const fai_mass m = {&t->p,           t->draw.has_q ? &t->q : NULL, t->draw.ratio, t->draw.weights, t->skip,
-                        t->draw.num_skip, t->p.vocab};
+    const fai_mass m = {&t->row[0],           t->draw.has_q ? &t->row[1] : NULL, t->draw.ratio, t->draw.weights, t->skip,
+                        t->draw.num_skip, t->row[0].vocab};
     return m;
 }
 
@@ -3681,7 +3688,7 @@ static __device__ uint64_t fai_team_total(fai_team *t, int32_t blocks) {
         total = fai_sum_add(total, t->sum[n]);
     return fai_cap(fai_team_add(t, total));
 }
-FAI_ATOM int32_t fai_team_blocks(const fai_team *t) { return (t->p.vocab - 1) / fai_sums_block(t->p.vocab) + 1; }
+FAI_ATOM int32_t fai_team_blocks(const fai_team *t) { return (t->row[0].vocab - 1) / fai_sums_block(t->row[0].vocab) + 1; }
 
 /* The lane whose weight holds the unit, which then counts from its beginning; -1: none does, and the unit
  * counts from behind them. */
@@ -3723,7 +3730,7 @@ static __device__ void fai_team_finish(const fai_spec_job *job, fai_team *t, int
     const fai_mass m = fai_team_mass(t);
     const int32_t blocks = fai_team_blocks(t), block = fai_sums_block(m.vocab);
     uint64_t total = fai_team_total(t, blocks); /* and everybody has read the sums */
-    uint32_t flags = (bad & 1) || t->p.bad ? FA_SPEC_BAD_TARGET : 0;
+    uint32_t flags = (bad & 1) || t->row[0].bad ? FA_SPEC_BAD_TARGET : 0;
     int32_t token;
     if (m.num_skip) {
         fai_sum dropped = {0, 0};
@@ -3789,10 +3796,10 @@ FAI_ATOM int64_t fai_row_number(const fai_spec_job *job, int side, int64_t b, in
     return ((int64_t)side * job->batch + b) * job->nodes + node;
 }
 
-/* The row of a node into t->p or t->q, with best and entropy of a target row. */
+/* The row of a node into t->row, with best and entropy of a target row. */
 static __device__ void fai_team_fetch(const fai_spec_job *job, fai_team *t, const fai_request *r, int side,
                                       int32_t node) {
-    fai_row *const row = side ? &t->q : &t->p;
+    fai_row *const row = &t->row[side];
     const fa_rows *const rows = side ? &job->a.draft : &job->a.target;
     const int32_t rule = job->a.rule;
     if (job->prepare[side] && !job->one_launch) {
@@ -3851,7 +3858,7 @@ FAI_ATOM void fai_team_last(fai_team *t, const fai_request *r, int has_q, uint64
 static __device__ int32_t fai_team_step_greedy(const fai_spec_job *job, fai_team *t, fai_request *r,
                                                int32_t node) {
     const int32_t best = t->best;
-    fai_team_flag(r, t->p.bad, 0);
+    fai_team_flag(r, t->row[0].bad, 0);
     for (int32_t child = fai_warp_next_child(r, node, node); child >= 0;
          child = fai_warp_next_child(r, node, child))
         if (fai_token_of(r, child) == best) return child;
@@ -3869,7 +3876,7 @@ static __device__ int32_t fai_team_step_target_only(fai_team *t, fai_request *r,
         int known = 0;
         for (int32_t n = (int32_t)threadIdx.x % 32; n < num_skip; n += 32) known |= t->skip[n] == token;
         known = __any_sync(~0u, known);
-        const uint64_t any = fai_weight_of_token(&t->p, token, &bad), weight = known ? 0 : any;
+        const uint64_t any = fai_weight_of_token(&t->row[0], token, &bad), weight = known ? 0 : any;
         if (fai_mulhi(fai_request_coin(r, FA_COIN_ACCEPT, child), total) < weight) break;
         total = fai_residual(total, weight);
         if (known || token < 0 || token >= r->vocab) continue;
@@ -3878,14 +3885,14 @@ static __device__ int32_t fai_team_step_target_only(fai_team *t, fai_request *r,
         num_skip++;
         __syncthreads(); /* it is longer by one */
     }
-    fai_team_flag(r, t->p.bad || bad, 0);
+    fai_team_flag(r, t->row[0].bad || bad, 0);
     if (child < 0) fai_team_last(t, r, 0, 0, NULL, num_skip, FA_COIN_RESAMPLE, node);
     return child;
 }
 
 static __device__ int32_t fai_team_step_drawn(fai_team *t, fai_request *r, int32_t node, int32_t child,
                                               int without) {
-    const fai_row *const p = &t->p, *const q = &t->q;
+    const fai_row *const p = &t->row[0], *const q = &t->row[1];
     fai_scale scale_p = {0, 0, 0}, scale_q = {0, 0, 0};
     fai_sum total_p = {0, 0}, total_q = {0, 0};
     int32_t next;
@@ -3950,11 +3957,11 @@ static __device__ void fai_team_step_typical(fai_team *t, fai_request *r, int32_
     const uint64_t threshold = fai_typical_threshold(t->entropy, epsilon, delta);
     int bad = 0;
     for (; child >= 0; child = fai_warp_next_child(r, node, child)) {
-        const uint64_t weight = fai_weight_of_token(&t->p, fai_token_of(r, child), &bad);
+        const uint64_t weight = fai_weight_of_token(&t->row[0], fai_token_of(r, child), &bad);
         if (weight > threshold && threadIdx.x == 0)
             t->depth[child] = t->depth[node] + 1, t->score[child] = t->score[node] + fai_log2(weight);
     }
-    fai_team_flag(r, t->p.bad, 0);
+    fai_team_flag(r, t->row[0].bad, 0);
     __syncthreads(); /* children are judged */
 }
 
@@ -3981,6 +3988,7 @@ static __device__ void fai_team_walk(const fai_spec_job *job, fai_team *t, int64
     }
     for (int32_t n = (int32_t)threadIdx.x; rule == FA_VERIFY_TYPICAL && n < r.nodes; n += (int32_t)blockDim.x)
         t->depth[n] = n == 0, t->score[n] = 0;
+    fai_team_clear(t);
     __syncthreads(); /* outputs are -1, and only the root is accepted */
 #pragma unroll 1
     for (;;) {
@@ -4008,7 +4016,7 @@ static __device__ void fai_team_walk(const fai_spec_job *job, fai_team *t, int64
         if (rule == FA_VERIFY_GREEDY) {
             node = fai_team_step_greedy(job, t, &r, node);
         } else if (state == BONUS || child < 0) {
-            fai_team_flag(&r, t->p.bad, 0);
+            fai_team_flag(&r, t->row[0].bad, 0);
             fai_team_last(t, &r, 0, 0, NULL, 0, FA_COIN_BONUS, node);
             node = -1;
         } else if (rule == FA_VERIFY_TARGET_ONLY) {
@@ -4022,11 +4030,11 @@ static __device__ void fai_team_walk(const fai_spec_job *job, fai_team *t, int64
         } else if (state == FORWARD) {
             const int32_t token = fai_token_of(&r, node + 1);
             int bad_p = 0, bad_q = 0;
-            const uint64_t wp = fai_weight_of_token(&t->p, token, &bad_p),
-                           wq = fai_weight_of_token(&t->q, token, &bad_q);
+            const uint64_t wp = fai_weight_of_token(&t->row[0], token, &bad_p),
+                           wq = fai_weight_of_token(&t->row[1], token, &bad_q);
             if (threadIdx.x == 0) t->score[node] = a;
             a = fai_block_ratio(a, wp, wq);
-            fai_team_flag(&r, t->p.bad || bad_p, t->q.bad || bad_q);
+            fai_team_flag(&r, t->row[0].bad || bad_p, t->row[1].bad || bad_q);
             if (++node < end) continue;
             if (fai_mulhi(fai_request_coin(&r, FA_COIN_ACCEPT, end), one) < a) {
                 for (int32_t n = 1; n <= end; n++) fai_team_accept(job, &r, n);
@@ -4048,7 +4056,7 @@ static __device__ void fai_team_walk(const fai_spec_job *job, fai_team *t, int64
         summed = 1, bad = fai_team_sums(t, 0, fai_team_blocks(t));
         if (state != BACKWARD) break;
         const uint64_t total = fai_team_total(t, fai_team_blocks(t)), whole = total + FAI_ONE - (a >> 11);
-        fai_team_flag(&r, t->p.bad || (bad & 1), t->q.bad || (bad & 2));
+        fai_team_flag(&r, t->row[0].bad || (bad & 1), t->row[1].bad || (bad & 2));
         if (node && whole && fai_mulhi(fai_request_coin(&r, FA_COIN_ACCEPT, node), whole) >= total) {
             node--;
             continue;
@@ -4067,7 +4075,8 @@ static __device__ void fai_team_walk(const fai_spec_job *job, fai_team *t, int64
             job->skips[b * job->nodes + n] = t->skip[n];
         if (threadIdx.x == 0) {
             job->draws[b] = t->draw, job->draws[b].active = !summed;
-            job->draw_rows[2 * b] = t->p, job->draw_rows[2 * b + 1] = t->q;
+            job->draw_rows[2 * b] = t->row[0];
+            if (t->draw.has_q) job->draw_rows[2 * b + 1] = t->row[1];
             job->counters[2 * b + 1] = 0, job->draw_bads[b] = 0;
         }
     }
@@ -4108,18 +4117,18 @@ static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
     int side, bad;
     int32_t node, part;
     const int is = fai_find_part(&job, &r, &side, &node, &part);
-    if (node == 0 && part == 0 && threadIdx.x == 0) job.counters[2 * r.b] = 0; /* twice, if there are sides */
+    if (node == 0 && part == 0 && side == !job.prepare[0] && threadIdx.x == 0) job.counters[2 * r.b] = 0;
     if (!is) return;
     const fai_filter none = {1, 0, 0, 0},
                      f = job.a.rule == FA_VERIFY_GREEDY ? none : fai_filter_of(&job.sampling[side], r.b);
     const int64_t at = fai_row_number(&job, side, r.b, node) * job.parts + part;
     const int32_t length = fai_part_length(&job), from = part * length;
     if (threadIdx.x == 0)
-        team.p = fai_row_begin(side ? &job.a.draft : &job.a.target, fai_row_index(&r, side, node), r.vocab, &f);
+        team.row[0] = fai_row_begin(side ? &job.a.draft : &job.a.target, fai_row_index(&r, side, node), r.vocab, &f);
     __syncthreads(); /* the row is there */
-    if (team.p.kind == FA_PROBS && job.a.rule != FA_VERIFY_GREEDY) return;
+    if (team.row[0].kind == FA_PROBS && job.a.rule != FA_VERIFY_GREEDY) return;
     const uint64_t top =
-        fai_team_top(&team, &team.p, from, r.vocab - from > length ? from + length : r.vocab, &bad);
+        fai_team_top(&team, &team.row[0], from, r.vocab - from > length ? from + length : r.vocab, &bad);
     if (threadIdx.x == 0) job.tops[at] = top, job.bads[at] = bad != 0;
 }
 
@@ -4132,7 +4141,7 @@ static __device__ void fai_team_part(const fai_spec_job *job, fai_team *t, const
     const int lane = threadIdx.x % 32, typical = side == 0 && job->a.rule == FA_VERIFY_TYPICAL;
     const int32_t length = fai_part_length(job), from = part * length;
     fai_record *const record = job->records + number;
-    fai_row *const row = &t->p;
+    fai_row *const row = &t->row[0];
     if (threadIdx.x == 0)
         *row = fai_row_begin(side ? &job->a.draft : &job->a.target, fai_row_index(r, side, node), r->vocab, &f);
     __syncthreads(); /* the row is there */
@@ -4188,8 +4197,11 @@ static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
     const int64_t b = blockIdx.x % (unsigned)job.batch;
     const int32_t part = (int32_t)(blockIdx.x / (unsigned)job.batch);
     if (!job.draws[b].active) return;
-    if (threadIdx.x == 0)
-        t->draw = job.draws[b], t->p = job.draw_rows[2 * b], t->q = job.draw_rows[2 * b + 1];
+    fai_team_clear(t);
+    if (threadIdx.x == 0) {
+        t->draw = job.draws[b], t->row[0] = job.draw_rows[2 * b];
+        if (t->draw.has_q) t->row[1] = job.draw_rows[2 * b + 1];
+    }
     __syncthreads(); /* the draw is there */
     for (int32_t n = (int32_t)threadIdx.x; n < t->draw.num_skip; n += FAI_SPEC_THREADS)
         t->skip[n] = job.skips[b * job.nodes + n];
@@ -4214,18 +4226,17 @@ static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
     const int32_t num_samples = a.num_samples ? a.num_samples : 1;
     const int64_t row = blockIdx.x, b = a.request ? a.request[row] : row, at = row * num_samples;
     const int lane = threadIdx.x % 32;
-    const fai_last_draw draw = {1, 0, 0, 0, 0, 0, NULL};
-    if (threadIdx.x == 0) t->draw = draw;
+    fai_team_clear(t);
     const fai_filter f = fai_filter_of(&a.sampling, b);
-    fai_team_open(t, &t->p, &a.rows, row, a.vocab, &f, 0);
+    fai_team_open(t, &t->row[0], &a.rows, row, a.vocab, &f, 0);
     const int32_t blocks = fai_team_blocks(t), block = fai_sums_block(a.vocab);
     const uint32_t bad = fai_team_sums(t, 0, blocks);
     uint64_t total = fai_team_total(t, blocks);
     const int dead = !total || total >> 53;
     int32_t best = 0;
-    if (dead) best = fai_team_argmax(t, &t->p);
+    if (dead) best = fai_team_argmax(t, &t->row[0]);
     if (threadIdx.x >= 32) return;
-    if (lane == 0 && a.flags) a.flags[row] = t->p.bad || bad || dead ? FA_SPEC_BAD_DRAFT : 0;
+    if (lane == 0 && a.flags) a.flags[row] = t->row[0].bad || bad || dead ? FA_SPEC_BAD_DRAFT : 0;
     fai_mass m = fai_team_mass(t);
     for (int32_t n = 0; n < num_samples; n++) {
         int32_t token = -1;

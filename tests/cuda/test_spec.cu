@@ -1,0 +1,373 @@
+/* test_spec.cu - fa_verify_chain, fa_verify_tree and fa_sample on the device: the tokens, node numbers and flags of the
+ * CPU, on copies of all memory, so that a byte which should not be touched (0xff before) is compared as well. */
+#include "flashattn_spec.h" /* without kernels, and again with them */
+#define FA_CUDA_SPEC
+#include "flashattn_spec.h"
+
+#include "fa_test.h"
+
+/* FA_TEST_SCALE=quick runs every sixth case: of other schedules, other devices. */
+static int due(void) {
+    static int n;
+    const char *scale = getenv("FA_TEST_SCALE");
+    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
+}
+
+/* ---- memory: on the host, and its copy on the device --------------------------------------- */
+
+typedef struct block {
+    unsigned char *host, *device;
+    size_t bytes;
+} block;
+static block blocks[64];
+static int num_blocks;
+
+static void *take(size_t bytes) {
+    block *b = &blocks[num_blocks++];
+    if (!bytes) bytes = 4;
+    b->host = (unsigned char *)malloc(bytes), b->bytes = bytes;
+    memset(b->host, 0xff, bytes);
+    FA_EXPECT(cudaMalloc((void **)&b->device, bytes) == cudaSuccess);
+    return b->host;
+}
+static void drop_all(void) {
+    while (num_blocks) free(blocks[--num_blocks].host), cudaFree(blocks[num_blocks].device);
+}
+static void *there(const void *x) { /* where the device has what the host has at x */
+    for (int n = 0; x && n < num_blocks; n++) {
+        const unsigned char *at = (const unsigned char *)x;
+        if (at >= blocks[n].host && at < blocks[n].host + blocks[n].bytes)
+            return blocks[n].device + (at - blocks[n].host);
+    }
+    return NULL;
+}
+static void upload(void) {
+    for (int n = 0; n < num_blocks; n++)
+        FA_EXPECT(cudaMemcpy(blocks[n].device, blocks[n].host, blocks[n].bytes, cudaMemcpyHostToDevice) ==
+                  cudaSuccess);
+}
+/* Does the device have the bytes of the host? */
+static int same(const char *what) {
+    for (int n = 0; n < num_blocks; n++) {
+        unsigned char *got = (unsigned char *)malloc(blocks[n].bytes);
+        int ok = cudaMemcpy(got, blocks[n].device, blocks[n].bytes, cudaMemcpyDeviceToHost) == cudaSuccess;
+        for (size_t i = 0; ok && i + 4 <= blocks[n].bytes; i += 4)
+            if (memcmp(got + i, blocks[n].host + i, 4)) {
+                int32_t is, wanted;
+                memcpy(&is, got + i, 4), memcpy(&wanted, blocks[n].host + i, 4);
+                printf("# %s: block %d, word %zu: %d, want %d\n", what, n, i / 4, is, wanted), ok = 0;
+            }
+        free(got);
+        if (!ok) return 0;
+    }
+    return 1;
+}
+#define MOVE(type, x) x = (type *)there(x);
+
+static int launched(fa_status status, const fa_error *error) {
+    char text[300] = "";
+    if (status) fa_error_message(error, text, sizeof text);
+    const cudaError_t e = cudaDeviceSynchronize();
+    return FA_EXPECT_MSG(status == FA_OK && e == cudaSuccess, "%s, %s", text, cudaGetErrorString(e));
+}
+
+/* ---- problems ------------------------------------------------------------------------------ */
+
+/* Rows of any kind, with what should not be in them now and then; what is behind vocab is NaN. */
+static fa_rows make_rows(int32_t count, int32_t vocab, int kind, fa_dtype dtype, const fa_rows *like,
+                         uint64_t *s) {
+    fa_rows r;
+    memset(&r, 0, sizeof r);
+    const int64_t stride = vocab + fat_below(s, 4);
+    if (stride != vocab || fat_below(s, 2)) r.stride = stride;
+    r.kind = kind == FA_LOGITS && fat_below(s, 2) ? 0 : kind, r.dtype = dtype == FA_F32 && fat_below(s, 2) ? (fa_dtype)0 : dtype;
+    void *data = take((size_t)(count * stride) * fa_sizeof(dtype));
+    r.data = data;
+    for (int32_t n = 0; n < count; n++) {
+        const int odd = fat_below(s, 12), ties = fat_below(s, 3) == 0,
+                  copy = like && like->kind == r.kind && fat_below(s, 2);
+        const double spread = fat_below(s, 2) ? 1 : 6;
+        double sum = 0;
+        float *x = (float *)malloc((size_t)vocab * 4);
+        for (int32_t id = 0; id < vocab; id++) {
+            double v = fat_normal(s) * spread;
+            if (copy) {
+                const float l = fa_load(like->data, n * (like->stride ? like->stride : vocab) + id,
+                                        like->dtype ? like->dtype : FA_F32);
+                v = kind == FA_LOGITS ? l + 0.3 * v : log(fabs((double)l) + 1e-9) + 0.3 * v;
+            }
+            if (ties) v = floor(v);
+            if (kind != FA_LOGITS) v = fat_below(s, 3) ? exp(v) : 0, sum += v;
+            x[id] = (float)v;
+        }
+        for (int32_t id = 0; id < vocab; id++) {
+            if (kind == FA_PROBS && sum > 0) x[id] = (float)(x[id] / sum);
+            if (odd == 0 && fat_below(s, 40) == 0) x[id] = NAN;
+            if (odd == 1 && fat_below(s, 40) == 0) x[id] = kind == FA_LOGITS ? INFINITY : -x[id];
+            if (odd == 2) x[id] = kind == FA_LOGITS ? -INFINITY : -0.0f;
+            if (odd == 3) x[id] = NAN;
+            if (odd == 4 && fat_below(s, 2)) x[id] = kind == FA_LOGITS ? -INFINITY : x[id] * 3;
+            if (odd == 5) x[id] = id == vocab / 2 ? 1.0f : kind == FA_LOGITS ? -100.0f : 0;
+            fa_store(data, n * stride + id, dtype, x[id]);
+        }
+        free(x);
+    }
+    return r;
+}
+
+static fa_sampling make_sampling(int32_t batch, int logits, int cuts, uint64_t *s) {
+    fa_sampling p;
+    memset(&p, 0, sizeof p);
+    float *t = (float *)take((size_t)batch * 4), *top = (float *)take((size_t)batch * 4),
+          *least = (float *)take((size_t)batch * 4);
+    int32_t *k = (int32_t *)take((size_t)batch * 4);
+    for (int32_t b = 0; b < batch; b++) {
+        t[b] = fat_below(s, 5) == 0 ? 0 : logits ? (float)(0.3 + 2 * fat_uniform(s)) : 1;
+        k[b] = fat_below(s, 3) ? 1 + fat_below(s, fat_below(s, 2) ? 6 : 400) : 0;
+        top[b] = fat_below(s, 3) ? (float)fat_uniform(s) : (float)fat_below(s, 2);
+        least[b] = fat_below(s, 3) ? (float)(0.4 * fat_uniform(s)) : (float)fat_below(s, 2);
+    }
+    if (fat_below(s, 2)) p.temperature = t;
+    if (cuts && fat_below(s, 2)) p.top_k = k;
+    if (cuts && fat_below(s, 2)) p.top_p = top;
+    if (cuts && fat_below(s, 3) == 0) p.min_p = least;
+    return p;
+}
+static fa_coins make_coins(int32_t batch, int64_t rows, uint64_t *s) {
+    fa_coins c;
+    memset(&c, 0, sizeof c);
+    uint64_t *coins = (uint64_t *)take((size_t)rows * 8), *seed = (uint64_t *)take((size_t)batch * 8),
+             *offset = (uint64_t *)take((size_t)batch * 8);
+    for (int64_t n = 0; n < rows; n++)
+        coins[n] = fat_below(s, 12) ? fat_next(s) : fat_below(s, 2) ? 0 : UINT64_MAX;
+    for (int32_t b = 0; b < batch; b++) seed[b] = fat_next(s), offset[b] = fat_next(s);
+    if (fat_below(s, 2)) {
+        c.coins = coins;
+    } else {
+        if (fat_below(s, 4)) c.seed = seed;
+        if (fat_below(s, 2)) c.offset = offset;
+    }
+    return c;
+}
+static fa_sampling sampling_there(fa_sampling p) {
+    MOVE(const float, p.temperature)
+    MOVE(const int32_t, p.top_k)
+    MOVE(const float, p.top_p)
+    MOVE(const float, p.min_p)
+    return p;
+}
+static fa_coins coins_there(fa_coins c) {
+    MOVE(const uint64_t, c.coins)
+    MOVE(const uint64_t, c.seed)
+    MOVE(const uint64_t, c.offset)
+    return c;
+}
+static int32_t largest(const fa_rows *r, int64_t row, int32_t vocab) {
+    int32_t best = 0;
+    for (int32_t id = 0; id < vocab; id++) {
+        const fa_dtype dtype = r->dtype ? r->dtype : FA_F32;
+        const int64_t at = row * (r->stride ? r->stride : vocab);
+        if (fa_load(r->data, at + id, dtype) > fa_load(r->data, at + best, dtype)) best = id;
+    }
+    return best;
+}
+
+static fa_sampling draft_sampling, draft_sampling_there;
+static fa_verify_args there_args(const fa_verify_args *a) {
+    fa_verify_args d = *a;
+    MOVE(const int32_t, d.chains.indptr)
+    MOVE(const int32_t, d.chains.lengths)
+    MOVE(const int32_t, d.chains.token)
+    MOVE(const int32_t, d.trees.indptr)
+    MOVE(const int32_t, d.trees.parent)
+    MOVE(const int32_t, d.trees.token)
+    MOVE(const void, d.target.data)
+    MOVE(const void, d.draft.data)
+    MOVE(const int32_t, d.draft_row)
+    d.sampling = sampling_there(d.sampling), d.coins = coins_there(d.coins);
+    if (d.draft_sampling) draft_sampling_there = sampling_there(draft_sampling), d.draft_sampling = &draft_sampling_there;
+    MOVE(int32_t, d.tokens)
+    MOVE(int32_t, d.num_out)
+    MOVE(int32_t, d.accepted)
+    MOVE(uint32_t, d.flags)
+    return d;
+}
+
+static fa_dtype any_dtype(uint64_t *s) { return fat_below(s, 2) ? FA_F32 : fat_below(s, 2) ? FA_F16 : FA_BF16; }
+
+/* What chains and trees have in common: rows, parameters, coins, outputs. Plain: kernels have no rows to prepare. */
+static void make_common(fa_verify_args *a, int32_t batch, int32_t rows, int32_t draft_rows, int plain, int32_t most,
+                        uint64_t *s) {
+    const int kind = plain ? FA_PROBS : 1 + fat_below(s, 3), draft_kind = fat_below(s, 3) || plain ? kind : 1 + fat_below(s, 3);
+    a->target = make_rows(rows, a->vocab, kind, plain ? FA_F32 : any_dtype(s), NULL, s);
+    a->draft = make_rows(draft_rows > rows ? rows : draft_rows, a->vocab, draft_kind, plain ? FA_F32 : any_dtype(s), &a->target, s);
+    if (!plain) {
+        const int cuts = fat_below(s, 2);
+        a->sampling = make_sampling(batch, kind == FA_LOGITS, cuts, s);
+        if (draft_kind == FA_LOGITS && kind != FA_LOGITS && a->sampling.temperature)
+            ; /* temperatures of 0 and 1 */
+        if (fat_below(s, 3) == 0)
+            draft_sampling = make_sampling(batch, draft_kind == FA_LOGITS, cuts, s), a->draft_sampling = &draft_sampling;
+    }
+    a->coins = make_coins(batch, rows, s);
+    if (fat_below(s, 2)) a->typical_epsilon = (float)(0.5 * fat_uniform(s)), a->typical_delta = (float)fat_uniform(s);
+    if (fat_below(s, 2)) a->max_out = most + fat_below(s, 3);
+    const size_t bytes = (size_t)batch * (size_t)(a->max_out ? a->max_out : most) * 4;
+    a->tokens = (int32_t *)take(bytes);
+    if (fat_below(s, 4)) a->accepted = (int32_t *)take(bytes);
+    if (fat_below(s, 4)) a->num_out = (int32_t *)take((size_t)batch * 4);
+    a->flags = (uint32_t *)take((size_t)batch * 4);
+}
+
+static void make_chain(fa_verify_args *a, int rule, int32_t vocab, int plain, uint64_t *s) {
+    const int32_t batch = 1 + fat_below(s, 4), most = fat_below(s, 6), layout = fat_below(s, 3);
+    int32_t *indptr = (int32_t *)take((size_t)(batch + 1) * 4), *lengths = (int32_t *)take((size_t)batch * 4);
+    memset(a, 0, sizeof *a);
+    a->vocab = vocab, a->rule = rule, a->chains.batch = batch, a->chains.num_tokens = most;
+    indptr[0] = 0;
+    for (int32_t b = 0; b < batch; b++)
+        lengths[b] = fat_below(s, most + 1), indptr[b + 1] = indptr[b] + fat_below(s, most + 1);
+    if (layout == 1) a->chains.indptr = indptr;
+    if (layout == 2) a->chains.lengths = lengths;
+    const int32_t drafts = layout == 1 ? indptr[batch] : batch * most;
+    make_common(a, batch, drafts + batch, drafts, plain, most + 1, s);
+    int32_t *token = (int32_t *)take((size_t)drafts * 4);
+    for (int32_t b = 0; b < batch; b++)
+        for (int64_t i = fai_chain_first(&a->chains, b), n = 0; n < (layout == 1 ? fai_chain_tokens(&a->chains, b) : most); n++)
+            token[i + n] = fat_below(s, 3) ? largest(fat_below(s, 2) ? &a->target : &a->draft,
+                                                     fat_below(s, 1) + i + n, vocab)
+                                           : fat_below(s, vocab);
+    for (int32_t b = 0; b < batch; b++)
+        for (int64_t i = fai_chain_first(&a->chains, b), n = 0; n < fai_chain_tokens(&a->chains, b); n++)
+            if (fat_below(s, 2)) token[i + n] = largest(&a->target, i + b + n, vocab);
+    a->chains.token = token;
+}
+
+static void make_tree(fa_verify_args *a, int rule, int32_t vocab, int plain, uint64_t *s) {
+    const int32_t batch = 1 + fat_below(s, 3), most = fat_below(s, 6) ? 1 + fat_below(s, 9) : 40, ragged = fat_below(s, 2);
+    const int bushy = fat_below(s, 2);
+    int32_t *indptr = (int32_t *)take((size_t)(batch + 1) * 4);
+    memset(a, 0, sizeof *a);
+    a->vocab = vocab, a->rule = rule, a->trees.batch = batch, a->trees.num_nodes = most;
+    indptr[0] = 0;
+    for (int32_t b = 0; b < batch; b++) indptr[b + 1] = indptr[b] + (ragged ? 1 + fat_below(s, most) : most);
+    if (ragged) a->trees.indptr = indptr;
+    const int32_t rows = indptr[batch];
+    int32_t *parent = (int32_t *)take((size_t)rows * 4), *token = (int32_t *)take((size_t)rows * 4),
+            *draft_row = (int32_t *)take((size_t)rows * 4);
+    make_common(a, batch, rows, rows, plain, most, s);
+    for (int32_t b = 0; b < batch; b++)
+        for (int32_t n = 0; n < indptr[b + 1] - indptr[b]; n++) {
+            const int32_t at = indptr[b] + n, above = n ? fat_below(s, bushy && n > 3 ? 3 : n) : -1;
+            parent[at] = above, draft_row[at] = fat_below(s, rows), token[at] = fat_below(s, vocab);
+            if (n && fat_below(s, 2)) token[at] = largest(&a->target, indptr[b] + above, vocab);
+        }
+    a->trees.parent = parent, a->trees.token = token;
+    if (fat_below(s, 2)) a->draft_row = draft_row, a->num_draft_rows = rows;
+}
+
+static int32_t num_accepted, num_problems; /* of a test */
+
+static int check(const fa_verify_args *a, int tree, const char *what) {
+    fa_error error;
+    memset(&error, 0, sizeof error);
+    void *host = malloc(fa_verify_tree_workspace(a) + 8), *workspace = NULL;
+    upload();
+    fa_verify_args h = *a, d = there_args(a);
+    h.error = d.error = &error;
+    const fa_status want = tree ? fa_verify_tree(&h, host, fa_verify_tree_workspace(a)) : fa_verify_chain(&h);
+    int ok = FA_EXPECT_MSG(want == FA_OK, "%s: status %d, %s", what, (int)want, error.field);
+    free(host);
+    const size_t bytes = tree ? fa_verify_tree_cuda_workspace(&d) : fa_verify_chain_cuda_workspace(&d);
+    if (bytes) ok = ok && FA_EXPECT(cudaMalloc(&workspace, bytes) == cudaSuccess);
+    if (ok) ok = launched(tree ? fa_verify_tree_cuda(&d, workspace, bytes, 0) : fa_verify_chain_cuda(&d, workspace, bytes, 0), &error);
+    ok = ok && FA_EXPECT_MSG(same(what), "%s", what);
+    for (int32_t b = 0; ok && a->num_out && b < (tree ? a->trees.batch : a->chains.batch); b++)
+        num_accepted += a->num_out[b] - 1;
+    num_problems++;
+    cudaFree(workspace);
+    return ok;
+}
+
+static int sane(const fa_verify_args *a) { /* parameters that both kinds of rows take */
+    const int32_t batch = a->chains.batch ? a->chains.batch : a->trees.batch;
+    for (int32_t b = 0; b < batch; b++) {
+        if (a->sampling.temperature && a->target.kind > FA_LOGITS && a->sampling.temperature[b] > 0 && a->sampling.temperature[b] != 1) return 0;
+    }
+    return 1;
+}
+
+static void run(int tree, const int *rules, int num_rules, const int32_t *vocabs, int num_vocabs, int rounds) {
+    char what[200];
+    num_accepted = num_problems = 0;
+    for (int r = 0; r < num_rules; r++)
+        for (int v = 0; v < num_vocabs; v++)
+            for (int round = 0; round < rounds; round++) {
+                uint64_t s = fat_seed * 1000003 + (uint64_t)(((tree * 10 + rules[r]) * 100 + v) * 1000 + round);
+                fa_verify_args a;
+                if (!due()) continue;
+                (tree ? make_tree : make_chain)(&a, rules[r], vocabs[v], round % 3 == 0, &s);
+                snprintf(what, sizeof what, "%s rule %d, vocab %d, round %d, kinds %d %d", tree ? "tree" : "chain", rules[r],
+                         vocabs[v], round, a.target.kind, a.draft.kind);
+                const int ok = !sane(&a) || check(&a, tree, what);
+                drop_all();
+                if (!ok) return;
+            }
+    printf("# %d problems, %d drafts accepted\n", num_problems, num_accepted);
+    FA_EXPECT(num_problems > 0 && num_accepted > 0);
+}
+
+static const int chain_rules[] = {FA_VERIFY_GREEDY, FA_VERIFY_TARGET_ONLY, FA_VERIFY_TOKEN, FA_VERIFY_BLOCK,
+                                  FA_VERIFY_TYPICAL};
+static const int tree_rules[] = {FA_VERIFY_GREEDY, FA_VERIFY_TARGET_ONLY, FA_VERIFY_WITH_REPLACEMENT,
+                                 FA_VERIFY_WITHOUT_REPLACEMENT, FA_VERIFY_TYPICAL};
+static const int32_t small[] = {1, 2, 5, 33, 700}, large[] = {4097, 9000};
+
+FA_TEST(chains_in_one_launch) { run(0, chain_rules, 5, small, 5, 24); }
+FA_TEST(chains_in_three) { run(0, chain_rules, 5, large, 2, 10); }
+FA_TEST(trees_in_one_launch) { run(1, tree_rules, 5, small, 5, 24); }
+FA_TEST(trees_in_three) { run(1, tree_rules, 5, large, 2, 7); }
+
+/* ---- samples ------------------------------------------------------------------------------- */
+
+FA_TEST(samples) {
+    static const int32_t vocabs[] = {1, 3, 40, 600, 3000};
+    for (int round = 0; round < 150; round++) {
+        uint64_t s = fat_seed * 7919 + (uint64_t)round;
+        fa_sample_args a, d;
+        fa_error error;
+        char what[100];
+        if (!due()) continue;
+        memset(&a, 0, sizeof a), memset(&error, 0, sizeof error);
+        a.batch = 1 + fat_below(&s, 4), a.vocab = vocabs[round % 5];
+        const int kind = 1 + fat_below(&s, 3);
+        const int32_t rows = 1 + fat_below(&s, 5);
+        int32_t *request = (int32_t *)take((size_t)rows * 4), *node = (int32_t *)take((size_t)rows * 4);
+        for (int32_t r = 0; r < rows; r++) request[r] = fat_below(&s, a.batch), node[r] = fat_below(&s, 100);
+        if (fat_below(&s, 2) || rows > a.batch) a.request = request;
+        if (fat_below(&s, 2)) a.node = node;
+        a.num_rows = rows, a.num_samples = fat_below(&s, 6);
+        a.without_replacement = fat_below(&s, 2), a.purpose = fat_below(&s, 2) ? FA_COIN_TARGET : FA_COIN_DRAFT;
+        a.rows = make_rows(rows, a.vocab, kind, any_dtype(&s), NULL, &s);
+        if (round % 3) a.sampling = make_sampling(a.batch, kind == FA_LOGITS, 1, &s);
+        a.coins = make_coins(a.batch, (int64_t)rows * (a.num_samples ? a.num_samples : 1), &s);
+        a.tokens = (int32_t *)take((size_t)(rows * (a.num_samples ? a.num_samples : 1)) * 4);
+        if (fat_below(&s, 4)) a.flags = (uint32_t *)take((size_t)rows * 4);
+        snprintf(what, sizeof what, "round %d, vocab %d, kind %d", round, a.vocab, kind);
+        upload();
+        d = a, a.error = d.error = &error;
+        MOVE(const void, d.rows.data)
+        MOVE(const int32_t, d.request)
+        MOVE(const int32_t, d.node)
+        MOVE(int32_t, d.tokens)
+        MOVE(uint32_t, d.flags)
+        d.sampling = sampling_there(d.sampling), d.coins = coins_there(d.coins);
+        const fa_status want = fa_sample(&a);
+        const int ok = FA_EXPECT_MSG(want == FA_OK, "%s: %s", what, error.field) &&
+                       launched(fa_sample_cuda(&d, 0), &error) && FA_EXPECT_MSG(same(what), "%s", what);
+        drop_all();
+        if (!ok) return;
+    }
+}
+
+FA_TEST_MAIN
