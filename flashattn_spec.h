@@ -3274,31 +3274,32 @@ static inline fa_status fa_choose_nodes(const double *likely, int32_t count, con
 /*  Compiled by nvcc if FA_CUDA_SPEC is defined before an include, the first one or a later one. What is said
  *  above holds: the same structs, with pointers to device memory, and the same tokens, flags and coins.
  *
- *      fa_sample_cuda                      one launch
- *      fa_verify_chain_cuda, .._tree_cuda  vocabularies of up to 4096: one launch, a thread block for each
- *                                          request; else max (of rows that are to be prepared: all but f32
- *                                          FA_PROBS without temperature, top_k, top_p and min_p), walk, draw
+ *      fa_sample_cuda           one launch, a thread block for each row
+ *      fa_verify_chain_cuda     vocabularies of up to 4096: one launch, a thread block for each request.
+ *      fa_verify_tree_cuda      Others: max and sum, of rows that need statistics (all but f32 FA_PROBS without
+ *                               sampling parameters; all for GREEDY and TYPICAL); cut, if there are top_k, top_p
+ *                               or min_p, or for TYPICAL; walk, which decides; draw (not for GREEDY)
  *
- *  max and walk split rows among thread blocks, up to 32 for each; the last one of a request then walks
- *  its chain or tree. draw splits the row of the last token. What is read, if rows are prepared: all rows of a
- *  request, for max, for the sums in walk, and one for the draw; else what FA_VERIFY_TOKEN needs: p and q of
- *  drafts, and the two rows at the place of rejection (or the last row of p), once, and 1/128 of them, or 512
- *  entries, again.  One thread block alone works on: rows that top_k, top_p or min_p cut, and the entropy of
- *  FA_VERIFY_TYPICAL (one for each row); Z of FA_VERIFY_BLOCK and what is left after a second sibling (one for
- *  each request); all of fa_sample_cuda (one for each row).
+ *  max and sum split each row among up to 32 thread blocks, draw that of the last token likewise. walk is one
+ *  warp for each request. One thread block works alone on a row that is cut, on the entropy of TYPICAL, and, in
+ *  walk, on Z of FA_VERIFY_BLOCK and on what is left after a second sibling.
+ *
+ *  Reads.  FA_VERIFY_TOKEN of f32 FA_PROBS: single entries of p and q for each draft, the two rows at the place
+ *  of rejection (or the last row of p) once, and 1/251 of them, or 512 entries, again. Rows with statistics are read
+ *  twice for them, all rows of a request, whatever is accepted. Nothing is filled with zeros.
  *
  *  No call allocates, synchronises or keeps state, and each may be captured in a graph. Arrays are in device
- *  memory, hence what they hold is not checked: sizes, tokens, parents, request numbers and parameters must be
- *  what the calls of the CPU accept. args, error and draft_sampling are in host memory. The workspace is device
- *  memory of any content; calls that may run at the same time need workspaces of their own.
- *  .._launch: the launches that a call would make, kernel NULL for what it does without; the grids are what
- *  there is to see, launching them is for the call. */
+ *  memory, hence what they hold is not checked: sizes, parents, request numbers and parameters must be what the
+ *  calls of the CPU accept; a token that is no token is rejected. args, error and draft_sampling are in host
+ *  memory. The workspace is device memory of any content; calls that may run at the same time need their own.
+ *  .._launch: the launches of a call in their order, for information; kernel NULL for what it does without. */
 
 #if !defined(__CUDACC__)
 #error "flashattn_spec.h: FA_CUDA_SPEC needs nvcc (a .cu file, or -x cu)"
 #endif
 #include "flashattn_cuda.cuh"
 
+#define FA_SPEC_LAUNCHES 5 /* of a verification, at most */
 #define FAI_SPEC_THREADS 256
 #define FAI_SPEC_WARPS (FAI_SPEC_THREADS / 32)
 #define FAI_SPEC_PARTS 32         /* of a row, at most: a warp adds them up */
@@ -3330,7 +3331,7 @@ typedef struct fai_spec_job {
     uint64_t *tops;      /* (rows, parts) */
     fai_sum *sums;       /* (rows, parts) */
     uint32_t *bads;      /* (rows, parts) */
-    uint32_t *counters;  /* (batch, 2): thread blocks that are done with walk, and with draw */
+    uint32_t *counters;  /* (batch): thread blocks that are done with draw */
     uint32_t *draw_bads; /* (batch) */
     fai_last_draw *draws;
     fai_row *draw_rows;  /* (batch, 2) */
@@ -3796,6 +3797,11 @@ FAI_ATOM int64_t fai_row_number(const fai_spec_job *job, int side, int64_t b, in
     return ((int64_t)side * job->batch + b) * job->nodes + node;
 }
 
+FAI_ATOM fai_filter fai_job_filter(const fai_spec_job *job, int side, int64_t b) {
+    const fai_filter none = {1, 0, 0, 0};
+    return job->a.rule == FA_VERIFY_GREEDY ? none : fai_filter_of(&job->sampling[side], b);
+}
+
 /* The row of a node into t->row, with best and entropy of a target row. */
 static __device__ void fai_team_fetch(const fai_spec_job *job, fai_team *t, const fai_request *r, int side,
                                       int32_t node) {
@@ -3821,8 +3827,7 @@ static __device__ void fai_team_fetch(const fai_spec_job *job, fai_team *t, cons
         __syncthreads(); /* the row is there */
         return;
     }
-    const fai_filter none = {1, 0, 0, 0},
-                     f = rule == FA_VERIFY_GREEDY ? none : fai_filter_of(&job->sampling[side], r->b);
+    const fai_filter f = fai_job_filter(job, side, r->b);
     const int32_t best = fai_team_open(t, row, rows, fai_row_index(r, side, node), r->vocab, &f, rule);
     if (side == 0 && threadIdx.x == 0) t->best = best;
     if (side == 0 && rule == FA_VERIFY_TYPICAL) {
@@ -4077,7 +4082,7 @@ static __device__ void fai_team_walk(const fai_spec_job *job, fai_team *t, int64
             job->draws[b] = t->draw, job->draws[b].active = !summed;
             job->draw_rows[2 * b] = t->row[0];
             if (t->draw.has_q) job->draw_rows[2 * b + 1] = t->row[1];
-            job->counters[2 * b + 1] = 0, job->draw_bads[b] = 0;
+            job->counters[b] = 0, job->draw_bads[b] = 0;
         }
     }
     if (summed) fai_team_finish(job, t, b, bad);
@@ -4089,14 +4094,19 @@ FAI_ATOM int32_t fai_part_length(const fai_spec_job *job) {
     return ((job->a.vocab - 1) / job->parts + 64) / 64 * 64;
 }
 
-/* The row of a thread block, and its part; 0: there is no such row. */
-FAI_ATOM int fai_find_part(const fai_spec_job *job, fai_request *r, int *side, int32_t *node, int32_t *part) {
-    const int64_t number = blockIdx.x / (unsigned)job->parts, b = number / job->nodes;
-    *part = (int32_t)(blockIdx.x % (unsigned)job->parts), *node = (int32_t)(number % job->nodes);
+/* Row `number` of those that are prepared; 0: there is no such row. */
+FAI_ATOM int fai_find_row(const fai_spec_job *job, int64_t number, fai_request *r, int *side, int32_t *node) {
+    const int64_t b = number / job->nodes;
+    *node = (int32_t)(number % job->nodes);
     *side = (int)(b / job->batch) + !job->prepare[0];
     *r = fai_request_begin(job, b % job->batch);
     if (*side == 0) return *node < r->nodes;
-    return fai_warp_next_child(r, *node, *node) >= 0 && *node < r->nodes;
+    return *node < r->nodes && fai_warp_next_child(r, *node, *node) >= 0;
+}
+/* The same for a thread block, and its part. */
+FAI_ATOM int fai_find_part(const fai_spec_job *job, fai_request *r, int *side, int32_t *node, int32_t *part) {
+    *part = (int32_t)(blockIdx.x % (unsigned)job->parts);
+    return fai_find_row(job, blockIdx.x / (unsigned)job->parts, r, side, node);
 }
 
 /* Is this the last of `all` thread blocks to come here? What all of them wrote before, it sees after. */
@@ -4110,17 +4120,14 @@ FAI_ATOM int fai_team_is_last(fai_team *t, uint32_t *counter, uint32_t all) {
 }
 
 /* The largest entry of every part of every row. */
-static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
+static __global__ void __launch_bounds__(FAI_SPEC_THREADS)
     fai_spec_max_kernel(const __grid_constant__ fai_spec_job job) {
     __shared__ fai_team team;
     fai_request r;
     int side, bad;
     int32_t node, part;
-    const int is = fai_find_part(&job, &r, &side, &node, &part);
-    if (node == 0 && part == 0 && side == !job.prepare[0] && threadIdx.x == 0) job.counters[2 * r.b] = 0;
-    if (!is) return;
-    const fai_filter none = {1, 0, 0, 0},
-                     f = job.a.rule == FA_VERIFY_GREEDY ? none : fai_filter_of(&job.sampling[side], r.b);
+    if (!fai_find_part(&job, &r, &side, &node, &part)) return;
+    const fai_filter f = fai_job_filter(&job, side, r.b);
     const int64_t at = fai_row_number(&job, side, r.b, node) * job.parts + part;
     const int32_t length = fai_part_length(&job), from = part * length;
     if (threadIdx.x == 0)
@@ -4132,61 +4139,73 @@ static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
     if (threadIdx.x == 0) job.tops[at] = top, job.bads[at] = bad != 0;
 }
 
-/* Statistics of a part of a row. */
-static __device__ void fai_team_part(const fai_spec_job *job, fai_team *t, const fai_request *r, int side,
-                                     int32_t node, int32_t part) {
-    const fai_filter none = {1, 0, 0, 0},
-                     f = job->a.rule == FA_VERIFY_GREEDY ? none : fai_filter_of(&job->sampling[side], r->b);
-    const int64_t number = fai_row_number(job, side, r->b, node);
-    const int lane = threadIdx.x % 32, typical = side == 0 && job->a.rule == FA_VERIFY_TYPICAL;
-    const int32_t length = fai_part_length(job), from = part * length;
-    fai_record *const record = job->records + number;
-    fai_row *const row = &t->row[0];
-    if (threadIdx.x == 0)
-        *row = fai_row_begin(side ? &job->a.draft : &job->a.target, fai_row_index(r, side, node), r->vocab, &f);
+/* A row whose parts have their largest entries: its unit; returns the largest entry. */
+FAI_ATOM int32_t fai_team_rate(const fai_spec_job *job, fai_team *t, const fai_request *r, int side, int32_t node,
+                               const fai_filter *f) {
+    const int64_t at = fai_row_number(job, side, r->b, node) * job->parts;
+    const int lane = threadIdx.x % 32, greedy = job->a.rule == FA_VERIFY_GREEDY;
+    if (threadIdx.x < 32) {
+        fai_row row =
+            fai_row_begin(side ? &job->a.draft : &job->a.target, fai_row_index(r, side, node), r->vocab, f);
+        uint64_t top = 0;
+        int bad = 0;
+        if (lane < job->parts && (row.kind != FA_PROBS || greedy)) top = job->tops[at + lane], bad = job->bads[at + lane] != 0;
+        top = fai_warp_max(top), bad = __any_sync(~0u, bad);
+        if (row.kind != FA_PROBS) fai_row_rate(&row, top, bad, f);
+        if (lane == 0) t->row[0] = row, t->best = fai_top_id(top);
+    }
     __syncthreads(); /* the row is there */
-    uint64_t top = 0, entropy = 0;
-    int32_t parts = 0;
-    const int plain = row->kind == FA_PROBS;
-    if (!plain || job->a.rule == FA_VERIFY_GREEDY) {
-        uint32_t bad = 0;
-        if (lane < job->parts) top = job->tops[number * job->parts + lane], bad = job->bads[number * job->parts + lane];
-        top = fai_warp_max(top), bad = __any_sync(~0u, bad != 0);
-        if (threadIdx.x == 0 && !plain) fai_row_rate(row, top, bad != 0, &f);
-        __syncthreads(); /* the row has a unit */
+    return t->best;
+}
+FAI_ATOM void fai_record_write(const fai_spec_job *job, const fai_team *t, const fai_request *r, int side,
+                               int32_t node, int32_t parts, uint64_t entropy) {
+    const fai_record record = {t->row[0], t->best, parts, entropy};
+    if (threadIdx.x == 0) job->records[fai_row_number(job, side, r->b, node)] = record;
+}
+/* Units of every part of every row. */
+static __global__ void __launch_bounds__(FAI_SPEC_THREADS)
+    fai_spec_sum_kernel(const __grid_constant__ fai_spec_job job) {
+    __shared__ fai_team team;
+    fai_request r;
+    int side;
+    int32_t node, part, parts = 0;
+    if (!fai_find_part(&job, &r, &side, &node, &part)) return;
+    const fai_filter f = fai_job_filter(&job, side, r.b);
+    if (fai_filter_cuts(&f) || (side == 0 && job.a.rule == FA_VERIFY_TYPICAL)) return; /* of the next launch */
+    fai_team_rate(&job, &team, &r, side, node, &f);
+    const fai_row *const row = &team.row[0];
+    const int32_t length = fai_part_length(&job), from = part * length;
+    if (row->kind != FA_PROBS && row->only < 0 && job.a.rule != FA_VERIFY_GREEDY) {
+        const fai_sum sum = fai_team_units(&team, row, from, r.vocab - from > length ? from + length : r.vocab);
+        if (threadIdx.x == 0) job.sums[fai_row_number(&job, side, r.b, node) * job.parts + part] = sum;
+        parts = job.parts;
     }
-    if (!plain && row->only < 0 && job->a.rule != FA_VERIFY_GREEDY) {
-        if (!typical && !fai_filter_cuts(&f)) {
-            const fai_sum sum = fai_team_units(t, row, from, r->vocab - from > length ? from + length : r->vocab);
-            if (threadIdx.x == 0) job->sums[number * job->parts + part] = sum;
-            parts = job->parts;
-        } else if (part == 0) {
-            fai_team_prepare(t, row, fai_top_id(top), &f);
-        }
-    }
-    if (part) return;
-    if (typical) entropy = fai_team_entropy(t, row);
-    __syncthreads(); /* the row is complete */
-    if (threadIdx.x) return;
-    record->row = *row, record->best = fai_top_id(top), record->parts = parts, record->entropy = entropy;
+    if (part == 0) fai_record_write(&job, &team, &r, side, node, parts, 0);
 }
 
-/* Rows, then requests; without rows, or all in one launch, a thread block for each request. */
+/* Rows that are cut, and the entropy of FA_VERIFY_TYPICAL: a thread block for each. */
+static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
+    fai_spec_cut_kernel(const __grid_constant__ fai_spec_job job) {
+    __shared__ fai_team team;
+    fai_request r;
+    int side;
+    int32_t node;
+    if (!fai_find_row(&job, blockIdx.x, &r, &side, &node)) return;
+    const fai_filter f = fai_job_filter(&job, side, r.b);
+    const int typical = side == 0 && job.a.rule == FA_VERIFY_TYPICAL;
+    uint64_t entropy = 0;
+    if (!fai_filter_cuts(&f) && !typical) return;
+    const int32_t best = fai_team_rate(&job, &team, &r, side, node, &f);
+    if (team.row[0].kind != FA_PROBS && team.row[0].only < 0) fai_team_prepare(&team, &team.row[0], best, &f);
+    if (typical) entropy = fai_team_entropy(&team, &team.row[0]);
+    fai_record_write(&job, &team, &r, side, node, 0, entropy);
+}
+
+/* A thread block, or a warp, for each request. */
 static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
     fai_spec_walk_kernel(const __grid_constant__ fai_spec_job job) {
     __shared__ fai_team team;
-    int64_t b = blockIdx.x;
-    if (!job.one_launch && (job.prepare[0] || job.prepare[1])) {
-        fai_request r;
-        int side;
-        int32_t node, part;
-        if (fai_find_part(&job, &r, &side, &node, &part)) fai_team_part(&job, &team, &r, side, node, part);
-        const uint32_t sides = (uint32_t)(job.prepare[0] + job.prepare[1]);
-        b = r.b;
-        if (!fai_team_is_last(&team, job.counters + 2 * b, sides * (uint32_t)job.nodes * (uint32_t)job.parts))
-            return;
-    }
-    fai_team_walk(&job, &team, b);
+    fai_team_walk(&job, &team, blockIdx.x);
 }
 
 /* The last token: FAI_SPEC_WARPS blocks of sums for each thread block. */
@@ -4211,7 +4230,7 @@ static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
     uint32_t bad = fai_team_sums(t, from, to); /* and skip is there */
     if (from + (int32_t)threadIdx.x < to) sums[from + threadIdx.x] = t->sum[from + threadIdx.x];
     if (threadIdx.x == 0 && bad) atomicOr(job.draw_bads + b, bad);
-    if (!fai_team_is_last(t, job.counters + 2 * b + 1, gridDim.x / (unsigned)job.batch)) return;
+    if (!fai_team_is_last(t, job.counters + b, gridDim.x / (unsigned)job.batch)) return;
     for (int32_t n = (int32_t)threadIdx.x; n < blocks; n += FAI_SPEC_THREADS) t->sum[n] = sums[n];
     bad = job.draw_bads[b];
     __syncthreads(); /* all sums are there */
@@ -4304,7 +4323,7 @@ static inline int64_t fai_spec_plan(fai_spec_job *job, const fa_verify_args *a, 
         job->sums = (fai_sum *)fai_spec_take(base, &used, parts, sizeof(fai_sum));
         job->bads = (uint32_t *)fai_spec_take(base, &used, parts, sizeof(uint32_t));
     }
-    job->counters = (uint32_t *)fai_spec_take(base, &used, 2 * (int64_t)job->batch, sizeof(uint32_t));
+    job->counters = (uint32_t *)fai_spec_take(base, &used, job->batch, sizeof(uint32_t));
     job->draw_bads = (uint32_t *)fai_spec_take(base, &used, job->batch, sizeof(uint32_t));
     job->draws = (fai_last_draw *)fai_spec_take(base, &used, job->batch, sizeof(fai_last_draw));
     job->draw_rows = (fai_row *)fai_spec_take(base, &used, 2 * (int64_t)job->batch, sizeof(fai_row));
@@ -4313,21 +4332,31 @@ static inline int64_t fai_spec_plan(fai_spec_job *job, const fa_verify_args *a, 
     return used + 15;
 }
 
-/* max, walk, draw */
-static inline void fai_spec_launches(const fai_spec_job *job, fa_cuda_launch launch[3], double grid[3]) {
+/* max, sum, cut, walk, draw */
+static inline void fai_spec_launches(const fai_spec_job *job, fa_cuda_launch launch[FA_SPEC_LAUNCHES],
+                                     double grid[FA_SPEC_LAUNCHES]) {
+    enum { MAX, SUM, CUT, WALK, DRAW };
     const int prepared = !job->one_launch && (job->prepare[0] || job->prepare[1]),
-              vectors = job->one_launch || prepared || job->a.rule == FA_VERIFY_BLOCK || job->weights;
-    const double rows = (double)job->batch * job->nodes * (job->prepare[0] + job->prepare[1]) * job->parts;
+              vectors = job->one_launch || job->a.rule == FA_VERIFY_BLOCK || job->weights;
+    const double rows = (double)job->batch * job->nodes * (job->prepare[0] + job->prepare[1]);
     const int32_t blocks = (job->a.vocab - 1) / fai_sums_block(job->a.vocab) + 1;
-    memset(launch, 0, 3 * sizeof *launch), memset(grid, 0, 3 * sizeof *grid);
-    if (prepared) launch[0].kernel = (const void *)fai_spec_max_kernel, grid[0] = rows;
-    launch[1].kernel = (const void *)fai_spec_walk_kernel, grid[1] = prepared ? rows : job->batch;
+    int cuts = job->a.rule == FA_VERIFY_TYPICAL;
+    for (int side = 0; side < 2 && job->a.rule != FA_VERIFY_GREEDY; side++)
+        if (job->prepare[side])
+            cuts |= job->sampling[side].top_k || job->sampling[side].top_p || job->sampling[side].min_p;
+    memset(launch, 0, FA_SPEC_LAUNCHES * sizeof *launch), memset(grid, 0, FA_SPEC_LAUNCHES * sizeof *grid);
+    if (prepared) {
+        launch[MAX].kernel = (const void *)fai_spec_max_kernel, grid[MAX] = rows * job->parts;
+        launch[SUM].kernel = (const void *)fai_spec_sum_kernel, grid[SUM] = rows * job->parts;
+        if (cuts) launch[CUT].kernel = (const void *)fai_spec_cut_kernel, grid[CUT] = rows;
+    }
+    launch[WALK].kernel = (const void *)fai_spec_walk_kernel, grid[WALK] = job->batch;
     if (!job->one_launch && job->a.rule != FA_VERIFY_GREEDY)
-        launch[2].kernel = (const void *)fai_spec_draw_kernel,
-        grid[2] = (double)job->batch * ((blocks - 1) / FAI_SPEC_WARPS + 1);
-    for (int n = 0; n < 3; n++)
+        launch[DRAW].kernel = (const void *)fai_spec_draw_kernel,
+        grid[DRAW] = (double)job->batch * ((blocks - 1) / FAI_SPEC_WARPS + 1);
+    for (int n = 0; n < FA_SPEC_LAUNCHES; n++)
         if (launch[n].kernel)
-            launch[n].block = n == 1 && !vectors ? 32 : FAI_SPEC_THREADS,
+            launch[n].block = n == WALK && !vectors ? 32 : FAI_SPEC_THREADS,
             launch[n].grid = grid[n] <= INT32_MAX ? (unsigned)grid[n] : 0;
 }
 
@@ -4340,14 +4369,14 @@ static inline fa_status fai_spec_pointers(const fa_args *errors, const void *con
 
 /* Checks everything, and says what is to be launched. */
 static inline fa_status fai_spec_ready(const fa_verify_args *a, int tree, void *workspace, size_t bytes,
-                                       fai_spec_job *job, fa_cuda_launch launch[3], int dry) {
+                                       fai_spec_job *job, fa_cuda_launch launch[FA_SPEC_LAUNCHES], int dry) {
     static const char *const fields[] = {
         "target.data",     "draft.data",    "draft_row",       "temperature",   "top_k",
         "top_p",           "min_p",         "draft temperature", "draft top_k", "draft top_p",
         "draft min_p",     "coins.coins",   "coins.seed",      "coins.offset",  "tokens",
         "num_out",         "accepted",      "flags",           "chains.indptr", "chains.lengths",
         "chains.token",    "trees.indptr",  "trees.parent",    "trees.token"};
-    double grid[3];
+    double grid[FA_SPEC_LAUNCHES];
     fa_args errors;
     fai_spec_call c = tree ? fai_check_verify_tree(a, 1) : fai_check_verify_chain(a, 1);
     if (c.status != FA_OK) return c.status;
@@ -4369,9 +4398,9 @@ static inline fa_status fai_spec_ready(const fa_verify_args *a, int tree, void *
         status = fai_cuda_check_workspace(&errors, workspace, bytes, (size_t)needed);
     if (status != FA_OK) return status;
     fai_spec_launches(job, launch, grid);
-    for (int n = 0; n < 3 && status == FA_OK; n++)
+    for (int n = 0; n < FA_SPEC_LAUNCHES && status == FA_OK; n++)
         if (grid[n] > INT32_MAX) status = fai_fail(&errors, FA_ERR_CUDA_GRID, "batch * nodes", -1, grid[n], 1, INT32_MAX);
-    for (int n = 0; n < 3 && status == FA_OK; n++)
+    for (int n = 0; n < FA_SPEC_LAUNCHES && status == FA_OK; n++)
         if (launch[n].kernel) status = fai_cuda_prepare(&errors, &launch[n], launch[n].kernel);
     return status;
 }
@@ -4379,12 +4408,12 @@ static inline fa_status fai_spec_ready(const fa_verify_args *a, int tree, void *
 static inline fa_status fai_verify_cuda(const fa_verify_args *a, int tree, void *workspace, size_t bytes,
                                         cudaStream_t stream) {
     fai_spec_job job;
-    fa_cuda_launch launch[3];
+    fa_cuda_launch launch[FA_SPEC_LAUNCHES];
     fa_args errors;
     fa_status status = fai_spec_ready(a, tree, workspace, bytes, &job, launch, 0);
     if (status != FA_OK) return status;
     memset(&errors, 0, sizeof errors), errors.error = a->error;
-    for (int n = 0; n < 3 && status == FA_OK; n++) {
+    for (int n = 0; n < FA_SPEC_LAUNCHES && status == FA_OK; n++) {
         void *parameters[1] = {&job};
         if (launch[n].kernel) status = fai_cuda_start(&errors, &launch[n], parameters, stream);
     }
@@ -4417,11 +4446,11 @@ static inline fa_status fa_verify_tree_cuda(const fa_verify_args *args, void *wo
                                             cudaStream_t stream) {
     return fai_verify_cuda(args, 1, workspace, bytes, stream);
 }
-static inline fa_status fa_verify_chain_cuda_launch(const fa_verify_args *args, fa_cuda_launch launch[3]) {
+static inline fa_status fa_verify_chain_cuda_launch(const fa_verify_args *args, fa_cuda_launch launch[FA_SPEC_LAUNCHES]) {
     fai_spec_job job;
     return fai_spec_ready(args, 0, NULL, 0, &job, launch, 1);
 }
-static inline fa_status fa_verify_tree_cuda_launch(const fa_verify_args *args, fa_cuda_launch launch[3]) {
+static inline fa_status fa_verify_tree_cuda_launch(const fa_verify_args *args, fa_cuda_launch launch[FA_SPEC_LAUNCHES]) {
     fai_spec_job job;
     return fai_spec_ready(args, 1, NULL, 0, &job, launch, 1);
 }
