@@ -255,9 +255,11 @@ FAI_HD static inline float fai_row_load(const fai_row *row, int64_t id) {
 }
 
 /* Order of a row's entries: what counts as 0 is a zero. */
+FAI_HD static inline uint32_t fai_key_of(int32_t kind, float x) {
+    return kind != FA_LOGITS && fai_bits_of(x) >= 0x7f800000u ? 0x80000000u : fai_key(x);
+}
 FAI_HD static inline uint32_t fai_row_key(const fai_row *row, int32_t id) {
-    const float x = fai_row_load(row, id);
-    return row->kind != FA_LOGITS && fai_bits_of(x) >= 0x7f800000u ? 0x80000000u : fai_key(x);
+    return fai_key_of(row->kind, fai_row_load(row, id));
 }
 
 /* x 2^(52 - exponent), rounded to nearest, ties to even, for 0 <= x < 2^(exponent + 1) */
@@ -3304,7 +3306,7 @@ static inline fa_status fa_choose_nodes(const double *likely, int32_t count, con
 #define FAI_SPEC_WARPS (FAI_SPEC_THREADS / 32)
 #define FAI_SPEC_PARTS 32         /* of a row, at most: a warp adds them up */
 #define FAI_SPEC_ONE_LAUNCH 4096  /* ids that a thread block reads in about the time of a launch */
-#define FAI_SPEC_PART_LENGTH 8192 /* ids of a part, or more: 32 for each thread */
+#define FAI_SPEC_PART_LENGTH 8192 /* ids of a part, at least: 32 for each thread */
 
 /* Statistics of a row that is to be prepared. */
 typedef struct fai_record {
@@ -3447,12 +3449,12 @@ static __device__ uint64_t fai_team_top(fai_team *t, const fai_row *row, int32_t
     int odd = 0;
 #pragma unroll 2
     for (int64_t id = from + (int32_t)threadIdx.x; id < to; id += blockDim.x) {
-        const uint32_t key = fai_row_key(row, (int32_t)id);
-        const uint64_t x = (uint64_t)key << 32 | ~(uint32_t)id;
-        odd |= row->kind == FA_LOGITS
-                   ? key == 0 || key == 0xff800000u
-                   : fai_bad_weight(fai_bits_of(fai_row_load(row, id)), 0x7f800000u);
-        if (x > top) top = x;
+        const float x = fai_row_load(row, id);
+        const uint32_t key = fai_key_of(row->kind, x);
+        const uint64_t place = (uint64_t)key << 32 | ~(uint32_t)id;
+        odd |= row->kind == FA_LOGITS ? key == 0 || key == 0xff800000u
+                                      : fai_bad_weight(fai_bits_of(x), 0x7f800000u);
+        if (place > top) top = place;
     }
     *bad = __syncthreads_or(odd);
     return fai_team_max(t, top);

@@ -204,8 +204,6 @@ static void make_common(fa_verify_args *a, int32_t batch, int32_t rows, int32_t 
     if (!plain) {
         const int cuts = fat_below(s, 2);
         a->sampling = make_sampling(batch, kind == FA_LOGITS, cuts, s);
-        if (draft_kind == FA_LOGITS && kind != FA_LOGITS && a->sampling.temperature)
-            ; /* temperatures of 0 and 1 */
         if (fat_below(s, 3) == 0)
             draft_sampling = make_sampling(batch, draft_kind == FA_LOGITS, cuts, s), a->draft_sampling = &draft_sampling;
     }
@@ -235,7 +233,7 @@ static void make_chain(fa_verify_args *a, int rule, int32_t vocab, int plain, ui
     for (int32_t b = 0; b < batch; b++)
         for (int64_t i = fai_chain_first(&a->chains, b), n = 0; n < (layout == 1 ? fai_chain_tokens(&a->chains, b) : most); n++)
             token[i + n] = fat_below(s, 3) ? largest(fat_below(s, 2) ? &a->target : &a->draft,
-                                                     fat_below(s, 1) + i + n, vocab)
+                                                     i + n, vocab)
                                            : fat_below(s, vocab);
     for (int32_t b = 0; b < batch; b++)
         for (int64_t i = fai_chain_first(&a->chains, b), n = 0; n < fai_chain_tokens(&a->chains, b); n++)
@@ -289,14 +287,6 @@ static int check(const fa_verify_args *a, int tree, const char *what) {
     return ok;
 }
 
-static int sane(const fa_verify_args *a) { /* parameters that both kinds of rows take */
-    const int32_t batch = a->chains.batch ? a->chains.batch : a->trees.batch;
-    for (int32_t b = 0; b < batch; b++) {
-        if (a->sampling.temperature && a->target.kind > FA_LOGITS && a->sampling.temperature[b] > 0 && a->sampling.temperature[b] != 1) return 0;
-    }
-    return 1;
-}
-
 static void run(int tree, const int *rules, int num_rules, const int32_t *vocabs, int num_vocabs, int rounds) {
     char what[200];
     num_accepted = num_problems = 0;
@@ -309,7 +299,7 @@ static void run(int tree, const int *rules, int num_rules, const int32_t *vocabs
                 (tree ? make_tree : make_chain)(&a, rules[r], vocabs[v], round % 3 == 0, &s);
                 snprintf(what, sizeof what, "%s rule %d, vocab %d, round %d, kinds %d %d", tree ? "tree" : "chain", rules[r],
                          vocabs[v], round, a.target.kind, a.draft.kind);
-                const int ok = !sane(&a) || check(&a, tree, what);
+                const int ok = check(&a, tree, what);
                 drop_all();
                 if (!ok) return;
             }
@@ -368,6 +358,224 @@ FA_TEST(samples) {
         drop_all();
         if (!ok) return;
     }
+}
+
+/* ---- bytes --------------------------------------------------------------------------------- */
+
+extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
+
+/* The bytes that a call reads and writes, all its launches. */
+static int count_bytes(const fa_verify_args *d, int tree, double *read, double *written) {
+    fai_spec_job job;
+    fa_cuda_launch launch[FA_SPEC_LAUNCHES];
+    void *workspace = NULL, *parameters[1] = {&job};
+    const size_t bytes = tree ? fa_verify_tree_cuda_workspace(d) : fa_verify_chain_cuda_workspace(d);
+    int ok = FA_EXPECT(cudaMalloc(&workspace, bytes) == cudaSuccess) &&
+             FA_EXPECT(fai_spec_ready(d, tree, workspace, bytes, &job, launch, 0) == FA_OK);
+    *read = *written = 0;
+    for (int n = 0; n < FA_SPEC_LAUNCHES && ok; n++) {
+        if (!launch[n].kernel) continue;
+        ok = FA_EXPECT(cudaLaunchKernel(launch[n].kernel, dim3(launch[n].grid), dim3(launch[n].block), parameters,
+                                        0, 0) == cudaSuccess &&
+                       cudaDeviceSynchronize() == cudaSuccess);
+        *read += (double)ptx_counter("load_bytes"), *written += (double)ptx_counter("store_bytes");
+    }
+    cudaFree(workspace);
+    return ok;
+}
+
+/* A chain of three drafts: the first `good` of them are accepted, as p and q are the same there. */
+FA_TEST(bytes_are_those_of_the_rows) {
+    enum { V = 128256, DRAFTS = 3, SMALL = 64 << 10 };
+    if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
+    for (int logits = 0; logits < 2; logits++)
+        for (int good = 0; good <= DRAFTS; good += DRAFTS) {
+            const int vocab = logits ? V / 4 : V;
+            const double row = vocab * 4.0;
+            uint64_t s = fat_seed + 77;
+            double read, written;
+            fa_verify_args a;
+            fa_error error;
+            memset(&a, 0, sizeof a), memset(&error, 0, sizeof error);
+            a.vocab = vocab, a.rule = FA_VERIFY_TOKEN, a.chains.batch = 1, a.chains.num_tokens = DRAFTS;
+            float *p = (float *)take((size_t)(DRAFTS + 1) * (size_t)vocab * 4),
+                  *q = (float *)take((size_t)DRAFTS * (size_t)vocab * 4);
+            int32_t *token = (int32_t *)take(DRAFTS * 4);
+            uint64_t *coins = (uint64_t *)take((DRAFTS + 1) * 8);
+            for (int i = 0; i < (DRAFTS + 1) * vocab; i++)
+                p[i] = logits ? (float)fat_normal(&s) : (float)(fat_uniform(&s) * 2 / vocab);
+            for (int i = 0; i < DRAFTS * vocab; i++)
+                q[i] = i / vocab < good ? p[i] : logits ? (float)fat_normal(&s) : (float)(fat_uniform(&s) * 2 / vocab);
+            for (int n = 0; n <= DRAFTS; n++) coins[n] = UINT64_MAX / 5 * 4;
+            for (int n = 0; n < DRAFTS; n++) {
+                token[n] = 1000 * n + 7;
+                if (n >= good) p[n * vocab + token[n]] = logits ? -10.0f : 0;
+            }
+            a.chains.token = token, a.coins.coins = coins, a.target.data = p, a.draft.data = q;
+            a.target.kind = a.draft.kind = logits ? FA_LOGITS : FA_PROBS;
+            a.tokens = (int32_t *)take(4 * (DRAFTS + 1)), a.num_out = (int32_t *)take(4), a.error = &error;
+            upload();
+            fa_verify_args d = there_args(&a);
+            FA_EXPECT(fa_verify_chain(&a) == FA_OK && a.num_out[0] == good + 1);
+            if (count_bytes(&d, 0, &read, &written) && FA_EXPECT(same("bytes"))) {
+                const double drawn = good == DRAFTS ? row : 2 * row,
+                             least = drawn + (logits ? 2 * (2 * DRAFTS + 1) * row : 0);
+                printf("# %s, %d of %d accepted: %.0f bytes read, rows %.0f, %.0f written\n",
+                       logits ? "logits" : "probabilities", good, DRAFTS, read, least, written);
+                FA_EXPECT(read >= least && read <= least + drawn / 128 + SMALL && written <= SMALL);
+            }
+            drop_all();
+        }
+}
+
+/* ---- calls --------------------------------------------------------------------------------- */
+
+/* A status, nothing launched, nothing written. */
+FA_TEST(bad_arguments) {
+    static float on_host[64];
+    const int32_t *const host_ints = (const int32_t *)(void *)on_host;
+    uint64_t s = 5;
+    fa_error error;
+    fa_verify_args c, t, dc, dt;
+    fa_cuda_launch launch[FA_SPEC_LAUNCHES];
+    void *workspace;
+    make_chain(&c, FA_VERIFY_TOKEN, 5000, 0, &s), make_tree(&t, FA_VERIFY_WITHOUT_REPLACEMENT, 5000, 0, &s);
+    float *const one = (float *)take(64);
+    upload();
+    c.chains.num_tokens = 3, dc = there_args(&c), dt = there_args(&t), dt.draft_sampling = dc.draft_sampling = NULL;
+    dc.chains.token = (const int32_t *)there(one);
+    const size_t bytes_c = fa_verify_chain_cuda_workspace(&dc), bytes_t = fa_verify_tree_cuda_workspace(&dt),
+                 bytes = bytes_c > bytes_t ? bytes_c : bytes_t;
+    FA_EXPECT(bytes_c > 0 && bytes_t > 0);
+    FA_REQUIRE(cudaMalloc(&workspace, bytes) == cudaSuccess);
+#define REFUSED(from, call, expected, name, change) \
+    { \
+        fa_verify_args x = from; \
+        x.error = &error; \
+        change; \
+        const fa_status status = call(&x, workspace, bytes, 0); \
+        FA_EXPECT_MSG(status == expected && error.status == expected && !strcmp(error.field, name), \
+                      "%s: %d, %s", #change, (int)status, error.field); \
+    }
+#define CHAIN(expected, name, change) REFUSED(dc, fa_verify_chain_cuda, expected, name, change)
+#define TREE(expected, name, change) REFUSED(dt, fa_verify_tree_cuda, expected, name, change)
+    FA_EXPECT(fa_verify_chain_cuda(NULL, workspace, bytes, 0) == FA_ERR_ARGS_NULL);
+    FA_EXPECT(fa_verify_tree_cuda(NULL, workspace, bytes, 0) == FA_ERR_ARGS_NULL);
+    FA_EXPECT(fa_sample_cuda(NULL, 0) == FA_ERR_ARGS_NULL);
+    FA_EXPECT(fa_verify_chain_cuda_workspace(NULL) == 0 && fa_verify_tree_cuda_workspace(NULL) == 0);
+    CHAIN(FA_ERR_SPEC_VOCAB, "vocab", x.vocab = 0)
+    CHAIN(FA_ERR_BATCH, "chains.batch", x.chains.batch = 0)
+    CHAIN(FA_ERR_SPEC_RULE, "rule", x.rule = FA_VERIFY_WITH_REPLACEMENT)
+    CHAIN(FA_ERR_SPEC_CHAIN, "chains.num_tokens", x.chains.num_tokens = FA_TREE_MAX_NODES)
+    CHAIN(FA_ERR_SPEC_CHAIN, "chains.token", x.chains.token = NULL)
+    CHAIN(FA_ERR_SPEC_TARGET, "target.data", x.target.data = NULL)
+    CHAIN(FA_ERR_SPEC_TARGET, "target.stride", x.target.stride = 4999)
+    CHAIN(FA_ERR_SPEC_DRAFT, "draft.kind", x.draft.kind = 4)
+    CHAIN(FA_ERR_SPEC_COINS, "coins.coins", x.coins.coins = (const uint64_t *)((const char *)there(one) + 4))
+    CHAIN(FA_ERR_SPEC_OUT, "tokens", x.tokens = NULL)
+    CHAIN(FA_ERR_SPEC_OUT, "max_out", x.max_out = 3)
+    CHAIN(FA_ERR_CUDA_POINTER, "target.data", x.target.data = on_host)
+    CHAIN(FA_ERR_CUDA_POINTER, "draft.data", x.draft.data = on_host)
+    CHAIN(FA_ERR_CUDA_POINTER, "chains.token", x.chains.token = host_ints)
+    CHAIN(FA_ERR_CUDA_POINTER, "chains.lengths", x.chains.indptr = NULL; x.chains.lengths = host_ints)
+    CHAIN(FA_ERR_CUDA_POINTER, "chains.indptr", x.chains.lengths = NULL; x.chains.indptr = host_ints)
+    CHAIN(FA_ERR_CUDA_POINTER, "temperature", x.sampling.temperature = on_host)
+    CHAIN(FA_ERR_CUDA_POINTER, "top_k", x.sampling.top_k = host_ints)
+    CHAIN(FA_ERR_CUDA_POINTER, "tokens", x.tokens = (int32_t *)(void *)on_host)
+    CHAIN(FA_ERR_CUDA_POINTER, "flags", x.flags = (uint32_t *)(void *)on_host)
+    CHAIN(FA_ERR_CUDA_POINTER, "coins.seed", x.coins.seed = (const uint64_t *)(((uintptr_t)on_host + 7) / 8 * 8))
+    TREE(FA_ERR_SPEC_RULE, "rule", x.rule = FA_VERIFY_BLOCK)
+    TREE(FA_ERR_TREE_NODES, "trees.num_nodes", x.trees.num_nodes = 0)
+    TREE(FA_ERR_TREE_PARENT, "trees.parent", x.trees.parent = NULL)
+    TREE(FA_ERR_TREE_TOKEN, "trees.token", x.trees.token = NULL)
+    TREE(FA_ERR_CUDA_POINTER, "trees.parent", x.trees.parent = host_ints)
+    TREE(FA_ERR_CUDA_POINTER, "draft_row", x.draft_row = host_ints; x.num_draft_rows = 9)
+    TREE(FA_ERR_SPEC_DRAFT_ROW, "num_draft_rows", x.draft_row = (const int32_t *)there(one); x.num_draft_rows = -1)
+    fa_verify_args x = dc;
+    x.error = &error;
+    FA_EXPECT(fa_verify_chain_cuda(&x, NULL, bytes, 0) == FA_ERR_WORKSPACE_NULL);
+    FA_EXPECT(fa_verify_chain_cuda(&x, workspace, bytes_c - 1, 0) == FA_ERR_WORKSPACE_SIZE);
+    FA_EXPECT(fa_verify_chain_cuda(&x, malloc(bytes), bytes, 0) == FA_ERR_CUDA_POINTER);
+    x.first_canary = 1;
+    FA_EXPECT(fa_verify_chain_cuda(&x, workspace, bytes, 0) == FA_ERR_NOT_ZEROED);
+    x = dc, x.error = &error, x.chains.batch = INT32_MAX;
+    FA_EXPECT(fa_verify_chain_cuda_launch(&x, launch) == FA_ERR_CUDA_GRID && !strcmp(error.field, "batch * nodes"));
+    FA_EXPECT(fa_verify_chain_cuda_launch(&dc, launch) == FA_OK && launch[3].kernel && launch[4].grid > 1);
+    FA_EXPECT(fa_verify_tree_cuda_launch(&dt, launch) == FA_OK && launch[3].grid == (unsigned)t.trees.batch);
+    FA_EXPECT(cudaDeviceSynchronize() == cudaSuccess && same("bad arguments"));
+    cudaFree(workspace), drop_all();
+}
+
+/* What the CPU would refuse and the device does not see: a token that is no token is rejected, and nothing is read or
+ * written that is not there. */
+FA_TEST(bad_tokens) {
+    for (int rule = FA_VERIFY_GREEDY; rule <= FA_VERIFY_TYPICAL; rule++)
+        for (int bad = 0; bad < 2; bad++) {
+            const int tree = rule == FA_VERIFY_WITH_REPLACEMENT || rule == FA_VERIFY_WITHOUT_REPLACEMENT;
+            uint64_t s = 900 + (uint64_t)rule;
+            fa_verify_args a, d;
+            fa_error error;
+            void *workspace = NULL;
+            memset(&error, 0, sizeof error);
+            do drop_all(), (tree ? make_tree : make_chain)(&a, rule, 40, 0, &s);
+            while (!a.num_out);
+            int32_t *token = (int32_t *)(void *)(tree ? a.trees.token : a.chains.token);
+            const int32_t batch = tree ? a.trees.batch : a.chains.batch,
+                          most = a.max_out ? a.max_out : tree ? a.trees.num_nodes : a.chains.num_tokens + 1;
+            for (int n = 0; n < num_blocks; n++)
+                if (blocks[n].host == (unsigned char *)token)
+                    for (size_t i = 0; i < blocks[n].bytes / 4; i++) token[i] = bad ? INT32_MAX : -2;
+            upload();
+            d = there_args(&a), d.error = &error;
+            const size_t bytes = tree ? fa_verify_tree_cuda_workspace(&d) : fa_verify_chain_cuda_workspace(&d);
+            if (bytes) FA_EXPECT(cudaMalloc(&workspace, bytes) == cudaSuccess);
+            if (launched(tree ? fa_verify_tree_cuda(&d, workspace, bytes, 0) : fa_verify_chain_cuda(&d, workspace, bytes, 0),
+                         &error)) {
+                FA_EXPECT(cudaMemcpy(a.tokens, d.tokens, (size_t)(batch * most) * 4, cudaMemcpyDeviceToHost) == cudaSuccess &&
+                          cudaMemcpy(a.num_out, d.num_out, (size_t)batch * 4, cudaMemcpyDeviceToHost) == cudaSuccess);
+                for (int32_t b = 0; b < batch; b++)
+                    FA_EXPECT(a.num_out[b] == 1 && a.tokens[b * most] >= 0 && a.tokens[b * most] < 40);
+            }
+            cudaFree(workspace), drop_all();
+        }
+}
+
+/* Captured once, replayed on new rows and in the same workspace: the calls do nothing but launch. */
+FA_TEST(graph) {
+    uint64_t s = fat_seed + 11;
+    fa_verify_args c, t, dc, dt;
+    fa_error error;
+    cudaStream_t stream;
+    cudaGraph_t captured;
+    cudaGraphExec_t exec;
+    void *workspace[2];
+    do drop_all(), make_chain(&c, FA_VERIFY_TOKEN, 5000, 0, &s);
+    while (c.target.kind > FA_LOGITS || c.chains.num_tokens < 2);
+    make_tree(&t, FA_VERIFY_WITHOUT_REPLACEMENT, 4500, 1, &s);
+    upload();
+    dc = there_args(&c), dt = there_args(&t), dc.error = dt.error = c.error = t.error = &error;
+    const size_t bytes[2] = {fa_verify_chain_cuda_workspace(&dc), fa_verify_tree_cuda_workspace(&dt)};
+    for (int n = 0; n < 2; n++) FA_REQUIRE(cudaMalloc(&workspace[n], bytes[n]) == cudaSuccess);
+    FA_REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+    FA_EXPECT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
+    FA_EXPECT(fa_verify_chain_cuda(&dc, workspace[0], bytes[0], stream) == FA_OK &&
+              fa_verify_tree_cuda(&dt, workspace[1], bytes[1], stream) == FA_OK);
+    FA_EXPECT(cudaStreamEndCapture(stream, &captured) == cudaSuccess);
+    FA_REQUIRE(cudaGraphInstantiate(&exec, captured, 0) == cudaSuccess);
+    for (int round = 0; round < 3; round++) {
+        for (int n = 0; n < num_blocks; n++) /* coins, if they are given */
+            if (blocks[n].host == (const unsigned char *)c.coins.coins || blocks[n].host == (const unsigned char *)t.coins.coins)
+                for (size_t i = 0; i < blocks[n].bytes / 8; i++) ((uint64_t *)(void *)blocks[n].host)[i] = fat_next(&s);
+        upload();
+        void *host = malloc(fa_verify_tree_workspace(&t));
+        FA_EXPECT(cudaGraphLaunch(exec, stream) == cudaSuccess && cudaStreamSynchronize(stream) == cudaSuccess);
+        FA_EXPECT(fa_verify_chain(&c) == FA_OK && fa_verify_tree(&t, host, fa_verify_tree_workspace(&t)) == FA_OK);
+        FA_EXPECT(same("graph"));
+        free(host);
+    }
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(captured), cudaStreamDestroy(stream);
+    for (int n = 0; n < 2; n++) cudaFree(workspace[n]);
+    drop_all();
 }
 
 FA_TEST_MAIN
