@@ -19,6 +19,17 @@
         v.tokens = tokens, v.num_out = &count;
         fa_verify_chain(&v), step++;    // tokens[0 .. count-1] have the law of the target alone
 
+    CONFIGURE  FA_CUDA_SPEC, with nvcc, sticky, before any include, the first one or a later one: the calls for
+              device memory, with the tokens of the CPU (needs flashattn_cuda.cuh beside this file)
+
+        fa_status fa_sample_cuda(const fa_sample_args *args, cudaStream_t stream);
+        size_t    fa_verify_chain_cuda_workspace(const fa_verify_args *args);
+        fa_status fa_verify_chain_cuda(const fa_verify_args *args, void *workspace, size_t bytes,
+                                       cudaStream_t stream);
+        size_t    fa_verify_tree_cuda_workspace(const fa_verify_args *args);
+        fa_status fa_verify_tree_cuda(const fa_verify_args *args, void *workspace, size_t bytes,
+                                      cudaStream_t stream);
+
     CONTENTS  search for:  >>weights  >>sampling  >>trees  >>chains  >>verify  >>builders  >>medusa  >>ensembles
                            >>planning  >>cuda
 
@@ -3278,23 +3289,26 @@ static inline fa_status fa_choose_nodes(const double *likely, int32_t count, con
  *
  *      fa_sample_cuda           one launch, a thread block for each row
  *      fa_verify_chain_cuda     vocabularies of up to 4096: one launch, a thread block for each request.
- *      fa_verify_tree_cuda      Others: max and sum, of rows that need statistics (all but f32 FA_PROBS without
- *                               sampling parameters; all for GREEDY and TYPICAL); cut, if there are top_k, top_p
- *                               or min_p, or for TYPICAL; walk, which decides; draw (not for GREEDY)
+ *      fa_verify_tree_cuda      Others: max and sum, of rows that need statistics (all but f32 FA_PROBS
+ *                               without sampling parameters; all for GREEDY and TYPICAL); cut, if there are
+ *                               top_k, top_p or min_p, or for TYPICAL; walk, which decides; draw (not for
+ *                               GREEDY)
  *
  *  max and sum split each row among up to 32 thread blocks, draw that of the last token likewise. walk is one
- *  warp for each request. One thread block works alone on a row that is cut, on the entropy of TYPICAL, and, in
- *  walk, on Z of FA_VERIFY_BLOCK and on what is left after a second sibling.
+ *  warp for each request. One thread block works alone on a row that is cut, on the entropy of TYPICAL, and,
+ *  in walk, on Z of BLOCK and on what is left after a second sibling.
  *
- *  Reads.  FA_VERIFY_TOKEN of f32 FA_PROBS: single entries of p and q for each draft, the two rows at the place
- *  of rejection (or the last row of p) once, and 1/251 of them, or 512 entries, again. Rows with statistics are read
- *  twice for them, all rows of a request, whatever is accepted. Nothing is filled with zeros.
+ *  Reads.  FA_VERIFY_TOKEN of f32 FA_PROBS: single entries of p and q for each draft, the two rows at the
+ *  place of rejection (or the last row of p) once, and 1/251 of them, or 512 entries, again. Rows with
+ *  statistics are read twice for them, all rows of a request, whatever is accepted. Nothing is filled with
+ *  zeros.
  *
  *  No call allocates, synchronises or keeps state, and each may be captured in a graph. Arrays are in device
- *  memory, hence what they hold is not checked: sizes, parents, request numbers and parameters must be what the
- *  calls of the CPU accept; a token that is no token is rejected. args, error and draft_sampling are in host
- *  memory. The workspace is device memory of any content; calls that may run at the same time need their own.
- *  .._launch: the launches of a call in their order, for information; kernel NULL for what it does without. */
+ *  memory, hence what they hold is not checked: sizes, parents, request numbers and parameters must be what
+ *  the calls of the CPU accept; a token that is no token is rejected. args, error and draft_sampling are in
+ *  host memory, and may change when the call is back. The workspace is device memory of any content; calls
+ *  that may run at the same time need their own. .._launch: the launches of a call in their order, for
+ *  information; kernel NULL for what it does without. */
 
 #if !defined(__CUDACC__)
 #error "flashattn_spec.h: FA_CUDA_SPEC needs nvcc (a .cu file, or -x cu)"
@@ -3324,7 +3338,7 @@ typedef struct fai_last_draw {
 
 typedef struct fai_spec_job {
     fa_verify_args a;
-    fa_sampling sampling[2]; /* of target, of draft */
+    fa_sampling sampling[2];             /* of target, of draft */
     int32_t tree, batch, nodes, max_out; /* nodes: the most of a request, root included */
     int32_t one_launch, parts;
     int32_t prepare[2]; /* target, draft: do rows have statistics? */
@@ -3344,13 +3358,13 @@ typedef struct fai_spec_job {
 
 /* A thread block at work on a request or on a row. */
 typedef struct fai_team {
-    fai_row row[2]; /* p, q */
+    fai_row row[2];     /* p, q */
     int32_t best, last; /* last: is this the last thread block? */
     uint64_t entropy;
     fai_sum warp[32];
     fai_last_draw draw;
     int32_t skip[FA_TREE_MAX_NODES];
-    uint64_t sum[256];           /* of a fai_sums */
+    uint64_t sum[256];            /* of a fai_sums */
     uint64_t low[256], high[256]; /* sums by digit: of the lower 32 bits of units, and of the rest */
     uint32_t count[256];
     fai_sum units; /* before the digit */
@@ -3430,21 +3444,19 @@ FAI_ATOM int fai_filter_cuts(const fai_filter *f) {
 /* fai_row_open; kind is FA_PROBS if there is nothing to prepare. */
 FAI_ATOM fai_row fai_row_begin(const fa_rows *rows, int64_t index, int32_t vocab, const fai_filter *f) {
     const fa_dtype dtype = rows->dtype ? rows->dtype : FA_F32;
-    const fai_row row = {(const char *)rows->data +
-                             index * (rows->stride ? rows->stride : vocab) * (dtype == FA_F32 ? 4 : 2),
-                         dtype, vocab,
-                         rows->kind == FA_PROBS && (dtype != FA_F32 || fai_filter_cuts(f) || f->temperature == 0)
-                             ? FA_WEIGHTS
-                         : rows->kind ? rows->kind
-                                      : FA_LOGITS,
-                         0, -1, 0, 0, 0, 0, 0, 0, 0, {0, 0, 0}};
+    const int64_t stride = rows->stride ? rows->stride : vocab;
+    fai_row row;
+    memset(&row, 0, sizeof row);
+    row.data = (const char *)rows->data + index * stride * (dtype == FA_F32 ? 4 : 2);
+    row.dtype = dtype, row.vocab = vocab, row.only = -1, row.kind = rows->kind ? rows->kind : FA_LOGITS;
+    if (row.kind == FA_PROBS && (dtype != FA_F32 || fai_filter_cuts(f) || f->temperature == 0))
+        row.kind = FA_WEIGHTS;
     return row;
 }
 
 /* The largest of entries from .. to-1 as key and ~id: the first of equals is the largest number.  bad: does an
  * entry count as 0? */
-static __device__ uint64_t fai_team_top(fai_team *t, const fai_row *row, int32_t from, int32_t to,
-                                        int *bad) {
+static __device__ uint64_t fai_team_top(fai_team *t, const fai_row *row, int32_t from, int32_t to, int *bad) {
     uint64_t top = 0;
     int odd = 0;
 #pragma unroll 2
@@ -3533,7 +3545,8 @@ static __device__ void fai_team_cut(fai_team *t, fai_row *row, int64_t k, uint32
     uint64_t equal = 0;
     for (int32_t n = thread / 32; n < blocks; n += threads / 32) {
         uint32_t count = 0;
-        for (int64_t id = (int64_t)n * block + lane; id < row->vocab && id < ((int64_t)n + 1) * block; id += 32)
+        for (int64_t id = (int64_t)n * block + lane; id < row->vocab && id < ((int64_t)n + 1) * block;
+             id += 32)
             if (fai_row_key(row, (int32_t)id) == prefix && (prefix != old_key || id <= old_id))
                 count++, equal = fai_unit(row, (int32_t)id);
         count = __reduce_add_sync(~0u, count);
@@ -3652,8 +3665,10 @@ static __device__ uint64_t fai_team_entropy(fai_team *t, fai_row *row) {
 /* ---- draws ---- */
 
 FAI_ATOM fai_mass fai_team_mass(fai_team *t) {
-    const fai_mass m = {&t->row[0],           t->draw.has_q ? &t->row[1] : NULL, t->draw.ratio, t->draw.weights, t->skip,
-                        t->draw.num_skip, t->row[0].vocab};
+    const fai_mass m = {&t->row[0],     t->draw.has_q ? &t->row[1] : NULL,
+                        t->draw.ratio,  t->draw.weights,
+                        t->skip,        t->draw.num_skip,
+                        t->row[0].vocab};
     return m;
 }
 
@@ -3681,7 +3696,7 @@ static __device__ uint32_t fai_team_sums(fai_team *t, int32_t from, int32_t to) 
         if (lane == 0) t->sum[n] = fai_cap(sum);
     }
     bad_p = __syncthreads_or(bad_p), bad_q = __syncthreads_or(bad_q); /* sums are there */
-    return (uint32_t)!!bad_p | (uint32_t)!!bad_q << 1;
+    return (uint32_t) !!bad_p | (uint32_t) !!bad_q << 1;
 }
 
 /* Their total. */
@@ -3691,7 +3706,9 @@ static __device__ uint64_t fai_team_total(fai_team *t, int32_t blocks) {
         total = fai_sum_add(total, t->sum[n]);
     return fai_cap(fai_team_add(t, total));
 }
-FAI_ATOM int32_t fai_team_blocks(const fai_team *t) { return (t->row[0].vocab - 1) / fai_sums_block(t->row[0].vocab) + 1; }
+FAI_ATOM int32_t fai_team_blocks(const fai_team *t) {
+    return (t->row[0].vocab - 1) / fai_sums_block(t->row[0].vocab) + 1;
+}
 
 /* The lane whose weight holds the unit, which then counts from its beginning; -1: none does, and the unit
  * counts from behind them. */
@@ -3710,7 +3727,8 @@ FAI_ATOM int fai_warp_find(uint64_t weight, uint64_t *unit) {
 }
 
 /* fai_mass_draw by a warp. */
-static __device__ int32_t fai_warp_draw(const fai_mass *m, const uint64_t *sum, int32_t blocks, uint64_t unit) {
+static __device__ int32_t fai_warp_draw(const fai_mass *m, const uint64_t *sum, int32_t blocks,
+                                        uint64_t unit) {
     const int lane = threadIdx.x % 32;
     const int32_t block = fai_sums_block(m->vocab);
     int at = -1;
@@ -3720,10 +3738,9 @@ static __device__ int32_t fai_warp_draw(const fai_mass *m, const uint64_t *sum, 
     base = (base - 32 + at) * block;
     for (at = -1; at < 0 && base < m->vocab; base += 32) {
         const int64_t id = base + lane;
-        at = fai_warp_find(id < m->vocab && !(m->num_skip && fai_skips(m, (int32_t)id))
-                               ? fai_mass_at(m, (int32_t)id)
-                               : 0,
-                           &unit);
+        at = fai_warp_find(
+            id < m->vocab && !(m->num_skip && fai_skips(m, (int32_t)id)) ? fai_mass_at(m, (int32_t)id) : 0,
+            &unit);
     }
     return (int32_t)(base - 32 + at);
 }
@@ -3854,7 +3871,7 @@ FAI_ATOM void fai_team_flag(fai_request *r, int bad_p, int bad_q) {
 /* What the last token is drawn from; skip is in t already. */
 FAI_ATOM void fai_team_last(fai_team *t, const fai_request *r, int has_q, uint64_t ratio,
                             const uint64_t *weights, int32_t num_skip, uint32_t purpose, int32_t node) {
-    const fai_last_draw draw = {1,     has_q, num_skip, r->count, ratio, fai_request_coin(r, purpose, node),
+    const fai_last_draw draw = {1,      has_q, num_skip, r->count, ratio, fai_request_coin(r, purpose, node),
                                 weights};
     __syncthreads(); /* nobody looks at the old one any more */
     if (threadIdx.x == 0) t->draw = draw;
@@ -4019,7 +4036,8 @@ static __device__ void fai_team_walk(const fai_spec_job *job, fai_team *t, int64
             continue;
         }
 #pragma unroll 1 /* the code once */
-        for (int side = 0; side < (draft && child >= 0 ? 2 : 1); side++) fai_team_fetch(job, t, &r, side, node);
+        for (int side = 0; side < (draft && child >= 0 ? 2 : 1); side++)
+            fai_team_fetch(job, t, &r, side, node);
         if (rule == FA_VERIFY_GREEDY) {
             node = fai_team_step_greedy(job, t, &r, node);
         } else if (state == BONUS || child < 0) {
@@ -4133,7 +4151,8 @@ static __global__ void __launch_bounds__(FAI_SPEC_THREADS)
     const int64_t at = fai_row_number(&job, side, r.b, node) * job.parts + part;
     const int32_t length = fai_part_length(&job), from = part * length;
     if (threadIdx.x == 0)
-        team.row[0] = fai_row_begin(side ? &job.a.draft : &job.a.target, fai_row_index(&r, side, node), r.vocab, &f);
+        team.row[0] =
+            fai_row_begin(side ? &job.a.draft : &job.a.target, fai_row_index(&r, side, node), r.vocab, &f);
     __syncthreads(); /* the row is there */
     if (team.row[0].kind == FA_PROBS && job.a.rule != FA_VERIFY_GREEDY) return;
     const uint64_t top =
@@ -4142,8 +4161,8 @@ static __global__ void __launch_bounds__(FAI_SPEC_THREADS)
 }
 
 /* A row whose parts have their largest entries: its unit; returns the largest entry. */
-FAI_ATOM int32_t fai_team_rate(const fai_spec_job *job, fai_team *t, const fai_request *r, int side, int32_t node,
-                               const fai_filter *f) {
+FAI_ATOM int32_t fai_team_rate(const fai_spec_job *job, fai_team *t, const fai_request *r, int side,
+                               int32_t node, const fai_filter *f) {
     const int64_t at = fai_row_number(job, side, r->b, node) * job->parts;
     const int lane = threadIdx.x % 32, greedy = job->a.rule == FA_VERIFY_GREEDY;
     if (threadIdx.x < 32) {
@@ -4151,7 +4170,8 @@ FAI_ATOM int32_t fai_team_rate(const fai_spec_job *job, fai_team *t, const fai_r
             fai_row_begin(side ? &job->a.draft : &job->a.target, fai_row_index(r, side, node), r->vocab, f);
         uint64_t top = 0;
         int bad = 0;
-        if (lane < job->parts && (row.kind != FA_PROBS || greedy)) top = job->tops[at + lane], bad = job->bads[at + lane] != 0;
+        if (lane < job->parts && (row.kind != FA_PROBS || greedy))
+            top = job->tops[at + lane], bad = job->bads[at + lane] != 0;
         top = fai_warp_max(top), bad = __any_sync(~0u, bad);
         if (row.kind != FA_PROBS) fai_row_rate(&row, top, bad, f);
         if (lane == 0) t->row[0] = row, t->best = fai_top_id(top);
@@ -4173,12 +4193,14 @@ static __global__ void __launch_bounds__(FAI_SPEC_THREADS)
     int32_t node, part, parts = 0;
     if (!fai_find_part(&job, &r, &side, &node, &part)) return;
     const fai_filter f = fai_job_filter(&job, side, r.b);
-    if (fai_filter_cuts(&f) || (side == 0 && job.a.rule == FA_VERIFY_TYPICAL)) return; /* of the next launch */
+    if (fai_filter_cuts(&f) || (side == 0 && job.a.rule == FA_VERIFY_TYPICAL))
+        return; /* of the next launch */
     fai_team_rate(&job, &team, &r, side, node, &f);
     const fai_row *const row = &team.row[0];
     const int32_t length = fai_part_length(&job), from = part * length;
     if (row->kind != FA_PROBS && row->only < 0 && job.a.rule != FA_VERIFY_GREEDY) {
-        const fai_sum sum = fai_team_units(&team, row, from, r.vocab - from > length ? from + length : r.vocab);
+        const fai_sum sum =
+            fai_team_units(&team, row, from, r.vocab - from > length ? from + length : r.vocab);
         if (threadIdx.x == 0) job.sums[fai_row_number(&job, side, r.b, node) * job.parts + part] = sum;
         parts = job.parts;
     }
@@ -4264,9 +4286,9 @@ static __global__ void __launch_bounds__(FAI_SPEC_THREADS, 1)
         if (dead) {
             token = n && a.without_replacement ? -1 : best;
         } else if (total) {
-            const uint64_t coin =
-                a.coins.coins ? a.coins.coins[at + n]
-                              : fai_coin_of(&a.coins, b, a.purpose, (a.node ? a.node[row] : 1) + n);
+            const uint64_t coin = a.coins.coins
+                                      ? a.coins.coins[at + n]
+                                      : fai_coin_of(&a.coins, b, a.purpose, (a.node ? a.node[row] : 1) + n);
             token = fai_warp_draw(&m, t->sum, blocks, fai_mulhi(coin, total));
         }
         if (lane == 0) a.tokens[at + n] = token;
@@ -4305,8 +4327,8 @@ static inline int64_t fai_spec_plan(fai_spec_job *job, const fa_verify_args *a, 
     for (int side = 0; side < 2; side++) {
         const fa_rows *const rows = side ? &a->draft : &a->target;
         const fa_sampling *const s = &job->sampling[side];
-        job->prepare[side] = rows->kind != FA_PROBS || (rows->dtype && rows->dtype != FA_F32) || s->temperature ||
-                             s->top_k || s->top_p || s->min_p;
+        job->prepare[side] = rows->kind != FA_PROBS || (rows->dtype && rows->dtype != FA_F32) ||
+                             s->temperature || s->top_k || s->top_p || s->min_p;
     }
     if (a->rule == FA_VERIFY_GREEDY || a->rule == FA_VERIFY_TYPICAL) job->prepare[0] = 1;
     if (!draft) job->prepare[1] = 0;
@@ -4315,8 +4337,8 @@ static inline int64_t fai_spec_plan(fai_spec_job *job, const fa_verify_args *a, 
     if (job->parts > FAI_SPEC_PARTS) job->parts = FAI_SPEC_PARTS;
     if (base) base = (char *)(((uintptr_t)base + 15) & ~(uintptr_t)15);
     if (a->rule == FA_VERIFY_WITH_REPLACEMENT || a->rule == FA_VERIFY_WITHOUT_REPLACEMENT)
-        job->weights =
-            (uint64_t *)fai_spec_take(base, &used, fai_mul((int64_t)job->batch * 2, a->vocab), sizeof(uint64_t));
+        job->weights = (uint64_t *)fai_spec_take(base, &used, fai_mul((int64_t)job->batch * 2, a->vocab),
+                                                 sizeof(uint64_t));
     if (job->one_launch) return used ? used + 15 : 0;
     const int64_t rows = 2 * (int64_t)job->batch * job->nodes, parts = rows * job->parts;
     if (job->prepare[0] || job->prepare[1]) {
@@ -4362,46 +4384,60 @@ static inline void fai_spec_launches(const fai_spec_job *job, fa_cuda_launch lau
             launch[n].grid = grid[n] <= INT32_MAX ? (unsigned)grid[n] : 0;
 }
 
-static inline fa_status fai_spec_pointers(const fa_args *errors, const void *const *list,
-                                          const char *const *fields, int count) {
+typedef struct fai_spec_pointer_of {
+    const void *data;
+    const char *field;
+} fai_spec_pointer_of;
+
+static inline fa_status fai_spec_on_device(const fa_args *errors, const fai_spec_pointer_of *list, size_t count) {
     fa_status status = FA_OK;
-    for (int n = 0; n < count && status == FA_OK; n++) status = fai_cuda_check_pointer(errors, list[n], fields[n]);
+    for (size_t n = 0; n < count && status == FA_OK; n++)
+        status = fai_cuda_check_pointer(errors, list[n].data, list[n].field);
     return status;
+}
+static inline fa_status fai_sampling_on_device(const fa_args *errors, const fa_sampling *s) {
+    const fai_spec_pointer_of list[] = {
+        {s->temperature, "temperature"}, {s->top_k, "top_k"}, {s->top_p, "top_p"}, {s->min_p, "min_p"}};
+    return fai_spec_on_device(errors, list, 4);
+}
+static inline fa_status fai_coins_on_device(const fa_args *errors, const fa_coins *coins) {
+    const fai_spec_pointer_of list[] = {
+        {coins->coins, "coins.coins"}, {coins->seed, "coins.seed"}, {coins->offset, "coins.offset"}};
+    return fai_spec_on_device(errors, list, 3);
 }
 
 /* Checks everything, and says what is to be launched. */
 static inline fa_status fai_spec_ready(const fa_verify_args *a, int tree, void *workspace, size_t bytes,
                                        fai_spec_job *job, fa_cuda_launch launch[FA_SPEC_LAUNCHES], int dry) {
-    static const char *const fields[] = {
-        "target.data",     "draft.data",    "draft_row",       "temperature",   "top_k",
-        "top_p",           "min_p",         "draft temperature", "draft top_k", "draft top_p",
-        "draft min_p",     "coins.coins",   "coins.seed",      "coins.offset",  "tokens",
-        "num_out",         "accepted",      "flags",           "chains.indptr", "chains.lengths",
-        "chains.token",    "trees.indptr",  "trees.parent",    "trees.token"};
     double grid[FA_SPEC_LAUNCHES];
     fa_args errors;
     fai_spec_call c = tree ? fai_check_verify_tree(a, 1) : fai_check_verify_chain(a, 1);
     if (c.status != FA_OK) return c.status;
-    const int64_t needed = fai_spec_plan(job, a, tree, (char *)workspace);
-    const fa_sampling none = {0, 0, 0, 0}, *const s = &a->sampling, *const d = a->draft_sampling ? a->draft_sampling
-                                                                                                : &none;
-    const void *const list[] = {
-        a->target.data,    fai_rule_needs_draft(a->rule) ? a->draft.data : NULL,
-        a->draft_row,      s->temperature,   s->top_k,         s->top_p,
-        s->min_p,          d->temperature,   d->top_k,         d->top_p,
-        d->min_p,          a->coins.coins,   a->coins.seed,    a->coins.offset,
-        a->tokens,         a->num_out,       a->accepted,      a->flags,
-        tree ? NULL : a->chains.indptr,      tree ? NULL : a->chains.lengths,
-        tree ? NULL : a->chains.token,       tree ? a->trees.indptr : NULL,
-        tree ? a->trees.parent : NULL,       tree ? a->trees.token : NULL};
+    const fai_spec_pointer_of shared[] = {
+        {a->target.data, "target.data"}, {fai_rule_needs_draft(a->rule) ? a->draft.data : NULL, "draft.data"},
+        {a->tokens, "tokens"},           {a->num_out, "num_out"},
+        {a->accepted, "accepted"},       {a->flags, "flags"}};
+    const fai_spec_pointer_of chains[] = {{a->chains.indptr, "chains.indptr"},
+                                          {a->chains.lengths, "chains.lengths"},
+                                          {a->chains.token, "chains.token"}};
+    const fai_spec_pointer_of trees[] = {{a->trees.indptr, "trees.indptr"},
+                                         {a->trees.parent, "trees.parent"},
+                                         {a->trees.token, "trees.token"},
+                                         {a->draft_row, "draft_row"}};
     memset(&errors, 0, sizeof errors), errors.error = a->error;
-    fa_status status = fai_spec_pointers(&errors, list, fields, (int)(sizeof list / sizeof *list));
-    if (status == FA_OK && !dry)
-        status = fai_cuda_check_workspace(&errors, workspace, bytes, (size_t)needed);
+    fa_status status = fai_spec_on_device(&errors, shared, 6);
+    if (status == FA_OK)
+        status = tree ? fai_spec_on_device(&errors, trees, 4) : fai_spec_on_device(&errors, chains, 3);
+    if (status == FA_OK) status = fai_sampling_on_device(&errors, &a->sampling);
+    if (status == FA_OK && a->draft_sampling) status = fai_sampling_on_device(&errors, a->draft_sampling);
+    if (status == FA_OK) status = fai_coins_on_device(&errors, &a->coins);
+    const size_t needed = (size_t)fai_spec_plan(job, a, tree, (char *)workspace);
+    if (status == FA_OK && !dry) status = fai_cuda_check_workspace(&errors, workspace, bytes, needed);
     if (status != FA_OK) return status;
     fai_spec_launches(job, launch, grid);
     for (int n = 0; n < FA_SPEC_LAUNCHES && status == FA_OK; n++)
-        if (grid[n] > INT32_MAX) status = fai_fail(&errors, FA_ERR_CUDA_GRID, "batch * nodes", -1, grid[n], 1, INT32_MAX);
+        if (grid[n] > INT32_MAX)
+            status = fai_fail(&errors, FA_ERR_CUDA_GRID, "batch * nodes", -1, grid[n], 1, INT32_MAX);
     for (int n = 0; n < FA_SPEC_LAUNCHES && status == FA_OK; n++)
         if (launch[n].kernel) status = fai_cuda_prepare(&errors, &launch[n], launch[n].kernel);
     return status;
@@ -4448,28 +4484,31 @@ static inline fa_status fa_verify_tree_cuda(const fa_verify_args *args, void *wo
                                             cudaStream_t stream) {
     return fai_verify_cuda(args, 1, workspace, bytes, stream);
 }
-static inline fa_status fa_verify_chain_cuda_launch(const fa_verify_args *args, fa_cuda_launch launch[FA_SPEC_LAUNCHES]) {
+static inline fa_status fa_verify_chain_cuda_launch(const fa_verify_args *args,
+                                                    fa_cuda_launch launch[FA_SPEC_LAUNCHES]) {
     fai_spec_job job;
     return fai_spec_ready(args, 0, NULL, 0, &job, launch, 1);
 }
-static inline fa_status fa_verify_tree_cuda_launch(const fa_verify_args *args, fa_cuda_launch launch[FA_SPEC_LAUNCHES]) {
+static inline fa_status fa_verify_tree_cuda_launch(const fa_verify_args *args,
+                                                   fa_cuda_launch launch[FA_SPEC_LAUNCHES]) {
     fai_spec_job job;
     return fai_spec_ready(args, 1, NULL, 0, &job, launch, 1);
 }
 
 /* fa_sample on the stream: the same tokens. No workspace. */
 static inline fa_status fa_sample_cuda(const fa_sample_args *args, cudaStream_t stream) {
-    static const char *const fields[] = {"rows.data", "request",     "temperature", "top_k",        "top_p", "min_p",
-                                         "node",      "coins.coins", "coins.seed",  "coins.offset", "tokens", "flags"};
     fai_spec_call c = fai_check_sample(args, 1);
     fa_args errors;
     if (c.status != FA_OK) return c.status;
-    const fa_sampling *const s = &args->sampling;
-    const void *const list[] = {args->rows.data, args->request,     s->temperature,   s->top_k,
-                                s->top_p,        s->min_p,          args->node,       args->coins.coins,
-                                args->coins.seed, args->coins.offset, args->tokens,   args->flags};
+    const fai_spec_pointer_of list[] = {{args->rows.data, "rows.data"},
+                                        {args->request, "request"},
+                                        {args->node, "node"},
+                                        {args->tokens, "tokens"},
+                                        {args->flags, "flags"}};
     memset(&errors, 0, sizeof errors), errors.error = args->error;
-    fa_status status = fai_spec_pointers(&errors, list, fields, (int)(sizeof list / sizeof *list));
+    fa_status status = fai_spec_on_device(&errors, list, 5);
+    if (status == FA_OK) status = fai_sampling_on_device(&errors, &args->sampling);
+    if (status == FA_OK) status = fai_coins_on_device(&errors, &args->coins);
     if (status != FA_OK) return status;
     fa_sample_args copy = *args;
     void *parameters[1] = {&copy};

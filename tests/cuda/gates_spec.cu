@@ -2,4 +2,5 @@
 #define FA_CUDA_SPEC
 #include "flashattn_spec.h"
 
-const void *kernels[] = {(const void *)fa_verify_chain_cuda, (const void *)fa_verify_tree_cuda, (const void *)fa_sample_cuda};
+const void *kernels[] = {(const void *)fa_verify_chain_cuda, (const void *)fa_verify_tree_cuda,
+                         (const void *)fa_sample_cuda};

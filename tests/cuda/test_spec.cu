@@ -1,5 +1,5 @@
-/* test_spec.cu - fa_verify_chain, fa_verify_tree and fa_sample on the device: the tokens, node numbers and flags of the
- * CPU, on copies of all memory, so that a byte which should not be touched (0xff before) is compared as well. */
+/* test_spec.cu - fa_verify_chain, fa_verify_tree and fa_sample on the device: the tokens, node numbers and flags of
+ * the CPU, on copies of all memory: so a byte that should not be touched (0xff before) is compared as well. */
 #include "flashattn_spec.h" /* without kernels, and again with them */
 #define FA_CUDA_SPEC
 #include "flashattn_spec.h"
@@ -80,7 +80,8 @@ static fa_rows make_rows(int32_t count, int32_t vocab, int kind, fa_dtype dtype,
     memset(&r, 0, sizeof r);
     const int64_t stride = vocab + fat_below(s, 4);
     if (stride != vocab || fat_below(s, 2)) r.stride = stride;
-    r.kind = kind == FA_LOGITS && fat_below(s, 2) ? 0 : kind, r.dtype = dtype == FA_F32 && fat_below(s, 2) ? (fa_dtype)0 : dtype;
+    r.kind = kind == FA_LOGITS && fat_below(s, 2) ? 0 : kind,
+    r.dtype = dtype == FA_F32 && fat_below(s, 2) ? (fa_dtype)0 : dtype;
     void *data = take((size_t)(count * stride) * fa_sizeof(dtype));
     r.data = data;
     for (int32_t n = 0; n < count; n++) {
@@ -185,7 +186,8 @@ static fa_verify_args there_args(const fa_verify_args *a) {
     MOVE(const void, d.draft.data)
     MOVE(const int32_t, d.draft_row)
     d.sampling = sampling_there(d.sampling), d.coins = coins_there(d.coins);
-    if (d.draft_sampling) draft_sampling_there = sampling_there(draft_sampling), d.draft_sampling = &draft_sampling_there;
+    if (d.draft_sampling)
+        draft_sampling_there = sampling_there(draft_sampling), d.draft_sampling = &draft_sampling_there;
     MOVE(int32_t, d.tokens)
     MOVE(int32_t, d.num_out)
     MOVE(int32_t, d.accepted)
@@ -193,22 +195,28 @@ static fa_verify_args there_args(const fa_verify_args *a) {
     return d;
 }
 
-static fa_dtype any_dtype(uint64_t *s) { return fat_below(s, 2) ? FA_F32 : fat_below(s, 2) ? FA_F16 : FA_BF16; }
+static fa_dtype any_dtype(uint64_t *s) {
+    return fat_below(s, 2) ? FA_F32 : fat_below(s, 2) ? FA_F16 : FA_BF16;
+}
 
 /* What chains and trees have in common: rows, parameters, coins, outputs. Plain: kernels have no rows to prepare. */
-static void make_common(fa_verify_args *a, int32_t batch, int32_t rows, int32_t draft_rows, int plain, int32_t most,
-                        uint64_t *s) {
-    const int kind = plain ? FA_PROBS : 1 + fat_below(s, 3), draft_kind = fat_below(s, 3) || plain ? kind : 1 + fat_below(s, 3);
+static void make_common(fa_verify_args *a, int32_t batch, int32_t rows, int32_t draft_rows, int plain,
+                        int32_t most, uint64_t *s) {
+    const int kind = plain ? FA_PROBS : 1 + fat_below(s, 3),
+              draft_kind = fat_below(s, 3) || plain ? kind : 1 + fat_below(s, 3);
     a->target = make_rows(rows, a->vocab, kind, plain ? FA_F32 : any_dtype(s), NULL, s);
-    a->draft = make_rows(draft_rows > rows ? rows : draft_rows, a->vocab, draft_kind, plain ? FA_F32 : any_dtype(s), &a->target, s);
+    a->draft = make_rows(draft_rows > rows ? rows : draft_rows, a->vocab, draft_kind,
+                         plain ? FA_F32 : any_dtype(s), &a->target, s);
     if (!plain) {
         const int cuts = fat_below(s, 2);
         a->sampling = make_sampling(batch, kind == FA_LOGITS, cuts, s);
         if (fat_below(s, 3) == 0)
-            draft_sampling = make_sampling(batch, draft_kind == FA_LOGITS, cuts, s), a->draft_sampling = &draft_sampling;
+            draft_sampling = make_sampling(batch, draft_kind == FA_LOGITS, cuts, s),
+            a->draft_sampling = &draft_sampling;
     }
     a->coins = make_coins(batch, rows, s);
-    if (fat_below(s, 2)) a->typical_epsilon = (float)(0.5 * fat_uniform(s)), a->typical_delta = (float)fat_uniform(s);
+    if (fat_below(s, 2))
+        a->typical_epsilon = (float)(0.5 * fat_uniform(s)), a->typical_delta = (float)fat_uniform(s);
     if (fat_below(s, 2)) a->max_out = most + fat_below(s, 3);
     const size_t bytes = (size_t)batch * (size_t)(a->max_out ? a->max_out : most) * 4;
     a->tokens = (int32_t *)take(bytes);
@@ -231,9 +239,9 @@ static void make_chain(fa_verify_args *a, int rule, int32_t vocab, int plain, ui
     make_common(a, batch, drafts + batch, drafts, plain, most + 1, s);
     int32_t *token = (int32_t *)take((size_t)drafts * 4);
     for (int32_t b = 0; b < batch; b++)
-        for (int64_t i = fai_chain_first(&a->chains, b), n = 0; n < (layout == 1 ? fai_chain_tokens(&a->chains, b) : most); n++)
-            token[i + n] = fat_below(s, 3) ? largest(fat_below(s, 2) ? &a->target : &a->draft,
-                                                     i + n, vocab)
+        for (int64_t i = fai_chain_first(&a->chains, b), n = 0;
+             n < (layout == 1 ? fai_chain_tokens(&a->chains, b) : most); n++)
+            token[i + n] = fat_below(s, 3) ? largest(fat_below(s, 2) ? &a->target : &a->draft, i + n, vocab)
                                            : fat_below(s, vocab);
     for (int32_t b = 0; b < batch; b++)
         for (int64_t i = fai_chain_first(&a->chains, b), n = 0; n < fai_chain_tokens(&a->chains, b); n++)
@@ -242,7 +250,8 @@ static void make_chain(fa_verify_args *a, int rule, int32_t vocab, int plain, ui
 }
 
 static void make_tree(fa_verify_args *a, int rule, int32_t vocab, int plain, uint64_t *s) {
-    const int32_t batch = 1 + fat_below(s, 3), most = fat_below(s, 6) ? 1 + fat_below(s, 9) : 40, ragged = fat_below(s, 2);
+    const int32_t batch = 1 + fat_below(s, 3), most = fat_below(s, 6) ? 1 + fat_below(s, 9) : 40,
+                  ragged = fat_below(s, 2);
     const int bushy = fat_below(s, 2);
     int32_t *indptr = (int32_t *)take((size_t)(batch + 1) * 4);
     memset(a, 0, sizeof *a);
@@ -278,7 +287,10 @@ static int check(const fa_verify_args *a, int tree, const char *what) {
     free(host);
     const size_t bytes = tree ? fa_verify_tree_cuda_workspace(&d) : fa_verify_chain_cuda_workspace(&d);
     if (bytes) ok = ok && FA_EXPECT(cudaMalloc(&workspace, bytes) == cudaSuccess);
-    if (ok) ok = launched(tree ? fa_verify_tree_cuda(&d, workspace, bytes, 0) : fa_verify_chain_cuda(&d, workspace, bytes, 0), &error);
+    if (ok)
+        ok = launched(tree ? fa_verify_tree_cuda(&d, workspace, bytes, 0)
+                           : fa_verify_chain_cuda(&d, workspace, bytes, 0),
+                      &error);
     ok = ok && FA_EXPECT_MSG(same(what), "%s", what);
     for (int32_t b = 0; ok && a->num_out && b < (tree ? a->trees.batch : a->chains.batch); b++)
         num_accepted += a->num_out[b] - 1;
@@ -287,18 +299,20 @@ static int check(const fa_verify_args *a, int tree, const char *what) {
     return ok;
 }
 
-static void run(int tree, const int *rules, int num_rules, const int32_t *vocabs, int num_vocabs, int rounds) {
+static void run(int tree, const int *rules, int num_rules, const int32_t *vocabs, int num_vocabs,
+                int rounds) {
     char what[200];
     num_accepted = num_problems = 0;
     for (int r = 0; r < num_rules; r++)
         for (int v = 0; v < num_vocabs; v++)
             for (int round = 0; round < rounds; round++) {
-                uint64_t s = fat_seed * 1000003 + (uint64_t)(((tree * 10 + rules[r]) * 100 + v) * 1000 + round);
+                uint64_t s =
+                    fat_seed * 1000003 + (uint64_t)(((tree * 10 + rules[r]) * 100 + v) * 1000 + round);
                 fa_verify_args a;
                 if (!due()) continue;
                 (tree ? make_tree : make_chain)(&a, rules[r], vocabs[v], round % 3 == 0, &s);
-                snprintf(what, sizeof what, "%s rule %d, vocab %d, round %d, kinds %d %d", tree ? "tree" : "chain", rules[r],
-                         vocabs[v], round, a.target.kind, a.draft.kind);
+                snprintf(what, sizeof what, "%s rule %d, vocab %d, round %d, kinds %d %d",
+                         tree ? "tree" : "chain", rules[r], vocabs[v], round, a.target.kind, a.draft.kind);
                 const int ok = check(&a, tree, what);
                 drop_all();
                 if (!ok) return;
@@ -337,7 +351,8 @@ FA_TEST(samples) {
         if (fat_below(&s, 2) || rows > a.batch) a.request = request;
         if (fat_below(&s, 2)) a.node = node;
         a.num_rows = rows, a.num_samples = fat_below(&s, 6);
-        a.without_replacement = fat_below(&s, 2), a.purpose = fat_below(&s, 2) ? FA_COIN_TARGET : FA_COIN_DRAFT;
+        a.without_replacement = fat_below(&s, 2),
+        a.purpose = fat_below(&s, 2) ? FA_COIN_TARGET : FA_COIN_DRAFT;
         a.rows = make_rows(rows, a.vocab, kind, any_dtype(&s), NULL, &s);
         if (round % 3) a.sampling = make_sampling(a.batch, kind == FA_LOGITS, 1, &s);
         a.coins = make_coins(a.batch, (int64_t)rows * (a.num_samples ? a.num_samples : 1), &s);
@@ -375,8 +390,8 @@ static int count_bytes(const fa_verify_args *d, int tree, double *read, double *
     *read = *written = 0;
     for (int n = 0; n < FA_SPEC_LAUNCHES && ok; n++) {
         if (!launch[n].kernel) continue;
-        ok = FA_EXPECT(cudaLaunchKernel(launch[n].kernel, dim3(launch[n].grid), dim3(launch[n].block), parameters,
-                                        0, 0) == cudaSuccess &&
+        ok = FA_EXPECT(cudaLaunchKernel(launch[n].kernel, dim3(launch[n].grid), dim3(launch[n].block),
+                                        parameters, 0, 0) == cudaSuccess &&
                        cudaDeviceSynchronize() == cudaSuccess);
         *read += (double)ptx_counter("load_bytes"), *written += (double)ptx_counter("store_bytes");
     }
@@ -405,7 +420,9 @@ FA_TEST(bytes_are_those_of_the_rows) {
             for (int i = 0; i < (DRAFTS + 1) * vocab; i++)
                 p[i] = logits ? (float)fat_normal(&s) : (float)(fat_uniform(&s) * 2 / vocab);
             for (int i = 0; i < DRAFTS * vocab; i++)
-                q[i] = i / vocab < good ? p[i] : logits ? (float)fat_normal(&s) : (float)(fat_uniform(&s) * 2 / vocab);
+                q[i] = i / vocab < good ? p[i]
+                       : logits         ? (float)fat_normal(&s)
+                                        : (float)(fat_uniform(&s) * 2 / vocab);
             for (int n = 0; n <= DRAFTS; n++) coins[n] = UINT64_MAX / 5 * 4;
             for (int n = 0; n < DRAFTS; n++) {
                 token[n] = 1000 * n + 7;
@@ -442,7 +459,8 @@ FA_TEST(bad_arguments) {
     make_chain(&c, FA_VERIFY_TOKEN, 5000, 0, &s), make_tree(&t, FA_VERIFY_WITHOUT_REPLACEMENT, 5000, 0, &s);
     float *const one = (float *)take(64);
     upload();
-    c.chains.num_tokens = 3, dc = there_args(&c), dt = there_args(&t), dt.draft_sampling = dc.draft_sampling = NULL;
+    c.chains.num_tokens = 3, dc = there_args(&c), dt = there_args(&t),
+    dt.draft_sampling = dc.draft_sampling = NULL;
     dc.chains.token = (const int32_t *)there(one);
     const size_t bytes_c = fa_verify_chain_cuda_workspace(&dc), bytes_t = fa_verify_tree_cuda_workspace(&dt),
                  bytes = bytes_c > bytes_t ? bytes_c : bytes_t;
@@ -483,14 +501,16 @@ FA_TEST(bad_arguments) {
     CHAIN(FA_ERR_CUDA_POINTER, "top_k", x.sampling.top_k = host_ints)
     CHAIN(FA_ERR_CUDA_POINTER, "tokens", x.tokens = (int32_t *)(void *)on_host)
     CHAIN(FA_ERR_CUDA_POINTER, "flags", x.flags = (uint32_t *)(void *)on_host)
-    CHAIN(FA_ERR_CUDA_POINTER, "coins.seed", x.coins.seed = (const uint64_t *)(((uintptr_t)on_host + 7) / 8 * 8))
+    CHAIN(FA_ERR_CUDA_POINTER, "coins.seed",
+          x.coins.seed = (const uint64_t *)(((uintptr_t)on_host + 7) / 8 * 8))
     TREE(FA_ERR_SPEC_RULE, "rule", x.rule = FA_VERIFY_BLOCK)
     TREE(FA_ERR_TREE_NODES, "trees.num_nodes", x.trees.num_nodes = 0)
     TREE(FA_ERR_TREE_PARENT, "trees.parent", x.trees.parent = NULL)
     TREE(FA_ERR_TREE_TOKEN, "trees.token", x.trees.token = NULL)
     TREE(FA_ERR_CUDA_POINTER, "trees.parent", x.trees.parent = host_ints)
     TREE(FA_ERR_CUDA_POINTER, "draft_row", x.draft_row = host_ints; x.num_draft_rows = 9)
-    TREE(FA_ERR_SPEC_DRAFT_ROW, "num_draft_rows", x.draft_row = (const int32_t *)there(one); x.num_draft_rows = -1)
+    TREE(FA_ERR_SPEC_DRAFT_ROW, "num_draft_rows", x.draft_row = (const int32_t *)there(one);
+         x.num_draft_rows = -1)
     fa_verify_args x = dc;
     x.error = &error;
     FA_EXPECT(fa_verify_chain_cuda(&x, NULL, bytes, 0) == FA_ERR_WORKSPACE_NULL);
@@ -499,7 +519,8 @@ FA_TEST(bad_arguments) {
     x.first_canary = 1;
     FA_EXPECT(fa_verify_chain_cuda(&x, workspace, bytes, 0) == FA_ERR_NOT_ZEROED);
     x = dc, x.error = &error, x.chains.batch = INT32_MAX;
-    FA_EXPECT(fa_verify_chain_cuda_launch(&x, launch) == FA_ERR_CUDA_GRID && !strcmp(error.field, "batch * nodes"));
+    FA_EXPECT(fa_verify_chain_cuda_launch(&x, launch) == FA_ERR_CUDA_GRID &&
+              !strcmp(error.field, "batch * nodes"));
     FA_EXPECT(fa_verify_chain_cuda_launch(&dc, launch) == FA_OK && launch[3].kernel && launch[4].grid > 1);
     FA_EXPECT(fa_verify_tree_cuda_launch(&dt, launch) == FA_OK && launch[3].grid == (unsigned)t.trees.batch);
     FA_EXPECT(cudaDeviceSynchronize() == cudaSuccess && same("bad arguments"));
@@ -520,19 +541,25 @@ FA_TEST(bad_tokens) {
             do drop_all(), (tree ? make_tree : make_chain)(&a, rule, 40, 0, &s);
             while (!a.num_out);
             int32_t *token = (int32_t *)(void *)(tree ? a.trees.token : a.chains.token);
-            const int32_t batch = tree ? a.trees.batch : a.chains.batch,
-                          most = a.max_out ? a.max_out : tree ? a.trees.num_nodes : a.chains.num_tokens + 1;
+            const int32_t batch = tree ? a.trees.batch : a.chains.batch, most = a.max_out ? a.max_out
+                                                                                : tree
+                                                                                    ? a.trees.num_nodes
+                                                                                    : a.chains.num_tokens + 1;
             for (int n = 0; n < num_blocks; n++)
                 if (blocks[n].host == (unsigned char *)token)
                     for (size_t i = 0; i < blocks[n].bytes / 4; i++) token[i] = bad ? INT32_MAX : -2;
             upload();
             d = there_args(&a), d.error = &error;
-            const size_t bytes = tree ? fa_verify_tree_cuda_workspace(&d) : fa_verify_chain_cuda_workspace(&d);
+            const size_t bytes =
+                tree ? fa_verify_tree_cuda_workspace(&d) : fa_verify_chain_cuda_workspace(&d);
             if (bytes) FA_EXPECT(cudaMalloc(&workspace, bytes) == cudaSuccess);
-            if (launched(tree ? fa_verify_tree_cuda(&d, workspace, bytes, 0) : fa_verify_chain_cuda(&d, workspace, bytes, 0),
+            if (launched(tree ? fa_verify_tree_cuda(&d, workspace, bytes, 0)
+                              : fa_verify_chain_cuda(&d, workspace, bytes, 0),
                          &error)) {
-                FA_EXPECT(cudaMemcpy(a.tokens, d.tokens, (size_t)(batch * most) * 4, cudaMemcpyDeviceToHost) == cudaSuccess &&
-                          cudaMemcpy(a.num_out, d.num_out, (size_t)batch * 4, cudaMemcpyDeviceToHost) == cudaSuccess);
+                FA_EXPECT(cudaMemcpy(a.tokens, d.tokens, (size_t)(batch * most) * 4,
+                                     cudaMemcpyDeviceToHost) == cudaSuccess &&
+                          cudaMemcpy(a.num_out, d.num_out, (size_t)batch * 4, cudaMemcpyDeviceToHost) ==
+                              cudaSuccess);
                 for (int32_t b = 0; b < batch; b++)
                     FA_EXPECT(a.num_out[b] == 1 && a.tokens[b * most] >= 0 && a.tokens[b * most] < 40);
             }
@@ -564,12 +591,16 @@ FA_TEST(graph) {
     FA_REQUIRE(cudaGraphInstantiate(&exec, captured, 0) == cudaSuccess);
     for (int round = 0; round < 3; round++) {
         for (int n = 0; n < num_blocks; n++) /* coins, if they are given */
-            if (blocks[n].host == (const unsigned char *)c.coins.coins || blocks[n].host == (const unsigned char *)t.coins.coins)
-                for (size_t i = 0; i < blocks[n].bytes / 8; i++) ((uint64_t *)(void *)blocks[n].host)[i] = fat_next(&s);
+            if (blocks[n].host == (const unsigned char *)c.coins.coins ||
+                blocks[n].host == (const unsigned char *)t.coins.coins)
+                for (size_t i = 0; i < blocks[n].bytes / 8; i++)
+                    ((uint64_t *)(void *)blocks[n].host)[i] = fat_next(&s);
         upload();
         void *host = malloc(fa_verify_tree_workspace(&t));
-        FA_EXPECT(cudaGraphLaunch(exec, stream) == cudaSuccess && cudaStreamSynchronize(stream) == cudaSuccess);
-        FA_EXPECT(fa_verify_chain(&c) == FA_OK && fa_verify_tree(&t, host, fa_verify_tree_workspace(&t)) == FA_OK);
+        FA_EXPECT(cudaGraphLaunch(exec, stream) == cudaSuccess &&
+                  cudaStreamSynchronize(stream) == cudaSuccess);
+        FA_EXPECT(fa_verify_chain(&c) == FA_OK &&
+                  fa_verify_tree(&t, host, fa_verify_tree_workspace(&t)) == FA_OK);
         FA_EXPECT(same("graph"));
         free(host);
     }
