@@ -902,31 +902,11 @@ FAI_HD static inline int32_t fa_tree_count(const fa_trees *t, int32_t b) {
 
 /* Are these trees? vocab > 0: tokens are looked at too, and must be 0 .. vocab-1. */
 static inline fa_status fa_trees_check(const fa_trees *t, int32_t vocab, fa_error *error) {
-    fai_verdict v = {FA_OK, error};
+    fai_spec_call c = {FA_OK, error, 0};
+    int32_t deepest;
     if (!t) return FA_ERR_ARGS_NULL;
-    fai_want(&v, FA_ERR_BATCH, "batch", t->batch, 1, INT32_MAX);
-    fai_want(&v, FA_ERR_TREE_NODES, "num_nodes", t->num_nodes, 1, FA_TREE_MAX_NODES);
-    if (t->indptr) fai_want_array(&v, FA_ERR_TREE_NODES, "indptr", t->indptr, 4);
-    fai_want_array(&v, FA_ERR_TREE_PARENT, "parent", t->parent, 4);
-    if (vocab > 0) fai_want_array(&v, FA_ERR_TREE_TOKEN, "token", t->token, 4);
-    if (v.status == FA_OK && t->indptr && t->indptr[0] < 0)
-        fai_refuse(&v, FA_ERR_TREE_NODES, "indptr", 0, t->indptr[0], 0, INT32_MAX);
-    for (int32_t b = 0; b < t->batch && v.status == FA_OK; b++) {
-        const double rise = t->indptr ? (double)t->indptr[b + 1] - t->indptr[b] : 1;
-        if (!(rise >= 1 && rise <= t->num_nodes)) {
-            fai_refuse(&v, FA_ERR_TREE_NODES, "indptr", b + 1, rise, 1, t->num_nodes);
-            break;
-        }
-        const int64_t begin = fa_tree_begin(t, b), n = fa_tree_count(t, b);
-        for (int64_t i = 0; i < n && v.status == FA_OK; i++) {
-            const int32_t parent = t->parent[begin + i];
-            if (i ? parent < 0 || parent >= i : parent != -1)
-                fai_refuse(&v, FA_ERR_TREE_PARENT, "parent", begin + i, parent, i ? 0 : -1, (double)i - 1);
-            else if (vocab > 0 && (t->token[begin + i] < 0 || t->token[begin + i] >= vocab))
-                fai_refuse(&v, FA_ERR_TREE_TOKEN, "token", begin + i, t->token[begin + i], 0, vocab - 1);
-        }
-    }
-    return v.status;
+    fai_check_trees(&c, t, vocab, &deepest);
+    return c.status;
 }
 
 /* One tree of n nodes: its children as lists, -1 where there is none. */

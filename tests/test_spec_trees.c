@@ -176,24 +176,24 @@ FA_TEST(bad_trees) {
     FA_EXPECT_MSG(fa_trees_check(&f.t, 5, &e) == (code), "%s: %d", #change, e.status); \
     FA_EXPECT_MSG(e.status == (code) && e.index == (at) && !strcmp(e.field, name), "%s: %s[%d]", #change, \
                   e.field, (int)e.index);
-    BAD(f.t.batch = 0, FA_ERR_BATCH, "batch", -1)
-    BAD(f.t.num_nodes = 0, FA_ERR_TREE_NODES, "num_nodes", -1)
-    BAD(f.t.num_nodes = MOST + 1, FA_ERR_TREE_NODES, "num_nodes", -1)
-    BAD(f.t.parent = NULL, FA_ERR_TREE_PARENT, "parent", -1)
-    BAD(f.t.token = NULL, FA_ERR_TREE_TOKEN, "token", -1)
-    BAD(f.t.indptr = (const int32_t *)(const void *)((const char *)f.indptr + 1), FA_ERR_TREE_NODES, "indptr",
-        -1)
-    BAD(f.t.indptr = f.indptr; f.indptr[0] = -1, FA_ERR_TREE_NODES, "indptr", 0)
-    BAD(f.t.indptr = f.indptr; f.indptr[2] = f.indptr[1], FA_ERR_TREE_NODES, "indptr", 2)
-    BAD(f.t.indptr = f.indptr; f.indptr[3] = INT32_MAX, FA_ERR_TREE_NODES, "indptr", 3)
-    BAD(f.t.indptr = f.indptr; f.indptr[1] = INT32_MIN, FA_ERR_TREE_NODES, "indptr", 1)
-    BAD(f.parent[7] = 0, FA_ERR_TREE_PARENT, "parent", 7)
-    BAD(f.parent[9] = 2, FA_ERR_TREE_PARENT, "parent", 9)
-    BAD(f.parent[9] = 3, FA_ERR_TREE_PARENT, "parent", 9)
-    BAD(f.parent[9] = -1, FA_ERR_TREE_PARENT, "parent", 9)
-    BAD(f.parent[20] = INT32_MAX, FA_ERR_TREE_PARENT, "parent", 20)
-    BAD(f.token[20] = 5, FA_ERR_TREE_TOKEN, "token", 20)
-    BAD(f.token[0] = -1, FA_ERR_TREE_TOKEN, "token", 0)
+    BAD(f.t.batch = 0, FA_ERR_BATCH, "trees.batch", -1)
+    BAD(f.t.num_nodes = 0, FA_ERR_TREE_NODES, "trees.num_nodes", -1)
+    BAD(f.t.num_nodes = MOST + 1, FA_ERR_TREE_NODES, "trees.num_nodes", -1)
+    BAD(f.t.parent = NULL, FA_ERR_TREE_PARENT, "trees.parent", -1)
+    BAD(f.t.token = NULL, FA_ERR_TREE_TOKEN, "trees.token", -1)
+    BAD(f.t.indptr = (const int32_t *)(const void *)((const char *)f.indptr + 1), FA_ERR_TREE_NODES,
+        "trees.indptr", -1)
+    BAD(f.t.indptr = f.indptr; f.indptr[0] = -1, FA_ERR_TREE_NODES, "trees.indptr", 0)
+    BAD(f.t.indptr = f.indptr; f.indptr[2] = f.indptr[1], FA_ERR_TREE_NODES, "trees.indptr", 2)
+    BAD(f.t.indptr = f.indptr; f.indptr[3] = INT32_MAX, FA_ERR_TREE_NODES, "trees.indptr", 3)
+    BAD(f.t.indptr = f.indptr; f.indptr[1] = INT32_MIN, FA_ERR_TREE_NODES, "trees.indptr", 1)
+    BAD(f.parent[7] = 0, FA_ERR_TREE_PARENT, "trees.parent", 7)
+    BAD(f.parent[9] = 2, FA_ERR_TREE_PARENT, "trees.parent", 9)
+    BAD(f.parent[9] = 3, FA_ERR_TREE_PARENT, "trees.parent", 9)
+    BAD(f.parent[9] = -1, FA_ERR_TREE_PARENT, "trees.parent", 9)
+    BAD(f.parent[20] = INT32_MAX, FA_ERR_TREE_PARENT, "trees.parent", 20)
+    BAD(f.token[20] = 5, FA_ERR_TREE_TOKEN, "trees.token", 20)
+    BAD(f.token[8] = -1, FA_ERR_TREE_TOKEN, "trees.token", 8)
 #undef BAD
     int32_t out[32] = {0}, start[3] = {0, -1, 0};
     FA_EXPECT(fa_trees_check(NULL, 0, &e) == FA_ERR_ARGS_NULL);

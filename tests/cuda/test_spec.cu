@@ -85,6 +85,9 @@ static fa_rows make_rows(int32_t count, int32_t vocab, int kind, fa_dtype dtype,
     void *data = take((size_t)(count * stride) * fa_sizeof(dtype));
     r.data = data;
     for (int32_t n = 0; n < count; n++) {
+        /* one entry has all: at the ends of the row, of a block of sums, of a part of its statistics */
+        const int32_t ends[] = {0, 511, 512, vocab - 1, vocab / 2, 4543, 4544}, end = ends[fat_below(s, 7)],
+                      hot = end < vocab ? end : vocab - 1;
         const int odd = fat_below(s, 12), ties = fat_below(s, 3) == 0,
                   copy = like && like->kind == r.kind && fat_below(s, 2);
         const double spread = fat_below(s, 2) ? 1 : 6;
@@ -108,7 +111,7 @@ static fa_rows make_rows(int32_t count, int32_t vocab, int kind, fa_dtype dtype,
             if (odd == 2) x[id] = kind == FA_LOGITS ? -INFINITY : -0.0f;
             if (odd == 3) x[id] = NAN;
             if (odd == 4 && fat_below(s, 2)) x[id] = kind == FA_LOGITS ? -INFINITY : x[id] * 3;
-            if (odd == 5) x[id] = id == vocab / 2 ? 1.0f : kind == FA_LOGITS ? -100.0f : 0;
+            if (odd >= 5 && odd < 7) x[id] = id == hot ? 1.0f : kind == FA_LOGITS ? -100.0f : 0;
             fa_store(data, n * stride + id, dtype, x[id]);
         }
         free(x);
