@@ -722,17 +722,23 @@ static inline int fai_cuda_gcd(int a, int b) {
 
 /* sm_90a: warpgroups of 64 rows, keys of a tile, registers of a thread that computes and of one that loads: all
  * that an SM has. FAI_HOPPER: this instance has a kernel for it. */
-#define FAI_HOPPER (FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && ((FA_PASSES) & FA_FORWARD))
+#define FAI_HOPPER \
+    (((FA_PASSES) & FA_FORWARD) && FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && \
+     FAI_DIM <= (FAI_HEAVY ? 192 : 256)) /* beyond that it would spill */
 #if FAI_DIM <= 64 && !FAI_HEAVY
 #define FAI_HOPPER_WGS 3 /* tensor cores and exponentials take the same time: two would not hide it */
 #define FAI_HOPPER_N 128
 #else
 #define FAI_HOPPER_WGS 2
 /* as many keys as registers or, beyond 128 dims, shared memory allow */
+#if FAI_HEAVY
+#define FAI_HOPPER_N (FAI_DIM <= 64 ? 128 : FAI_DIM <= 128 ? 96 : 80)
+#else
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
 #endif
-#define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : 240)
-#define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 24)
+#endif
+#define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : 232)
+#define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 40)
 
 /* Q, then the stages of K and V, [K V] [K V], whose place O takes at the end; then what the threads have
  * in common */
@@ -809,6 +815,7 @@ typedef struct FAI_(tile) {
     int32_t first, first_h;             /* query and head where the rows begin to count */
     int32_t rows;                       /* that exist; behind them the last is repeated */
     int32_t infinite;                   /* >>hopper: V had elements that are not finite */
+    fai_spot keys;                      /* >>hopper: where TMA finds K and V */
     fa_range any, all;                  /* keys that some row sees, that all rows see */
     uint32_t row[FAI_ROWS];             /* query - first, and (head - first_h) << 10 */
 } FAI_(tile);
@@ -1459,6 +1466,11 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 #define FAI_BAR_MEND (1 + 2 * FAI_HOPPER_WGS) /* the threads that mend V */
 #define FAI_BAR_ALL (2 + 2 * FAI_HOPPER_WGS)  /* all that compute */
 
+FAI_ATOM int FAI_(drops)(const fa_args *a) { return FAI_HAS(FA_DROPOUT) && a->dropout_p > 0; }
+FAI_ATOM float FAI_(scale)(const fa_args *a) {
+    return fmaxf(a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)FA_HEAD_DIM), 1e-37f);
+}
+
 /* Keys of the tiles, right to left: first = last, last - BN .. end; none if last < end. */
 typedef struct FAI_(walk) {
     int32_t last, end;
@@ -1466,7 +1478,7 @@ typedef struct FAI_(walk) {
 
 FAI_ATOM FAI_(walk) FAI_(walk_of)(const FAI_(tile) *t) {
     FAI_HOPPER_SIZES
-    const int32_t lo = __shfl_sync(~0u, t->any.lo, 0), hi = __shfl_sync(~0u, t->any.hi, 0);
+    const int32_t lo = t->any.lo, hi = t->any.hi;
     FAI_(walk) w = {(hi - 1) / BN * BN, lo / BN * BN};
     if (lo >= hi) w.last = w.end - BN;
     return w;
@@ -1476,63 +1488,75 @@ FAI_ATOM FAI_(walk) FAI_(walk_of)(const FAI_(tile) *t) {
 
 /* The tile of K or V from key `first` on, whose barrier is told; pages: by boxes that lie in one. */
 FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, const CUtensorMap *map,
-                            fai_spot at, int32_t first, uint32_t to, uint32_t bar, const int dim) {
+                            int32_t first, uint32_t to, uint32_t bar, const int dim) {
     FAI_HOPPER_SIZES
-    const int paged = FAI_HAS(FA_PAGED) && a->block_table != NULL, rows = paged ? m->page_rows : BN;
+    const int32_t head = t->head_k;
     fai_mbarrier_arrive_expect_tx(bar, FAI_PANELS(dim) * PANEL);
+    if (FAI_HAS(FA_PAGED) && a->block_table) {
+        const int32_t rows = m->page_rows, size = a->page_size;
+        const int32_t *const table = a->block_table + t->b * fai_table_stride(a);
 #pragma unroll 1
-    for (int r = 0; r < BN; r += rows) {
-        int32_t x = at.x + first + r;
-        if (paged) { /* pages that no row sees may not exist: a neighbour instead, which will be masked */
-            int32_t j = first + r < t->any.hi ? first + r : t->any.hi - 1;
+        for (const uint32_t end = to + PANEL; to < end; to += rows * 128, first += rows) {
+            /* pages that no row sees may not exist: a neighbour instead, which will be masked */
+            int32_t j = first < t->any.hi ? first : t->any.hi - 1;
             j = j + rows > t->any.lo ? j : t->any.lo;
-            x = j % a->page_size / rows * rows, at.y = fai_page(a, t->b, j);
-        }
+            const int32_t number = j / size, x = (j - number * size) / rows * rows, page = table[number];
 #pragma unroll
-        for (int p = 0; p < FAI_PANELS(dim); p++)
-            fai_cp_async_bulk_tensor_5d_load(to + p * PANEL + r * 128, map, bar, p * 64, t->head_k, x, at.y, at.z);
+            for (int p = 0; p < FAI_PANELS(dim); p++)
+                fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head, x, page, 0);
+        }
+        return;
     }
+#pragma unroll
+    for (int p = 0; p < FAI_PANELS(dim); p++)
+        fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head,
+                                         t->keys.x + first, t->keys.y, t->keys.z);
 }
 
 /* Must V of this tile be mended? The same for all warpgroups. */
 FAI_ATOM int FAI_(is_mended)(const fa_args *a, const FAI_(tile) *t, int32_t first) {
     FAI_HOPPER_SIZES
-    return FAI_(is_masked)(a) || (FAI_HAS(FA_DROPOUT) && a->dropout_p > 0) || first < t->all.lo ||
-           first + BN > t->all.hi;
+    return FAI_(is_masked)(a) || FAI_(drops)(a) || first < t->all.lo || first + BN > t->all.hi;
 }
 
-/* One thread copies Q and all the tiles of K and V. */
-FAI_ATOM void FAI_(produce)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
-                            FAI_(walk) walk) {
+/* One thread copies Q and all the tiles of K and, one behind, of V. */
+FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared) {
     FAI_HOPPER_SIZES
-    const fa_sequence seq = FAI_(sequence)(a, t->b);
-    const fai_spot q = fai_spot_q(a, &seq), k = fai_spot_k(a, &seq);
+    const FAI_(walk) walk = FAI_(walk_of)(t);
     const uint32_t bars = shared + BARS;
     if (walk.last < walk.end) return;
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+    const fai_spot q = fai_spot_q(a, &seq);
+    t->keys = fai_spot_k(a, &seq); /* registers are few here */
     fai_mbarrier_arrive_expect_tx(bars + FAI_Q_FULL, WGS * FAI_PANELS(D) * Q_PANEL);
+#pragma unroll 1
     for (int n = 0; n < WGS; n++)
+#pragma unroll
         for (int p = 0; p < FAI_PANELS(D); p++)
             fai_cp_async_bulk_tensor_5d_load(shared + SQ + n * Q_BYTES + p * Q_PANEL, &m->q, bars + FAI_Q_FULL,
                                              p * 64, t->first_h, q.x + t->first + n * (64 / m->group), q.y, q.z);
-    FAI_(copy_kv)(a, t, m, &m->k, k, walk.last, shared + SK, bars + FAI_K_FULL, D);
-    uint32_t n = 0; /* tiles of V so far: stage n % 2, and its phase n / 2 */
+    uint32_t stage = 0, empty = 1; /* of the tile of K; parity of "it may be filled", which it may at first */
 #pragma unroll 1
-    for (int32_t first = walk.last; first >= walk.end; first -= BN, n++) {
-        const uint32_t sv = n % 2, sk = 1 - sv;
-        if (first - BN >= walk.end) {
-            fai_mbarrier_try_wait_parity(bars + FAI_K_EMPTY + 8 * sk, ((n + 1) / 2 & 1) ^ 1); /* it may be filled */
-            FAI_(copy_kv)(a, t, m, &m->k, k, first - BN, shared + SK + sk * K_BYTES, bars + FAI_K_FULL + 8 * sk, D);
+    for (int32_t first = walk.last; first >= walk.end - BN; first -= BN) {
+        if (first >= walk.end) {
+            fai_mbarrier_try_wait_parity(bars + FAI_K_EMPTY + 8 * stage, empty);
+            FAI_(copy_kv)(a, t, m, &m->k, first, shared + SK + stage * K_BYTES, bars + FAI_K_FULL + 8 * stage, D);
         }
-        const uint32_t full = FAI_(is_mended)(a, t, first) ? FAI_V_RAW : FAI_V_FULL;
-        fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY + 8 * sv, (n / 2 & 1) ^ 1);
-        FAI_(copy_kv)(a, t, m, &m->v, k, first, shared + SV + sv * V_BYTES, bars + full + 8 * sv, DV);
+        stage ^= 1;
+        if (first < walk.last) {
+            const uint32_t full = FAI_(is_mended)(a, t, first + BN) ? FAI_V_RAW : FAI_V_FULL;
+            fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY + 8 * stage, stage ? empty ^ 1 : empty);
+            FAI_(copy_kv)(a, t, m, &m->v, first + BN, shared + SV + stage * V_BYTES, bars + full + 8 * stage, DV);
+        }
+        empty ^= stage ^ 1;
     }
 }
 
 /* Three warps make rows of V that no row of the tile sees zeros, and what is not finite, too, as in
  * make_finite: in tiles that are masked, before they may be used. */
-FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *t, uint32_t shared, FAI_(walk) walk) {
+FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *t, uint32_t shared) {
     FAI_HOPPER_SIZES
+    const FAI_(walk) walk = FAI_(walk_of)(t);
     const uint32_t bars = shared + BARS, thread = threadIdx.x % 128 - 32;
     uint32_t stage = 0, raw = 0; /* raw: bit n: parity of V_RAW of stage n */
 #pragma unroll 1
@@ -1567,8 +1591,7 @@ typedef struct FAI_(group) {
     int32_t leads;            /* this thread speaks for all */
     int32_t row;              /* first of the thread's rows */
     int32_t lo, hi;           /* keys that all its rows see */
-    int modified, masked, drops;
-    float scale, scale_log2;  /* of S; of S to log2 units */
+    float scale_log2;         /* of S to log2 units */
 } FAI_(group);
 
 /* A stage, and how to get from one to the other without a multiplication. */
@@ -1580,8 +1603,8 @@ typedef struct FAI_(stage) {
 
 FAI_ATOM FAI_(stage) FAI_(next_stage)(const FAI_(group) *g, FAI_(stage) s) {
     FAI_HOPPER_SIZES
-    const FAI_(stage) n = {2 * g->bars + 8 - s.bars, K_BYTES / 16 - s.k, V_BYTES / 16 - s.v,
-                           s.parity + (1u << 30)};
+    FAI_(stage) n = {2 * g->bars + 8 - s.bars, K_BYTES / 16 - s.k, V_BYTES / 16 - s.v, s.parity + (1u << 30)};
+    if (K_BYTES == V_BYTES) n.v = n.k;
     return n;
 }
 
@@ -1684,10 +1707,10 @@ FAI_ATOM void FAI_(probabilities)(const fa_args *a, const FAI_(tile) *t, const F
                                   float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
                                   int32_t first) {
     FAI_HOPPER_SIZES
-    if (FAI_SCORES && g->modified) FAI_(modify_n)(a, t, s, 1, BN, first, g->row, g->scale);
-    if (g->masked || first < g->lo || first + BN > g->hi) FAI_(mask_n)(a, t, s, 1, BN, first, g->row);
-    FAI_(softmax_exact)(s, m, l, factor, FAI_SCORES && g->modified ? 1 : g->scale_log2);
-    if (g->drops) FAI_(dropout_n)(a, t, s, 1, BN, first, g->row);
+    if (FAI_(is_modified)(a)) FAI_(modify_n)(a, t, s, 1, BN, first, g->row, FAI_(scale)(a));
+    if (FAI_(is_masked)(a) || first < g->lo || first + BN > g->hi) FAI_(mask_n)(a, t, s, 1, BN, first, g->row);
+    FAI_(softmax_exact)(s, m, l, factor, FAI_(is_modified)(a) ? 1 : g->scale_log2);
+    if (FAI_(drops)(a)) FAI_(dropout_n)(a, t, s, 1, BN, first, g->row);
 }
 
 /* p (BN/16, A4) <- P */
@@ -1777,10 +1800,18 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
     }
 }
 
+/* Has a row of the warpgroup not seen a key? The vote lets ptxas know that the loop is the same for all lanes. */
+FAI_ATOM int FAI_(any_unseen)(const FAI_(group) *g, const float m[2]) {
+    const int unseen = m[0] == FAI_UNSEEN || m[1] == FAI_UNSEEN;
+    return __any_sync(~0u, fai_bar_red_or(FAI_BAR_WG + g->wg, 128, unseen));
+}
+
 /* 64 rows and all the keys that the tile sees */
 FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps, uint32_t shared,
-                            FAI_(walk) walk, int wg) {
+                            int wg) {
     FAI_HOPPER_SIZES
+    FAI_(walk) walk = FAI_(walk_of)(t);
+    walk.last = __shfl_sync(~0u, walk.last, 0), walk.end = __shfl_sync(~0u, walk.end, 0);
     const int lane = (int)threadIdx.x % 32;
     const fa_range top = FAI_(keys)(a, t, FAI_(find)(t, wg * 64).i),
                    bottom = FAI_(keys)(a, t, FAI_(find)(t, wg * 64 + 63).i);
@@ -1790,11 +1821,8 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
     g.wg = wg, g.turn = FAI_BAR_TURN + wg, g.next = FAI_BAR_TURN + (wg + 1 == WGS ? 0 : wg + 1);
     g.leads = threadIdx.x % 128 == 0, g.row = (int)threadIdx.x / 32 * 16 + FAI_C_ROW(lane, 0);
     g.lo = __shfl_sync(~0u, bottom.lo, 0), g.hi = __shfl_sync(~0u, top.hi, 0);
-    g.modified = FAI_(is_modified)(a), g.masked = FAI_(is_masked)(a);
-    g.drops = FAI_HAS(FA_DROPOUT) && a->dropout_p > 0;
-    g.scale = fmaxf(a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)D), 1e-37f);
-    g.scale_log2 = g.scale * FAI_LOG2E;
-    const int plain = !g.modified && !g.masked && !g.drops;
+    g.scale_log2 = FAI_(scale)(a) * FAI_LOG2E;
+    const int plain = !FAI_(is_modified)(a) && !FAI_(is_masked)(a) && !FAI_(drops)(a);
 
     float o[DV / 2], m[2], l[2], factor[2]; /* (DV/8, C4); of the thread's rows */
     uint32_t p[BN / 4];                     /* (BN/16, A4) */
@@ -1826,7 +1854,7 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
 #pragma unroll 1
             for (; first >= walk.end &&
                    (!plain || first < g.lo || first + BN > g.hi ||
-                    fai_bar_red_or(FAI_BAR_WG + wg, 128, m[0] == FAI_UNSEEN || m[1] == FAI_UNSEEN));
+                    FAI_(any_unseen)(&g, m));
                  first -= BN)
                 FAI_(step)(a, t, &g, &stage, o, p, m, l, first, 1);
             const int32_t stop = walk.end > g.lo ? walk.end : g.lo;
@@ -1841,7 +1869,7 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
     FAI_(hopper_epilogue)(a, t, maps, &g, o, m, l, shared + SQ + wg * Q_BYTES);
     if (t->infinite) {
         fai_bar_sync(FAI_BAR_ALL, WGS * 128); /* O is written */
-        FAI_(add_infinite)(a, t, g.masked || g.drops, BN, WGS * 128);
+        FAI_(add_infinite)(a, t, FAI_(is_masked)(a) || FAI_(drops)(a), BN, WGS * 128);
     }
 }
 
@@ -1875,15 +1903,14 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
         fai_fence_mbarrier_init();
     }
     if (!FAI_(hopper_begin)(&args, t, &maps)) return; /* its barrier: all see t and the mbarriers */
-    const FAI_(walk) walk = FAI_(walk_of)(t);
     const int wg = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
     if (wg == WGS) {
         fai_setmaxnreg_dec(FAI_HOPPER_LOW);
-        if (threadIdx.x % 128 == 0) FAI_(produce)(&args, t, &maps, shared, walk);
-        else if (threadIdx.x % 128 >= 32) FAI_(mend)(&args, t, shared, walk);
+        if (threadIdx.x % 128 == 0) FAI_(produce)(&args, t, &maps, shared);
+        else if (threadIdx.x % 128 >= 32) FAI_(mend)(&args, t, shared);
     } else {
         fai_setmaxnreg_inc(FAI_HOPPER_HIGH);
-        FAI_(consume)(&args, t, &maps, shared, walk, wg);
+        FAI_(consume)(&args, t, &maps, shared, wg);
     }
 #endif
 }
