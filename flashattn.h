@@ -82,7 +82,7 @@
 
     AND ONCE, for the KV cache that these calls read: fa_append() writes new rows of K and V into it (paged, quantised,
               rotated), fa_compact() keeps the accepted rows of a draft, fa_rotary() rotates Q, fa_use_cache() points
-              fa_args at it. See >>cache.
+              fa_args at it, fa_quantize() makes fp8 or int8 of a tensor. See >>cache.
 
     DATA      Tensors are (batch, seq, head, dim): data and strides in elements, dim contiguous, all strides zero =
               packed. For query i of head h and key j of head h / (num_heads / num_heads_k):
@@ -383,7 +383,7 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(CACHE_DESCALE, "factors that are written (k_descale or v_descale with block >= 1) need strides that give each (batch or page, head, block) its own place") \
     X(CACHE_OVERLAP, "cache.k.data, cache.v.data or factors that are written overlap another tensor or array: give them memory, or columns of common records, of their own") \
     X(CACHE_PAGE, "block_table has a page twice among those that are written: give each sequence a page of its own, a copy of the shared one") \
-    X(NEW_DTYPE, "dtype must be FA_F32, FA_F16 or FA_BF16: of k.data and v.data that are appended, of q.data that is rotated") \
+    X(NEW_DTYPE, "dtype must be FA_F32, FA_F16 or FA_BF16: of k.data and v.data that are appended, of q.data that is rotated or quantised") \
     X(SEQLEN_NEW, "seqlen_new must be 1 .. 2^30 (the most rows that a sequence gets when counts vary)") \
     X(CU_SEQLENS_NEW, "cu_seqlens_new must be aligned to 4 bytes, start at >= 0 and rise by 0 .. seqlen_new each") \
     X(SEQUSED_NEW, "seqused_new must be aligned to 4 bytes and be 0 .. the rows that k and v have for the sequence (seqlen_new)") \
@@ -403,7 +403,10 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(CUDA, "a call of CUDA failed: error->got is its cudaError_t") \
     X(CUDA_GRID, "batch * num_heads_k * tiles of queries must be at most 2^31-1 in one launch, and heads of a group less than 2^22: split the batch") \
     X(CUDA_SHARED, "this GPU has too little shared memory for the kernel's tile: compile for its architecture, or lower FA_BLOCK_N") \
-    X(CUDA_POINTER, "the pointer is to host memory, which the GPU cannot reach: copy it to memory of cudaMalloc, or use cudaMallocManaged or cudaHostRegister")
+    X(CUDA_POINTER, "the pointer is to host memory, which the GPU cannot reach: copy it to memory of cudaMalloc, or use cudaMallocManaged or cudaHostRegister") \
+    X(QUANTIZE_DIM, "fa_quantize: head_dim must be 1 .. 256, hadamard 0 or 1, and 1 needs a head_dim of 2, 4, 8 .. 256") \
+    X(QUANTIZE_DTYPE, "o_dtype must be FA_F32, FA_F16, FA_BF16, FA_E4M3, FA_E5M2 or FA_I8") \
+    X(QUANTIZE_DESCALE, "descale of fa_quantize needs an fp8 or int8 o_dtype, memory aligned to 4 bytes, block >= 0, paged 0, and strides that are 0 (shared) or give each factor its own place")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,
@@ -1181,7 +1184,7 @@ static inline void fai_check_lengths(fai_problem *p, int side) {
     const fa_args *a = p->args;
     const int32_t *cu = side ? a->cu_seqlens_k : a->cu_seqlens_q;
     const int32_t *used = side ? a->seqused_k : a->seqused_q;
-    const int fresh = p->pass == FAI_APPEND; /* the q side are new rows */
+    const int fresh = (p->pass & FAI_APPEND) != 0; /* the q side are new rows */
     const char *cu_field = side ? "cu_seqlens_k" : fresh ? "cu_seqlens_new" : "cu_seqlens_q";
     const char *used_field = side ? "seqused_k" : fresh ? "seqused_new" : "seqused_q";
     const fa_status bad_cu = side ? FA_ERR_CU_SEQLENS_K : fresh ? FA_ERR_CU_SEQLENS_NEW : FA_ERR_CU_SEQLENS_Q;
@@ -2046,7 +2049,7 @@ static inline double fai_reference_softmax(const fai_reference_head *r, int32_t 
 }
 
 /* Row of query i (of key j) in a packed (batch, seqlen, ..) or (total, ..) tensor. */
-static inline int64_t fai_packed_q(const fa_args *args, const fa_sequence *seq, int64_t i) {
+FAI_HD static inline int64_t fai_packed_q(const fa_args *args, const fa_sequence *seq, int64_t i) {
     return seq->b_q * args->seqlen_q + seq->row_q + i;
 }
 static inline int64_t fai_packed_k(const fa_args *args, const fa_sequence *seq, int64_t j) {
@@ -2337,6 +2340,24 @@ typedef struct fa_rotary_args {
     uint32_t last_canary;
 } fa_rotary_args;
 
+/* Rows to quantise or to rotate: Q, K or V.  Zero-initialise it. */
+typedef struct fa_quantize_args {
+    uint32_t first_canary;
+    int32_t batch, num_heads, seqlen_q, head_dim; /* head_dim: 1 .. 256 */
+    fa_dtype dtype;                               /* of q: FA_F32, FA_F16 or FA_BF16 */
+    fa_dtype o_dtype;                             /* of o: any */
+    fa_tensor q;                                  /* (batch, seqlen_q, num_heads, head_dim) */
+    fa_tensor_out o;                              /* the same; may be q if the dtype is: same data and strides */
+    fa_descale_out descale;                       /* factors of an fp8 or int8 o, as fa_descale reads them: block n for
+                                                     n rows; axes with stride 0 share one.  data NULL: all are 1 */
+    const int32_t *cu_seqlens_q, *seqused_q;      /* as in fa_args */
+    int32_t hadamard;                             /* 1: rows are multiplied with random signs and a Hadamard matrix
+                                                     / sqrt(head_dim) first; head_dim must be a power of two */
+    uint64_t seed;                                /* of the signs */
+    fa_error *error;
+    uint32_t last_canary;
+} fa_quantize_args;
+
 /* Lets attention read the cache: sets what args says about K and V, and batch.  seqused_k is the
  * caller's: rows in use, the appended ones included. */
 static inline void fa_use_cache(fa_args *args, const fa_cache *cache) {
@@ -2380,7 +2401,8 @@ typedef struct fai_cache_call {
     int32_t max_accepted;
 } fai_cache_call;
 
-static inline void fai_cache_begin(fai_cache_call *c, const fa_cache *cache, fa_error *error) {
+/* lists: 0, or FAI_DEVICE_LISTS if what arrays hold is out of reach and not checked */
+static inline void fai_cache_begin(fai_cache_call *c, const fa_cache *cache, fa_error *error, uint32_t lists) {
     memset(c, 0, sizeof *c);
     if (cache) {
         fa_use_cache(&c->a, cache);
@@ -2389,7 +2411,7 @@ static inline void fai_cache_begin(fai_cache_call *c, const fa_cache *cache, fa_
         c->info.kv_dtype = cache->dtype;
     }
     c->a.error = error, c->info.features = FA_ALL_FEATURES;
-    c->p.info = &c->info, c->p.args = &c->a, c->p.status = FA_OK, c->p.pass = FAI_APPEND;
+    c->p.info = &c->info, c->p.args = &c->a, c->p.status = FA_OK, c->p.pass = FAI_APPEND | lists;
 }
 
 /* Row of the cache that is row 0 of the call, and rows that the call has for sequence b: new or accepted. */
@@ -2399,6 +2421,11 @@ static inline int32_t fai_cache_position(const fai_cache_call *c, int32_t b) {
 static inline int32_t fai_cache_count(const fai_cache_call *c, int32_t b) {
     if (!c->accepted) return fa_get_sequence(&c->a, b).len_q;
     return c->num_accepted ? c->num_accepted[b] : c->max_accepted;
+}
+
+/* Do arrays tell which rows they are? */
+static inline int fai_cache_hides(const fai_cache_call *c) {
+    return c->positions || c->accepted || c->a.cu_seqlens_q || c->a.seqused_q;
 }
 
 /* Rows of sequence b that the call reads or writes; their number is 0 or begins at the position, if not
@@ -2422,7 +2449,7 @@ static inline void fai_check_cache_pages(fai_cache_call *c) {
     uint32_t seen[WINDOW / 32];
     int64_t lowest = INT32_MAX, highest = -1, next = 0; /* 0: only the numbers */
     fai_check_table(&c->p);
-    if (!a->block_table) return;
+    if (!a->block_table || c->p.pass & FAI_DEVICE_LISTS) return;
     for (int64_t first = -1; c->p.status == FA_OK && first <= highest; first = next) {
         if (first >= 0) memset(seen, 0, sizeof seen);
         for (int32_t b = 0; b < a->batch && c->p.status == FA_OK; b++) {
@@ -2457,6 +2484,7 @@ static inline void fai_check_cache_descale(fai_cache_call *c, const fa_descale *
         fai_check_places(&c->p, &c->p.span[c->p.count - 1]);
         c->p.span[c->p.count - 1].kind = FAI_OUTPUT;
     }
+    if (c->p.pass & FAI_DEVICE_LISTS) return;
     const int32_t step = d->paged ? a->page_size : FA_MAX_SEQLEN;
     for (int32_t b = 0; b < a->batch && c->p.status == FA_OK; b++) {
         fa_range rows = {fai_cache_position(c, b), fai_cache_range(c, b).hi};
@@ -2523,13 +2551,14 @@ static inline void fai_check_written(fai_problem *p, fa_status bad) {
                 fai_bad(p, bad, p->span[n].field[0], -1, (double)NAN, 1, 0);
 }
 
-/* Position of row i of sequence b in the tables. */
-static inline int64_t fai_rope_position(const fai_cache_call *c, const fa_rope *r, const fa_sequence *seq, int64_t i) {
-    if (!r->positions) return fai_cache_position(c, seq->b) + i;
-    return r->per_row ? r->positions[fai_packed_q(&c->a, seq, i)] : r->positions[seq->b] + i;
+/* Position of row i of a sequence in the tables.  first: row of the cache that is its row 0. */
+FAI_HD static inline int64_t fai_rope_position(const fa_args *a, const fa_rope *r, const fa_sequence *seq, int64_t first,
+                                               int64_t i) {
+    if (!r->positions) return first + i;
+    return r->per_row ? r->positions[fai_packed_q(a, seq, i)] : r->positions[seq->b] + i;
 }
 
-static inline int fai_rotates(const fa_rope *r) { return r->cos || r->sin || r->dim; }
+FAI_HD static inline int fai_rotates(const fa_rope *r) { return r->cos || r->sin || r->dim; }
 
 static inline void fai_check_rope(fai_cache_call *c, const fa_rope *r) {
     fai_problem *p = &c->p;
@@ -2545,12 +2574,13 @@ static inline void fai_check_rope(fai_cache_call *c, const fa_rope *r) {
     fai_add_array(p, r->sin, "rotary.sin", FA_ERR_ROTARY_TABLE, (int64_t)r->count * (r->dim / 2));
     fai_add_array(p, r->positions, "rotary.positions", FA_ERR_ROTARY_POSITIONS,
                   r->per_row ? p->batch[0] * p->rows[0] : a->batch);
+    if (p->pass & FAI_DEVICE_LISTS && (r->positions || fai_cache_hides(c))) return;
     for (int32_t b = 0; b < a->batch && p->status == FA_OK; b++) {
         const fa_sequence seq = fa_get_sequence(a, b);
         /* without per_row the first and the last row tell all */
         const int64_t step = r->per_row || seq.len_q < 3 ? 1 : seq.len_q - 1;
         for (int64_t i = 0; i < seq.len_q && p->status == FA_OK; i += step) {
-            const int64_t at = fai_rope_position(c, r, &seq, i);
+            const int64_t at = fai_rope_position(a, r, &seq, fai_cache_position(c, b), i);
             if (at >= 0 && at < r->count) continue;
             if (!r->positions)
                 fai_bad(p, FA_ERR_ROTARY_POSITIONS, "rotary.count", -1, r->count, (double)at + 1, FA_MAX_SEQLEN);
@@ -2692,13 +2722,13 @@ typedef struct fai_cache_side {
 } fai_cache_side;
 
 /* v: 0 for K, 1 for V */
-static inline fai_cache_side fai_get_side(const fai_cache_call *c, const fa_cache *cache, int v) {
+FAI_HD static inline fai_cache_side fai_get_side(const fa_args *a, const fa_cache *cache, int v) {
     fai_cache_side s;
-    s.a = &c->a, s.descale = v ? &c->a.v_descale : &c->a.k_descale;
+    s.a = a, s.descale = v ? &a->v_descale : &a->k_descale;
     s.data = (char *)(v ? cache->v.data : cache->k.data);
     s.factors = v ? cache->v_descale.data : cache->k_descale.data;
     s.dim = v ? cache->head_dim_v : cache->head_dim, s.dtype = cache->dtype;
-    s.st = fai_strides_kv(&c->a, v ? &c->a.v : &c->a.k, s.dim);
+    s.st = fai_strides_kv(a, v ? &a->v : &a->k, s.dim);
     s.step = s.st.h * (int64_t)fa_sizeof(s.dtype), s.factor_step = s.descale->stride_h;
     return s;
 }
@@ -2711,7 +2741,7 @@ typedef struct fai_place {
     float *factor;
 } fai_place;
 
-static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
+FAI_HD static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
     const fa_sequence seq = fa_get_sequence(s->a, b);
     fai_place p = {b, j, s->data + fai_offset_k(s->a, &seq, s->st, j, 0) * (int64_t)fa_sizeof(s->dtype), NULL};
     if (s->descale->data) p.factor = s->factors + (fai_descale_at(s->a, s->descale, b, 0, j) - s->descale->data);
@@ -2748,7 +2778,7 @@ static inline void fai_put_row(const fai_cache_side *s, const fai_place *p, int6
 static inline void fai_append_side(const fai_cache_call *c, const fa_cache *cache, int v, const fa_tensor *t,
                                    fa_dtype dtype, const fa_rope *rotary) {
     const fa_args *a = &c->a;
-    const fai_cache_side side = fai_get_side(c, cache, v), *s = &side;
+    const fai_cache_side side = fai_get_side(a, cache, v), *s = &side;
     const fai_strides st = fai_resolve(t->stride_b, t->stride_s, t->stride_h, a->seqlen_q, a->num_heads_k, s->dim);
     const size_t row = (size_t)s->dim * fa_sizeof(dtype);
     const int copy = !rotary && s->dtype == dtype, together = st.h == s->dim && s->st.h == s->dim;
@@ -2762,7 +2792,7 @@ static inline void fai_append_side(const fai_cache_call *c, const fa_cache *cach
                 memcpy(place.row, src, row * (size_t)a->num_heads_k);
                 continue;
             }
-            if (rotary) fai_get_angles(&angles, rotary, fai_rope_position(c, rotary, &seq, i));
+            if (rotary) fai_get_angles(&angles, rotary, fai_rope_position(a, rotary, &seq, fai_cache_position(c, b), i));
             for (int64_t h = 0; h < a->num_heads_k; h++, src += st.h * (int64_t)fa_sizeof(dtype)) {
                 float x[256];
                 if (copy) {
@@ -2777,32 +2807,26 @@ static inline void fai_append_side(const fai_cache_call *c, const fa_cache *cach
     }
 }
 
-/* Appends rows of K and V to a cache: row i of sequence b becomes row positions[b] + i of the cache, rotated and
- * converted.  Other rows keep their bits, but see the quantised caches above.  Rows of different sequences
- * must lie in different pages (FA_ERR_CACHE_PAGE); that nobody else reads a page which is written is the
- * caller's business: copy shared pages before.  Values are not looked at before they are written: NaN and
- * infinity are no errors.  Failures: FA_ERR_ of the field at fault; see FA_STATUS_LIST. */
-FAI_NOINLINE fa_status fa_append(const fa_append_args *args) {
-    fai_cache_call c;
-    fai_problem *p = &c.p;
+/* Is it a call that can be done?  *c is what the call knows afterwards. */
+static inline fa_status fai_check_append(fai_cache_call *c, const fa_append_args *args, uint32_t lists) {
+    fai_problem *p = &c->p;
     if (!args) return FA_ERR_ARGS_NULL;
     if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED; /* error may be garbage */
     const fa_cache *cache = &args->cache;
-    const fa_rope *rotary = &args->rotary;
     const fa_tensor k = args->k, v = args->v;
-    fai_cache_begin(&c, cache, args->error);
-    c.positions = args->positions;
-    c.a.seqlen_q = args->seqlen_new, c.a.cu_seqlens_q = args->cu_seqlens_new, c.a.seqused_q = args->seqused_new;
-    fai_check_cache(&c, cache, k.data != NULL, v.data != NULL);
+    fai_cache_begin(c, cache, args->error, lists);
+    c->positions = args->positions;
+    c->a.seqlen_q = args->seqlen_new, c->a.cu_seqlens_q = args->cu_seqlens_new, c->a.seqused_q = args->seqused_new;
+    fai_check_cache(c, cache, k.data != NULL, v.data != NULL);
     fai_range(p, FA_ERR_NEW_DTYPE, "dtype", args->dtype, FA_F32, FA_BF16);
     fai_range(p, FA_ERR_SEQLEN_NEW, "seqlen_new", args->seqlen_new, 1, FA_MAX_SEQLEN);
     if (p->status == FA_OK) fai_check_lengths(p, 0);
     fai_add_array(p, args->positions, "positions", FA_ERR_POSITIONS, cache->batch);
-    for (int32_t b = 0; b < cache->batch && p->status == FA_OK; b++) {
-        const int32_t at = fai_cache_position(&c, b), room = cache->seqlen_k - fai_cache_count(&c, b);
+    for (int32_t b = 0; !(lists && fai_cache_hides(c)) && b < cache->batch && p->status == FA_OK; b++) {
+        const int32_t at = fai_cache_position(c, b), room = cache->seqlen_k - fai_cache_count(c, b);
         if (at < 0 || at > room) fai_bad(p, FA_ERR_POSITIONS, "positions", b, at, 0, room);
     }
-    fai_check_cache_memory(&c, *cache);
+    fai_check_cache_memory(c, *cache);
     if (p->status == FA_OK) {
         const size_t size = fa_sizeof(args->dtype);
         const int64_t n = p->batch[0], rows = p->rows[0], heads = cache->num_heads_k;
@@ -2810,13 +2834,25 @@ FAI_NOINLINE fa_status fa_append(const fa_append_args *args) {
         const fai_span span_v = FAI_CACHE_SPAN(v, V, FAI_INPUT, size, cache->head_dim_v, n, rows, heads);
         fai_add_span(p, span_k);
         fai_add_span(p, span_v);
-        if (k.data) fai_check_rope(&c, rotary);
+        if (k.data) fai_check_rope(c, &args->rotary);
     }
     fai_check_written(p, FA_ERR_CACHE_OVERLAP);
-    if (p->status != FA_OK) return p->status;
-    if (k.data) fai_append_side(&c, cache, 0, &k, args->dtype, fai_rotates(rotary) ? rotary : NULL);
-    if (v.data) fai_append_side(&c, cache, 1, &v, args->dtype, NULL);
-    return fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0);
+    return p->status == FA_OK ? fai_fail(&c->a, FA_OK, "", -1, 0, 0, 0) : p->status;
+}
+
+/* Appends rows of K and V to a cache: row i of sequence b becomes row positions[b] + i of the cache, rotated and
+ * converted.  Other rows keep their bits, but see the quantised caches above.  Rows of different sequences
+ * must lie in different pages (FA_ERR_CACHE_PAGE); that nobody else reads a page which is written is the
+ * caller's business: copy shared pages before.  Values are not looked at before they are written: NaN and
+ * infinity are no errors.  Failures: FA_ERR_ of the field at fault; see FA_STATUS_LIST. */
+FAI_NOINLINE fa_status fa_append(const fa_append_args *args) {
+    fai_cache_call c;
+    const fa_status status = fai_check_append(&c, args, 0);
+    if (status != FA_OK) return status;
+    const fa_rope *rotary = fai_rotates(&args->rotary) ? &args->rotary : NULL;
+    if (args->k.data) fai_append_side(&c, &args->cache, 0, &args->k, args->dtype, rotary);
+    if (args->v.data) fai_append_side(&c, &args->cache, 1, &args->v, args->dtype, NULL);
+    return FA_OK;
 }
 
 /* Row `from` of sequence b becomes row `to`, before it. */
@@ -2836,28 +2872,23 @@ static inline void fai_move_row(const fai_cache_side *s, int32_t b, int64_t from
     }
 }
 
-/* After a verification step, keeps the accepted rows of a draft: of K, V or both, whichever the cache has.  The new
- * length of sequence b is positions[b] + num_accepted[b].  What was behind it is void.  Exact, unless rows go to
- * another factor that is not their own (block > 1, or block 0 with a factor for each page): they are
- * quantised again, as if appended.  A row that stays in place keeps its bits, until its block's factor grows. */
-FAI_NOINLINE fa_status fa_compact(const fa_compact_args *args) {
-    fai_cache_call c;
-    fai_problem *p = &c.p;
+static inline fa_status fai_check_compact(fai_cache_call *c, const fa_compact_args *args, uint32_t lists) {
+    fai_problem *p = &c->p;
     if (!args) return FA_ERR_ARGS_NULL;
     if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED;
     const fa_cache *cache = &args->cache;
     const int32_t columns = args->max_accepted;
-    fai_cache_begin(&c, cache, args->error);
-    c.positions = args->positions, c.accepted = args->accepted, c.num_accepted = args->num_accepted;
-    c.max_accepted = columns;
-    fai_check_cache(&c, cache, cache->k.data || !cache->v.data, cache->v.data != NULL);
+    fai_cache_begin(c, cache, args->error, lists);
+    c->positions = args->positions, c->accepted = args->accepted, c->num_accepted = args->num_accepted;
+    c->max_accepted = columns;
+    fai_check_cache(c, cache, cache->k.data || !cache->v.data, cache->v.data != NULL);
     fai_range(p, FA_ERR_MAX_ACCEPTED, "max_accepted", columns, 1, FA_MAX_SEQLEN);
     if (!args->accepted) fai_bad(p, FA_ERR_ACCEPTED, "accepted", -1, 0, 1, 0);
     fai_add_array(p, args->accepted, "accepted", FA_ERR_ACCEPTED, (int64_t)cache->batch * columns);
     fai_add_array(p, args->num_accepted, "num_accepted", FA_ERR_MAX_ACCEPTED, cache->batch);
     fai_add_array(p, args->positions, "positions", FA_ERR_POSITIONS, cache->batch);
-    for (int32_t b = 0; b < cache->batch && p->status == FA_OK; b++) {
-        const int32_t at = fai_cache_position(&c, b), n = fai_cache_count(&c, b);
+    for (int32_t b = 0; !lists && b < cache->batch && p->status == FA_OK; b++) {
+        const int32_t at = fai_cache_position(c, b), n = fai_cache_count(c, b);
         if (n < 0 || n > columns) fai_bad(p, FA_ERR_MAX_ACCEPTED, "num_accepted", b, n, 0, columns);
         if (at < 0 || at > cache->seqlen_k) fai_bad(p, FA_ERR_POSITIONS, "positions", b, at, 0, cache->seqlen_k);
         int64_t least = 0;
@@ -2868,73 +2899,219 @@ FAI_NOINLINE fa_status fa_compact(const fa_compact_args *args) {
             least = row + 1; /* rows rise, so none is before its new place */
         }
     }
-    fai_check_cache_memory(&c, *cache);
+    fai_check_cache_memory(c, *cache);
     fai_check_written(p, FA_ERR_CACHE_OVERLAP);
-    if (p->status != FA_OK) return p->status;
+    return p->status == FA_OK ? fai_fail(&c->a, FA_OK, "", -1, 0, 0, 0) : p->status;
+}
+
+/* After a verification step, keeps the accepted rows of a draft: of K, V or both, whichever the cache has.  The new
+ * length of sequence b is positions[b] + num_accepted[b].  What was behind it is void.  Exact, unless rows go to
+ * another factor that is not their own (block > 1, or block 0 with a factor for each page): they are
+ * quantised again, as if appended.  A row that stays in place keeps its bits, until its block's factor grows. */
+FAI_NOINLINE fa_status fa_compact(const fa_compact_args *args) {
+    fai_cache_call c;
+    const fa_status status = fai_check_compact(&c, args, 0);
+    if (status != FA_OK) return status;
+    const fa_cache *cache = &args->cache;
     for (int v = 0; v < 2; v++) {
         if (v ? !cache->v.data : !cache->k.data) continue;
-        const fai_cache_side side = fai_get_side(&c, cache, v);
+        const fai_cache_side side = fai_get_side(&c.a, cache, v);
         for (int32_t b = 0; b < cache->batch; b++)
             for (int32_t n = 0; n < fai_cache_count(&c, b); n++) {
-                const int64_t at = fai_cache_position(&c, b), from = args->accepted[(int64_t)b * columns + n];
+                const int64_t at = fai_cache_position(&c, b), from = args->accepted[(int64_t)b * c.max_accepted + n];
                 if (from != n) fai_move_row(&side, b, at + from, at + n);
             }
     }
-    return fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0);
+    return FA_OK;
+}
+
+/* Rows in, rows out: o is q in another dtype, or q itself. */
+static inline void fai_rows_begin(fai_cache_call *c, const int32_t size[4], const int32_t *cu, const int32_t *used,
+                                  fa_error *error, uint32_t lists) {
+    fai_cache_begin(c, NULL, error, lists);
+    c->a.batch = size[0], c->a.num_heads = size[1], c->a.seqlen_q = size[2];
+    c->a.cu_seqlens_q = cu, c->a.seqused_q = used;
+    c->info.head_dim = size[3], c->p.pass = FA_FORWARD | lists;
+}
+static inline void fai_check_rows(fai_cache_call *c, fa_tensor q, fa_tensor_out o, fa_dtype dtype, fa_dtype o_dtype) {
+    fai_problem *p = &c->p;
+    const int64_t heads = c->a.num_heads, dim = c->info.head_dim;
+    const int in_place = q.data == o.data && q.stride_b == o.stride_b && q.stride_s == o.stride_s &&
+                         q.stride_h == o.stride_h && dtype == o_dtype;
+    fai_range(p, FA_ERR_NEW_DTYPE, "dtype", dtype, FA_F32, FA_BF16);
+    if (!q.data) fai_bad(p, FA_ERR_Q_NULL, "q.data", -1, 0, 1, 0);
+    if (!o.data) fai_bad(p, FA_ERR_O_NULL, "o.data", -1, 0, 1, 0);
+    fai_check_sizes(p);
+    if (p->status == FA_OK) fai_check_lengths(p, 0);
+    const fai_span span_o =
+        FAI_CACHE_SPAN(o, O, FAI_OUTPUT, fa_sizeof(o_dtype), dim, p->batch[0], p->rows[0], heads);
+    fai_add_span(p, span_o);
+    if (in_place) q.data = NULL;
+    const fai_span span_q = FAI_CACHE_SPAN(q, Q, FAI_INPUT, fa_sizeof(dtype), dim, p->batch[0], p->rows[0], heads);
+    fai_add_span(p, span_q);
+}
+
+static inline fa_status fai_check_rotary(fai_cache_call *c, const fa_rotary_args *args, uint32_t lists) {
+    fai_problem *p = &c->p;
+    if (!args) return FA_ERR_ARGS_NULL;
+    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED;
+    const int32_t size[4] = {args->batch, args->num_heads, args->seqlen_q, args->head_dim};
+    fai_rows_begin(c, size, args->cu_seqlens_q, args->seqused_q, args->error, lists);
+    fai_range(p, FA_ERR_ROTARY, "head_dim", args->head_dim, 2, 256);
+    if (!fai_rotates(&args->rotary)) fai_bad(p, FA_ERR_ROTARY, "rotary.dim", -1, 0, 2, args->head_dim);
+    fai_check_rows(c, args->q, args->o, args->dtype, args->dtype);
+    fai_check_rope(c, &args->rotary);
+    fai_check_written(p, FA_ERR_O_OVERLAP);
+    return p->status == FA_OK ? fai_fail(&c->a, FA_OK, "", -1, 0, 0, 0) : p->status;
 }
 
 /* o = q, rotated: row i of sequence b by the position rotary.positions[b] + i.  Queries of a decoding step, the last of
  * their sequence, have the positions of the rows that fa_append writes. */
 FAI_NOINLINE fa_status fa_rotary(const fa_rotary_args *args) {
     fai_cache_call c;
-    fai_problem *p = &c.p;
-    if (!args) return FA_ERR_ARGS_NULL;
-    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED;
-    const fa_tensor_out o = args->o;
+    const fa_status status = fai_check_rotary(&c, args, 0);
+    if (status != FA_OK) return status;
+    const fa_tensor *q = &args->q;
+    const fa_tensor_out *o = &args->o;
     const fa_rope *rotary = &args->rotary;
-    const int64_t heads = args->num_heads, dim = args->head_dim;
-    const int in_place = args->q.data == o.data && args->q.stride_b == o.stride_b && args->q.stride_s == o.stride_s &&
-                         args->q.stride_h == o.stride_h;
-    fa_tensor q = args->q;
-    fai_cache_begin(&c, NULL, args->error);
-    c.a.batch = args->batch, c.a.num_heads = args->num_heads, c.a.seqlen_q = args->seqlen_q;
-    c.a.cu_seqlens_q = args->cu_seqlens_q, c.a.seqused_q = args->seqused_q;
-    c.info.head_dim = args->head_dim, p->pass = FA_FORWARD;
-    fai_range(p, FA_ERR_ROTARY, "head_dim", args->head_dim, 2, 256);
-    fai_range(p, FA_ERR_NEW_DTYPE, "dtype", args->dtype, FA_F32, FA_BF16);
-    if (!fai_rotates(rotary)) fai_bad(p, FA_ERR_ROTARY, "rotary.dim", -1, 0, 2, args->head_dim);
-    if (!q.data) fai_bad(p, FA_ERR_Q_NULL, "q.data", -1, 0, 1, 0);
-    if (!o.data) fai_bad(p, FA_ERR_O_NULL, "o.data", -1, 0, 1, 0);
-    fai_check_sizes(p);
-    if (p->status == FA_OK) fai_check_lengths(p, 0);
-    const size_t size = fa_sizeof(args->dtype);
-    const fai_span span_o = FAI_CACHE_SPAN(o, O, FAI_OUTPUT, size, dim, p->batch[0], p->rows[0], heads);
-    fai_add_span(p, span_o);
-    if (in_place) q.data = NULL;
-    const fai_span span_q = FAI_CACHE_SPAN(q, Q, FAI_INPUT, size, dim, p->batch[0], p->rows[0], heads);
-    fai_add_span(p, span_q);
-    fai_check_rope(&c, rotary);
-    fai_check_written(p, FA_ERR_O_OVERLAP);
-    if (p->status != FA_OK) return p->status;
-
-    const fai_strides st_q = fai_resolve(q.stride_b, q.stride_s, q.stride_h, args->seqlen_q, heads, dim);
-    const fai_strides st_o = fai_resolve(o.stride_b, o.stride_s, o.stride_h, args->seqlen_q, heads, dim);
+    const int64_t heads = args->num_heads, dim = args->head_dim, size = (int64_t)fa_sizeof(args->dtype);
+    const fai_strides st_q = fai_resolve(q->stride_b, q->stride_s, q->stride_h, args->seqlen_q, heads, dim);
+    const fai_strides st_o = fai_resolve(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q, heads, dim);
     fai_angles angles;
     for (int32_t b = 0; b < args->batch; b++) {
         const fa_sequence seq = fa_get_sequence(&c.a, b);
         for (int32_t i = 0; i < seq.len_q; i++) {
-            fai_get_angles(&angles, rotary, fai_rope_position(&c, rotary, &seq, i));
+            fai_get_angles(&angles, rotary, fai_rope_position(&c.a, rotary, &seq, 0, i));
             for (int32_t h = 0; h < args->num_heads; h++) {
                 float x[256];
-                const char *src = (const char *)args->q.data + fai_offset_q(&seq, st_q, i, h) * (int64_t)size;
-                fai_decode_row(x, src, args->dtype, args->head_dim);
+                fai_decode_row(x, (const char *)q->data + fai_offset_q(&seq, st_q, i, h) * size, args->dtype,
+                               args->head_dim);
                 fai_rotate_row(x, &angles, rotary);
-                fai_encode_row((char *)o.data + fai_offset_q(&seq, st_o, i, h) * (int64_t)size, x, args->dtype,
+                fai_encode_row((char *)o->data + fai_offset_q(&seq, st_o, i, h) * size, x, args->dtype,
                                args->head_dim);
             }
         }
     }
-    return fai_fail(&c.a, FA_OK, "", -1, 0, 0, 0);
+    return FA_OK;
+}
+
+/* Sign of element d in the rotation of fa_quantize: the sign bit of a float, or 0.  Bit d % 128 of Philox(d / 128; seed). */
+FAI_HD static inline uint32_t fai_hadamard_sign(const uint32_t bits[4], int32_t d) {
+    const int32_t n = d % 128 / 32;
+    const uint32_t word = n == 0 ? bits[0] : n == 1 ? bits[1] : n == 2 ? bits[2] : bits[3];
+    return word >> d % 32 << 31;
+}
+FAI_HD static inline void fai_hadamard_bits(uint64_t seed, int32_t d, uint32_t bits[4]) {
+    const uint32_t counter[4] = {(uint32_t)d / 128, 0, 0, 0}, key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
+    fa_philox4x32_10(counter, key, bits);
+}
+/* 1 / sqrt(n), n a power of two, rounded */
+FAI_HD static inline float fai_hadamard_scale(int32_t n) {
+    float x = 1;
+    for (; n >= 4; n /= 4) x *= 0.5f;
+    return n == 2 ? x * 0.70710678118654752f : x;
+}
+
+/* x = H x / sqrt(n) with signs changed before: element d of the result is the sum over e of (-1)^popcount(d & e) x_e. */
+static inline void fai_hadamard_row(float *x, int32_t n, uint64_t seed) {
+    const float scale = fai_hadamard_scale(n);
+    uint32_t bits[4] = {0, 0, 0, 0};
+    for (int32_t d = 0; d < n; d++) {
+        if (d % 128 == 0) fai_hadamard_bits(seed, d, bits);
+        x[d] = fai_float_of(fai_bits_of(x[d]) ^ fai_hadamard_sign(bits, d));
+    }
+    for (int32_t step = 1; step < n; step *= 2)
+        for (int32_t d = 0; d < n; d += 2 * step)
+            for (int32_t e = d; e < d + step; e++) {
+                const float a = x[e], b = x[e + step];
+                x[e] = a + b, x[e + step] = a - b;
+            }
+    for (int32_t d = 0; d < n; d++) x[d] *= scale;
+}
+
+static inline fa_status fai_check_quantize(fai_cache_call *c, const fa_quantize_args *args, uint32_t lists) {
+    static const char *const field[5] = {"descale.data", "descale.stride_b", "descale.stride_h", "descale.stride_block",
+                                         "descale.block"};
+    fai_problem *p = &c->p;
+    if (!args) return FA_ERR_ARGS_NULL;
+    if (args->first_canary || args->last_canary) return FA_ERR_NOT_ZEROED;
+    const int32_t size[4] = {args->batch, args->num_heads, args->seqlen_q, args->head_dim}, dim = args->head_dim;
+    const fa_descale_out *d = &args->descale;
+    const fa_descale descale = {d->data, d->stride_b, d->stride_h, d->stride_block, d->block, d->paged};
+    fai_rows_begin(c, size, args->cu_seqlens_q, args->seqused_q, args->error, lists);
+    c->info.dtype = args->o_dtype, c->a.q_descale = descale;
+    fai_range(p, FA_ERR_QUANTIZE_DIM, "head_dim", dim, 1, 256);
+    fai_range(p, FA_ERR_QUANTIZE_DIM, "hadamard", args->hadamard, 0, 1);
+    if (args->hadamard && (dim < 2 || dim & (dim - 1)))
+        fai_bad(p, FA_ERR_QUANTIZE_DIM, "head_dim", -1, dim, 2, 256);
+    fai_range(p, FA_ERR_QUANTIZE_DTYPE, "o_dtype", args->o_dtype, FA_F32, FA_I8);
+    fai_check_rows(c, args->q, args->o, args->dtype, args->o_dtype);
+    if (d->data) {
+        fai_add_descale(p, &descale, 0, FA_ERR_QUANTIZE_DESCALE, field);
+        if (p->status == FA_OK) { /* a stride of 0 says that a factor is shared */
+            fai_span places = p->span[p->count - 1];
+            for (int n = 0; n < 3; n++)
+                if (!places.stride[n]) places.size[n] = 1;
+            fai_check_places(p, &places);
+            p->span[p->count - 1].kind = FAI_OUTPUT;
+        }
+    }
+    fai_check_written(p, FA_ERR_O_OVERLAP);
+    return p->status == FA_OK ? fai_fail(&c->a, FA_OK, "", -1, 0, 0, 0) : p->status;
+}
+
+/* Factors of each axis: 1 where its rows share one. */
+typedef struct fai_factors {
+    int64_t b, h, blocks;
+} fai_factors;
+FAI_HD static inline fai_factors fai_count_factors(const fa_args *a) {
+    const fa_descale *d = &a->q_descale;
+    const fai_factors n = {d->stride_b ? a->batch : 1, d->stride_h ? a->num_heads : 1,
+                           d->block && d->stride_block ? ((int64_t)a->seqlen_q + d->block - 1) / d->block : 1};
+    return n;
+}
+
+/* o = q in another dtype, rotated or not; with descale: codes and their factors, absmax / 448 (e4m3), / 57344 (e5m2) or
+ * / 127 (int8) of the rows that share one; what is rounded how: see the quantised caches above.  All factors are written,
+ * 0 where there are no rows.  Rotation makes outliers small [Shah et al. 2024, FlashAttention-3, arXiv 2407.08608]; rotate
+ * Q and K with the same seed: their products stay.  Sums are those of f32, level after level: the same bits everywhere. */
+FAI_NOINLINE fa_status fa_quantize(const fa_quantize_args *args) {
+    fai_cache_call c;
+    const fa_status status = fai_check_quantize(&c, args, 0);
+    if (status != FA_OK) return status;
+    const fa_tensor *q = &args->q;
+    const fa_tensor_out *o = &args->o;
+    const fa_descale *d = &c.a.q_descale;
+    const int64_t heads = args->num_heads, dim = args->head_dim;
+    const fai_strides st_q = fai_resolve(q->stride_b, q->stride_s, q->stride_h, args->seqlen_q, heads, dim);
+    const fai_strides st_o = fai_resolve(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q, heads, dim);
+    const fai_factors count = fai_count_factors(&c.a);
+    for (int64_t b = 0; d->data && b < count.b; b++)
+        for (int64_t h = 0; h < count.h; h++)
+            for (int64_t n = 0; n < count.blocks; n++)
+                args->descale.data[b * d->stride_b + h * d->stride_h + n * d->stride_block] = 0;
+    for (int codes = !d->data; codes < 2; codes++) /* the factors, then the codes */
+        for (int32_t b = 0; b < args->batch; b++) {
+            const fa_sequence seq = fa_get_sequence(&c.a, b);
+            for (int32_t i = 0; i < seq.len_q; i++)
+                for (int32_t h = 0; h < args->num_heads; h++) {
+                    float x[256];
+                    float *factor = args->descale.data;
+                    fai_decode_row(x, (const char *)q->data + fai_offset_q(&seq, st_q, i, h) * (int64_t)fa_sizeof(args->dtype),
+                                   args->dtype, args->head_dim);
+                    if (args->hadamard) fai_hadamard_row(x, args->head_dim, args->seed);
+                    if (factor) factor += fai_descale_at(&c.a, d, b, h, i) - d->data;
+                    if (!codes) {
+                        const float need = fai_row_factor(x, args->o_dtype, args->head_dim);
+                        if (need > *factor) *factor = need;
+                        continue;
+                    }
+                    char *row = (char *)o->data + fai_offset_q(&seq, st_o, i, h) * (int64_t)fa_sizeof(args->o_dtype);
+                    if (factor) fai_quantise_row(row, x, *factor, args->o_dtype, args->head_dim);
+                    else fai_encode_row(row, x, args->o_dtype, args->head_dim);
+                }
+        }
+    return FA_OK;
 }
 #undef FAI_CACHE_SPAN
 #undef FAI_EACH16

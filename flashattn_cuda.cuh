@@ -9,11 +9,11 @@
         #define FA_HEAD_DIM 128
         #include "flashattn_cuda.cuh"        // -> attn128_forward_cuda(), attn128_cuda_info, ...
 
-    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches one kernel on the
+    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches kernels on the
               stream that it is given, and may be captured in a graph. Bad arguments return a status; nothing is
               launched unless it is FA_OK.
 
-    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>tiles  >>loads  >>scores  >>products
+    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>cache  >>tiles  >>loads  >>scores  >>products
                            >>kernel  >>launch
 
     PARAMETERS  those of flashattn.h, defined before an include and undefined by it. Different here:
@@ -33,11 +33,24 @@
         fa_status attn128_forward_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status attn128_forward_cuda_launch(const fa_args *args, fa_cuda_launch *launch);
 
+    CONFIGURE, sticky, before any include, the first one or a later one
+
+        FA_CUDA_CACHE   compiles the cache calls, once. They take the argument structs of flashattn.h, with pointers to
+                        device memory, and give the bits of the CPU; see >>cache.
+
+        fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream);
+        fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream);
+        fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream);
+        fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream);
+
     DATA      Rows of q, k, v and o start at multiples of 16 bytes: data, and strides in bytes. cu_seqlens,
               seqused, block_table and all other arrays are in device memory, so their contents are not checked:
               lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a tree mask
               needs len_k >= len_q. args itself and args->error are in host memory. num_threads and split_keys
               mean nothing here.
+              Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
+              seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
+              one page; what would go to a row or page that does not exist is left out.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -142,6 +155,24 @@ FAI_ATOM void fai_cp_async_cg_16(uint32_t to, const void *from, int valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
 }
 FAI_ATOM void fai_cp_async_wait_all(void) { asm volatile("cp.async.wait_all;" ::: "memory"); }
+FAI_ATOM void fai_cp_async_commit_group(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/* for all but the last n groups: n, a constant, must be one of the text */
+#define FAI_WAIT_GROUP(number) \
+    if (n == number) asm volatile("cp.async.wait_group " #number ";" ::: "memory");
+FAI_ATOM void fai_cp_async_wait_group(const int n) {
+    FAI_WAIT_GROUP(0) FAI_WAIT_GROUP(1) FAI_WAIT_GROUP(2) FAI_WAIT_GROUP(3)
+    FAI_WAIT_GROUP(4) FAI_WAIT_GROUP(5) FAI_WAIT_GROUP(6) FAI_WAIT_GROUP(7)
+}
+#undef FAI_WAIT_GROUP
+
+FAI_ATOM void fai_bar_sync(int barrier, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+FAI_ATOM uint32_t fai_atom_global_inc_u32(uint32_t *at, uint32_t last) { /* x < last ? x + 1 : 0 */
+    uint32_t was;
+    asm volatile("atom.global.inc.u32 %0, [%1], %2;" : "=r"(was) : "l"(at), "r"(last) : "memory");
+    return was;
+}
 
 FAI_ATOM void fai_ldmatrix_x4(uint32_t r[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -157,6 +188,11 @@ FAI_ATOM void fai_ldmatrix_x4_trans(uint32_t r[4], uint32_t address) {
 }
 FAI_ATOM void fai_st_shared_b32(uint32_t address, uint32_t x) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+FAI_ATOM uint2 fai_ld_shared_v2_b32(uint32_t address) {
+    uint2 x;
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(x.x), "=r"(x.y) : "r"(address) : "memory");
+    return x;
 }
 FAI_ATOM uint4 fai_ld_shared_v4_b32(uint32_t address) {
     uint4 x;
@@ -208,6 +244,19 @@ FAI_ATOM uint32_t fai_fma_rn_f16x2(uint32_t a, uint32_t b, uint32_t c) {
     asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
+/* 0xffff for each pair of halves that are equal, else 0 */
+FAI_ATOM uint32_t fai_set_eq_u32_f16x2(uint32_t a, uint32_t b) {
+    uint32_t d;
+    asm("set.eq.u32.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+#if FAI_ARCH >= 890
+FAI_ATOM uint32_t fai_cvt_rn_f16x2_e4m3x2(uint16_t x) {
+    uint32_t d;
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"(x));
+    return d;
+}
+#endif
 FAI_ATOM float fai_ex2_approx_ftz_f32(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -218,8 +267,109 @@ FAI_ATOM float fai_lg2_approx_f32(float x) {
     asm("lg2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
+FAI_ATOM uint32_t fai_prmt_b32(uint32_t a, uint32_t b, uint32_t bytes) { return __byte_perm(a, b, bytes); }
+FAI_ATOM float fai_shfl_sync_idx_f32(float x, int lane) { return __shfl_sync(~0u, x, lane); }
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_bfly_b32(uint32_t x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
+FAI_ATOM uint32_t fai_redux_sync_max_u32(uint32_t x) {
+    uint32_t d;
+    asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(d) : "r"(x));
+    return d;
+}
+
+/* ---- several instructions: what there is none for ---- */
+
+/* Bytes 0 and 2 of x, 1 and 3, to two halves each, exactly. */
+FAI_ATOM void fai_widen_s8(uint32_t y[2], uint32_t x) { /* 1024 + (x + 128) has x + 128 in its last bits */
+    y[0] = fai_fma_rn_f16x2(fai_prmt_b32(x ^ 0x80808080u, 0x64646464, 0x4240), 0x3c003c00, 0xe480e480);
+    y[1] = fai_fma_rn_f16x2(fai_prmt_b32(x ^ 0x80808080u, 0x64646464, 0x4341), 0x3c003c00, 0xe480e480);
+}
+#if FAI_ARCH >= 890
+FAI_ATOM void fai_widen_e4m3(uint32_t y[2], uint32_t x) {
+    x = fai_prmt_b32(x, 0, 0x3120);
+    y[0] = fai_cvt_rn_f16x2_e4m3x2((uint16_t)x), y[1] = fai_cvt_rn_f16x2_e4m3x2((uint16_t)(x >> 16));
+}
+#else
+/* of bytes 1 and 3: as the last bits of an exponent of f16 they are 2^-8 of their value; 480 is NaN */
+FAI_ATOM uint32_t fai_widen_odd_e4m3(uint32_t x) {
+    const uint32_t y =
+        fai_fma_rn_f16x2((x >> 1 & 0x3f803f80u) | (x & 0x80008000u), 0x5c005c00, 0x80008000u);
+    return y | fai_set_eq_u32_f16x2(y & 0x7fff7fffu, 0x5f805f80);
+}
+FAI_ATOM void fai_widen_e4m3(uint32_t y[2], uint32_t x) {
+    y[0] = fai_widen_odd_e4m3(x << 8), y[1] = fai_widen_odd_e4m3(x);
+}
+#endif
+
+/* fp8: `high` goes to the upper byte. Before sm_89 in integers. */
+FAI_ATOM uint32_t fai_cvt_rn_satfinite_e4m3x2_f32(float high, float low) {
+#if FAI_ARCH >= 890
+    uint16_t r;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+#else
+    return fa_f32_to_e4m3(low) | (uint32_t)fa_f32_to_e4m3(high) << 8;
+#endif
+}
+FAI_ATOM uint32_t fai_cvt_rn_satfinite_e5m2x2_f32(float high, float low) {
+#if FAI_ARCH >= 890
+    uint16_t r;
+    asm("cvt.rn.satfinite.e5m2x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+#else
+    return fa_f32_to_e5m2(low) | (uint32_t)fa_f32_to_e5m2(high) << 8;
+#endif
+}
+/* These keep subnormal numbers, and are not fused, whatever nvcc's options say. */
+FAI_ATOM float fai_cvt_f32_f16(uint16_t x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
+FAI_ATOM double fai_cvt_f64_f32(float x) {
+    double y;
+    asm("cvt.f64.f32 %0, %1;" : "=d"(y) : "f"(x));
+    return y;
+}
+FAI_ATOM float fai_cvt_rn_f32_f64(double x) {
+    float y;
+    asm("cvt.rn.f32.f64 %0, %1;" : "=f"(y) : "d"(x));
+    return y;
+}
+FAI_ATOM float fai_rcp_approx_ftz_f32(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+FAI_ATOM float fai_add_rn_f32(float a, float b) {
+    float y;
+    asm("add.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+FAI_ATOM float fai_mul_rn_f32(float a, float b) {
+    float y;
+    asm("mul.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+FAI_ATOM float fai_div_rn_f32(float a, float b) {
+    float y;
+    asm("div.rn.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+/* the larger magnitude; NaN does not count */
+FAI_ATOM float fai_max_abs_f32(float a, float b) {
+    float y;
+    asm("{.reg .f32 m;\n\tabs.f32 m, %2;\n\tmax.f32 %0, %1, m;}" : "=f"(y) : "f"(a), "f"(b));
+    return y;
+}
+FAI_ATOM uint32_t fai_ld_relaxed_gpu_u32(const void *p) {
+    uint32_t x;
+    asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(p) : "memory");
+    return x;
+}
+FAI_ATOM void fai_red_relaxed_gpu_max_u32(void *p, uint32_t x) {
+    asm volatile("red.relaxed.gpu.global.max.u32 [%0], %1;" ::"l"(p), "r"(x) : "memory");
+}
 
 /* ---- sm_90a only: what follows is called in code for it alone ---- */
 
@@ -270,9 +420,6 @@ FAI_ATOM void fai_stmatrix_x4(uint32_t address, uint32_t a, uint32_t b, uint32_t
                  : "memory");
 }
 
-FAI_ATOM void fai_bar_sync(int id, int threads) {
-    asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
-}
 FAI_ATOM void fai_bar_arrive(int id, int threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -450,6 +597,61 @@ typedef struct fa_cuda_launch {
     fa_cuda_maps maps;    /* written for kernels that read it */
 } fa_cuda_launch;
 
+#define FAI_DECODE_COUNTERS 1024 /* more tiles than that keep every GPU busy without splits */
+#define FA_CUDA_COUNTER_BYTES (FAI_DECODE_COUNTERS * 4 + 16) /* of a decode workspace: 0 before its first use */
+
+/* How a decode call is cut into blocks: (batch, key/value head, tile of rows, split of the keys). */
+typedef struct fai_cuda_plan {
+    int32_t unit;    /* most keys of a split */
+    int32_t fixed;   /* splits end at multiples of unit; else those of a tile are equal, in multiples of 64 */
+    int32_t splits;  /* of the longest sequence */
+    int32_t rows;    /* of a tile: 16, 32 or 64 */
+    int32_t combine; /* a second launch adds up the parts: there are too few counters */
+} fai_cuda_plan;
+
+/* A decode launch: cudaLaunchKernel(first.kernel, .., {args, &plan, &workspace}, ..), and second likewise if
+ * plan.combine. */
+typedef struct fa_cuda_decode_launch {
+    fa_cuda_launch first, second;
+    fai_cuda_plan plan;
+    size_t bytes; /* of workspace, aligned to 16 */
+} fa_cuda_decode_launch;
+
+/* args->split_keys, or splits that keep `slots` blocks busy: the fewest rounds of the longest block, of its
+ * 64-key tiles and what it costs to begin and to merge, in tiles. Lengths are in device memory: seqlen_k
+ * stands for all. */
+static inline fai_cuda_plan fai_make_cuda_plan(const fa_args *a, int64_t slots) {
+    const int64_t heads_k = fai_num_heads_k(a), rows = a->seqlen_q * (a->num_heads / heads_k);
+    fai_cuda_plan p = {FA_MAX_SEQLEN, a->split_keys > 0, 1, 16, 0};
+    /* fixed: a row's bits do not depend on its neighbours, so their number changes nothing */
+    if (!p.fixed && rows > 16) p.rows = rows > 32 ? 64 : 32;
+    const int64_t tiles = fai_mul((rows - 1) / p.rows + 1, a->batch * heads_k);
+    const int64_t right = a->causal ? 1 : a->window_right ? a->window_right : a->seqlen_k;
+    const int64_t grain = p.fixed ? a->split_keys : 64;
+    int64_t keys = a->seqlen_k; /* that a tile sees, at most, from a multiple of grain on */
+    if (a->window_left) {
+        const int64_t seen = (int64_t)a->window_left + a->seqlen_q + right - 2 + grain;
+        if (seen < keys) keys = seen;
+    }
+    if (p.fixed) {
+        p.unit = a->split_keys, p.splits = keys ? (int32_t)((keys - 1) / p.unit + 1) : 1;
+        p.combine = p.splits > 1 && tiles > FAI_DECODE_COUNTERS;
+        return p;
+    }
+    const int64_t length = (keys + 63) / 64; /* in tiles of keys */
+    double best = INFINITY;
+    int64_t count = 1;
+    for (int64_t n = 1; n <= 128 && (n == 1 || (n <= length && n * tiles <= 8 * slots)); n++) {
+        const double rounds = (double)((n * tiles + slots - 1) / slots);
+        const double cost = rounds * (double)((length + n - 1) / n + 4) + 0.22 * (double)(n - 1);
+        if (cost < best) best = cost, count = n;
+        if (tiles > FAI_DECODE_COUNTERS) break;
+    }
+    if (count > 1)
+        p.unit = (int32_t)((length + count - 1) / count * 64), p.splits = (int32_t)((keys - 1) / p.unit + 1);
+    return p;
+}
+
 #define FAI_LOG2E 1.4426950408889634f
 #define FAI_LN2 0.6931471805599453f
 
@@ -626,7 +828,964 @@ static inline int fai_cuda_gcd(int a, int b) {
     return a;
 }
 
+/* A launch of kernel: which arch of it this GPU runs. */
+static inline fa_status fai_cuda_prepare(const fa_args *args, fa_cuda_launch *launch, const void *kernel) {
+    struct cudaFuncAttributes attributes;
+    const cudaError_t e = cudaFuncGetAttributes(&attributes, kernel);
+    if (e != cudaSuccess) return fai_cuda_status(args, e);
+    launch->kernel = kernel, launch->arch = attributes.ptxVersion * 10;
+    return FA_OK;
+}
+
+/* Lets the kernel have the launch's shared memory. */
+static inline fa_status fai_cuda_allow(const fa_args *args, const fa_cuda_launch *launch) {
+    const cudaError_t e = cudaFuncSetAttribute(launch->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               (int)launch->shared);
+    int device = 0, most = 0;
+    if (e == cudaSuccess) return FA_OK;
+    (void)cudaGetLastError(); /* this call answers for it */
+    if (cudaGetDevice(&device) == cudaSuccess &&
+        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
+        (size_t)most < launch->shared)
+        return fai_fail(args, FA_ERR_CUDA_SHARED, "shared memory", -1, (double)launch->shared, 0, most);
+    return fai_cuda_status(args, e);
+}
+
+static inline fa_status fai_cuda_start(const fa_args *args, const fa_cuda_launch *launch, void **parameters,
+                                       cudaStream_t stream) {
+    return fai_cuda_status(args, cudaLaunchKernel(launch->kernel, dim3(launch->grid), dim3(launch->block),
+                                                  parameters, launch->shared, stream));
+}
+
 #endif /* once */
+
+#if defined(FA_CUDA_CACHE) && !defined(FAI_CUDA_CACHE)
+#define FAI_CUDA_CACHE
+
+/* ======================================================================================== */
+/* >>cache    fa_append, fa_compact, fa_rotary and fa_quantize on the device                 */
+/* ======================================================================================== */
+
+/*  What the calls do is said in flashattn.h; a NaN may become another one here, if its row is not only copied. All
+ *  are bound by memory. A row of a head belongs to `lanes` threads of one warp, a power of two, with 8 elements (a
+ *  chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in steps of the whole grid, so
+ *  the grid does not depend on lengths, which only the device knows. */
+enum { FAI_CACHE_THREADS = 128 };
+
+/* Rows in memory. wide: chunks may be read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
+typedef struct fai_rows {
+    char *data;
+    fai_strides st; /* in elements */
+    fa_dtype dtype;
+    int32_t dim, wide;
+} fai_rows;
+
+/* The thread's place: lane of its group, the first element of its chunk. */
+typedef struct fai_lane {
+    int lanes, lane, first;
+    uint32_t group, groups;
+} fai_lane;
+FAI_ATOM fai_lane fai_get_lane(int lanes) {
+    const uint32_t n = (uint32_t)lanes, lane = threadIdx.x % n;
+    const fai_lane l = {lanes, (int)lane, (int)lane * 8, threadIdx.x / n, FAI_CACHE_THREADS / n};
+    return l;
+}
+
+/* ---- chunks: 8 elements, as they lie in memory (w) and as floats (x); 0 behind the end of the row ---- */
+
+/* The element next to d in its pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
+FAI_ATOM int fai_other(int d, int half) { return d < half ? d + half : d < 2 * half ? d - half : d; }
+
+FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, fa_dtype dtype, int first, int dim, int wide, int half) {
+    const int size = (int)fa_sizeof(dtype);
+#pragma unroll
+    for (int e = 0; e < 8; e++) w[e] = 0;
+    if (wide && first < dim) {
+        const char *from = row + fai_other(first, half) * size;
+        if (size == 1) {
+            const uint2 x = *(const uint2 *)(const void *)from;
+            w[0] = x.x, w[1] = x.y;
+            return;
+        }
+        const uint4 x = *(const uint4 *)(const void *)from;
+        w[0] = x.x, w[1] = x.y, w[2] = x.z, w[3] = x.w;
+        if (size == 2) return;
+        const uint4 y = ((const uint4 *)(const void *)from)[1];
+        w[4] = y.x, w[5] = y.y, w[6] = y.z, w[7] = y.w;
+        return;
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        if (first + e >= dim) continue;
+        const int d = fai_other(first + e, half);
+        if (size == 4) w[e] = ((const uint32_t *)(const void *)row)[d];
+        else if (size == 2) w[e / 2] |= (uint32_t)((const uint16_t *)(const void *)row)[d] << e % 2 * 16;
+        else w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
+    }
+}
+FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], fa_dtype dtype, int first, int dim, int wide) {
+    const int size = (int)fa_sizeof(dtype);
+    if (wide && first < dim) {
+        char *to = row + first * size;
+        if (size == 1) *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
+        else *(uint4 *)(void *)to = make_uint4(w[0], w[1], w[2], w[3]);
+        if (size == 4) ((uint4 *)(void *)to)[1] = make_uint4(w[4], w[5], w[6], w[7]);
+        return;
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        if (first + e >= dim) continue;
+        if (size == 4) ((uint32_t *)(void *)row)[first + e] = w[e];
+        else if (size == 2) ((uint16_t *)(void *)row)[first + e] = (uint16_t)(w[e / 2] >> e % 2 * 16);
+        else ((uint8_t *)(void *)row)[first + e] = (uint8_t)(w[e / 4] >> e % 4 * 8);
+    }
+}
+
+FAI_ATOM void fai_decode_chunk(float x[8], const uint32_t w[8], fa_dtype dtype) {
+    switch (dtype) {
+    case FA_F32:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_float_of(w[e]);
+        break;
+    case FA_F16:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_cvt_f32_f16((uint16_t)(w[e / 2] >> e % 2 * 16));
+        break;
+    case FA_BF16:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fa_bf16_to_f32((uint16_t)(w[e / 2] >> e % 2 * 16));
+        break;
+    case FA_E4M3:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fa_e4m3_to_f32((uint8_t)(w[e / 4] >> e % 4 * 8));
+        break;
+    case FA_E5M2:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_cvt_f32_f16((uint16_t)(w[e / 4] >> e % 4 * 8 << 8));
+        break;
+    default:
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = (float)(int8_t)(w[e / 4] >> e % 4 * 8);
+    }
+}
+FAI_ATOM void fai_encode_chunk(uint32_t w[8], const float x[8], fa_dtype dtype) {
+    switch (dtype) {
+    case FA_F32:
+#pragma unroll
+        for (int e = 0; e < 8; e++) w[e] = fai_bits_of(x[e]);
+        break;
+    case FA_F16:
+#pragma unroll
+        for (int e = 0; e < 8; e += 2) w[e / 2] = fai_cvt_rn_f16x2_f32(x[e + 1], x[e]);
+        break;
+    case FA_BF16:
+#pragma unroll
+        for (int e = 0; e < 8; e += 2) w[e / 2] = fai_cvt_rn_bf16x2_f32(x[e + 1], x[e]);
+        break;
+    case FA_E4M3:
+#pragma unroll
+        for (int e = 0; e < 8; e += 4)
+            w[e / 4] = fai_cvt_rn_satfinite_e4m3x2_f32(x[e + 1], x[e]) |
+                       fai_cvt_rn_satfinite_e4m3x2_f32(x[e + 3], x[e + 2]) << 16;
+        break;
+    case FA_E5M2:
+#pragma unroll
+        for (int e = 0; e < 8; e += 4)
+            w[e / 4] = fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 1], x[e]) |
+                       fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 3], x[e + 2]) << 16;
+        break;
+    default:
+        w[0] = w[1] = 0;
+#pragma unroll
+        for (int e = 0; e < 8; e++) w[e / 4] |= (uint32_t)(fai_f32_to_i8(x[e]) & 0xff) << e % 4 * 8;
+    }
+}
+
+/* ---- factors: not negative, so they are ordered like their bits ---- */
+
+/* The factor that the row of the group needs. All threads of the warp must be here. */
+FAI_ATOM float fai_need(const float x[8], fa_dtype dtype, int lanes) {
+    float most = 0;
+#pragma unroll
+    for (int e = 0; e < 8; e++) most = fai_max_abs_f32(most, x[e]); /* NaN does not count */
+    for (int mask = 1; mask < lanes; mask *= 2) most = fai_max_abs_f32(most, fai_shfl_sync_bfly_f32(most, mask));
+    if (fai_bits_of(most) == 0x7f800000u) most = fai_float_of(0x7f7fffffu); /* infinity counts as FLT_MAX */
+    return fai_div_rn_f32(most, dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
+}
+
+/* w = codes of x / factor, of 8 bits; factor 0 is that of zeros. The quotient lies between x r (1 - e) and x r (1 + e), r
+ * about 1 / factor; rounding keeps the order: where both have the same code, it is that of the quotient. About one chunk
+ * in 10000 must be divided. */
+FAI_ATOM void fai_quantize_chunk(uint32_t w[8], const float x[8], float factor, fa_dtype dtype) {
+    const float r = fai_rcp_approx_ftz_f32(factor), below = r * (1 - 0x1p-21f), above = r * (1 + 0x1p-21f);
+    const uint32_t bits = fai_bits_of(factor);
+    float y[8];
+    uint32_t other[8];
+    w[0] = w[1] = 0;
+    if ((int32_t)bits <= 0) return; /* whatever x is */
+#pragma unroll
+    for (int e = 0; e < 8; e++) y[e] = x[e] * below;
+    fai_encode_chunk(w, y, dtype);
+#pragma unroll
+    for (int e = 0; e < 8; e++) y[e] = x[e] * above;
+    fai_encode_chunk(other, y, dtype);
+    /* 2^-100 .. 2^100: r has all its bits, and products that are too small for them have code 0 */
+    if (w[0] == other[0] && w[1] == other[1] && bits >= 0x0d800000u && bits < 0x71800000u) return;
+#pragma unroll 1
+    for (int n = 0; n < 8; n++) { /* one division in the code, not eight: each takes registers */
+        float quotient = x[0];
+#pragma unroll
+        for (int e = 1; e < 8; e++) quotient = e == n ? x[e] : quotient;
+        quotient = fai_div_rn_f32(quotient, factor);
+#pragma unroll
+        for (int e = 0; e < 8; e++) y[e] = e == n ? quotient : y[e];
+    }
+    fai_encode_chunk(w, y, dtype);
+}
+
+/* x = values of the codes of x / factor */
+FAI_ATOM void fai_round_chunk(float x[8], float factor, fa_dtype dtype) {
+    uint32_t w[8];
+    fai_quantize_chunk(w, x, factor, dtype);
+    fai_decode_chunk(x, w, dtype);
+}
+
+/* ---- rotation ---- */
+
+/* cos and sin of the chunk's elements, sin with the sign with which the other element of the pair is added. */
+FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first, int wide) {
+    const int half = r->dim / 2, i0 = first < half ? first : first - half;
+    position = position < 0 ? 0 : position >= r->count ? r->count - 1 : position; /* not checked on the host */
+    const float *cos_row = r->cos + position * half, *sin_row = r->sin + position * half;
+    uint32_t wc[8], ws[8];
+    if (wide && !r->interleaved) {
+        fai_load_chunk(wc, (const char *)cos_row, FA_F32, i0, half, 1, 0);
+        fai_load_chunk(ws, (const char *)sin_row, FA_F32, i0, half, 1, 0);
+    } else {
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const int d = first + e, i = r->interleaved ? d / 2 : d < half ? d : d - half;
+            wc[e] = d < r->dim ? fai_bits_of(cos_row[i]) : 0, ws[e] = d < r->dim ? fai_bits_of(sin_row[i]) : 0;
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++) {
+        const uint32_t minus = (r->interleaved ? e % 2 == 0 : first + e < half) ? 0x80000000u : 0;
+        c[e] = fai_cvt_f64_f32(fai_float_of(wc[e])), s[e] = fai_cvt_f64_f32(fai_float_of(ws[e] ^ minus));
+    }
+}
+
+/* x: the chunk of a row that lies at `row`, whose other elements are read from there. Products are exact in double: one
+ * rounding, fused or not. */
+FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, const fa_rope *r, const double c[8],
+                               const double s[8], int first, int wide) {
+    float y[8];
+    if (first >= r->dim) return;
+    if (r->interleaved) {
+#pragma unroll
+        for (int e = 0; e < 8; e++) y[e] = x[e ^ 1];
+    } else {
+        uint32_t w[8];
+        fai_load_chunk(w, row, in->dtype, first, in->dim, in->wide && wide, r->dim / 2);
+        fai_decode_chunk(y, w, in->dtype);
+    }
+#pragma unroll
+    for (int e = 0; e < 8; e++)
+        if (first + e < r->dim)
+            x[e] = fai_cvt_rn_f32_f64(fai_cvt_f64_f32(x[e]) * c[e] + fai_cvt_f64_f32(y[e]) * s[e]);
+}
+
+/* x = H x / sqrt(dim), signs changed before where bit e of signs is set. All threads of the warp must be here. */
+FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, uint32_t signs, int first) {
+#pragma unroll
+    for (int e = 0; e < 8; e++) x[e] = fai_float_of(fai_bits_of(x[e]) ^ (signs << (31 - e) & 0x80000000u));
+#pragma unroll
+    for (int step = 1; step < 8; step *= 2) {
+        if (step >= dim) continue;
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            if (e & step) continue;
+            const float a = x[e], b = x[e ^ step];
+            x[e] = fai_add_rn_f32(a, b), x[e ^ step] = fai_add_rn_f32(a, -b);
+        }
+    }
+    for (int step = 8; step < dim; step *= 2)
+#pragma unroll
+        for (int e = 0; e < 8; e++) {
+            const float y = fai_shfl_sync_bfly_f32(x[e], step / 8);
+            x[e] = fai_add_rn_f32(y, first & step ? -x[e] : x[e]);
+        }
+    const float scale = fai_hadamard_scale(dim);
+#pragma unroll
+    for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], scale);
+}
+
+FAI_ATOM uint32_t fai_hadamard_signs(uint64_t seed, int first) {
+    uint32_t bits[4], signs = 0;
+    fai_hadamard_bits(seed, first, bits);
+#pragma unroll
+    for (int e = 0; e < 8; e++) signs |= fai_hadamard_sign(bits, first + e) >> (31 - e);
+    return signs;
+}
+
+/* ---- rows of sequences, places in the cache: counts fit in 31 bits, and a division of 64 costs a call ---- */
+
+FAI_ATOM uint32_t fai_count_rows(const fa_args *a) {
+    return a->cu_seqlens_q ? (uint32_t)(a->cu_seqlens_q[a->batch] - a->cu_seqlens_q[0])
+                           : (uint32_t)a->batch * (uint32_t)a->seqlen_q;
+}
+
+/* Sequence and number in it of a row; 0 if it is not in use. */
+FAI_ATOM int fai_find_row(const fa_args *a, uint32_t row, fa_sequence *seq, int32_t *i) {
+    int32_t b = 0;
+    if (a->cu_seqlens_q) {
+        row += (uint32_t)a->cu_seqlens_q[0];
+        for (int32_t last = a->batch - 1; b < last;) { /* the last that begins before or at the row */
+            const int32_t middle = b + (last - b + 1) / 2;
+            if (a->cu_seqlens_q[middle] <= (int32_t)row) b = middle;
+            else last = middle - 1;
+        }
+        *i = (int32_t)row - a->cu_seqlens_q[b];
+    } else b = (int32_t)(row / (uint32_t)a->seqlen_q), *i = (int32_t)(row % (uint32_t)a->seqlen_q);
+    *seq = fa_get_sequence(a, b);
+    return *i < seq->len_q;
+}
+
+/* fai_get_place; 0 if there is no such row, or its page is none: what lists hold is not checked on the host. */
+FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t row, fai_place *p) {
+    const fa_args *a = s->a;
+    const fa_descale *d = s->descale;
+    const uint32_t j = (uint32_t)row;
+    uint32_t n = (uint32_t)b, in_page = j;
+    if (row < 0 || row >= a->seqlen_k) return 0;
+    if (a->block_table) {
+        const uint32_t size = (uint32_t)a->page_size, slot = j / size;
+        n = (uint32_t)a->block_table[b * fai_table_stride(a) + slot], in_page = j - slot * size;
+        if (n >= (uint32_t)a->num_pages) return 0;
+    }
+    p->b = b, p->j = row, p->factor = NULL;
+    p->row = s->data + (n * s->st.b + in_page * s->st.s) * (int64_t)fa_sizeof(s->dtype);
+    if (!d->data) return 1;
+    p->factor = s->factors + (d->paged ? n : (uint32_t)b) * d->stride_b;
+    if (d->block) p->factor += (d->paged ? in_page : j) / (uint32_t)d->block * d->stride_block;
+    return 1;
+}
+
+/* x becomes a row, which has a factor of its own (block 1), a given one (block 0), or none (factor NULL). live: is there
+ * such a row? All threads of the warp must be here. */
+FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int block, float x[8], fai_lane l, int live) {
+    uint32_t w[8];
+    if (block) {
+        const float need = fai_need(x, o->dtype, l.lanes);
+        if (live && l.lane == 0) *factor = need;
+        fai_quantize_chunk(w, x, need, o->dtype);
+    } else if (live && factor) fai_quantize_chunk(w, x, *factor, o->dtype);
+    else fai_encode_chunk(w, x, o->dtype);
+    if (live) fai_store_chunk(row, w, o->dtype, l.first, o->dim, o->wide);
+}
+
+/* ---- append ---- */
+
+/* The cache is K and V of a, the new rows are its Q. */
+typedef struct fai_cache_task {
+    fa_args a;
+    fa_cache cache;
+    const int32_t *positions, *accepted, *num_accepted;
+    int32_t max_accepted;
+    fa_rope rope;
+    fai_rows in[2];               /* new rows of K and V */
+    int32_t wide[2];              /* of the cache */
+    int32_t first_side;           /* of the grid's y: 0 for K, 1 for V */
+    int32_t lanes, parts, rounds; /* a group takes heads part, part + parts ..: as many as there are rounds */
+    uint32_t blocks;              /* of factors that a sequence's new rows may lie in */
+    int32_t rope_wide;
+} fai_cache_task;
+
+/* Side v of the cache, and its rows. */
+FAI_ATOM fai_rows fai_cache_rows(const fai_cache_task *t, const fai_cache_side *s, int v) {
+    const fai_rows r = {s->data, s->st, s->dtype, s->dim, t->wide[v]};
+    return r;
+}
+FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) { return t->positions ? t->positions[b] : 0; }
+
+/* Blocks of factors of one row, or given factors, or none. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_append_kernel(const __grid_constant__ fai_cache_task t) {
+    const int v = t.first_side + (int)blockIdx.y, heads = t.cache.num_heads_k;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
+    const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
+    const int rotate = v == 0 && fai_rotates(&t.rope), copy = !rotate && in.dtype == out.dtype;
+    const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
+    const int64_t size = (int64_t)fa_sizeof(in.dtype);
+    const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step, factor_step = t.parts * side.factor_step;
+    double c[8], s[8];
+    for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
+        const uint32_t item = item0 + l.group;
+        fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
+        fai_place place = {0, 0, NULL, NULL};
+        int32_t i = 0;
+        int64_t at = 0;
+        int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
+        if (in_use) at = fai_task_position(&t, seq.b), in_use = fai_find_place(&side, seq.b, at + i, &place);
+        if (in_use && rotate)
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first, t.rope_wide);
+        int h = (int)(item % parts);
+        const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
+        char *to = place.row + h * side.step;
+        float *factor = place.factor ? place.factor + h * side.factor_step : NULL;
+        for (int round = 0; round < t.rounds;
+             round++, h += t.parts, from += from_step, to += to_step, factor += factor ? factor_step : 0) {
+            const int live = in_use && h < heads;
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            if (live) {
+                uint32_t w[8];
+                fai_load_chunk(w, from, in.dtype, l.first, in.dim, in.wide, 0);
+                if (copy) {
+                    fai_store_chunk(to, w, out.dtype, l.first, out.dim, out.wide);
+                    continue;
+                }
+                fai_decode_chunk(x, w, in.dtype);
+                if (rotate) fai_rotate_chunk(x, &in, from, &t.rope, c, s, l.first, t.rope_wide);
+            }
+            if (copy) continue;
+            fai_store_row(&out, to, factor, side.descale->data && side.descale->block, x, l, live);
+        }
+    }
+}
+
+/* ---- factors of several rows ---- */
+
+/* Rows of a sequence from the start of a block of factors to its end. */
+typedef struct fai_block {
+    int64_t start, end;
+} fai_block;
+/* Block n of those that rows from j on lie in. */
+FAI_ATOM fai_block fai_get_block(const fai_cache_side *s, uint32_t j, uint32_t n) {
+    const uint32_t rows = (uint32_t)s->descale->block;
+    const uint32_t page = (uint32_t)(s->descale->paged ? s->a->page_size : s->a->seqlen_k);
+    const uint32_t blocks = (page - 1) / rows + 1; /* blocks begin anew with each page */
+    const uint32_t number = j / page * blocks + j % page / rows + n, in_page = number % blocks * rows;
+    const int64_t first = (int64_t)(number / blocks) * page;
+    const fai_block k = {first + in_page, first + (rows < page - in_page ? in_page + rows : page)};
+    return k;
+}
+
+/* The factor of a block after a row that needs `need`, the first of the block or not. */
+FAI_ATOM float fai_grow(float factor, float need, int fresh) {
+    return fresh || fai_bits_of(need) > fai_bits_of(factor) ? need : factor;
+}
+
+/* Rows j .. j + count - 1 of head h, all in block k, become x: each group has one of them. The codes are those of rows
+ * put one after the other: each is rounded to the factor that it finds, then again whenever that grows. `needs`: a float
+ * for each group, shared. All threads of the thread block must be here. */
+FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *needs, int32_t b, int64_t h,
+                           fai_block k, int64_t j, uint32_t count, float x[8], fai_lane l) {
+    fai_place first, own;
+    uint32_t w[8];
+    const float need = fai_need(x, s->dtype, l.lanes);
+    if (!fai_find_place(s, b, j, &first)) return; /* for all threads, or for none */
+    float *factor = first.factor + h * s->factor_step;
+    const float old = *factor;
+    float now = old;
+    if (l.lane == 0) needs[l.group] = need;
+    __syncthreads(); /* all needs are there, and everybody has read the factor: it may be written */
+    for (uint32_t r = 0; r < count; r++) {
+        const float before = now;
+        now = fai_grow(now, needs[r], j + r == k.start);
+        if (r == l.group) fai_round_chunk(x, now, s->dtype);
+        if (r <= l.group || fai_bits_of(now) == fai_bits_of(before)) continue;
+#pragma unroll
+        for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], before);
+        fai_round_chunk(x, now, s->dtype);
+    }
+    if (l.group < count && fai_find_place(s, b, j + l.group, &own)) {
+        fai_encode_chunk(w, x, s->dtype);
+        fai_store_chunk(own.row + h * s->step, w, s->dtype, l.first, out->dim, out->wide);
+    }
+    if (threadIdx.x == 0) *factor = now;
+    if (fai_bits_of(now) != fai_bits_of(old)) /* the rows before them in the block, if any */
+        for (int64_t row = k.start + l.group; row < j; row += l.groups) {
+            if (!fai_find_place(s, b, row, &own)) continue;
+            fai_load_chunk(w, own.row + h * s->step, s->dtype, l.first, out->dim, out->wide, 0);
+            fai_decode_chunk(x, w, s->dtype);
+            now = old;
+            for (uint32_t r = 0; r < count; r++) {
+                const float before = now;
+                now = fai_grow(now, needs[r], 0);
+                if (fai_bits_of(now) == fai_bits_of(before)) continue;
+#pragma unroll
+                for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], before);
+                fai_round_chunk(x, now, s->dtype);
+            }
+            fai_encode_chunk(w, x, s->dtype);
+            fai_store_chunk(own.row + h * s->step, w, s->dtype, l.first, out->dim, out->wide);
+        }
+    __syncthreads(); /* rows and factor are written: they may be read again; nobody reads needs any more */
+}
+
+/* Blocks of several rows: a thread block for each block of factors of a head. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_append_blocks_kernel(const __grid_constant__ fai_cache_task t) {
+    __shared__ float needs[FAI_CACHE_THREADS];
+    const int v = t.first_side + (int)blockIdx.y;
+    const uint32_t heads = (uint32_t)t.cache.num_heads_k;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
+    const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
+    const int rotate = v == 0 && fai_rotates(&t.rope);
+    const uint32_t items = (uint32_t)t.a.batch * t.blocks * heads;
+    const int64_t size = (int64_t)fa_sizeof(in.dtype);
+    double c[8], s[8];
+    for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
+        const int32_t h = (int32_t)(item % heads);
+        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / heads / t.blocks));
+        const int64_t at = fai_task_position(&t, seq.b), end = at + seq.len_q;
+        if (at < 0 || end > t.cache.seqlen_k) continue;
+        const fai_block k = fai_get_block(&side, (uint32_t)at, item / heads % t.blocks);
+        const int64_t last = end < k.end ? end : k.end;
+        for (int64_t j = at > k.start ? at : k.start; j < last; j += l.groups) {
+            const uint32_t count = last - j < l.groups ? (uint32_t)(last - j) : l.groups;
+            const int64_t i = j - at + l.group;
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            if (l.group < count) {
+                const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
+                uint32_t w[8];
+                fai_load_chunk(w, from, in.dtype, l.first, in.dim, in.wide, 0);
+                fai_decode_chunk(x, w, in.dtype);
+                if (rotate) {
+                    const int64_t position = fai_rope_position(&t.a, &t.rope, &seq, at, i);
+                    fai_load_angles(c, s, &t.rope, position, l.first, t.rope_wide);
+                    fai_rotate_chunk(x, &in, from, &t.rope, c, s, l.first, t.rope_wide);
+                }
+            }
+            fai_put_rows(&side, &out, needs, seq.b, h, k, j, count, x, l);
+        }
+    }
+}
+
+/* ---- compaction ---- */
+
+/* What moves row n of a draft: nothing, a copy (its factor stays, or comes along), or a new rounding. */
+enum { FAI_MOVE_NONE, FAI_MOVE_COPY, FAI_MOVE_ROUND };
+FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_t from, int64_t to, fai_place *source,
+                          fai_place *target) {
+    if (from == to || !fai_find_place(s, b, at + from, source) || !fai_find_place(s, b, at + to, target))
+        return FAI_MOVE_NONE;
+    return source->factor == target->factor || s->descale->block == 1 ? FAI_MOVE_COPY : FAI_MOVE_ROUND;
+}
+
+/* A thread block moves the rows of one head, a row for each group at a time. The rows accepted rise, so a row's new place
+ * is never behind it: what a step writes lies before all that later steps read, and within a step all are read before
+ * any is written. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_compact_kernel(const __grid_constant__ fai_cache_task t) {
+    __shared__ float needs[FAI_CACHE_THREADS];
+    const int v = t.first_side + (int)blockIdx.y;
+    const uint32_t heads = (uint32_t)t.cache.num_heads_k;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fai_cache_side side = fai_get_side(&t.a, &t.cache, v);
+    const fai_rows rows = fai_cache_rows(&t, &side, v);
+    const int block = side.descale->data ? side.descale->block : 0, mixed = side.descale->data && block != 1;
+    for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * heads; item += gridDim.x) {
+        const int32_t b = (int32_t)(item / heads), h = (int32_t)(item % heads);
+        const int32_t *accepted = t.accepted + (int64_t)b * t.max_accepted;
+        const int64_t at = fai_task_position(&t, b);
+        const int32_t given = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
+        const uint32_t num = given < 0 ? 0 : given < t.max_accepted ? (uint32_t)given : (uint32_t)t.max_accepted;
+        for (uint32_t n = 0, count; n < num; n += count) {
+            fai_place source = {0, 0, NULL, NULL}, target = {0, 0, NULL, NULL};
+            fai_block k = {0, 0};
+            int move = FAI_MOVE_NONE;
+            count = num - n < l.groups ? num - n : l.groups;
+            /* rows that are moved in the same way, and into the same block of factors */
+            for (uint32_t r = 0; mixed && r < count; r++) {
+                const int next = fai_get_move(&side, b, at, accepted[n + r], n + r, &source, &target);
+                if (r == 0) move = next;
+                if (r == 0 && block && move == FAI_MOVE_ROUND) k = fai_get_block(&side, (uint32_t)at + n, 0);
+                if (next != move || (move == FAI_MOVE_ROUND && block && at + n + r >= k.end)) count = r;
+            }
+            const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group, &source, &target)
+                                            : FAI_MOVE_NONE;
+            uint32_t w[8];
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0}, factor = 1;
+            if (own) {
+                fai_load_chunk(w, source.row + h * side.step, side.dtype, l.first, rows.dim, rows.wide, 0);
+                if (source.factor) factor = source.factor[h * side.factor_step];
+            }
+            __syncthreads(); /* the rows of this step are read: they may be overwritten */
+            if (own == FAI_MOVE_COPY) {
+                fai_store_chunk(target.row + h * side.step, w, side.dtype, l.first, rows.dim, rows.wide);
+                if (block == 1 && l.lane == 0) target.factor[h * side.factor_step] = factor;
+            }
+            if (move != FAI_MOVE_ROUND) continue;
+            if (own) {
+                fai_decode_chunk(x, w, side.dtype);
+#pragma unroll
+                for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], factor);
+            }
+            if (block) fai_put_rows(&side, &rows, needs, b, h, k, at + n, count, x, l);
+            else fai_store_row(&rows, target.row + h * side.step, own ? target.factor + h * side.factor_step : NULL, 0, x, l, own != 0);
+        }
+    }
+}
+
+/* ---- rotation, quantisation ---- */
+
+typedef struct fai_rows_task {
+    fa_args a; /* q_descale: the factors */
+    fai_rows q, o;
+    fa_rope rope;
+    float *factors;
+    uint64_t seed;
+    int32_t hadamard, lanes, parts, rounds, rope_wide;
+    int32_t measure; /* quantise: only the factors */
+} fai_rows_task;
+
+/* A group may write over the row that it reads. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_rotary_kernel(const __grid_constant__ fai_rows_task t) {
+    const fai_lane l = fai_get_lane(t.lanes);
+    const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
+    const int64_t size = (int64_t)fa_sizeof(t.q.dtype);
+    const int64_t from_step = t.parts * t.q.st.h * size, to_step = t.parts * t.o.st.h * size;
+    double c[8], s[8];
+    for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
+        const uint32_t item = item0 + l.group;
+        fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
+        int32_t i = 0;
+        const int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
+        if (in_use)
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first, t.rope_wide);
+        int h = (int)(item % parts);
+        const char *from = t.q.data + fai_offset_q(&seq, t.q.st, i, h) * size;
+        char *to = t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size;
+        for (int round = 0; round < t.rounds; round++, h += t.parts, from += from_step, to += to_step) {
+            const int live = in_use && h < t.a.num_heads;
+            float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+            if (live) {
+                uint32_t w[8];
+                fai_load_chunk(w, from, t.q.dtype, l.first, t.q.dim, t.q.wide, 0);
+                fai_decode_chunk(x, w, t.q.dtype);
+                fai_rotate_chunk(x, &t.q, from, &t.rope, c, s, l.first, t.rope_wide);
+            }
+            __syncwarp(); /* the group has read its row: it may be overwritten */
+            fai_store_row(&t.o, to, NULL, 0, x, l, live);
+        }
+    }
+}
+
+/* The chunk of a row, rotated. All threads of the warp must be here. */
+FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence *seq, int64_t i, int64_t h,
+                           uint32_t signs, fai_lane l, int live) {
+    uint32_t w[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+    if (live)
+        fai_load_chunk(w, t->q.data + fai_offset_q(seq, t->q.st, i, h) * (int64_t)fa_sizeof(t->q.dtype), t->q.dtype,
+                       l.first, t->q.dim, t->q.wide, 0);
+    fai_decode_chunk(x, w, t->q.dtype);
+    if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, signs, l.first);
+}
+
+/* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by a factor that
+ * is there (or none), or by one of its own (block 1, and nobody shares it). */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_quantize_kernel(const __grid_constant__ fai_rows_task t, int own_factors) {
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fa_descale *d = &t.a.q_descale;
+    const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
+    const int64_t size = (int64_t)fa_sizeof(t.o.dtype);
+    const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
+    for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
+        const uint32_t item = item0 + l.group;
+        fa_sequence seq = {0, 0, 0, 0, 0, 0, 0};
+        int32_t i = 0;
+        const int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
+        int h = (int)(item % parts);
+        for (int round = 0; round < t.rounds; round++, h += t.parts) {
+            const int live = in_use && h < t.a.num_heads;
+            float x[8], *factor = NULL;
+            fai_load_row(x, &t, &seq, i, h, signs, l, live);
+            if (live && d->data) {
+                factor = t.factors + (seq.b * d->stride_b + h * d->stride_h);
+                if (d->block) factor += (uint32_t)i / (uint32_t)d->block * d->stride_block;
+            }
+            if (t.measure) {
+                const uint32_t need = fai_bits_of(fai_need(x, t.o.dtype, l.lanes));
+                if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor)) fai_red_relaxed_gpu_max_u32(factor, need);
+                continue;
+            }
+            __syncwarp(); /* the group has read its row: it may be overwritten */
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, factor, own_factors, x, l, live);
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_clear_factors_kernel(const __grid_constant__ fai_rows_task t) {
+    const fa_descale *d = &t.a.q_descale;
+    const fai_factors count = fai_count_factors(&t.a);
+    const uint32_t h = (uint32_t)count.h, blocks = (uint32_t)count.blocks, all = (uint32_t)count.b * h * blocks;
+    for (uint32_t n = blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < all; n += gridDim.x * FAI_CACHE_THREADS)
+        t.factors[n / blocks / h * d->stride_b + n / blocks % h * d->stride_h + n % blocks * d->stride_block] = 0;
+}
+
+/* A thread block for the rows that share a factor, and few enough that the second time they come from a cache. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_quantize_blocks_kernel(const __grid_constant__ fai_rows_task t) {
+    __shared__ uint32_t most;
+    const fai_lane l = fai_get_lane(t.lanes);
+    const fa_descale *d = &t.a.q_descale;
+    const uint32_t seqlen = (uint32_t)t.a.seqlen_q, heads = (uint32_t)t.a.num_heads;
+    const uint32_t rows = d->block ? (uint32_t)d->block : seqlen, blocks = (seqlen - 1) / rows + 1;
+    const int64_t size = (int64_t)fa_sizeof(t.o.dtype);
+    const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
+    for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * blocks * heads; item += gridDim.x) {
+        const uint32_t h = item % heads, number = item / heads % blocks;
+        const int64_t first = (int64_t)number * rows;
+        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / heads / blocks));
+        const int64_t last = first + rows < seq.len_q ? first + rows : seq.len_q;
+        float x[8], factor = 0;
+        if (threadIdx.x == 0) most = 0;
+        for (int64_t i = first; i < last; i += l.groups) {
+            fai_load_row(x, &t, &seq, i + l.group, h, signs, l, i + l.group < last);
+            const float need = fai_need(x, t.o.dtype, l.lanes);
+            if (fai_bits_of(need) > fai_bits_of(factor)) factor = need;
+        }
+        __syncthreads(); /* most is 0 for everybody */
+        if (l.lane == 0) atomicMax(&most, fai_bits_of(factor));
+        __syncthreads(); /* most is that of all rows */
+        factor = fai_float_of(most);
+        if (threadIdx.x == 0) t.factors[seq.b * d->stride_b + h * d->stride_h + number * d->stride_block] = factor;
+        for (int64_t i = first; i < last; i += l.groups) {
+            const int live = i + l.group < last;
+            fai_load_row(x, &t, &seq, i + l.group, h, signs, l, live);
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x, l, live);
+        }
+        __syncthreads(); /* everybody has read most: it may be cleared */
+    }
+}
+
+/* ---- calls ---- */
+
+/* Rows whose chunks may be read at once? */
+static inline fai_rows fai_get_rows(const void *data, fai_strides st, fa_dtype dtype, int32_t dim) {
+    const int64_t size = (int64_t)fa_sizeof(dtype), unit = size == 1 ? 8 : 16;
+    const int64_t odd = (int64_t)((uintptr_t)data % 16) | st.b * size | st.s * size | st.h * size;
+    const fai_rows r = {(char *)data, st, dtype, dim, data && dim % 8 == 0 && odd % unit == 0};
+    return r;
+}
+static inline int32_t fai_rope_is_wide(const fa_rope *r) {
+    return r->dim % 16 == 0 && ((uintptr_t)r->cos | (uintptr_t)r->sin) % 16 == 0;
+}
+/* Threads of a row: a power of two. */
+static inline int32_t fai_count_lanes(int32_t dim) {
+    int32_t lanes = 1;
+    while (lanes * 8 < dim) lanes *= 2;
+    return lanes;
+}
+/* Heads of a row that a group takes: it finds the row and its angles once. Not so many that groups get few: a GPU holds
+ * some 10000. But items, (row, part of the heads), are counted in 31 bits: rows are, where lists say how many. */
+static inline int32_t fai_count_rounds(int64_t rows, int32_t heads) {
+    int32_t rounds = 1;
+    while (rounds < 8 && rounds < heads && rows * heads / rounds >= 1 << 16) rounds *= 2;
+    while (rounds < heads && (heads - 1) / rounds + 1 > INT32_MAX / rows) rounds = rounds > heads / 2 ? heads : 2 * rounds;
+    return rounds;
+}
+
+/* The grid of a kernel whose blocks have `each` items at once and go on to the next ones in steps of the grid: no more
+ * blocks than can be at work, 16 an SM. */
+static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t items, int each, int sides,
+                                         void *task, void *more, cudaStream_t stream) {
+    int device = 0, sms = 0;
+    void *parameters[2] = {task, more};
+    int64_t blocks = (items - 1) / each + 1;
+    if (items > INT32_MAX) return fai_fail(a, FA_ERR_CUDA_GRID, "rows * heads", -1, (double)items, 1, INT32_MAX);
+    cudaError_t e = cudaGetDevice(&device);
+    if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+    if (e != cudaSuccess) return fai_cuda_status(a, e);
+    if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS)) blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
+    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)blocks, (unsigned)sides), dim3(FAI_CACHE_THREADS),
+                                               parameters, 0, stream));
+}
+/* The most rows that a call may have; what lists say is counted in 31 bits. */
+static inline int64_t fai_most_rows(const fa_args *a) {
+    const int64_t rows = (int64_t)a->batch * a->seqlen_q;
+    return a->cu_seqlens_q && rows > INT32_MAX ? INT32_MAX : rows;
+}
+static inline int64_t fai_ceil(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+/* Pointers that must be the device's, or NULL. */
+typedef struct fai_pointer {
+    const void *data;
+    const char *field;
+} fai_pointer;
+static inline fa_status fai_cuda_check_list(const fa_args *a, const fai_pointer *list, int count) {
+    fa_status status = FA_OK;
+    for (int n = 0; n < count && status == FA_OK; n++) status = fai_cuda_check_pointer(a, list[n].data, list[n].field);
+    return status;
+}
+
+/* What append and compaction have in common. */
+static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_call *c, const fa_cache *cache) {
+    const fa_args *a = &c->a;
+    const int k = a->k.data != NULL, v = a->v.data != NULL; /* the sides in use */
+    const fai_pointer list[] = {{a->k.data, "cache.k.data"},
+                                {a->v.data, "cache.v.data"},
+                                {a->k_descale.data, "cache.k_descale.data"},
+                                {a->v_descale.data, "cache.v_descale.data"},
+                                {a->block_table, "cache.block_table"},
+                                {c->positions, "positions"},
+                                {c->accepted, "accepted"},
+                                {c->num_accepted, "num_accepted"}};
+    const fai_strides st_k = fai_strides_kv(a, &a->k, cache->head_dim), st_v = fai_strides_kv(a, &a->v, cache->head_dim_v);
+    memset(t, 0, sizeof *t);
+    t->a = *a, t->cache = *cache;
+    t->positions = c->positions, t->accepted = c->accepted, t->num_accepted = c->num_accepted;
+    t->max_accepted = c->max_accepted, t->first_side = k ? 0 : 1;
+    if (k) t->lanes = fai_count_lanes(cache->head_dim);
+    if (v && fai_count_lanes(cache->head_dim_v) > t->lanes) t->lanes = fai_count_lanes(cache->head_dim_v);
+    t->wide[0] = fai_get_rows(a->k.data, st_k, cache->dtype, cache->head_dim).wide;
+    t->wide[1] = fai_get_rows(a->v.data, st_v, cache->dtype, cache->head_dim_v).wide;
+    return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
+}
+
+/* fa_append in device memory. One launch; with factors of blocks of rows (block > 1) on one side only, or of different
+ * kinds, two. */
+FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_cache_task t;
+    fa_status status = fai_check_append(&c, args, FAI_DEVICE_LISTS);
+    if (status != FA_OK) return status;
+    const fa_cache *cache = &args->cache;
+    const fa_rope *rope = &args->rotary;
+    const int sides[2] = {args->k.data != NULL, args->v.data != NULL}, turns = sides[0] && fai_rotates(rope);
+    const fai_pointer list[] = {{args->k.data, "k.data"},
+                                {args->v.data, "v.data"},
+                                {args->cu_seqlens_new, "cu_seqlens_new"},
+                                {args->seqused_new, "seqused_new"},
+                                {turns ? rope->cos : NULL, "rotary.cos"},
+                                {turns ? rope->sin : NULL, "rotary.sin"},
+                                {turns ? rope->positions : NULL, "rotary.positions"}};
+    status = fai_cache_begin_cuda(&t, &c, cache);
+    if (status == FA_OK) status = fai_cuda_check_list(&c.a, list, (int)(sizeof list / sizeof *list));
+    if (status != FA_OK) return status;
+    const int64_t heads = cache->num_heads_k, seqlen = args->seqlen_new;
+    if (turns) t.rope = *rope, t.rope_wide = fai_rope_is_wide(rope);
+    for (int v = 0; v < 2; v++) {
+        const fa_tensor *x = v ? &args->v : &args->k;
+        const int32_t dim = v ? cache->head_dim_v : cache->head_dim;
+        const fai_strides st = fai_resolve(x->stride_b, x->stride_s, x->stride_h, seqlen, heads, dim);
+        t.in[v] = fai_get_rows(x->data, st, args->dtype, dim);
+    }
+    for (int v = 0; v < 2 && status == FA_OK; v++) {
+        const fa_descale *d = v ? &c.a.v_descale : &c.a.k_descale;
+        const fa_descale *next = v ? NULL : &c.a.v_descale;
+        if (!sides[v]) continue;
+        const int several = d->data && d->block > 1, groups = FAI_CACHE_THREADS / t.lanes;
+        const int both = next && sides[1] && !several && !(next->data && next->block > 1); /* in one launch */
+        t.first_side = v;
+        if (several) { /* a thread block for each block of factors, of which there may be a part at both ends of a page */
+            const int64_t page = d->paged ? cache->page_size : cache->seqlen_k;
+            const int64_t most = seqlen / d->block + 2 * (fai_ceil(seqlen, page) + 1);
+            t.blocks = (uint32_t)(most < seqlen ? most : seqlen);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel, c.a.batch * heads * t.blocks, 1, 1, &t,
+                                      NULL, stream);
+        } else { /* a group for each row and up to 8 heads; y: K, V */
+            const int64_t rows = fai_most_rows(&c.a);
+            t.rounds = fai_count_rounds(rows, (int32_t)heads), t.parts = (int32_t)fai_ceil(heads, t.rounds);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, rows * t.parts, groups, 1 + both, &t, NULL,
+                                      stream);
+            v += both;
+        }
+    }
+    return status;
+}
+
+/* fa_compact in device memory: one launch. */
+FAI_NOINLINE fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_cache_task t;
+    fa_status status = fai_check_compact(&c, args, FAI_DEVICE_LISTS);
+    if (status == FA_OK) status = fai_cache_begin_cuda(&t, &c, &args->cache);
+    if (status != FA_OK) return status;
+    /* a thread block for each sequence and head; y: K, V */
+    return fai_cache_launch(&c.a, (const void *)fai_compact_kernel, (int64_t)c.a.batch * c.a.num_heads_k, 1,
+                            c.a.k.data && c.a.v.data ? 2 : 1, &t, NULL, stream);
+}
+
+/* What rotation and quantisation have in common: rows of q become rows of o. */
+static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_call *c, fa_tensor q, fa_tensor_out o,
+                                            fa_dtype dtype, fa_dtype o_dtype) {
+    const fa_args *a = &c->a;
+    const int32_t heads = a->num_heads, dim = c->info.head_dim;
+    const fai_strides st_q = fai_resolve(q.stride_b, q.stride_s, q.stride_h, a->seqlen_q, heads, dim);
+    const fai_strides st_o = fai_resolve(o.stride_b, o.stride_s, o.stride_h, a->seqlen_q, heads, dim);
+    const fai_pointer list[] = {{q.data, "q.data"},
+                                {o.data, "o.data"},
+                                {a->cu_seqlens_q, "cu_seqlens_q"},
+                                {a->seqused_q, "seqused_q"}};
+    memset(t, 0, sizeof *t);
+    t->a = *a, t->lanes = fai_count_lanes(dim);
+    t->q = fai_get_rows(q.data, st_q, dtype, dim), t->o = fai_get_rows(o.data, st_o, o_dtype, dim);
+    t->rounds = fai_count_rounds(fai_most_rows(a), heads);
+    t->parts = (int32_t)fai_ceil(heads, t->rounds);
+    return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
+}
+/* A kernel with a group for each row and up to 8 heads. */
+static inline fa_status fai_rows_launch(const void *kernel, fai_rows_task *t, void *more, cudaStream_t stream) {
+    return fai_cache_launch(&t->a, kernel, fai_most_rows(&t->a) * t->parts, FAI_CACHE_THREADS / t->lanes, 1, t, more,
+                            stream);
+}
+
+/* fa_rotary in device memory: one launch. */
+FAI_NOINLINE fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_rows_task t;
+    fa_status status = fai_check_rotary(&c, args, FAI_DEVICE_LISTS);
+    if (status != FA_OK) return status;
+    const fa_rope *rope = &args->rotary;
+    const fai_pointer list[] = {
+        {rope->cos, "rotary.cos"}, {rope->sin, "rotary.sin"}, {rope->positions, "rotary.positions"}};
+    status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->dtype);
+    if (status == FA_OK) status = fai_cuda_check_list(&c.a, list, 3);
+    if (status != FA_OK) return status;
+    t.rope = *rope, t.rope_wide = fai_rope_is_wide(rope);
+    return fai_rows_launch((const void *)fai_rotary_kernel, &t, NULL, stream);
+}
+
+/* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most; three if
+ * more share one: factors are cleared, then measured, then used. */
+FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream) {
+    fai_cache_call c;
+    fai_rows_task t;
+    fa_status status = fai_check_quantize(&c, args, FAI_DEVICE_LISTS);
+    if (status != FA_OK) return status;
+    const fa_args *a = &c.a;
+    const fa_descale *d = &a->q_descale;
+    const fai_factors count = fai_count_factors(a);
+    const int64_t rows = d->block ? d->block : a->seqlen_q; /* of a factor, if sequences and heads share none */
+    const int apart = count.b == a->batch && count.h == a->num_heads && count.blocks == fai_ceil(a->seqlen_q, rows);
+    status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->o_dtype);
+    if (status == FA_OK) status = fai_cuda_check_pointer(a, d->data, "descale.data");
+    if (status != FA_OK) return status;
+    const int64_t bytes = rows * args->head_dim * (int64_t)fa_sizeof(args->dtype);
+    int own = d->data && apart && rows == 1;
+    t.factors = args->descale.data, t.hadamard = args->hadamard, t.seed = args->seed;
+    if (d->data && apart && !own && bytes <= 65536) /* a thread block for each factor */
+        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks, 1, 1,
+                                &t, NULL, stream);
+    if (d->data && (!own || fai_cache_hides(&c))) /* each factor; those without rows stay 0 */
+        status = fai_cache_launch(a, (const void *)fai_clear_factors_kernel, count.b * count.h * count.blocks,
+                                  FAI_CACHE_THREADS, 1, &t, NULL, stream);
+    t.measure = d->data && !own;
+    if (status == FA_OK && t.measure)
+        status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
+    t.measure = 0;
+    if (status == FA_OK) status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
+    return status;
+}
+
+#endif /* FA_CUDA_CACHE */
 
 #if defined(FA_NAME)
 
@@ -639,11 +1798,16 @@ static inline int fai_cuda_gcd(int a, int b) {
 #undef FA_DTYPE
 #define FA_DTYPE FA_BF16
 #endif
-#if FA_KV_DTYPE != FA_DTYPE || FA_O_DTYPE != FA_DTYPE
-#error "flashattn_cuda.cuh: FA_KV_DTYPE and FA_O_DTYPE must be FA_DTYPE"
+#if (FA_PASSES) & ~(FA_FORWARD | FA_DECODE)
+#error "flashattn_cuda.cuh: FA_PASSES must be FA_FORWARD, FA_DECODE or both"
 #endif
-#if (FA_PASSES) != FA_FORWARD
-#error "flashattn_cuda.cuh: FA_PASSES must be FA_FORWARD"
+#if FA_O_DTYPE != FA_DTYPE && ((FA_PASSES) != FA_DECODE || FA_O_DTYPE != FA_F32)
+#error "flashattn_cuda.cuh: FA_O_DTYPE must be FA_DTYPE, or FA_F32 with FA_PASSES FA_DECODE"
+#endif
+#if FA_KV_DTYPE != FA_DTYPE && ((FA_PASSES) != FA_DECODE || (FA_KV_DTYPE != FA_E4M3 && FA_KV_DTYPE != FA_I8))
+#error "flashattn_cuda.cuh: FA_KV_DTYPE must be FA_DTYPE, or FA_E4M3 or FA_I8 with FA_PASSES FA_DECODE"
+#elif FA_KV_DTYPE != FA_DTYPE && (FA_HEAD_DIM % 32 != 0 || FA_HEAD_DIM_V % 32 != 0)
+#error "flashattn_cuda.cuh: FA_HEAD_DIM and FA_HEAD_DIM_V must be multiples of 32 with an 8-bit FA_KV_DTYPE"
 #endif
 
 #if FA_HEAD_DIM > FA_HEAD_DIM_V
@@ -652,6 +1816,8 @@ static inline int fai_cuda_gcd(int a, int b) {
 #define FAI_DIM FA_HEAD_DIM_V
 #endif
 
+#define FAI_KV_BYTES (FA_KV_DTYPE == FA_DTYPE ? 2 : 1)
+#define FAI_UNITS(elements) ((elements) * FAI_KV_BYTES / 2) /* of K and V, in 16 bits */
 #define FAI_HAS(features) (((FA_FEATURES) & (features)) != 0)
 /* what is compiled in besides the plain kernel */
 #if defined(FA_SCORE_MOD)
@@ -723,7 +1889,7 @@ static inline int fai_cuda_gcd(int a, int b) {
 /* sm_90a: warpgroups of 64 rows, keys of a tile, registers of a thread that computes and of one that loads: all
  * that an SM has. FAI_HOPPER: this instance has a kernel for it. */
 #define FAI_HOPPER \
-    (((FA_PASSES) & FA_FORWARD) && FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && \
+    (((FA_PASSES) & FA_FORWARD) && FAI_KV_BYTES == 2 && FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && \
      FAI_DIM <= (FAI_HEAVY ? 192 : 256)) /* beyond that it would spill */
 #if FAI_DIM <= 64 && !FAI_HEAVY
 #define FAI_HOPPER_WGS 3 /* tensor cores and exponentials take the same time: two would not hide it */
@@ -816,7 +1982,7 @@ typedef struct FAI_(tile) {
     int32_t rows;                       /* that exist; behind them the last is repeated */
     int32_t infinite;                   /* >>hopper: V had elements that are not finite */
     fai_spot keys;                      /* >>hopper: where TMA finds K and V */
-    fa_range any, all;                  /* keys that some row sees, that all rows see */
+    fa_range any, all;                  /* keys of the block that some row sees, that all rows see */
     uint32_t row[FAI_ROWS];             /* query - first, and (head - first_h) << 10 */
 } FAI_(tile);
 
@@ -863,7 +2029,7 @@ FAI_ATOM int FAI_(set_tile)(const fa_args *a, FAI_(tile) *t, const int bm, int32
                   own = (int32_t)threadIdx.x < rows ? (int32_t)threadIdx.x : rows - 1;
     const int32_t first = (int32_t)(row0 / group),
                   shift = (int32_t)(row0 % group); /* row 0: query and head */
-    if (threadIdx.x < bm)
+    if ((int)threadIdx.x < bm)
         t->row[threadIdx.x] = (uint32_t)((shift + own) / group | (shift + own) % group << 10);
     if (threadIdx.x == 0) {
         t->b = seq.b, t->len_q = seq.len_q, t->len_k = seq.len_k;
@@ -877,43 +2043,46 @@ FAI_ATOM int FAI_(set_tile)(const fa_args *a, FAI_(tile) *t, const int bm, int32
     return 1;
 }
 
-/* The tile of this block. The last tile goes first: under a causal mask it is the longest. */
-FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t) {
-    FAI_SIZES
-    const uint32_t tiles = (uint32_t)FAI_(tiles)(a, BM), block = gridDim.x - 1 - blockIdx.x;
-    return FAI_(set_tile)(a, t, BM, a->num_heads / fai_num_heads_k(a), block % tiles, block / tiles);
+/* Tile `n` of the launch, of `most` rows of the heads that share K and V; 0 if its sequence has no such rows. */
+FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t, uint32_t n, const int most) {
+    const uint32_t tiles = (uint32_t)FAI_(tiles)(a, most);
+    return FAI_(set_tile)(a, t, most, a->num_heads / fai_num_heads_k(a), n % tiles, n / tiles);
 }
 
 /* ======================================================================================== */
 /* >>loads    rows of Q, K and V to shared memory                                            */
 /* ======================================================================================== */
 
-/* A pass of the block copies THREADS / GROUP rows of GROUP chunks: then each next step is a constant away. */
+/* A pass of `threads` threads copies threads / GROUP rows of GROUP chunks: then each next step is a constant
+ * away, but for the permutation if it is less than 8 rows on: a step is a power of 2, so that
+ * swz(row + r) == swz(row) ^ swz(r) for multiples r of it. */
 
-FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
-    FAI_SIZES
-    enum { GROUP = FAI_GROUP(D), STEP = THREADS / GROUP };
+FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to, const int most,
+                           const int threads) {
+    enum { D = FA_HEAD_DIM, GROUP = FAI_GROUP(D) };
+    const int step = threads / GROUP;
     const fai_strides st = fai_strides_q(a, D);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int row0 = (int)threadIdx.x / GROUP, chunk = (int)threadIdx.x % GROUP;
     to += FAI_AT(D, row0, chunk);
 #pragma unroll
-    for (int r = 0; r < BM; r += STEP) {
-        if (BM % STEP && row0 + r >= BM) continue;
+    for (int r = 0; r < most; r += step) {
+        if (most % step && row0 + r >= most) continue;
         const FAI_(row) row = FAI_(find)(t, row0 + r);
         const uint16_t *from = (const uint16_t *)a->q.data + fai_offset_q(&seq, st, row.i, row.h) + chunk * 8;
 #pragma unroll
         for (int c = 0; c < D / 8; c += GROUP)
-            fai_cp_async_cg_16(to + r * D * 2 + c * 16, from + c * 8, row0 + r < t->rows ? 16 : 0);
+            fai_cp_async_cg_16((to ^ FAI_SWIZZLE(D, r) * 16) + r * D * 2 + c * 16, from + c * 8,
+                               row0 + r < t->rows ? 16 : 0);
     }
 }
 
 /* What is done to the chunks that a thread has copied, before the others may read them. */
 /* clang-format off */
-#define FAI_EACH_CHUNK(dim, rows, tile) \
+#define FAI_EACH_CHUNK(dim, rows, tile, thread, threads) \
     _Pragma("unroll 1") \
-    for (int r = (int)threadIdx.x / FAI_GROUP(dim); r < (rows); r += FAI_THREADS / FAI_GROUP(dim)) \
-        for (uint32_t at = (tile) + FAI_AT(dim, r, (int)threadIdx.x % FAI_GROUP(dim)), \
+    for (int r = (thread) / FAI_GROUP(dim); r < (rows); r += (threads) / FAI_GROUP(dim)) \
+        for (uint32_t at = (tile) + FAI_AT(dim, r, (thread) % FAI_GROUP(dim)), \
                       end = (tile) + (r + 1) * (dim) * 2; \
              at < end; at += FAI_GROUP(dim) * 16)
 /* clang-format on */
@@ -921,94 +2090,112 @@ FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
 /* -Q, for a negative scale */
 FAI_ATOM void FAI_(negate_q)(uint32_t sq) {
     FAI_SIZES
-    FAI_EACH_CHUNK(D, BM, sq) {
+    FAI_EACH_CHUNK(D, BM, sq, (int)threadIdx.x, THREADS) {
         uint4 x = fai_ld_shared_v4_b32(at);
         x.x ^= 0x80008000u, x.y ^= 0x80008000u, x.z ^= 0x80008000u, x.w ^= 0x80008000u;
         fai_st_shared_v4_b32(at, x);
     }
 }
 
-/* x with 0 for each half that is infinite or NaN */
+/* x with 0 for each element that is infinite or NaN; int8 has neither */
 FAI_ATOM uint32_t FAI_(finite)(uint32_t x) {
+#if FA_KV_DTYPE == FA_E4M3
+    return x & ~(((x & 0x7f7f7f7fu) + 0x01010101u >> 7 & 0x01010101u) * 0xffu); /* |NaN| is 0x7f */
+#elif FA_KV_DTYPE == FA_I8
+    return x;
+#else
     return ((x & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffffu) |
            ((x >> 16 & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffff0000u);
+#endif
 }
 
-/* What is not finite in the 8 elements at `at` becomes 0, as 0 times it is not. 1 if there was such an element. */
+/* What is not finite in the 16 bytes at `at` becomes 0, as 0 times it is not. 1 if there was such an element. */
 FAI_ATOM int FAI_(make_chunk_finite)(uint32_t at) {
-    uint4 x = fai_ld_shared_v4_b32(at);
+    const uint4 x = fai_ld_shared_v4_b32(at);
+#if FAI_KV_BYTES == 2
     const uint32_t zero = /* or NaN */
         FAI_FMA2(x.w, 0, FAI_FMA2(x.z, 0, FAI_FMA2(x.y, 0, FAI_FMA2(x.x, 0, 0))));
     if ((zero & 0x7fff7fff) == 0) return 0;
-    x.x = FAI_(finite)(x.x), x.y = FAI_(finite)(x.y), x.z = FAI_(finite)(x.z), x.w = FAI_(finite)(x.w);
-    fai_st_shared_v4_b32(at, x);
+#endif
+    const uint4 y = make_uint4(FAI_(finite)(x.x), FAI_(finite)(x.y), FAI_(finite)(x.z), FAI_(finite)(x.w));
+    if (x.x == y.x && x.y == y.y && x.z == y.z && x.w == y.w) return 0;
+    fai_st_shared_v4_b32(at, y);
     return 1;
 }
 
 /* In the thread's chunks of V */
-FAI_ATOM int FAI_(make_finite)(uint32_t sv) {
-    FAI_SIZES
+FAI_ATOM int FAI_(make_finite)(uint32_t sv, int thread, const int threads, const int number) {
     int found = 0;
-    FAI_EACH_CHUNK(DV, BN, sv) found |= FAI_(make_chunk_finite)(at);
+    FAI_EACH_CHUNK(FAI_UNITS(FA_HEAD_DIM_V), number, sv, thread, threads) found |= FAI_(make_chunk_finite)(at);
     return found;
 }
 #undef FAI_EACH_CHUNK
 
-/* Where a thread copies K or V from: chunk threadIdx.x % GROUP of row 0 of the sequence (of page 0 if
- * paged). */
+/* Where a thread copies K or V from: its chunk of row 0 of the sequence (of page 0 if paged). Distances count
+ * 16 bits, as the shapes of tiles do: two elements of 8. */
 typedef struct FAI_(source) {
     const uint16_t *from;
     int64_t row; /* stride */
 } FAI_(source);
 
-FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, const int dim) {
+FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, int thread,
+                                 const int dim) {
     const fai_strides st = fai_strides_kv(a, x, dim);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int64_t before = FAI_HAS(FA_PAGED) && a->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
-    const int chunk = (int)threadIdx.x % FAI_GROUP(dim);
-    const FAI_(source) s = {(const uint16_t *)x->data + before + t->head_k * st.h + chunk * 8, st.s};
+    const int chunk = thread % FAI_GROUP(FAI_UNITS(dim));
+    const FAI_(source) s = {(const uint16_t *)x->data + FAI_UNITS(before + t->head_k * st.h) + chunk * 8,
+                            FAI_UNITS(st.s)};
     return s;
 }
 
-/* Elements from page 0 to key j, x: k or v. */
+/* From page 0 to key j, x: k or v. */
 FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
                              uint32_t j, const int dim) {
     /* not 0 where nothing is paged: the compiler may divide before it knows that */
     const uint32_t size = a->page_size > 0 ? (uint32_t)a->page_size : 1,
                    width = ((uint32_t)a->seqlen_k + size - 1) / size;
     const int64_t stride = a->block_table_stride ? a->block_table_stride : width;
-    return a->block_table[t->b * stride + j / size] * fai_strides_kv(a, x, dim).b + j % size * s.row;
+    return a->block_table[t->b * stride + j / size] * FAI_UNITS(fai_strides_kv(a, x, dim).b) +
+           j % size * s.row;
 }
 
-/* Keys from first on to the tile at `to`. Those that no row of the tile sees become zeros, whatever is
- * there. */
-FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
-                            int32_t first, uint32_t to, const int dim) {
-    FAI_SIZES
-    const int group = FAI_GROUP(dim), step = THREADS / group, row = (int)threadIdx.x / group;
-    to += FAI_AT(dim, row, (int)threadIdx.x % group);
+/* `number` keys from first on, by `threads` threads, to the tile at `to`. Those that no row of the tile sees
+ * become zeros, whatever is there. */
+FAI_ATOM void FAI_(load_keys)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
+                              int32_t first, uint32_t to, int thread, const int threads, const int number,
+                              const int dim) {
+    const int units = FAI_UNITS(dim), group = FAI_GROUP(units), step = threads / group, row = thread / group;
+    to += FAI_AT(units, row, thread % group);
     const uint16_t *next = s.from + (first + row) * s.row;
 #pragma unroll
-    for (int r = 0; r < BN; r += step, next += step * s.row) {
+    for (int r = 0; r < number; r += step, next += step * s.row) {
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
         const uint16_t *from = inside ? next : s.from; /* an address that exists */
         if (FAI_HAS(FA_PAGED) && a->block_table && inside)
             from = s.from + FAI_(paged)(a, t, x, s, (uint32_t)j, dim);
-        if (BN % step && row + r >= BN) continue;
+        if (number % step && row + r >= number) continue;
 #pragma unroll
-        for (int c = 0; c < dim / 8; c += group)
-            fai_cp_async_cg_16(to + r * dim * 2 + c * 16, from + c * 8, inside ? 16 : 0);
+        for (int c = 0; c < units / 8; c += group)
+            fai_cp_async_cg_16((to ^ FAI_SWIZZLE(units, r) * 16) + r * units * 2 + c * 16, from + c * 8,
+                               inside ? 16 : 0);
     }
+}
+FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
+                            int32_t first, uint32_t to, const int dim) {
+    FAI_(load_keys)(a, t, x, s, first, to, (int)threadIdx.x, FAI_THREADS, FAI_BN, dim);
 }
 
 /* ======================================================================================== */
 /* >>scores   masks, softmax                                                                 */
 /* ======================================================================================== */
 
-/* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units, of keys from `first` on. scale: softmax_scale.
- * row: the first of the thread's rows in the tile. Here and below _n: of s (mt, bn/8, C4), constants. */
-FAI_ATOM void FAI_(modify_n)(const fa_args *a, const FAI_(tile) *t, float *s, const int mt, const int bn,
-                             int32_t first, int row, float scale) {
+/* These functions take S, P: (mt, number/8, C4), of mt * 16 rows and `number` keys from `first` on. row: the
+ * first of the thread's rows in the tile. */
+
+/* Softcap, ALiBi, bias and FA_SCORE_MOD: S in log2 units. scale: softmax_scale. */
+FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], int32_t first, int row,
+                           float scale, const int mt, const int number) {
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
     const fai_strides sb = fai_strides_bias(a);
 #pragma unroll
@@ -1019,8 +2206,8 @@ FAI_ATOM void FAI_(modify_n)(const fa_args *a, const FAI_(tile) *t, float *s, co
         const float slope =
             FAI_HAS(FA_ALIBI) && a->alibi_slopes ? a->alibi_slopes[t->b * a->alibi_stride_b + at.h] : 0;
 #pragma unroll
-        for (int c = 0; c < bn / 4; c++) {
-            float *const x = &s[(n / 2 * (bn / 8) + c / 2) * 4 + n % 2 * 2 + c % 2], y = *x * scale;
+        for (int c = 0; c < number / 4; c++) {
+            float *const x = &s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2], y = *x * scale;
             const int32_t j = column + c / 2 * 8 + c % 2;
             if (FAI_HAS(FA_SOFTCAP) && a->softcap > 0) /* cap tanh(y / cap) */
                 y = a->softcap -
@@ -1035,10 +2222,6 @@ FAI_ATOM void FAI_(modify_n)(const fa_args *a, const FAI_(tile) *t, float *s, co
         }
     }
 }
-FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
-                           int32_t first, int row, float scale) {
-    FAI_(modify_n)(a, t, &s[0][0][0], FAI_MT, FAI_BN, first, row, scale);
-}
 
 /* Does a row see key j, one in its range? */
 FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
@@ -1051,6 +2234,27 @@ FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, 
 #else
     return 1;
 #endif
+}
+
+/* x[n] without an index, which would need a stack */
+FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
+    const uint32_t low = n & 1 ? x[1] : x[0], high = n & 1 ? x[3] : x[2];
+    return n & 2 ? high : low;
+}
+
+/* fa_dropout_keep */
+FAI_ATOM int FAI_(kept)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    uint32_t bits[4];
+    fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
+    const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
+    return (word >> j % 2 * 16 & 0xffff) >= fa_dropout_threshold(a->dropout_p);
+}
+
+/* Does a row see key j, and keep it? */
+FAI_ATOM int FAI_(counts)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    const fa_range keys = FAI_(keys)(a, t, at.i);
+    return j >= keys.lo && j < keys.hi && FAI_(visible)(a, t, at, j) &&
+           (!FAI_HAS(FA_DROPOUT) || FAI_(kept)(a, t, at, j));
 }
 
 /* The tile to the left of `first` in which some row sees a key; less than end if there is none. All
@@ -1072,79 +2276,64 @@ FAI_ATOM int32_t FAI_(next)(const fa_args *a, const FAI_(tile) *t, int32_t first
     return first;
 }
 
-/* S of keys from `first` on: what a row does not see becomes -inf. */
-FAI_ATOM void FAI_(mask_n)(const fa_args *a, const FAI_(tile) *t, float *s, const int mt, const int bn,
-                           int32_t first, int row) {
+/* S: what a row does not see becomes -inf. */
+FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], int32_t first, int row,
+                         const int mt, const int number) {
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
 #pragma unroll
     for (int n = 0; n < mt * 2; n++) { /* rows of a thread */
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
-        const fa_range keys = FAI_(keys)(a, t, at.i);
+        const fa_range keys = fai_cut(FAI_(keys)(a, t, at.i), t->any);
         const int32_t lo = keys.lo - column, hi = keys.hi - column;
 #pragma unroll
-        for (int c = 0; c < bn / 4; c++) {
+        for (int c = 0; c < number / 4; c++) {
             const int32_t j = c / 2 * 8 + c % 2;
             if (!(j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)))
-                s[(n / 2 * (bn / 8) + c / 2) * 4 + n % 2 * 2 + c % 2] = -INFINITY;
+                s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2] = -INFINITY;
         }
     }
 }
-FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
-                         int32_t first, int row) {
-    FAI_(mask_n)(a, t, &s[0][0][0], FAI_MT, FAI_BN, first, row);
-}
 
-/* x[n] without an index, which would need a stack */
-FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
-    const uint32_t low = n & 1 ? x[1] : x[0], high = n & 1 ? x[3] : x[2];
-    return n & 2 ? high : low;
-}
-
-/* P of keys from `first` on: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose
+/* P: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose
  * bits are one word of four that Philox makes at once: each lane makes those of another 8 keys, then they
  * change words. */
-FAI_ATOM void FAI_(dropout_n)(const fa_args *a, const FAI_(tile) *t, float *p, const int mt, const int bn,
-                              int32_t first, int row) {
+FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float (*p)[4], int32_t first, int row,
+                            const int mt, const int number) {
     const uint32_t below = fa_dropout_threshold(a->dropout_p), quad = threadIdx.x % 4;
 #pragma unroll
     for (int n = 0; n < mt * 2; n++) {
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
 #pragma unroll
-        for (int c = 0; c < bn / 8; c += 4) {
+        for (int c = 0; c < number / 8; c += 4) {
             uint32_t made[4]; /* the words of keys 8 (c + quad) and on */
             uint32_t got[4];  /* word `quad` of keys 8 (c + (quad ^ x)) and on */
             fai_dropout_bits(a, t->b, at.h, at.i, first / 8 + c + (int32_t)quad, made);
 #pragma unroll
             for (int x = 0; x < 4; x++) got[x] = fai_shfl_sync_bfly_b32(FAI_(pick)(made, quad ^ x), x);
 #pragma unroll
-            for (int x = 0; x < 4 && c + x < bn / 8; x++) {
+            for (int x = 0; x < 4 && c + x < number / 8; x++) {
                 const uint32_t word = FAI_(pick)(got, quad ^ x);
-                float *const pair = &p[(n / 2 * (bn / 8) + c + x) * 4 + n % 2 * 2];
+                float *const pair = &p[n / 2 * (number / 8) + c + x][n % 2 * 2];
                 if ((word & 0xffff) < below) pair[0] = 0;
                 if (word >> 16 < below) pair[1] = 0;
             }
         }
     }
 }
-FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float p[FAI_MT][FAI_BN / 8][4],
-                            int32_t first, int row) {
-    FAI_(dropout_n)(a, t, &p[0][0][0], FAI_MT, FAI_BN, first, row);
-}
 
 /* P = exp2(scale S - m) in place. m, log2 units, need not be the maximum: it moves only when that is 2^8
- * above it, so P and the sums stay below 2^8 times their size, and O is seldom rescaled [FA4]. l: the
- * thread's part of the row sums. */
-FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
-                            float m[FAI_MT * 2], float l[FAI_MT * 2], float scale) {
-    FAI_SIZES
-    float top[MT * 2];
+ * above it, so P and the sums stay below 2^8 times their size, and O, (mt, dv/8, C4), is seldom rescaled
+ * [FA4]. l: the thread's part of the row sums. */
+FAI_ATOM void FAI_(softmax)(float (*s)[4], float (*o)[4], float *m, float *l, float scale, const int mt,
+                            const int number, const int dv) {
+    float top[4]; /* mt * 2 */
     int moves = 0;
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) {
+    for (int n = 0; n < mt * 2; n++) {
         float x = -INFINITY; /* max ignores NaN, which then reaches the sum through P */
 #pragma unroll
-        for (int c = 0; c < BN / 8; c++)
-            x = fmaxf(x, fmaxf(s[n / 2][c][n % 2 * 2], s[n / 2][c][n % 2 * 2 + 1]));
+        for (int c = n / 2 * (number / 8); c < (n / 2 + 1) * (number / 8); c++)
+            x = fmaxf(x, fmaxf(s[c][n % 2 * 2], s[c][n % 2 * 2 + 1]));
         x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 1));
         x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 2));
         top[n] = x * scale;
@@ -1152,26 +2341,26 @@ FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_H
     }
     if (__any_sync(~0u, moves)) {
 #pragma unroll
-        for (int n = 0; n < MT * 2; n++) {
+        for (int n = 0; n < mt * 2; n++) {
             const float factor =
                 top[n] > m[n] + 8 ? fai_ex2_approx_ftz_f32(m[n] - top[n]) : 1; /* 0 the first time */
             m[n] = top[n] > m[n] + 8 ? top[n] : m[n];
             l[n] *= factor;
 #pragma unroll
-            for (int c = 0; c < DV / 8; c++)
-                o[n / 2][c][n % 2 * 2] *= factor, o[n / 2][c][n % 2 * 2 + 1] *= factor;
+            for (int c = n / 2 * (dv / 8); c < (n / 2 + 1) * (dv / 8); c++)
+                o[c][n % 2 * 2] *= factor, o[c][n % 2 * 2 + 1] *= factor;
         }
     }
 #pragma unroll
-    for (int n = 0; n < MT * 2; n++) {
+    for (int n = 0; n < mt * 2; n++) {
         const float base =
             m[n] == -INFINITY ? 0 : m[n]; /* nothing seen yet: exp2(-inf - 0), not -inf - -inf */
 #pragma unroll
-        for (int c = 0; c < BN / 8; c++) {
+        for (int c = n / 2 * (number / 8); c < (n / 2 + 1) * (number / 8); c++) {
 #pragma unroll
             for (int e = n % 2 * 2; e < n % 2 * 2 + 2; e++) {
-                s[n / 2][c][e] = fai_ex2_approx_ftz_f32(fmaf(s[n / 2][c][e], scale, -base));
-                l[n] += s[n / 2][c][e];
+                s[c][e] = fai_ex2_approx_ftz_f32(fmaf(s[c][e], scale, -base));
+                l[n] += s[c][e];
             }
         }
     }
@@ -1181,57 +2370,62 @@ FAI_ATOM void FAI_(softmax)(float s[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_H
 /* >>products  fragments and mma                                                             */
 /* ======================================================================================== */
 
-/* rq (MT, D/16, A4) <- Q */
-FAI_ATOM void FAI_(fragments_q)(uint32_t rq[FAI_MT][FA_HEAD_DIM / 16][4], uint32_t sq) {
-    FAI_SIZES
+/* rq (mt, D/16, A4) <- Q */
+FAI_ATOM void FAI_(fragments_q)(uint32_t (*rq)[4], uint32_t sq, const int mt) {
+    enum { D = FA_HEAD_DIM };
 #pragma unroll
-    for (int c = 0; c < D / 16; c++) {
-#pragma unroll
-        for (int a = 0; a < MT; a++) fai_ldmatrix_x4(rq[a][c], FAI_MOVE(D, sq, a * 16, c * 2));
-    }
+    for (int n = 0; n < mt * D / 16; n++)
+        fai_ldmatrix_x4(rq[n], FAI_MOVE(D, sq, n / (D / 16) * 16, n % (D / 16) * 2));
 }
 
-/* S = Q K^T: s (MT, BN/8, C4). sq, sk: the lane's addresses of the first fragment of Q and of K */
-FAI_ATOM void FAI_(gemm_qk)(float s[FAI_MT][FAI_BN / 8][4], uint32_t rq[FAI_MT][FA_HEAD_DIM / 16][4],
-                            uint32_t sq, uint32_t sk) {
-    FAI_SIZES
+/* S = Q K^T: s (mt, number/8, C4), rq (mt, D/16, A4), which stays in registers or is loaded. sq, sk: the
+ * lane's addresses of the first fragment of Q and of K */
+FAI_ATOM void FAI_(gemm_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint32_t sk, const int mt,
+                            const int number, const int stays) {
+    enum { D = FA_HEAD_DIM };
 #pragma unroll
-    for (int n = 0; n < MT * BN / 8 * 4; n++) s[n / 4 / (BN / 8)][n / 4 % (BN / 8)][n % 4] = 0;
+    for (int n = 0; n < mt * number / 8 * 4; n++) s[n / 4][n % 4] = 0;
 #pragma unroll
     for (int c = 0; c < D / 16; c++) {
 #pragma unroll
-        for (int a = 0; a < MT && !Q_STAYS; a++) fai_ldmatrix_x4(rq[a][c], FAI_MOVE(D, sq, a * 16, c * 2));
+        for (int a = 0; a < mt && !stays; a++)
+            fai_ldmatrix_x4(rq[a * (D / 16) + c], FAI_MOVE(D, sq, a * 16, c * 2));
 #pragma unroll
-        for (int j = 0; j < BN / 16; j++) {
+        for (int j = 0; j < number / 16; j++) {
             uint32_t rk[4]; /* (2, B2) */
             fai_ldmatrix_x4(rk, FAI_MOVE(D, sk, j * 16, c * 2));
 #pragma unroll
-            for (int a = 0; a < MT; a++)
-                FAI_MMA(s[a][2 * j], rq[a][c], rk), FAI_MMA(s[a][2 * j + 1], rq[a][c], rk + 2);
+            for (int a = 0; a < mt; a++) {
+                float (*const to)[4] = s + a * (number / 8) + 2 * j;
+                FAI_MMA(to[0], rq[a * (D / 16) + c], rk), FAI_MMA(to[1], rq[a * (D / 16) + c], rk + 2);
+            }
         }
     }
 }
 
-/* O += P V: o (MT, DV/8, C4), p (MT, BN/8, C4). sv: the lane's address of the first fragment of V */
-FAI_ATOM void FAI_(gemm_pv)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float p[FAI_MT][FAI_BN / 8][4],
-                            uint32_t sv) {
-    FAI_SIZES
+/* rp (A4) <- P of 16 keys, p (2, C4) */
+FAI_ATOM void FAI_(fragment_p)(uint32_t rp[4], float (*p)[4]) {
 #pragma unroll
-    for (int c = 0; c < BN / 16; c++) {
-        uint32_t rp[MT][4]; /* (MT, A4) */
+    for (int e = 0; e < 4; e++) rp[e] = FAI_PACK(p[e / 2][e % 2 * 2 + 1], p[e / 2][e % 2 * 2]);
+}
+
+/* O += P V: o (mt, DV/8, C4), p (mt, number/8, C4). sv: the lane's address of the first fragment of V */
+FAI_ATOM void FAI_(gemm_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int mt, const int number) {
+    enum { DV = FA_HEAD_DIM_V };
 #pragma unroll
-        for (int a = 0; a < MT; a++) {
+    for (int c = 0; c < number / 16; c++) {
+        uint32_t rp[2][4]; /* (mt, A4) */
 #pragma unroll
-            for (int e = 0; e < 4; e++)
-                rp[a][e] = FAI_PACK(p[a][2 * c + e / 2][e % 2 * 2 + 1], p[a][2 * c + e / 2][e % 2 * 2]);
-        }
+        for (int a = 0; a < mt; a++) FAI_(fragment_p)(rp[a], p + a * (number / 8) + 2 * c);
 #pragma unroll
         for (int j = 0; j < DV / 16; j++) {
             uint32_t rv[4]; /* (2, B2) */
             fai_ldmatrix_x4_trans(rv, FAI_MOVE(DV, sv, c * 16, j * 2));
 #pragma unroll
-            for (int a = 0; a < MT; a++)
-                FAI_MMA(o[a][2 * j], rp[a], rv), FAI_MMA(o[a][2 * j + 1], rp[a], rv + 2);
+            for (int a = 0; a < mt; a++) {
+                float (*const to)[4] = o + a * (DV / 8) + 2 * j;
+                FAI_MMA(to[0], rp[a], rv), FAI_MMA(to[1], rp[a], rv + 2);
+            }
         }
     }
 }
@@ -1314,7 +2508,7 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
     enum { DV = FA_HEAD_DIM_V };
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
-    FAI_(source) gv = FAI_(open)(a, t, &a->v, DV);
+    FAI_(source) gv = FAI_(open)(a, t, &a->v, (int)threadIdx.x, DV);
     gv.from -= threadIdx.x % FAI_GROUP(DV) * 8;
     for (int32_t j = t->any.lo; j < t->any.hi; j++) {
         const int32_t first = j / bn * bn;
@@ -1327,14 +2521,7 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
             if ((from[d] & FAI_EXPONENT) != FAI_EXPONENT) continue;
             for (int r = 0; r < t->rows; r++) {
                 const FAI_(row) at = FAI_(find)(t, r);
-                const fa_range keys = FAI_(keys)(a, t, at.i);
-                if (j < keys.lo || j >= keys.hi || !FAI_(visible)(a, t, at, j)) continue;
-                if (FAI_HAS(FA_DROPOUT)) {
-                    uint32_t bits[4];
-                    fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
-                    const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
-                    if ((word >> j % 2 * 16 & 0xffff) < fa_dropout_threshold(a->dropout_p)) continue;
-                }
+                if (!FAI_(counts)(a, t, at, j)) continue;
                 const int64_t o = fai_offset_q(&seq, so, at.i, at.h) + d;
                 fa_store(a->o.data, o, FA_DTYPE,
                          fa_load(a->o.data, o, FA_DTYPE) + fa_load(from, d, FA_DTYPE));
@@ -1351,7 +2538,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     enum { SQ = 0, SK = BM * D * 2, SV = SK + BN * D * 2, STAGE = BN * (D + DV) * 2 };
     enum { TILE = FAI_TILE_BYTES(FAI_ARCH) };
     FAI_(tile) *const t = (FAI_(tile) *)(void *)(fai_shared + TILE);
-    if (!FAI_(begin)(&args, t)) return;
+    /* the last tile goes first: under a causal mask it is the longest */
+    if (!FAI_(begin)(&args, t, gridDim.x - 1 - blockIdx.x, BM)) return;
 
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
@@ -1360,7 +2548,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         shared + SQ + FAI_AT(D, warp_row + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
     const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane));
     const uint32_t sv = shared + SV + FAI_AT(DV, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
-    const FAI_(source) gk = FAI_(open)(&args, t, &args.k, D), gv = FAI_(open)(&args, t, &args.v, DV);
+    const FAI_(source) gk = FAI_(open)(&args, t, &args.k, (int)threadIdx.x, D),
+                       gv = FAI_(open)(&args, t, &args.v, (int)threadIdx.x, DV);
     const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
     const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
     const float scale = fmaxf(args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D), 1e-37f);
@@ -1376,7 +2565,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     uint32_t stage = 0;
     int infinite = 0;
     if (last >= end) {
-        FAI_(load_q)(&args, t, shared + SQ);
+        FAI_(load_q)(&args, t, shared + SQ, BM, THREADS);
         FAI_(load_kv)(&args, t, &args.k, gk, last, shared + SK, D);
         if (STAGES == 2) FAI_(load_kv)(&args, t, &args.v, gv, last, shared + SV, DV);
     }
@@ -1386,9 +2575,9 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         fai_cp_async_wait_all();
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
-        if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage);
+        if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
         __syncthreads(); /* K is there (V too, in 2 stages), for all; nobody reads the other stage (V) any more */
-        if (first == last && Q_STAYS) FAI_(fragments_q)(rq, sq);
+        if (first == last && Q_STAYS) FAI_(fragments_q)(rq[0], sq, MT);
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
         if (STAGES == 2 && next >= end) {
             FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK + (STAGE - stage), D);
@@ -1396,19 +2585,19 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         }
 
         float s[MT][BN / 8][4]; /* (MT, BN/8, C4) */
-        FAI_(gemm_qk)(s, rq, sq, sk + stage);
-        if (FAI_SCORES && modified) FAI_(modify)(&args, t, s, first, row, scale);
-        if (mask) FAI_(mask)(&args, t, s, first, row);
-        FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E);
-        if (drops) FAI_(dropout)(&args, t, s, first, row);
+        FAI_(gemm_qk)(s[0], rq[0], sq, sk + stage, MT, BN, Q_STAYS);
+        if (FAI_SCORES && modified) FAI_(modify)(&args, t, s[0], first, row, scale, MT, BN);
+        if (mask) FAI_(mask)(&args, t, s[0], first, row, MT, BN);
+        FAI_(softmax)(s[0], o[0], m, l, modified ? 1 : scale * FAI_LOG2E, MT, BN, DV);
+        if (drops) FAI_(dropout)(&args, t, s[0], first, row, MT, BN);
 
         if (STAGES == 1) {
             fai_cp_async_wait_all();
-            if (mask || drops) infinite |= FAI_(make_finite)(shared + SV);
+            if (mask || drops) infinite |= FAI_(make_finite)(shared + SV, (int)threadIdx.x, THREADS, BN);
             __syncthreads(); /* V is there, for all; nobody reads K any more */
             if (next >= end) FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK, D);
         }
-        FAI_(gemm_pv)(o, s, sv + stage);
+        FAI_(gemm_pv)(o[0], s[0], sv + stage, MT, BN);
         if (STAGES == 2) stage = STAGE - stage;
     }
     infinite = __syncthreads_or(infinite); /* nobody reads shared memory any more: it is free for O */
@@ -1707,10 +2896,11 @@ FAI_ATOM void FAI_(probabilities)(const fa_args *a, const FAI_(tile) *t, const F
                                   float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
                                   int32_t first) {
     FAI_HOPPER_SIZES
-    if (FAI_(is_modified)(a)) FAI_(modify_n)(a, t, s, 1, BN, first, g->row, FAI_(scale)(a));
-    if (FAI_(is_masked)(a) || first < g->lo || first + BN > g->hi) FAI_(mask_n)(a, t, s, 1, BN, first, g->row);
+    float(*const c4)[4] = (float(*)[4])s;
+    if (FAI_(is_modified)(a)) FAI_(modify)(a, t, c4, first, g->row, FAI_(scale)(a), 1, BN);
+    if (FAI_(is_masked)(a) || first < g->lo || first + BN > g->hi) FAI_(mask)(a, t, c4, first, g->row, 1, BN);
     FAI_(softmax_exact)(s, m, l, factor, FAI_(is_modified)(a) ? 1 : g->scale_log2);
-    if (FAI_(drops)(a)) FAI_(dropout_n)(a, t, s, 1, BN, first, g->row);
+    if (FAI_(drops)(a)) FAI_(dropout)(a, t, c4, first, g->row, 1, BN);
 }
 
 /* p (BN/16, A4) <- P */
@@ -1972,6 +3162,502 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
 #undef FAI_HOPPER_THREADS
 #endif /* FAI_HOPPER */
 
+#if (FA_PASSES) & FA_DECODE
+/* ======================================================================================== */
+/* >>decode   few rows, many keys: [FD] splits of the keys, a slice of a tile for each warp  */
+/* ======================================================================================== */
+
+/*  A block has 4 warps, and 16, 32 or 64 rows of one key/value head: the queries and heads of a group. It reads
+ *  each byte of its K and V once, and all its warps are busy with them:
+ *
+ *      rows   rows of a warp x slices of keys, keys of a slice
+ *      16     1 x 4, 16              each warp has all rows and keys of its own: none waits for another
+ *      32     2 x 2, 32 or 16        two warps share a slice, and meet before they read it
+ *      64     4 x 1, 64, 32 or 16
+ *
+ *  Shared memory is a ring of slots, each a tile of K or of V, in turn. A slot is free when its readers have met;
+ *  then the half tile that is all slots but one ahead is asked for. Each slice has its own O, m and l, which are
+ *  added up once, at the end. Split results go to the workspace, and the last block of a tile of rows to finish
+ *  adds those up. */
+
+#define FAI_DECODE_THREADS 128
+#define FAI_DECODE_Q_STAYS (FA_HEAD_DIM <= 160) /* in registers, 40 of them */
+/* 16 keys are the least that mma takes; more mean fewer barriers, as far as registers reach */
+#define FAI_DECODE_NUMBER(rows) \
+    ((rows) == 16 || FAI_DIM > 192 ? 16 : (rows) == 32 || FAI_DIM > 64 ? 32 : 64) /* keys of a slice */
+/* A tile of 64 keys takes a slot, of less if a slice has less. 64 KB of slots for each of 2 blocks an SM (sm_80)
+ * or 3 (sm_90), 32 KB where 99 is all there is; but 3 (2) slots of large heads. 4.8 TB/s for 1 us are 36 KB an SM
+ * that must be on their way, all slots but one; a GPU with 99 KB has a quarter of that bandwidth. */
+#define FAI_DECODE_SLOT (64 * FAI_UNITS(FAI_DIM) * 2)
+#define FAI_DECODE_LEAST(arch) (FAI_LITTLE_SHARED(arch) ? 2 : 3)
+#define FAI_DECODE_RING(arch) \
+    ((FAI_LITTLE_SHARED(arch) ? 32768 : 65536) > FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT \
+         ? (FAI_LITTLE_SHARED(arch) ? 32768 : 65536) / FAI_DECODE_SLOT * FAI_DECODE_SLOT \
+         : FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT)
+/* The ring and Q; then 64 rows of O in their place, 8 floats apart so that a warp's stores take turns with the
+ * banks */
+#define FAI_DECODE_PITCH (FA_HEAD_DIM_V + 8)
+#define FAI_DECODE_BYTES(arch, rows) \
+    (FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 > 256 * FAI_DECODE_PITCH \
+         ? FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 \
+         : 256 * FAI_DECODE_PITCH)
+#define FAI_DECODE_SHARED(arch, rows) (FAI_DECODE_BYTES(arch, rows) + sizeof(FAI_(split)))
+
+/* What the threads of a block have in common, in shared memory. tile.any and tile.all are those of the split. */
+typedef struct FAI_(split) {
+    FAI_(tile) tile;
+    int32_t begin;         /* tiles of keys begin at begin + n * keys of a tile */
+    int32_t number, count; /* of the splits of the tile of rows */
+    uint32_t ticket;       /* blocks that have finished before this one */
+    float m[64], l[64];    /* (slices, rows) */
+} FAI_(split);
+
+/* The tile of rows and the keys of block n; 0 if there are none. The splits are those of the keys that the rows
+ * of the tile see; a row alone has the same ones, or fewer, if they are fixed. */
+FAI_ATOM int FAI_(decode_begin)(const fa_args *a, const fai_cuda_plan *p, FAI_(split) *x, uint32_t n,
+                                const int rows) {
+    FAI_(tile) *const t = &x->tile;
+    if (!FAI_(begin)(a, t, n / (uint32_t)p->splits, rows)) return 0;
+    if (threadIdx.x == 0) {
+        const int32_t grain = p->fixed ? p->unit : 64, begin = t->any.lo / grain * grain;
+        const int32_t length = t->any.lo < t->any.hi ? t->any.hi - begin : 0;
+        x->number = (int32_t)(n % (uint32_t)p->splits);
+        x->count = length > p->unit ? (length - 1) / p->unit + 1 : 1;
+        const int32_t each = p->fixed ? p->unit : ((length - 1) / x->count / 64 + 1) * 64;
+        const int32_t lo = begin + (x->number < x->count ? x->number : 0) * each;
+        const fa_range own = {lo, length - (lo - begin) > each ? lo + each : begin + length};
+        t->any = fai_cut(t->any, own), t->all = fai_cut(t->all, own);
+        x->begin = t->any.lo < t->any.hi ? lo + (t->any.lo - lo) / 64 * 64 : t->any.hi;
+    }
+    __syncthreads(); /* *x is written */
+    return x->number < x->count;
+}
+
+/* ---- the ring ---- */
+
+/* K or V (half 1) from key `first` on to a slot, by the warps of a slice. */
+FAI_ATOM void FAI_(decode_fetch)(const fa_args *a, const FAI_(tile) *t, FAI_(source) gk, FAI_(source) gv,
+                                 const int half, int32_t first, uint32_t to, const int rows) {
+    const int threads = rows * 2, thread = (int)threadIdx.x % threads, number = FAI_DECODE_NUMBER(rows);
+    if (half == 0) FAI_(load_keys)(a, t, &a->k, gk, first, to, thread, threads, number, FA_HEAD_DIM);
+    else FAI_(load_keys)(a, t, &a->v, gv, first, to, thread, threads, number, FA_HEAD_DIM_V);
+    fai_cp_async_commit_group();
+}
+
+/* Before a slice is read, and before its slot is written again: the warps that share it, whose copies are
+ * done. */
+FAI_ATOM void FAI_(decode_meet)(int slice, const int rows) {
+    if (rows == 16) __syncwarp();
+    else if (rows == 64) __syncthreads();
+    else fai_bar_sync(1 + slice, 64);
+}
+
+/* ---- 8-bit K and V, which become f16 where they are multiplied ---- */
+
+#if FAI_KV_BYTES == 1
+#if FA_KV_DTYPE == FA_I8
+#define FAI_WIDEN fai_widen_s8
+#else
+#define FAI_WIDEN fai_widen_e4m3
+#endif
+
+/* rq (A4) <- k 16 c .. 16 c + 15 of Q, in the order of K: ldmatrix gives a thread the 4 bytes 4t .. 4t + 3 of 16 of
+ * a row, which FAI_WIDEN makes 4t, 4t + 2 and 4t + 1, 4t + 3. sq: of row C_ROW(lane, 0), k 4t */
+FAI_ATOM void FAI_(decode_fragment_q)(uint32_t rq[4], uint32_t sq, const int c) {
+    const uint2 top = fai_ld_shared_v2_b32(FAI_MOVE(FA_HEAD_DIM, sq, 0, c * 2));
+    const uint2 bottom = fai_ld_shared_v2_b32(FAI_MOVE(FA_HEAD_DIM, sq, 8, c * 2));
+    rq[0] = fai_prmt_b32(top.x, top.y, 0x5410), rq[1] = fai_prmt_b32(bottom.x, bottom.y, 0x5410);
+    rq[2] = fai_prmt_b32(top.x, top.y, 0x7632), rq[3] = fai_prmt_b32(bottom.x, bottom.y, 0x7632);
+}
+
+/* Q of bf16 as f16, times a power of 2 for each row that brings its largest element to 2^14 .. 2^15: what then is
+ * too small for f16 is less than 2^-38 of that. unit: (rows) the reciprocals. */
+FAI_ATOM void FAI_(decode_narrow_q)(uint32_t sq, float *unit, const int rows) {
+    const int lane = (int)threadIdx.x % 32, has = lane < FA_HEAD_DIM / 8;
+    for (int r = (int)threadIdx.x / 32; r < rows; r += FAI_DECODE_THREADS / 32) {
+        const uint32_t at = sq + FAI_AT(FA_HEAD_DIM, r, lane);
+        const uint4 x = has ? fai_ld_shared_v4_b32(at) : make_uint4(0, 0, 0, 0);
+        const uint32_t word[4] = {x.x, x.y, x.z, x.w};
+        uint32_t top = 0, y[4];
+#pragma unroll
+        for (int n = 0; n < 4; n++) top = max(top, max(word[n] & 0x7f80, word[n] >> 16 & 0x7f80));
+        top = fai_redux_sync_max_u32(top) >> 7; /* exponent, 127 too large; 255: infinite or NaN, and stays that */
+        const uint32_t power = top == 255 ? 127 : top < 15 ? 253 : 268 - top;
+#pragma unroll
+        for (int n = 0; n < 4; n++)
+            y[n] = fai_cvt_rn_f16x2_f32(__uint_as_float(word[n] & 0xffff0000u) * __uint_as_float(power << 23),
+                                        __uint_as_float(word[n] << 16) * __uint_as_float(power << 23));
+        if (has) fai_st_shared_v4_b32(at, make_uint4(y[0], y[1], y[2], y[3]));
+        if (lane == 0) unit[r] = __uint_as_float((254 - power) << 23);
+    }
+}
+
+/* As gemm_qk, of 16 rows. */
+FAI_ATOM void FAI_(widen_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint32_t sk, const int number) {
+    enum { UNITS = FA_HEAD_DIM / 2 };
+#pragma unroll
+    for (int n = 0; n < number / 8 * 4; n++) s[n / 4][n % 4] = 0;
+#pragma unroll
+    for (int c = 0; c < UNITS / 16; c++) {
+#pragma unroll
+        for (int n = 2 * c; n < 2 * c + 2 && !FAI_DECODE_Q_STAYS; n++) FAI_(decode_fragment_q)(rq[n], sq, n);
+#pragma unroll
+        for (int j = 0; j < number / 16; j++) {
+            uint32_t rk[4]; /* (2 n, 2 k) of 4 bytes */
+            fai_ldmatrix_x4(rk, FAI_MOVE(UNITS, sk, j * 16, c * 2));
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                uint32_t b[2]; /* (B2) */
+                FAI_WIDEN(b, rk[n]);
+                fai_mma_m16n8k16_f32_f16(s[2 * j + n / 2], rq[2 * c + n % 2], b);
+            }
+        }
+    }
+}
+
+/* As gemm_pv, of 16 rows. ldmatrix transposes pairs of columns, which FAI_WIDEN parts: columns 2n of 16 are in one
+ * fragment of O, 2n + 1 in the next. */
+FAI_ATOM void FAI_(widen_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int number) {
+    enum { UNITS = FA_HEAD_DIM_V / 2 };
+#pragma unroll
+    for (int c = 0; c < number / 16; c++) {
+        uint32_t rp[4]; /* (A4) */
+#pragma unroll
+        for (int e = 0; e < 4; e++)
+            rp[e] = fai_cvt_rn_f16x2_f32(p[2 * c + e / 2][e % 2 * 2 + 1], p[2 * c + e / 2][e % 2 * 2]);
+#pragma unroll
+        for (int j = 0; j < UNITS / 16; j++) {
+            uint32_t rv[4]; /* (2 n, 2 k) of 2 x 2 bytes */
+            fai_ldmatrix_x4_trans(rv, FAI_MOVE(UNITS, sv, c * 16, j * 2));
+#pragma unroll
+            for (int n = 0; n < 4; n += 2) {
+                uint32_t top[2], bottom[2]; /* (2 n, k 2t, 2t + 1) and 8 keys on */
+                FAI_WIDEN(top, rv[n]);
+                FAI_WIDEN(bottom, rv[n + 1]);
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    const uint32_t b[2] = {top[e], bottom[e]}; /* (B2) */
+                    fai_mma_m16n8k16_f32_f16(o[4 * j + n + e], rp, b);
+                }
+            }
+        }
+    }
+}
+#undef FAI_WIDEN
+#endif
+
+/* Factors of the thread's keys of a slice: f (number/4), of keys first + FAI_C_COL(lane, 0) + 0, 1, 8, 9 .. Each
+ * lane looks one up, or two, and then they are passed round. */
+FAI_ATOM void FAI_(decode_factors)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, float *f,
+                                   int32_t first, const int number) {
+    const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < number; n += 32) {
+        const int32_t j = first + n + lane;
+        const int inside = j >= t->any.lo && j < t->any.hi;
+        const float own = inside ? *fai_descale_at(a, d, t->b, t->head_k, j) : 1;
+#pragma unroll
+        for (int c = n / 4; c < n / 4 + 8 && c < number / 4; c++)
+            f[c] = fai_shfl_sync_idx_f32(own, c / 2 * 8 - n + c % 2 + lane % 4 * 2);
+    }
+}
+
+/* ---- results ---- */
+
+/* 4 elements of O from d on, and LSE if d is 0, of a row: x = sum of exp2(s - m) v, l of exp2(s - m). A sink is
+ * one more key, without a value. */
+FAI_ATOM void FAI_(decode_finish)(const fa_args *a, const FAI_(tile) *t, int r, int d, float4 x, float m,
+                                  float l) {
+    const FAI_(row) at = FAI_(find)(t, r);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+    float factor = 1;
+    if (FAI_HAS(FA_SINK) && a->sink) {
+        const float sink = a->sink[at.h] * FAI_LOG2E, top = fmaxf(m, sink), base = top == -INFINITY ? 0 : top;
+        factor = fai_ex2_approx_ftz_f32(m - base);
+        l = l * factor + fai_ex2_approx_ftz_f32(sink - base), m = top;
+    }
+    factor = l == 0 ? 0 : factor / l; /* an empty row is 0 */
+    if (FAI_HAS(FA_DROPOUT)) factor *= fa_dropout_scale(a->dropout_p);
+    if (FAI_KV_BYTES == 1 && a->v_descale.data && !a->v_descale.block)
+        factor *= *fai_descale_at(a, &a->v_descale, t->b, t->head_k, 0);
+    if (l == 0) x = make_float4(0, 0, 0, 0);
+    x.x *= factor, x.y *= factor, x.z *= factor, x.w *= factor;
+    const int64_t to = fai_offset_q(&seq, fai_strides_o(a, FA_HEAD_DIM_V), at.i, at.h) + d;
+#if FA_O_DTYPE == FA_F32
+    *(float4 *)(void *)((float *)a->o.data + to) = x;
+#else
+    *(uint2 *)(void *)((uint16_t *)a->o.data + to) = make_uint2(FAI_PACK(x.y, x.x), FAI_PACK(x.w, x.z));
+#endif
+    if (a->lse.data && d == 0)
+        ((float *)a->lse.data)[fai_offset_q(&seq, fai_strides_lse(a), at.i, at.h)] =
+            (m + fai_lg2_approx_f32(l)) * FAI_LN2; /* -inf if empty */
+}
+
+/* The parts of a tile of rows in the workspace: (splits, rows) of m and l, then (splits, rows, DV) of O. */
+typedef struct FAI_(parts) {
+    float2 *ml;
+    float4 *o;
+} FAI_(parts);
+
+FAI_ATOM FAI_(parts) FAI_(decode_parts)(const fai_cuda_plan *p, char *workspace, uint32_t tile) {
+    const int64_t rows = (int64_t)p->splits * p->rows;
+    FAI_(parts) x;
+    x.ml = (float2 *)(void *)(workspace + FAI_DECODE_COUNTERS * 4 + tile * rows * (FA_HEAD_DIM_V + 2) * 4);
+    x.o = (float4 *)(void *)(x.ml + rows);
+    return x;
+}
+
+/* The sum of the parts, which are in memory. In the order of the splits: those that a row does not see change no
+ * bit. */
+FAI_ATOM void FAI_(decode_reduce)(const fa_args *a, const FAI_(tile) *t, FAI_(parts) parts, int count,
+                                  const int rows) {
+    enum { QUADS = FA_HEAD_DIM_V / 4 };
+    for (int n = (int)threadIdx.x; n < t->rows * QUADS; n += FAI_DECODE_THREADS) {
+        const int r = n / QUADS, quad = n % QUADS;
+        float top = -INFINITY, l = 0;
+        float4 x = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+        for (int s = 0; s < count; s++) top = fmaxf(top, __ldcg(&parts.ml[s * rows + r]).x);
+        const float base = top == -INFINITY ? 0 : top;
+#pragma unroll 4
+        for (int s = 0; s < count; s++) {
+            const float2 ml = __ldcg(&parts.ml[s * rows + r]);
+            const float4 y = __ldcg(&parts.o[(s * rows + r) * QUADS + quad]);
+            const float w = fai_ex2_approx_ftz_f32(ml.x - base);
+            l = fmaf(w, ml.y, l);
+            x.x = fmaf(w, y.x, x.x), x.y = fmaf(w, y.y, x.y), x.z = fmaf(w, y.z, x.z), x.w = fmaf(w, y.w, x.w);
+        }
+        FAI_(decode_finish)(a, t, r, quad * 4, x, top, l);
+    }
+}
+
+/* Adds to x, elements d .. d + 3 of row r, those of V that have been taken for 0, if the row sees them. */
+FAI_ATOM float4 FAI_(decode_infinite)(const fa_args *a, const FAI_(tile) *t, int r, int d, float4 x) {
+    const fai_strides st = fai_strides_kv(a, &a->v, FA_HEAD_DIM_V);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+    for (int32_t j = t->any.lo; j < t->any.hi; j++) {
+        const int64_t at = fai_offset_k(a, &seq, st, j, t->head_k) + d;
+        float y[4], bad = 0;
+        for (int e = 0; e < 4; e++) y[e] = fa_load(a->v.data, at + e, FA_KV_DTYPE), bad += y[e] * 0;
+        if (bad == 0 || !FAI_(counts)(a, t, FAI_(find)(t, r), j)) continue;
+        x.x += y[0] * 0 == 0 ? 0 : y[0], x.y += y[1] * 0 == 0 ? 0 : y[1];
+        x.z += y[2] * 0 == 0 ? 0 : y[2], x.w += y[3] * 0 == 0 ? 0 : y[3];
+    }
+    return x;
+}
+
+/* The slices' O, m and l, added up: results if there is one split, else a part in the workspace. mo: O holds sums
+ * of exp2(s - mo) v. row: the first of the thread's rows. */
+FAI_ATOM void FAI_(decode_merge)(const fa_args *a, FAI_(split) *x, FAI_(parts) parts, unsigned char *shared,
+                                 float o[FA_HEAD_DIM_V / 8][4], const float m[2], float l[2],
+                                 const float mo[2], int slice, int row, int infinite, const int rows) {
+    enum { DV = FA_HEAD_DIM_V, QUADS = DV / 4, PITCH = FAI_DECODE_PITCH };
+    const FAI_(tile) *const t = &x->tile;
+    const int lane = (int)threadIdx.x % 32, slices = 64 / rows;
+    float *const so = (float *)(void *)shared; /* (slices, rows, PITCH) */
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        l[n] += fai_shfl_sync_bfly_f32(l[n], 1);
+        l[n] += fai_shfl_sync_bfly_f32(l[n], 2);
+        if (lane % 4 == 0) x->m[slice * rows + row + n * 8] = m[n], x->l[slice * rows + row + n * 8] = l[n];
+    }
+    infinite = __syncthreads_or(infinite); /* m and l are written; nobody reads the ring any more */
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        float top = -INFINITY;
+#pragma unroll
+        for (int i = 0; i < slices; i++) top = fmaxf(top, x->m[i * rows + row + n * 8]);
+        const float factor = mo[n] == -INFINITY ? 0 : fai_ex2_approx_ftz_f32(mo[n] - top);
+        float *const to = so + (slice * rows + row + n * 8) * PITCH;
+#pragma unroll
+        for (int c = 0; c < DV / 8; c += 2) {
+            const float x0 = o[c][n * 2] * factor, x1 = o[c][n * 2 + 1] * factor,
+                        y0 = o[c + 1][n * 2] * factor, y1 = o[c + 1][n * 2 + 1] * factor;
+            if (FAI_KV_BYTES == 2) { /* columns 2t, 2t + 1 of two fragments */
+                *(float2 *)(void *)(to + c * 8 + lane % 4 * 2) = make_float2(x0, x1);
+                *(float2 *)(void *)(to + c * 8 + 8 + lane % 4 * 2) = make_float2(y0, y1);
+            } else { /* of 4t .. 4t + 3 the even ones in one, the odd ones in the other */
+                *(float4 *)(void *)(to + c * 8 + lane % 4 * 4) = make_float4(x0, y0, x1, y1);
+            }
+        }
+    }
+    __syncthreads(); /* O is written */
+    for (int n = (int)threadIdx.x; n < t->rows * QUADS; n += FAI_DECODE_THREADS) {
+        const int r = n / QUADS, quad = n % QUADS;
+        float top = -INFINITY, sum = 0;
+        float4 all = make_float4(0, 0, 0, 0);
+        for (int i = 0; i < slices; i++) top = fmaxf(top, x->m[i * rows + r]);
+        for (int i = 0; i < slices; i++) {
+            const float own = x->m[i * rows + r]; /* if it is -inf, l is 0, or NaN */
+            const float4 y = *(const float4 *)(const void *)(so + (i * rows + r) * PITCH + quad * 4);
+            sum += x->l[i * rows + r] * (own == -INFINITY ? 1 : fai_ex2_approx_ftz_f32(own - top));
+            all.x += y.x, all.y += y.y, all.z += y.z, all.w += y.w;
+        }
+        if (infinite) all = FAI_(decode_infinite)(a, t, r, quad * 4, all);
+        if (x->count == 1) {
+            FAI_(decode_finish)(a, t, r, quad * 4, all, top, sum);
+        } else {
+            parts.o[(x->number * rows + r) * QUADS + quad] = all;
+            if (quad == 0) parts.ml[x->number * rows + r] = make_float2(top, sum);
+        }
+    }
+}
+
+/* ---- the kernels ---- */
+
+FAI_ATOM void FAI_(decode_block)(const fa_args *a, const fai_cuda_plan *p, char *workspace, const int rows) {
+    enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
+    extern __shared__ __align__(128) unsigned char fai_shared[];
+    FAI_(split) *const x = (FAI_(split) *)(void *)(fai_shared + FAI_DECODE_BYTES(FAI_ARCH, rows));
+    const FAI_(tile) *const t = &x->tile;
+    if (!FAI_(decode_begin)(a, p, x, blockIdx.x, rows)) return;
+
+    const int number = FAI_DECODE_NUMBER(rows), slices = 64 / rows; /* a tile: slices * number keys */
+    const int part = number * FAI_UNITS(FAI_DIM) * 2, size = slices * part; /* bytes of a slice, of a slot */
+    const int slots = FAI_DECODE_RING(FAI_ARCH) / size < 8 ? FAI_DECODE_RING(FAI_ARCH) / size : 8;
+    const int ahead = slots - 1;
+    const int lane = (int)threadIdx.x % 32, slice = (int)threadIdx.x / (rows * 2);
+    const int warp_row = (int)threadIdx.x % (rows * 2) / 32 * 16, row = warp_row + FAI_C_ROW(lane, 0);
+    const uint32_t own = fai_cvta_to_shared(fai_shared) + slice * part; /* in slot 0 */
+    const uint32_t sk = own + FAI_AT(FAI_UNITS(D), FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane));
+    const uint32_t sv = own + FAI_AT(FAI_UNITS(DV), FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
+    const uint32_t q = fai_cvta_to_shared(fai_shared) + FAI_DECODE_RING(FAI_ARCH);
+#if FAI_KV_BYTES == 2
+    const uint32_t sq = q + FAI_AT(D, warp_row + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
+#else
+    const uint32_t sq = q + FAI_AT(D, row, lane % 4 / 2) + lane % 2 * 8;
+#endif
+    const FAI_(source) gk = FAI_(open)(a, t, &a->k, (int)threadIdx.x % (rows * 2), D),
+                       gv = FAI_(open)(a, t, &a->v, (int)threadIdx.x % (rows * 2), DV);
+    const int k_factors = FAI_KV_BYTES == 1 && a->k_descale.data && a->k_descale.block;
+    const int v_factors = FAI_KV_BYTES == 1 && a->v_descale.data && a->v_descale.block;
+    const int masked = FAI_(is_masked)(a), drops = FAI_HAS(FA_DROPOUT) && a->dropout_p > 0;
+    const int modified = FAI_(is_modified)(a) || a->softmax_scale < 0; /* softmax wants a scale above 0 */
+    float scale = a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)D);
+    if (FAI_KV_BYTES == 1 && a->k_descale.data && !k_factors)
+        scale *= *fai_descale_at(a, &a->k_descale, t->b, t->head_k, 0);
+    if (!modified) scale = fmaxf(scale, 1e-37f); /* of a key that nobody sees is -inf to stay */
+
+    uint32_t rq[D / 16][4];                              /* (D/16, A4) */
+    float o[DV / 8][4], m[2], l[2], mo[2], ignored[2]; /* (DV/8, C4); of the thread's rows */
+#pragma unroll
+    for (int n = 0; n < DV / 8 * 4; n++) o[n / 4][n % 4] = 0;
+#pragma unroll
+    for (int n = 0; n < 2; n++) m[n] = mo[n] = -INFINITY, l[n] = ignored[n] = 0;
+
+    /* load Q, and K and V of the first tiles; all slots but one are always on their way, or read */
+    const int32_t begin = x->begin + slice * number, end = t->any.hi, step = slices * number;
+    FAI_(load_q)(a, t, q, rows, FAI_DECODE_THREADS);
+    fai_cp_async_commit_group();
+#pragma unroll
+    for (int n = 0; n < ahead; n++)
+        FAI_(decode_fetch)(a, t, gk, gv, n % 2, begin + n / 2 * step, own + n * size, rows);
+    fai_cp_async_wait_group(ahead);
+    __syncthreads(); /* Q is there, for all */
+#if FAI_KV_BYTES == 2
+    if (FAI_DECODE_Q_STAYS) FAI_(fragments_q)(rq, sq, 1);
+#else
+    float unit[2] = {1, 1}; /* of Q as f16, of the thread's rows */
+    if (FA_DTYPE == FA_BF16) {
+        FAI_(decode_narrow_q)(q, x->m, rows);
+        __syncthreads(); /* Q is f16 */
+        unit[0] = x->m[row], unit[1] = x->m[row + 8];
+        __syncthreads(); /* nobody reads the units any more: it is the place of m */
+    }
+#pragma unroll
+    for (int c = 0; c < D / 16 && FAI_DECODE_Q_STAYS; c++) FAI_(decode_fragment_q)(rq[c], sq, c);
+#endif
+
+    int infinite = 0;
+    uint32_t slot = 0, last = ahead * size; /* of this half tile, of the one before, which is free */
+    for (int32_t first = begin; first - slice * number < end; first += step) {
+        const int mask = masked || first < t->all.lo || first + number > t->all.hi;
+        float s[8][4], f[16]; /* S, P: (number/8, C4); factors (number/4) */
+        fai_cp_async_wait_group(ahead - 1);
+        FAI_(decode_meet)(slice, rows); /* K is there; nobody reads the last V any more */
+        FAI_(decode_fetch)(a, t, gk, gv, ahead % 2, first + ahead / 2 * step, own + last, rows);
+#if FAI_KV_BYTES == 2
+        FAI_(gemm_qk)(s, rq, sq, sk + slot, 1, number, FAI_DECODE_Q_STAYS);
+#else
+        FAI_(widen_qk)(s, rq, sq, sk + slot, number);
+        if (k_factors) {
+            FAI_(decode_factors)(a, t, &a->k_descale, f, first, number);
+#pragma unroll
+            for (int n = 0; n < number / 2; n++) s[n / 4][n % 4] *= f[n / 4 * 2 + n % 2];
+        }
+#pragma unroll
+        for (int n = 0; n < number / 2; n++) s[n / 4][n % 4] *= unit[n % 4 / 2];
+#endif
+        last = slot, slot = slot == ahead * size ? 0 : slot + size;
+        if (modified) FAI_(modify)(a, t, s, first, row, scale, 1, number);
+        if (mask) FAI_(mask)(a, t, s, first, row, 1, number);
+        if (v_factors) { /* part of the exponent, with a reference of its own: no size of theirs is too large for P */
+            float y[8][4];
+            FAI_(decode_factors)(a, t, &a->v_descale, f, first, number);
+#pragma unroll
+            for (int n = 0; n < number / 2; n++) {
+                y[n / 4][n % 4] = s[n / 4][n % 4];
+                s[n / 4][n % 4] = s[n / 4][n % 4] * (modified ? 1 : scale * FAI_LOG2E) +
+                                  fai_lg2_approx_f32(f[n / 4 * 2 + n % 2]);
+            }
+            FAI_(softmax)(y, o, m, l, modified ? 1 : scale * FAI_LOG2E, 1, number, 0);
+            FAI_(softmax)(s, o, mo, ignored, 1, 1, number, DV);
+        } else {
+            FAI_(softmax)(s, o, m, l, modified ? 1 : scale * FAI_LOG2E, 1, number, DV);
+        }
+        if (drops) FAI_(dropout)(a, t, s, first, row, 1, number);
+
+        fai_cp_async_wait_group(ahead - 1);
+        if (mask || drops)
+            infinite |= FAI_(make_finite)(own + slot, (int)threadIdx.x % (rows * 2), rows * 2, number);
+        FAI_(decode_meet)(slice, rows); /* V is there; nobody reads K any more */
+        FAI_(decode_fetch)(a, t, gk, gv, (ahead + 1) % 2, first + (ahead + 1) / 2 * step, own + last, rows);
+#if FAI_KV_BYTES == 2
+        FAI_(gemm_pv)(o, s, sv + slot, 1, number);
+#else
+        FAI_(widen_pv)(o, s, sv + slot, number);
+#endif
+        last = slot, slot = slot == ahead * size ? 0 : slot + size;
+    }
+    fai_cp_async_wait_all(); /* the tiles behind the end, which are empty */
+#pragma unroll
+    for (int n = 0; n < 2; n++) mo[n] = v_factors ? mo[n] : m[n];
+
+    const uint32_t tile = blockIdx.x / (uint32_t)p->splits;
+    const FAI_(parts) parts = FAI_(decode_parts)(p, workspace, tile);
+    FAI_(decode_merge)(a, x, parts, fai_shared, o, m, l, mo, slice, row, infinite, rows);
+    if (x->count == 1 || p->combine) return;
+    __threadfence();
+    __syncthreads(); /* the part is written, for all to see */
+    if (threadIdx.x == 0) /* 0 again after the last */
+        x->ticket = fai_atom_global_inc_u32((uint32_t *)(void *)workspace + tile, (uint32_t)x->count - 1);
+    __syncthreads(); /* the ticket is written */
+    if (x->ticket != (uint32_t)x->count - 1) return;
+    __threadfence();
+    FAI_(decode_reduce)(a, t, parts, x->count, rows);
+}
+
+#define FAI_DECODE_KERNEL(rows) \
+    static __global__ void __launch_bounds__(FAI_DECODE_THREADS, 2) /* 255 registers */ \
+        FAI_(decode_kernel_##rows)(const __grid_constant__ fa_args args, \
+                                   const __grid_constant__ fai_cuda_plan plan, char *workspace) { \
+        FAI_(decode_block)(&args, &plan, workspace, rows); \
+    }
+FAI_DECODE_KERNEL(16)
+FAI_DECODE_KERNEL(32)
+FAI_DECODE_KERNEL(64)
+#undef FAI_DECODE_KERNEL
+
+/* Adds up the parts of a tile of 16 rows: for launches with more of them than there are counters. */
+static __global__ void __launch_bounds__(FAI_DECODE_THREADS)
+    FAI_(decode_combine_kernel)(const __grid_constant__ fa_args args,
+                                const __grid_constant__ fai_cuda_plan plan, char *workspace) {
+    __shared__ FAI_(split) x;
+    if (!FAI_(decode_begin)(&args, &plan, &x, blockIdx.x * (uint32_t)plan.splits, 16) || x.count == 1) return;
+    FAI_(decode_reduce)(&args, &x.tile, FAI_(decode_parts)(&plan, workspace, blockIdx.x), x.count, 16);
+}
+#endif /* FA_DECODE */
+
 /* ======================================================================================== */
 /* >>launch   what users call                                                                */
 /* ======================================================================================== */
@@ -1980,6 +3666,11 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
 static inline size_t FA_(forward_cuda_workspace)(const fa_args *args);
 static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, size_t bytes,
                                           cudaStream_t stream);
+#endif
+#if (FA_PASSES) & FA_DECODE
+static inline size_t FA_(decode_cuda_workspace)(const fa_args *args);
+static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, size_t bytes,
+                                         cudaStream_t stream);
 #endif
 
 static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, FA_HEAD_DIM_V, FA_DTYPE,
@@ -2005,8 +3696,13 @@ static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, F
 #endif
                                             NULL,
                                             NULL,
+#if (FA_PASSES) & FA_DECODE
+                                            FA_(decode_cuda_workspace),
+                                            FA_(decode_cuda)};
+#else
                                             NULL,
                                             NULL};
+#endif
 
 #if (FA_PASSES) & FA_FORWARD
 /* The launch that the current device needs for args, which have passed the check: users may do it
@@ -2015,31 +3711,19 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
 #if FAI_HOPPER
     if (FAI_(hopper_launch)(args, launch)) return FA_OK;
 #endif
-    struct cudaFuncAttributes attributes;
-    const void *kernel = (const void *)FAI_(forward_kernel);
-    cudaError_t e = cudaFuncGetAttributes(&attributes, kernel);
-    if (e != cudaSuccess) return fai_cuda_status(args, e);
-    const int arch = attributes.ptxVersion * 10;
-    const int64_t tiles = FAI_(tiles)(args, FAI_TILE_M(arch)),
+    fa_status status = fai_cuda_prepare(args, launch, (const void *)FAI_(forward_kernel));
+    if (status != FA_OK) return status;
+    const int64_t tiles = FAI_(tiles)(args, FAI_TILE_M(launch->arch)),
                   heads = (int64_t)args->batch * fai_num_heads_k(args);
     const int64_t group = args->num_heads / fai_num_heads_k(args);
     if (group >= 1 << 22)
         return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
     if (tiles > INT32_MAX / heads)
         return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * heads, 1, INT32_MAX);
-    launch->kernel = kernel, launch->arch = arch;
-    launch->block_m = FAI_TILE_M(arch), launch->block_n = FAI_TILE_N(arch);
-    launch->grid = (unsigned)(tiles * heads), launch->block = FAI_TILE_WARPS(arch) * 32;
-    launch->shared = FAI_TILE_SHARED(arch);
-    e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch->shared);
-    if (e == cudaSuccess) return FA_OK;
-    (void)cudaGetLastError(); /* this call answers for it */
-    int device = 0, most = 0;
-    if (cudaGetDevice(&device) == cudaSuccess &&
-        cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess &&
-        (size_t)most < launch->shared)
-        return fai_fail(args, FA_ERR_CUDA_SHARED, "shared memory", -1, (double)launch->shared, 0, most);
-    return fai_cuda_status(args, e);
+    launch->block_m = FAI_TILE_M(launch->arch), launch->block_n = FAI_TILE_N(launch->arch);
+    launch->grid = (unsigned)(tiles * heads), launch->block = FAI_TILE_WARPS(launch->arch) * 32;
+    launch->shared = FAI_TILE_SHARED(launch->arch);
+    return fai_cuda_allow(args, launch);
 }
 
 /* Bytes of device memory that the call needs: none. */
@@ -2057,10 +3741,82 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
     if (status == FA_OK) status = FA_(forward_cuda_launch)(args, &launch);
     if (status != FA_OK) return status;
     void *parameters[2] = {(void *)args, &launch.maps};
-    return fai_cuda_status(args, cudaLaunchKernel(launch.kernel, dim3(launch.grid), dim3(launch.block),
-                                                  parameters, launch.shared, stream));
+    return fai_cuda_start(args, &launch, parameters, stream);
 }
 #endif /* FA_FORWARD */
+
+#if (FA_PASSES) & FA_DECODE
+/* Which kernel, how many blocks, and how the keys are split: for args that have passed the check, on the current
+ * device. */
+static inline fa_status FA_(decode_cuda_launch)(const fa_args *args, fa_cuda_decode_launch *launch) {
+    const int64_t heads_k = fai_num_heads_k(args), group = args->num_heads / heads_k;
+    const int rows = fai_make_cuda_plan(args, 1).rows; /* which do not depend on the GPU */
+    fa_cuda_launch *const first = &launch->first, *const second = &launch->second;
+    int device = 0, sms = args->num_threads, each = 0;
+    if (group >= 1 << 22)
+        return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
+    fa_status status = fai_cuda_prepare(args, first,
+                                        rows == 16   ? (const void *)FAI_(decode_kernel_16)
+                                        : rows == 32 ? (const void *)FAI_(decode_kernel_32)
+                                                     : (const void *)FAI_(decode_kernel_64));
+    if (status != FA_OK) return status;
+    first->block = FAI_DECODE_THREADS, first->shared = FAI_DECODE_SHARED(first->arch, rows);
+    status = fai_cuda_allow(args, first);
+    if (status != FA_OK) return status;
+    cudaError_t e = sms ? cudaSuccess : cudaGetDevice(&device);
+    if (e == cudaSuccess && !sms) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
+    if (e == cudaSuccess)
+        e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, first->kernel, (int)first->block,
+                                                          first->shared);
+    if (e != cudaSuccess) return fai_cuda_status(args, e);
+    const fai_cuda_plan plan = fai_make_cuda_plan(args, (int64_t)sms * (each ? each : 1));
+    const int64_t tiles = fai_mul(FAI_(tiles)(args, rows), args->batch * heads_k),
+                  blocks = fai_mul(tiles, plan.splits);
+    if (blocks > INT32_MAX)
+        return fai_fail(args, FA_ERR_CUDA_GRID, "blocks", -1, (double)blocks, 1, INT32_MAX);
+    launch->plan = plan, first->grid = (unsigned)blocks, *second = *first;
+    second->kernel = (const void *)FAI_(decode_combine_kernel);
+    second->grid = (unsigned)tiles, second->shared = 0;
+    launch->bytes = plan.splits == 1 ? 0
+                                     : FAI_DECODE_COUNTERS * 4 + (size_t)blocks * (size_t)rows *
+                                                                     (FA_HEAD_DIM_V + 2) * 4;
+    return FA_OK;
+}
+
+/* Bytes of device memory that the call needs, at any alignment; 0 if there is one split, or args are not valid. */
+static inline size_t FA_(decode_cuda_workspace)(const fa_args *args) {
+    fa_cuda_decode_launch launch;
+    if (fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_DECODE) || FA_(decode_cuda_launch)(args, &launch))
+        return 0;
+    return launch.bytes ? launch.bytes + 16 : 0;
+}
+
+/* O and LSE, for few queries and a long cache, on the stream. Nothing is launched unless the result is FA_OK. */
+static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, size_t bytes,
+                                         cudaStream_t stream) {
+    fa_cuda_decode_launch launch;
+    char *aligned = (char *)(((uintptr_t)workspace + 15) & ~(uintptr_t)15);
+    fa_status status = fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_DECODE);
+    if (status == FA_OK) status = FA_(decode_cuda_launch)(args, &launch);
+    if (status == FA_OK)
+        status = fai_cuda_check_workspace(args, workspace, bytes, launch.bytes ? launch.bytes + 16 : 0);
+    if (status != FA_OK) return status;
+    void *parameters[3] = {(void *)args, &launch.plan, &aligned};
+    status = fai_cuda_start(args, &launch.first, parameters, stream);
+    return status == FA_OK && launch.plan.combine ? fai_cuda_start(args, &launch.second, parameters, stream)
+                                                  : status;
+}
+
+#undef FAI_DECODE_SHARED
+#undef FAI_DECODE_BYTES
+#undef FAI_DECODE_PITCH
+#undef FAI_DECODE_RING
+#undef FAI_DECODE_LEAST
+#undef FAI_DECODE_SLOT
+#undef FAI_DECODE_NUMBER
+#undef FAI_DECODE_Q_STAYS
+#undef FAI_DECODE_THREADS
+#endif /* FA_DECODE */
 
 #undef FAI_EXPONENT
 #undef FAI_WGMMA_RS
@@ -2094,6 +3850,8 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #undef FAI_MASKS
 #undef FAI_SCORES
 #undef FAI_HAS
+#undef FAI_UNITS
+#undef FAI_KV_BYTES
 #undef FAI_DIM
 #undef FA_STAGES
 #undef FA_WARPS

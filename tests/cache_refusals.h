@@ -1,4 +1,4 @@
-/* cache_refusals.h - what fa_append, fa_compact and fa_rotary refuse: status, field, numbers and index of fa_error, and
+/* cache_refusals.h - what fa_append, fa_compact, fa_rotary and fa_quantize refuse: status, field, numbers and index of fa_error, and
  * that nothing is written.  test_cache.c runs it; test_status.c counts the codes.  Include flashattn.h and fa_test.h first. */
 #ifndef FA_CACHE_REFUSALS_H
 #define FA_CACHE_REFUSALS_H
@@ -74,6 +74,16 @@ static inline fa_rotary_args cr_rotary(void) {
     return a;
 }
 
+static inline fa_quantize_args cr_quantize(void) { /* a factor for each sequence, head and two rows */
+    fa_quantize_args a;
+    memset(&a, 0, sizeof a), memset(&cr, 0, sizeof cr);
+    a.batch = CR_B, a.num_heads = CR_H, a.seqlen_q = CR_NEW, a.head_dim = CR_D, a.dtype = FA_F32, a.o_dtype = FA_I8;
+    a.q.data = cr.q, a.o.data = cr.o, a.error = &cr_error;
+    a.descale.data = cr.factor, a.descale.block = 2, a.descale.stride_block = 1, a.descale.stride_h = 2;
+    a.descale.stride_b = 2 * CR_H;
+    return a;
+}
+
 /* status: of the first call; the second, without error, must say the same, and neither may write */
 static inline void cr_expect(const char *what, fa_status first, fa_status second, fa_status want, int *seen, const char *field,
                              double got, double min, double max, int64_t index) {
@@ -103,6 +113,8 @@ static inline void cr_expect(const char *what, fa_status first, fa_status second
     CR_CALL(fa_append_args, cr_append##from, fa_append, change, FA_ERR_##want, __VA_ARGS__)
 #define CR_COMPACT(change, want, ...) CR_CALL(fa_compact_args, cr_compact, fa_compact, change, FA_ERR_##want, __VA_ARGS__)
 #define CR_ROTARY(change, want, ...) CR_CALL(fa_rotary_args, cr_rotary, fa_rotary, change, FA_ERR_##want, __VA_ARGS__)
+#define CR_QUANTIZE(change, want, ...) \
+    CR_CALL(fa_quantize_args, cr_quantize, fa_quantize, change, FA_ERR_##want, __VA_ARGS__)
 #define CR_APPEND_OK(from, change) \
     CR_CALL(fa_append_args, cr_append##from, fa_append, change, FA_OK, "", 0, 0, 0, -1)
 
@@ -224,21 +236,44 @@ static inline void cr_refused_rotations(int *seen) {
     CR_CALL(fa_rotary_args, cr_rotary, fa_rotary, a.o.data = cr.q, FA_OK, "", 0, 0, 0, -1)
 }
 
+static inline void cr_refused_quantisations(int *seen) {
+    const double most = INT32_MAX, far = (double)INT64_MAX;
+    CR_QUANTIZE(a.head_dim = 257, QUANTIZE_DIM, "head_dim", 257, 1, 256, -1)
+    CR_QUANTIZE(a.hadamard = 2, QUANTIZE_DIM, "hadamard", 2, 0, 1, -1)
+    CR_QUANTIZE(a.hadamard = 1; a.head_dim = 3, QUANTIZE_DIM, "head_dim", 3, 2, 256, -1)
+    CR_QUANTIZE(a.o_dtype = 7, QUANTIZE_DTYPE, "o_dtype", 7, FA_F32, FA_I8, -1)
+    CR_QUANTIZE(a.dtype = FA_I8, NEW_DTYPE, "dtype", FA_I8, FA_F32, FA_BF16, -1)
+    CR_QUANTIZE(a.batch = 0, BATCH, "batch", 0, 1, most, -1)
+    CR_QUANTIZE(a.q.data = NULL, Q_NULL, "q.data", 0, 1, 0, -1)
+    CR_QUANTIZE(a.o.data = NULL, O_NULL, "o.data", 0, 1, 0, -1)
+    CR_QUANTIZE(a.o.data = cr.q, O_OVERLAP, "q.data", NAN, 1, 0, -1) /* in place only in the same dtype */
+    CR_QUANTIZE(a.descale.data = cr.q + 1, O_OVERLAP, "q.data", NAN, 1, 0, -1)
+    CR_QUANTIZE(a.cu_seqlens_q = cr.cu; cr.cu[2] = 4, CU_SEQLENS_Q, "cu_seqlens_q", 4, 0, 3, 2)
+    CR_QUANTIZE(a.o_dtype = FA_BF16, QUANTIZE_DESCALE, "descale.data", FA_BF16, FA_E4M3, FA_I8, -1)
+    CR_QUANTIZE(a.descale.block = -1, QUANTIZE_DESCALE, "descale.block", -1, 0, most, -1)
+    CR_QUANTIZE(a.descale.paged = 1, QUANTIZE_DESCALE, "paged", 1, 0, 0, -1)
+    CR_QUANTIZE(a.descale.stride_b = 3, QUANTIZE_DESCALE, "descale.stride_b", 3, 4, far, -1)
+    CR_QUANTIZE(a.descale.stride_b = -1, QUANTIZE_DESCALE, "descale.stride_b", -1, 0, far, -1)
+    CR_CALL(fa_quantize_args, cr_quantize, fa_quantize, a.descale.stride_h = a.descale.stride_b = 0, FA_OK, "", 0, 0, 0, -1)
+    CR_CALL(fa_quantize_args, cr_quantize, fa_quantize, a.descale.data = NULL; a.o_dtype = FA_F32; a.o.data = cr.q, FA_OK, "", 0, 0, 0, -1)
+}
+
 /* Codes that were returned are set in seen, unless NULL. */
 static inline void cache_refusals(int *seen) {
     cr_refused_caches(seen), cr_refused_factors(seen), cr_refused_rows(seen);
-    cr_refused_compactions(seen), cr_refused_rotations(seen);
+    cr_refused_compactions(seen), cr_refused_rotations(seen), cr_refused_quantisations(seen);
 
     fa_append_args a = cr_append();
     fa_compact_args c = cr_compact();
     fa_rotary_args r = cr_rotary();
+    fa_quantize_args z = cr_quantize();
     FA_EXPECT(fa_append(NULL) == FA_ERR_ARGS_NULL && fa_compact(NULL) == FA_ERR_ARGS_NULL);
-    FA_EXPECT(fa_rotary(NULL) == FA_ERR_ARGS_NULL);
-    a.last_canary = c.first_canary = r.last_canary = 1;
-    a.error = c.error = r.error = (fa_error *)(void *)cr.k;
+    FA_EXPECT(fa_rotary(NULL) == FA_ERR_ARGS_NULL && fa_quantize(NULL) == FA_ERR_ARGS_NULL);
+    a.last_canary = c.first_canary = r.last_canary = z.first_canary = 1;
+    a.error = c.error = r.error = z.error = (fa_error *)(void *)cr.k;
     memcpy(&cr_before, &cr, sizeof cr);
     FA_EXPECT(fa_append(&a) == FA_ERR_NOT_ZEROED && fa_compact(&c) == FA_ERR_NOT_ZEROED);
-    FA_EXPECT(fa_rotary(&r) == FA_ERR_NOT_ZEROED && !memcmp(&cr, &cr_before, sizeof cr));
+    FA_EXPECT(fa_quantize(&z) == FA_ERR_NOT_ZEROED && fa_rotary(&r) == FA_ERR_NOT_ZEROED && !memcmp(&cr, &cr_before, sizeof cr));
     FA_EXPECT(fa_rotary_table(cr.cos_table, cr.sin_table, 4, 3, 10000, 0) == FA_ERR_ROTARY);
     FA_EXPECT(fa_rotary_table(NULL, cr.sin_table, 4, 4, 10000, 0) == FA_ERR_ROTARY_TABLE);
     FA_EXPECT(fa_rotary_table(cr.cos_table, cr.sin_table, 4, 4, NAN, 0) == FA_ERR_ROTARY_TABLE);

@@ -1,4 +1,4 @@
-/* test_cache.c - fa_append, fa_compact and fa_rotary against a model that does one element after the other, on copies of
+/* test_cache.c - fa_append, fa_compact, fa_rotary and fa_quantize against a model that does one element after the other, on copies of
  * the whole memory: so a byte that should not be touched (0xff before) is compared as well. */
 #include "fa_test.h"
 
@@ -533,6 +533,110 @@ FA_TEST(rotary_of_queries) {
             else if (dtype != FA_F32 && ((uint16_t *)(void *)model)[i] == 0xffff && i < MAX)
                 ((uint16_t *)(void *)model)[i] = ((uint16_t *)(void *)q)[i];
         FA_EXPECT_MSG(!memcmp(o, model, (size_t)MAX * fa_sizeof(dtype)), "%d, in place", n);
+    }
+}
+
+/* ---- quantisation ------------------------------------------------------------------------- */
+
+/* Factors of every kind: for a row, some rows, all; of a head or of all; of a sequence or of all. */
+FA_TEST(quantize_is_the_model) {
+    enum { BATCH = 3, SEQ = 7, H = 3, D = 64, MAX = BATCH * SEQ * H * D };
+    static float q[MAX], x[MAX], need[MAX], factor[MAX];
+    static unsigned char o[MAX * 4], model[MAX * 4];
+    static const int32_t cu[] = {0, 2, 2, 9}, used[] = {2, 0, 5};
+    uint64_t seed = fat_seed;
+    for (int n = 0; n < 400; n++) {
+        fa_quantize_args a;
+        memset(&a, 0, sizeof a), memset(factor, 0xff, sizeof factor), memset(need, 0, sizeof need);
+        const int dim = 2 << fat_below(&seed, 6), block = fat_below(&seed, 4) * fat_below(&seed, 3), blocks = block ? (SEQ + block - 1) / block : 1;
+        const fa_dtype to = FA_F32 + n % 6;
+        a.batch = BATCH, a.num_heads = H, a.seqlen_q = SEQ, a.head_dim = dim, a.dtype = FA_F32 + n / 6 % 3, a.o_dtype = to;
+        a.q.data = q, a.o.data = o, a.hadamard = fat_below(&seed, 2), a.seed = (uint64_t)n % 2;
+        if (fat_below(&seed, 2)) a.cu_seqlens_q = cu, a.seqused_q = used;
+        const int64_t axes = fat_below(&seed, 8), sb = axes & 1 ? H * blocks : 0, sh = axes & 2 ? blocks : 0, ss = axes & 4 ? 1 : 0;
+        if (to >= FA_E4M3 && n % 5) {
+            const fa_descale_out d = {factor, sb, sh, ss, block, 0};
+            a.descale = d;
+        }
+        for (int i = 0; i < MAX; i++) fa_store(q, i, a.dtype, (float)(fat_normal(&seed) * (fat_below(&seed, 50) ? 1 : 100)));
+        memset(o, 0xff, sizeof o), memset(model, 0xff, sizeof model);
+        for (int code = 0; code < 2; code++)
+            for (int b = 0; b < BATCH; b++)
+                for (int i = 0; i < (a.seqused_q ? used[b] : SEQ); i++)
+                    for (int h = 0; h < H; h++) {
+                        const int64_t row = ((int64_t)((a.cu_seqlens_q ? cu[b] : b * SEQ) + i) * H + h) * dim;
+                        float *f = &need[b * sb + h * sh + (block ? i / block : 0) * ss], most = 0;
+                        for (int d = 0; d < dim && !code; d++) x[row + d] = fa_load(q, row + d, a.dtype);
+                        if (a.hadamard && !code) { /* by the definition, in double; it is then exact enough to say who is largest */
+                            double sum[D];
+                            uint32_t bits[4];
+                            for (int d = 0; d < dim; d++) {
+                                sum[d] = 0;
+                                for (int e = 0; e < dim; e++) {
+                                    fai_hadamard_bits(a.seed, e, bits);
+                                    const int minus = (int)(bits[e / 32] >> e % 32 & 1) ^ (__builtin_popcount((unsigned)(d & e)) & 1);
+                                    sum[d] += minus ? -(double)x[row + e] : (double)x[row + e];
+                                }
+                            }
+                            float y[256] = {0};
+                            for (int d = 0; d < dim; d++) y[d] = x[row + d];
+                            fai_hadamard_row(y, dim, a.seed);
+                            for (int d = 0; d < dim; d++) {
+                                FA_EXPECT_NEAR(y[d], sum[d] / sqrt(dim), 1e-4);
+                                x[row + d] = y[d];
+                            }
+                        }
+                        for (int d = 0; d < dim; d++) most = fmaxf(most, fabsf(x[row + d]));
+                        if (to >= FA_E4M3 && !code) *f = fmaxf(*f, most / (float)largest(to));
+                        for (int d = 0; d < dim && code; d++)
+                            fa_store(model, row + d, to, a.descale.data ? *f > 0 ? x[row + d] / *f : 0 : x[row + d]);
+                    }
+        FA_EXPECT(fa_quantize(&a) == FA_OK);
+        FA_EXPECT_MSG(!memcmp(o, model, sizeof o), "%d", n);
+        for (int64_t b = 0; a.descale.data && b < (sb ? BATCH : 1); b++)
+            for (int64_t h = 0; h < (sh ? H : 1); h++)
+                for (int64_t s = 0; s < (ss ? blocks : 1); s++) {
+                    const int64_t at = b * sb + h * sh + s * ss;
+                    FA_EXPECT_MSG(factor[at] == need[at], "%d: factor %d", n, (int)at);
+                }
+    }
+}
+
+/* Rotated with the same seed, Q and K have the same products.  Where one element of a thousand is 10 times as large as
+ * the rest, int8 products have less than half of the error; e4m3, whose steps follow the elements, keeps its. */
+FA_TEST(rotation_keeps_products_and_makes_them_better) {
+    enum { N = 96, D = 128 };
+    static float x[2][N][D], y[2][N][D], factor[2];
+    static uint8_t code[2][N][D];
+    uint64_t seed = fat_seed;
+    for (int i = 0; i < 2 * N * D; i++)
+        x[i / N / D][i / D % N][i % D] = (float)(fat_normal(&seed) + (fat_below(&seed, 1000) ? 0 : 10 * fat_normal(&seed)));
+    for (int dtype = FA_E4M3; dtype <= FA_I8; dtype += FA_I8 - FA_E4M3) {
+        double rms[2] = {0, 0};
+        for (int rotated = 0; rotated < 2; rotated++) {
+            for (int t = 0; t < 2; t++) {
+                fa_quantize_args a;
+                memset(&a, 0, sizeof a);
+                a.batch = 1, a.num_heads = 1, a.seqlen_q = N, a.head_dim = D, a.dtype = FA_F32, a.o_dtype = FA_F32;
+                a.hadamard = rotated, a.seed = 77, a.q.data = x[t], a.o.data = y[t];
+                FA_REQUIRE(fa_quantize(&a) == FA_OK);
+                a.o_dtype = dtype, a.o.data = code[t], a.descale.data = &factor[t];
+                FA_REQUIRE(fa_quantize(&a) == FA_OK);
+            }
+            for (int i = 0; i < N; i++)
+                for (int j = 0; j < N; j++) {
+                    double want = 0, kept = 0, got = 0;
+                    for (int d = 0; d < D; d++) {
+                        want += (double)x[0][i][d] * (double)x[1][j][d], kept += (double)y[0][i][d] * (double)y[1][j][d];
+                        got += (double)fa_load(code[0][i], d, dtype) * (double)fa_load(code[1][j], d, dtype);
+                    }
+                    const double error = got * (double)factor[0] * (double)factor[1] - want;
+                    FA_EXPECT_NEAR(kept, want, 1e-3);
+                    rms[rotated] += error * error / N / N;
+                }
+        }
+        FA_EXPECT_MSG(sqrt(rms[1]) < (dtype == FA_I8 ? 0.5 : 1.1) * sqrt(rms[0]), "%s: %g, rotated %g", fa_dtype_name(dtype),
+                      sqrt(rms[0]), sqrt(rms[1]));
     }
 }
 

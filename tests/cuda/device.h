@@ -40,7 +40,7 @@ static int device_upload(const fap_problem *p, device_copy *c) {
     MOVE(const void, k.data) MOVE(const void, v.data) MOVE(void, o.data) MOVE(void, lse.data)
         MOVE(const int32_t, cu_seqlens_q) MOVE(const int32_t, cu_seqlens_k) MOVE(const int32_t, seqused_q)
             MOVE(const int32_t, seqused_k) MOVE(const int32_t, block_table) MOVE(const float, alibi_slopes)
-                MOVE(const void, bias.data) MOVE(const float, sink) MOVE(const uint8_t, block_mask.data)
+                MOVE(const float, k_descale.data) MOVE(const float, v_descale.data) MOVE(const void, bias.data) MOVE(const float, sink) MOVE(const uint8_t, block_mask.data)
                     MOVE(const uint32_t, tree_mask.data)
 #undef MOVE
                         return 1;
@@ -64,6 +64,39 @@ static int device_forward(const fa_cuda_info *instance, fap_problem *p) {
     int ok = device_upload(p, &c);
     c.args.error = &error;
     if (ok) status = instance->forward(&c.args, NULL, 0, 0);
+    if (ok && status) {
+        char text[256];
+        fa_error_message(&error, text, sizeof text);
+        printf("# %s: %s\n", instance->info.name, text), ok = 0;
+    }
+    ok = ok && device_ok(cudaDeviceSynchronize(), "kernel") && device_download(p, &c);
+    device_free(&c);
+    return ok;
+}
+
+/* A workspace of garbage, but for its counters, which nobody but the kernels touches from then on. */
+typedef struct device_workspace {
+    char *data;
+    size_t bytes;
+} device_workspace;
+
+static int device_reserve(device_workspace *w, size_t bytes) {
+    if (bytes <= w->bytes) return 1;
+    cudaFree(w->data), w->bytes = bytes;
+    return device_ok(cudaMalloc((void **)&w->data, bytes), "cudaMalloc") &&
+           device_ok(cudaMemset(w->data, 0xff, bytes), "cudaMemset") &&
+           device_ok(cudaMemset(w->data, 0, FA_CUDA_COUNTER_BYTES), "cudaMemset");
+}
+
+static int device_decode(const fa_cuda_info *instance, fap_problem *p, device_workspace *w) {
+    device_copy c;
+    fa_error error;
+    fa_status status = FA_OK;
+    int ok = device_upload(p, &c);
+    c.args.error = &error;
+    const size_t bytes = ok ? instance->decode_workspace(&c.args) : 0;
+    ok = ok && device_reserve(w, bytes);
+    if (ok) status = instance->decode(&c.args, w->data, bytes, 0);
     if (ok && status) {
         char text[256];
         fa_error_message(&error, text, sizeof text);
