@@ -88,14 +88,17 @@ build/ptx/sm_80/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
 build/ptx/shared/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.so
 	@mkdir -p $(@D)
 	$(NVCC_PTX) -cudart shared -o $@ $<
-# Tests of flashattn_cuda.cuh, for two targets; on a GPU: `nvcc -O3 -arch=native -I. -Itests tests/cuda/test_forward.cu`.
-build/cuda80/%: ARCH = 80
-build/cuda80/%: tests/cuda/%.cu tests/fa_test.h build/libfa_ptx.a
-	@mkdir -p $(@D)
-	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
-build/cuda90/%: tests/cuda/%.cu tests/fa_test.h build/libfa_ptx.a
-	@mkdir -p $(@D)
-	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
+# Programs with kernels of flashattn_cuda.cuh, for the machine as an sm_80, 86, 89 or 90: build/cuda80/test_forward. They
+# are ordinary CUDA programs: `make gpu` runs them on a GPU.
+vpath %.cu tests/cuda examples bench
+define cuda_rule
+build/cuda$(1)/%: ARCH = $(2)
+build/cuda$(1)/%: %.cu build/libfa_ptx.a
+	@mkdir -p $$(@D)
+	$$(NVCC_PTX) -cudart none -o $$@ $$< build/libfa_ptx.a -lm -lpthread
+endef
+$(foreach a,80 86 89,$(eval $(call cuda_rule,$(a),$(a))))
+$(eval $(call cuda_rule,90,90a))
 build/cuda/%: tests/cuda/%.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(WARN) -I. -Itests -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LDLIBS)
@@ -108,7 +111,7 @@ EXAMPLES := $(patsubst examples/%.c,build/native/%,$(wildcard examples/*.c))
 SOURCES   = $(shell git ls-files -co --exclude-standard '*.[ch]' '*.md' 2>/dev/null || \
                     find . -path ./build -prune -o -name '*.[ch]' -print -o -name '*.md' -print)
 
-.PHONY: all help test test-fast ptx fuzz mutants run examples bench-cpu bench-readme expand format clean
+.PHONY: all help test test-fast ptx fuzz mutants gpu cuda-model compile-time run examples bench-cpu bench-readme expand format clean
 all: test
 
 help: ## this list
@@ -126,8 +129,18 @@ ptx: build/libfa_ptx.a build/libfa_ptx.so ## the PTX machine: runs and checks CU
 fuzz: build/asan/fuzz_args ## random arguments under the sanitizers for FUZZ_SECONDS (600)
 	$< --seconds $(or $(FUZZ_SECONDS),600)
 
-mutants: ## break the header in one line at a time: does a test notice? (half an hour)
+mutants: ## break the headers in one line at a time: does a test notice? (three quarters of an hour)
 	@sh tests/mutants.sh
+	@sh tests/cuda/mutants.sh
+
+gpu: ## on a machine with a GPU: CUDA tests, compute-sanitizer, benchmark next to PyTorch (ten minutes)
+	@sh bench/run_gpu.sh
+
+cuda-model: ## what the PTX machine predicts for each CUDA kernel, without a GPU
+	@sh bench/cuda_model.sh
+
+compile-time: ## seconds that nvcc takes for an instance, by pass
+	@sh bench/compile_time.sh
 
 run: build/native/recall ## a text predictor made of attention alone, on this repository's own text
 	$< $(SOURCES)

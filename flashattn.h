@@ -356,15 +356,15 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(NO_SCORE_MOD_GRAD, "the backward pass of an instance with FA_SCORE_MOD needs its derivative: define FA_SCORE_MOD_GRAD") \
     X(LSE_NULL, "lse.data is NULL: the backward pass reads the lse that the forward pass wrote") \
     X(DO_NULL, "d_o.data is NULL: point it at the gradient of o") \
-    X(DO_ALIGN, "d_o.data must be aligned to its element size") \
+    X(DO_ALIGN, "d_o.data must be aligned to its element size; on a GPU, data and strides to 16 bytes") \
     X(DO_STRIDE, "strides of d_o must be >= 0 or FA_BROADCAST, and its extent must fit in 63 bits") \
-    X(DQ_ALIGN, "dq.data must be aligned to its element size") \
+    X(DQ_ALIGN, "dq.data must be aligned to its element size; on a GPU, data and strides to 16 bytes") \
     X(DQ_STRIDE, "strides of dq must be >= 0, give every element its own place, and fit in 63 bits") \
     X(DQ_OVERLAP, "dq overlaps an input or another gradient: give it memory, or columns of common records, of its own") \
-    X(DK_ALIGN, "dk.data must be aligned to its element size") \
+    X(DK_ALIGN, "dk.data must be aligned to its element size; on a GPU, data and strides to 16 bytes") \
     X(DK_STRIDE, "strides of dk must be >= 0, give every element its own place, and fit in 63 bits") \
     X(DK_OVERLAP, "dk overlaps an input or another gradient: give it memory, or columns of common records, of its own") \
-    X(DV_ALIGN, "dv.data must be aligned to its element size") \
+    X(DV_ALIGN, "dv.data must be aligned to its element size; on a GPU, data and strides to 16 bytes") \
     X(DV_STRIDE, "strides of dv must be >= 0, give every element its own place, and fit in 63 bits") \
     X(DV_OVERLAP, "dv overlaps an input or another gradient: give it memory, or columns of common records, of its own") \
     X(DBIAS_BIAS, "dbias needs a bias: set bias.data, or leave dbias.data NULL") \
@@ -406,7 +406,8 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(CUDA_POINTER, "the pointer is to host memory, which the GPU cannot reach: copy it to memory of cudaMalloc, or use cudaMallocManaged or cudaHostRegister") \
     X(QUANTIZE_DIM, "fa_quantize: head_dim must be 1 .. 256, hadamard 0 or 1, and 1 needs a head_dim of 2, 4, 8 .. 256") \
     X(QUANTIZE_DTYPE, "o_dtype must be FA_F32, FA_F16, FA_BF16, FA_E4M3, FA_E5M2 or FA_I8") \
-    X(QUANTIZE_DESCALE, "descale of fa_quantize needs an fp8 or int8 o_dtype, memory aligned to 4 bytes, block >= 0, paged 0, and strides that are 0 (shared) or give each factor its own place")
+    X(QUANTIZE_DESCALE, "descale of fa_quantize needs an fp8 or int8 o_dtype, memory aligned to 4 bytes, block >= 0, paged 0, and strides that are 0 (shared) or give each factor its own place") \
+    X(DETERMINISTIC, "deterministic must be 0 or 1; on a GPU, 1 goes with no dbias that is summed over an axis")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,
@@ -497,6 +498,8 @@ typedef struct fa_args {
 
     int32_t split_keys;  /* decode: 0 = enough splits for num_threads; n = splits end at multiples of n keys and rows
                             are computed alone, so their bits do not depend on batch, threads or other rows */
+    int32_t deterministic; /* backward on a GPU: 1 = the same call gives the same bits, and takes longer; on a CPU it always
+                              does */
     int32_t num_threads; /* 0 = all that OpenMP has when compiled with it, else 1 */
     fa_error *error;     /* optional: filled in when a call fails */
     uint32_t last_canary;
@@ -1109,6 +1112,7 @@ static inline void fai_check_scalars(fai_problem *p) {
     fai_range(p, FA_ERR_WINDOW_LEFT, "window_left", a->window_left, 0, most);
     fai_range(p, FA_ERR_WINDOW_RIGHT, "window_right", a->window_right, 0, most);
     fai_range(p, FA_ERR_DROPOUT_P, "dropout_p", (double)a->dropout_p, 0, 1 - 0x1p-24);
+    fai_range(p, FA_ERR_DETERMINISTIC, "deterministic", a->deterministic, 0, 1);
 }
 
 /* ALiBi, bias, sink, block mask and tree mask. */
@@ -2043,8 +2047,9 @@ static inline double fai_reference_softmax(const fai_reference_head *r, int32_t 
         return max;
     }
     sum = r->args->sink ? exp((double)r->args->sink[r->h] - max) : 0;
-    for (int32_t j = keys.lo; j < keys.hi; j++) sum += p[j] = exp(p[j] - max);
-    for (int32_t j = keys.lo; j < keys.hi; j++) p[j] /= sum;
+    for (int32_t j = keys.lo; j < keys.hi; j++) /* not of what is masked if max is NaN */
+        sum += p[j] = isinf(p[j]) && p[j] < 0 ? 0 : exp(p[j] - max);
+    for (int32_t j = keys.lo; j < keys.hi; j++) p[j] = p[j] == 0 ? 0 : p[j] / sum;
     return max + log(sum);
 }
 
@@ -2741,7 +2746,7 @@ typedef struct fai_place {
     float *factor;
 } fai_place;
 
-FAI_HD static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
+static inline fai_place fai_get_place(const fai_cache_side *s, int32_t b, int64_t j) {
     const fa_sequence seq = fa_get_sequence(s->a, b);
     fai_place p = {b, j, s->data + fai_offset_k(s->a, &seq, s->st, j, 0) * (int64_t)fa_sizeof(s->dtype), NULL};
     if (s->descale->data) p.factor = s->factors + (fai_descale_at(s->a, s->descale, b, 0, j) - s->descale->data);
@@ -3127,7 +3132,8 @@ FAI_NOINLINE fa_status fa_quantize(const fa_quantize_args *args) {
 #if !defined(FA_NAME) && \
     (defined(FA_HEAD_DIM) || defined(FA_HEAD_DIM_V) || defined(FA_DTYPE) || defined(FA_KV_DTYPE) || \
      defined(FA_O_DTYPE) || defined(FA_PASSES) || defined(FA_FEATURES) || defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || \
-     defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD))
+     defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD) || defined(FA_WARPS) || \
+     defined(FA_STAGES))
 #error \
     "flashattn.h: parameters without FA_NAME: define FA_NAME, the prefix of what is generated, before including"
 #endif

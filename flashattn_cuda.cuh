@@ -1,7 +1,8 @@
 /*  flashattn_cuda.cuh - v0.1.0 - attention kernels as CUDA templates - MIT licence, see end of flashattn.h
 
-    WHAT      The forward pass of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up), in f16 and bf16:
-              the same fa_args, with pointers to device memory; the same features, masks and dropped elements.
+    WHAT      The passes of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up): forward and backward in f16
+              and bf16, decode with caches of e4m3 and int8, too; combining results, filling caches. The same
+              fa_args, with pointers to device memory; the same features, masks and dropped elements.
 
     DO THIS   copy this file and flashattn.h next to yours; compile with  nvcc -O3 -arch=native hello.cu
 
@@ -9,22 +10,26 @@
         #define FA_HEAD_DIM 128
         #include "flashattn_cuda.cuh"        // -> attn128_forward_cuda(), attn128_cuda_info, ...
 
-    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches kernels on the
-              stream that it is given, and may be captured in a graph. Bad arguments return a status; nothing is
-              launched unless it is FA_OK.
+    DOES NOT  allocate, print, synchronise, keep state, or change the device: a call launches kernels (forward
+              one, backward up to four, decode one or two) on the stream that it is given, and may be captured in
+              a graph. Bad arguments return a status; nothing is launched unless it is FA_OK.
 
-    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>cache  >>tiles  >>loads  >>scores  >>products
-                           >>kernel  >>launch
+    CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>combine  >>cache  >>tiles  >>loads  >>scores
+                           >>products  >>kernel  >>hopper  >>decode  >>backward  >>launch
 
     PARAMETERS  those of flashattn.h, defined before an include and undefined by it. Different here:
 
         FA_DTYPE             FA_BF16        FA_F16 or FA_BF16
-        FA_KV_DTYPE, FA_O_DTYPE   FA_DTYPE  nothing else
-        FA_PASSES            FA_FORWARD     nothing else
+        FA_KV_DTYPE          FA_DTYPE       with FA_PASSES FA_DECODE also FA_E4M3 and FA_I8: head dims that are
+                                            multiples of 32
+        FA_O_DTYPE           FA_DTYPE       with FA_PASSES FA_DECODE also FA_F32
+        FA_PASSES            FA_FORWARD     FA_FORWARD, FA_BACKWARD, FA_DECODE, combined with |
         FA_BLOCK_M           see >>tiles    query rows of a thread block: 16 or 32 for each warp
         FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128
         FA_WARPS             see >>tiles    warps of a thread block: 1 .. 16
         FA_STAGES            see >>tiles    1 or 2 tiles of K and V in shared memory
+                                            (these four: of the forward pass; with one of them an instance has
+                                            no kernel for sm_90a)
 
     YOU GET, for FA_NAME = attn128 (all static, no external symbol)
 
@@ -32,25 +37,47 @@
         size_t    attn128_forward_cuda_workspace(const fa_args *args);
         fa_status attn128_forward_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status attn128_forward_cuda_launch(const fa_args *args, fa_cuda_launch *launch);
+        size_t    attn128_backward_cuda_workspace(const fa_args *args);
+        fa_status attn128_backward_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
+        fa_status attn128_backward_cuda_launch(const fa_args *args, fa_cuda_launch launch[4]);
 
-    CONFIGURE, sticky, before any include, the first one or a later one
+        size_t    attn128_decode_cuda_workspace(const fa_args *args);
+        fa_status attn128_decode_cuda(const fa_args *args, void *workspace, size_t bytes, cudaStream_t stream);
+        fa_status attn128_decode_cuda_launch(const fa_args *args, fa_cuda_decode_launch *launch);
 
-        FA_CUDA_CACHE   compiles the cache calls, once. They take the argument structs of flashattn.h, with pointers to
-                        device memory, and give the bits of the CPU; see >>cache.
+              decode is forward for few queries (1 .. 64) and a long cache: O and LSE the same, keys split among
+              blocks; num_threads: SMs to split for, 0 = those of the device; split_keys as in flashattn.h. Its
+              workspace begins with FA_CUDA_COUNTER_BYTES of counters: 0 before its first use, 0 again after every
+              call, whatever its args. Calls that may run at the same time need workspaces of their own. One launch,
+              or two for splits by split_keys of more than 1024 (batch, key/value head, 16 rows).
 
+    CONFIGURE, sticky, before any include, the first one or a later one. What they compile, once, takes the argument
+              structs of flashattn.h, with pointers to device memory.
+
+        FA_CUDA_COMBINE      results over disjoint keys added up; see >>combine
+        FA_CUDA_CACHE        the calls of the KV cache, with the bits of the CPU; see >>cache
+
+        fa_status fa_combine_cuda(const fa_combine_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream);
         fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream);
         fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t stream);
         fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream);
 
-    DATA      Rows of q, k, v and o start at multiples of 16 bytes: data, and strides in bytes. cu_seqlens,
-              seqused, block_table and all other arrays are in device memory, so their contents are not checked:
-              lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a tree mask
-              needs len_k >= len_q. args itself and args->error are in host memory. num_threads and split_keys
-              mean nothing here.
+    DATA      Rows of q, k, v, o and their gradients start at multiples of 16 bytes: data, and strides in bytes.
+              cu_seqlens, seqused, block_table and all other arrays are in device memory, so their contents are not
+              checked: lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a
+              tree mask needs len_k >= len_q. args itself and args->error are in host memory. num_threads and
+              split_keys mean nothing to forward and backward.
               Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
               seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
               one page; what would go to a row or page that does not exist is left out.
+
+    HOPPER    Compiled for sm_90a (-gencode arch=compute_90a,code=sm_90a, alone or next to others), the forward pass
+              has a second kernel, by TMA and wgmma, for head dims of 64 to 256, to 192 with features that change
+              scores, masks or dropout. A call takes it if the GPU can, and leaves to the other kernel: a negative
+              softmax_scale, block masks, seqlen_k 0, strides of 0, and pages of which no power of two from 8 on is
+              a divisor. It asks the runtime for cuTensorMapEncodeTiled of the driver at every call; who has that
+              function already may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -101,8 +128,8 @@
 #define FAI_LDMATRIX_B_ROW(lane) ((lane) % 8 + (lane) / 16 * 8)
 #define FAI_LDMATRIX_B_CHUNK(lane) ((lane) / 8 % 2)
 
-/*  sm_90a: panels of 64 columns, whose rows of 128 bytes hold 8 chunks permuted by row % 8: what TMA and wgmma call
- *  a 128-byte swizzle. The last panel is filled up with zeros. tile: a multiple of 1024. */
+/*  sm_90a: panels of 64 columns, whose rows of 128 bytes hold 8 chunks permuted by row % 8: what TMA and wgmma
+ *  call a 128-byte swizzle. The last panel is filled up with zeros. tile: a multiple of 1024. */
 #define FAI_PANELS(dim) (((dim) + 63) / 64)
 #define FAI_PANEL_AT(rows, row, chunk) \
     ((chunk) / 8 * ((rows) * 128) + (row) * 128 + ((chunk) % 8 ^ (row) % 8) * 16)
@@ -112,11 +139,12 @@
 
 #endif /* maps */
 
-#if !defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
-
-#if !defined(__CUDACC__)
+#if defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
+#elif !defined(__CUDACC__)
 #error "flashattn_cuda.cuh: compile with nvcc (a .cu file, or -x cu); flashattn.h has the CPU kernels"
-#endif
+#elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
+#error "flashattn_cuda.cuh: needs sm_80 or later: nvcc -arch=native for this machine's GPU, or -arch=sm_80 .."
+#else
 #define FAI_CUDA
 #include "flashattn.h" /* the contract, and the parameters if there is a FA_NAME */
 
@@ -202,10 +230,39 @@ FAI_ATOM uint4 fai_ld_shared_v4_b32(uint32_t address) {
                  : "memory");
     return x;
 }
+FAI_ATOM uint32_t fai_ld_shared_b32(uint32_t address) {
+    uint32_t x;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+    return x;
+}
 FAI_ATOM void fai_st_shared_v4_b32(uint32_t address, uint4 x) {
     asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z),
                  "r"(x.w)
                  : "memory");
+}
+
+FAI_ATOM void fai_red_global_add_f32(float *to, float x) {
+    asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(to), "f"(x) : "memory");
+}
+#if FAI_ARCH >= 900
+FAI_ATOM void fai_red_global_add_v4_f32(float *to, const float x[4]) {
+    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to), "f"(x[0]), "f"(x[1]),
+                 "f"(x[2]), "f"(x[3])
+                 : "memory");
+}
+#endif
+FAI_ATOM uint32_t fai_atom_global_add_u32(uint32_t *at, uint32_t x) {
+    uint32_t before;
+    asm volatile("atom.relaxed.gpu.global.add.u32 %0, [%1], %2;" : "=r"(before) : "l"(at), "r"(x) : "memory");
+    return before;
+}
+FAI_ATOM uint32_t fai_ld_acquire_gpu_b32(const uint32_t *from) {
+    uint32_t x;
+    asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(x) : "l"(from) : "memory");
+    return x;
+}
+FAI_ATOM void fai_st_release_gpu_b32(uint32_t *to, uint32_t x) {
+    asm volatile("st.release.gpu.global.b32 [%0], %1;" ::"l"(to), "r"(x) : "memory");
 }
 
 /* D += A B: d (16,8), a (16,16) by rows, b (16,8) by columns; who holds what: >>maps */
@@ -251,10 +308,14 @@ FAI_ATOM uint32_t fai_set_eq_u32_f16x2(uint32_t a, uint32_t b) {
     return d;
 }
 #if FAI_ARCH >= 890
-FAI_ATOM uint32_t fai_cvt_rn_f16x2_e4m3x2(uint16_t x) {
-    uint32_t d;
-    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(d) : "h"(x));
-    return d;
+/* of the low and of the high 16 bits */
+FAI_ATOM void fai_cvt_rn_f16x2_e4m3x2(uint32_t d[2], uint32_t x) {
+    asm("{\n.reg .b16 low, high;\n"
+        "mov.b32 {low, high}, %2;\n"
+        "cvt.rn.f16x2.e4m3x2 %0, low;\n"
+        "cvt.rn.f16x2.e4m3x2 %1, high;\n}"
+        : "=r"(d[0]), "=r"(d[1])
+        : "r"(x));
 }
 #endif
 FAI_ATOM float fai_ex2_approx_ftz_f32(float x) {
@@ -269,8 +330,18 @@ FAI_ATOM float fai_lg2_approx_f32(float x) {
 }
 FAI_ATOM uint32_t fai_prmt_b32(uint32_t a, uint32_t b, uint32_t bytes) { return __byte_perm(a, b, bytes); }
 FAI_ATOM float fai_shfl_sync_idx_f32(float x, int lane) { return __shfl_sync(~0u, x, lane); }
+FAI_ATOM int64_t fai_shfl_sync_idx_b64(int64_t x, int lane) { /* twice 32 bits */
+    return __shfl_sync(~0u, (long long)x, lane);
+}
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_bfly_b32(uint32_t x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
+FAI_ATOM uint32_t fai_shfl_sync_idx_b32(uint32_t x, int lane) { return __shfl_sync(~0u, x, lane); }
+/* x, of which the compiler knows nothing: what a loop computes from it is computed in the loop, not kept in
+ * registers across it */
+FAI_ATOM uint32_t fai_unknown(uint32_t x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
 FAI_ATOM uint32_t fai_redux_sync_max_u32(uint32_t x) {
     uint32_t d;
     asm volatile("redux.sync.max.u32 %0, %1, 0xffffffff;" : "=r"(d) : "r"(x));
@@ -286,8 +357,7 @@ FAI_ATOM void fai_widen_s8(uint32_t y[2], uint32_t x) { /* 1024 + (x + 128) has 
 }
 #if FAI_ARCH >= 890
 FAI_ATOM void fai_widen_e4m3(uint32_t y[2], uint32_t x) {
-    x = fai_prmt_b32(x, 0, 0x3120);
-    y[0] = fai_cvt_rn_f16x2_e4m3x2((uint16_t)x), y[1] = fai_cvt_rn_f16x2_e4m3x2((uint16_t)(x >> 16));
+    fai_cvt_rn_f16x2_e4m3x2(y, fai_prmt_b32(x, 0, 0x3120));
 }
 #else
 /* of bytes 1 and 3: as the last bits of an exponent of f16 they are 2^-8 of their value; 480 is NaN */
@@ -395,8 +465,8 @@ FAI_ATOM void fai_mbarrier_try_wait_parity(uint32_t bar, uint32_t parity) {
 FAI_ATOM void fai_fence_proxy_async(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 /* A box of a tensor to shared memory, or back: at column c, head h and where x, y, z say (>>hopper) */
-FAI_ATOM void fai_cp_async_bulk_tensor_5d_load(uint32_t to, const void *map, uint32_t bar, int c, int h, int x,
-                                               int y, int z) {
+FAI_ATOM void fai_cp_async_bulk_tensor_5d_load(uint32_t to, const void *map, uint32_t bar, int c, int h,
+                                               int x, int y, int z) {
     asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], "
                  "[%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(to),
                  "l"(map), "r"(bar), "r"(c), "r"(h), "r"(x), "r"(y), "r"(z)
@@ -404,9 +474,10 @@ FAI_ATOM void fai_cp_async_bulk_tensor_5d_load(uint32_t to, const void *map, uin
 }
 FAI_ATOM void fai_cp_async_bulk_tensor_5d_store(const void *map, uint32_t from, int c, int h, int x, int y,
                                                 int z) {
-    asm volatile("cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map),
-                 "r"(from), "r"(c), "r"(h), "r"(x), "r"(y), "r"(z)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.tensor.5d.global.shared::cta.bulk_group [%0, {%2, %3, %4, %5, %6}], [%1];" ::"l"(map),
+        "r"(from), "r"(c), "r"(h), "r"(x), "r"(y), "r"(z)
+        : "memory");
 }
 FAI_ATOM void fai_cp_async_bulk_commit_group(void) {
     asm volatile("cp.async.bulk.commit_group;" ::: "memory");
@@ -426,10 +497,11 @@ FAI_ATOM void fai_bar_arrive(int id, int threads) {
 /* bar.sync; 1 if x is not 0 in one of the threads */
 FAI_ATOM int fai_bar_red_or(int id, int threads, int x) {
     int r;
-    asm volatile("{\n.reg .pred p, q;\nsetp.ne.b32 p, %3, 0;\nbar.red.or.pred q, %1, %2, p;\nselp.b32 %0, 1, 0, q;\n}"
-                 : "=r"(r)
-                 : "r"(id), "r"(threads), "r"(x)
-                 : "memory");
+    asm volatile(
+        "{\n.reg .pred p, q;\nsetp.ne.b32 p, %3, 0;\nbar.red.or.pred q, %1, %2, p;\nselp.b32 %0, 1, 0, q;\n}"
+        : "=r"(r)
+        : "r"(id), "r"(threads), "r"(x)
+        : "memory");
     return r;
 }
 /* registers of each thread of the warpgroup from here on */
@@ -593,8 +665,8 @@ typedef struct fa_cuda_launch {
     unsigned grid, block; /* thread blocks, threads of each */
     size_t shared;        /* bytes, allowed by cudaFuncSetAttribute already */
     int arch;             /* 800, 860 ..: of the kernel that this GPU runs, which fixes the tile */
-    int block_m, block_n; /* the tile */
-    fa_cuda_maps maps;    /* written for kernels that read it */
+    int block_m, block_n; /* the tile, of the forward pass */
+    fa_cuda_maps maps;    /* for the forward kernel of sm_90a; others do not read it */
 } fa_cuda_launch;
 
 #define FAI_DECODE_COUNTERS 1024 /* more tiles than that keep every GPU busy without splits */
@@ -752,8 +824,8 @@ static inline fa_status fai_cuda_check_workspace(const fa_args *args, const void
 /*  The dimensions of a map: column, head, x, y, z. Row i of a sequence is at x + i of
  *      one of a batch (page)   x = 0, y = its number, z = 0; rows behind the last are zeros, and not written
  *      cu_seqlens              x = FAI_RAGGED - length, y = end of the sequence, z = FAI_RAGGED
- *  The second so that what is cut off lies behind this sequence, not the last one, of which the host knows nothing:
- *  x ends at FAI_RAGGED, and z FAI_RAGGED takes the address back, as FAI_RAGGED (stride x + stride z) = 2^64. */
+ *  The second so that what is cut off lies behind this sequence, whose end the host does not know: x ends at
+ *  FAI_RAGGED, and z takes the address back, as FAI_RAGGED (stride of x + stride of z) = 2^64. */
 #define FAI_RAGGED (1 << 30)
 typedef struct fai_spot {
     int32_t x, y, z;
@@ -771,8 +843,8 @@ FAI_ATOM fai_spot fai_spot_k(const fa_args *a, const fa_sequence *s) {
     return fai_spot_of(a->cu_seqlens_k != NULL, s->row_k, s->len_k, s->b_k);
 }
 
-/* A matrix in shared memory for wgmma, in panels; leading: bytes from a panel to the next, where n is innermost.
- * The lower word goes through a shuffle: ptxas keeps what has come from there in uniform registers, and would
+/* A matrix in shared memory for wgmma, in panels; leading: bytes from a panel to the next, where n is
+ * innermost. The lower word goes through a shuffle: ptxas keeps what has come from there in uniform registers, and would
  * else compute descriptors anew in each step. */
 FAI_ATOM uint64_t fai_descriptor(uint32_t address, uint32_t leading) {
     const uint32_t low = __shfl_sync(~0u, (address >> 4 & 0x3fff) | leading >> 4 << 16, 0);
@@ -791,7 +863,8 @@ static inline fai_encode fai_cuda_encoder(void) {
     void *f = NULL;
     cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
 #if CUDART_VERSION >= 12050
-    cudaError_t e = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found);
+    cudaError_t e =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &f, 12000, cudaEnableDefault, &found);
 #else
     cudaError_t e = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &f, cudaEnableDefault, &found);
 #endif
@@ -799,25 +872,28 @@ static inline fai_encode fai_cuda_encoder(void) {
 #endif
 }
 
-/* The map of a tensor of `many` sequences or pages, or ragged; boxes of one panel, box_heads heads, box_rows rows.
- * 0 if there is none, as for heads or rows that share an address. */
-static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *data, int dim, int64_t heads, int64_t rows,
-                               int64_t many, fai_strides st, int ragged, int box_heads, int box_rows) {
+/* The map of a tensor of `many` sequences or pages, or ragged; boxes of one panel, box_heads heads, box_rows
+ * rows. 0 if there is none, as for heads or rows that share an address. */
+static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *data, int dim, int64_t heads,
+                               int64_t rows, int64_t many, fai_strides st, int ragged, int box_heads,
+                               int box_rows) {
     const cuuint64_t most = 0x7fff0000, around = (cuuint64_t)1 << 34; /* FAI_RAGGED around = 2^64 */
     cuuint64_t size[5] = {(cuuint64_t)dim, (cuuint64_t)heads, (cuuint64_t)rows, (cuuint64_t)many, 1};
     cuuint64_t stride[4] = {(cuuint64_t)st.h * 2, (cuuint64_t)st.s * 2, (cuuint64_t)st.b * 2, 16};
-    const cuuint32_t box[5] = {64, (cuuint32_t)box_heads, (cuuint32_t)box_rows, 1, 1}, ones[5] = {1, 1, 1, 1, 1};
-    if (ragged) size[2] = FAI_RAGGED, size[3] = size[4] = most, stride[2] = stride[1], stride[3] = around - stride[1];
+    const cuuint32_t box[5] = {64, (cuuint32_t)box_heads, (cuuint32_t)box_rows, 1, 1},
+                     ones[5] = {1, 1, 1, 1, 1};
+    if (ragged)
+        size[2] = FAI_RAGGED, size[3] = size[4] = most, stride[2] = stride[1], stride[3] = around - stride[1];
     for (int n = 0; n < 4; n++) {
         if (size[n + 1] == 1) stride[n] = 16; /* any */
         if (!stride[n] || stride[n] >= around || size[n + 1] > most) return 0;
     }
     const fai_encode encode = fai_cuda_encoder();
-    return encode && encode(map,
-                            dtype == FA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                            5, (void *)(uintptr_t)data, size, stride, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                            CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                            CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+    return encode &&
+           encode(map, dtype == FA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                  5, (void *)(uintptr_t)data, size, stride, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                  CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                  CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 static inline int fai_cuda_gcd(int a, int b) {
@@ -859,6 +935,155 @@ static inline fa_status fai_cuda_start(const fa_args *args, const fa_cuda_launch
 
 #endif /* once */
 
+#if defined(FA_CUDA_COMBINE) && !defined(FAI_CUDA_COMBINE)
+#define FAI_CUDA_COMBINE
+/* ======================================================================================== */
+/* >>combine  fa_combine on the device: results over disjoint keys                           */
+/* ======================================================================================== */
+
+#define FAI_COMBINE_PARTS 32 /* of a launch: 2.3 KB of the 4 that its parameters may have */
+
+/* One launch: up to 32 parts, added to those of the launches before. */
+typedef struct fai_combine_call {
+    int64_t rows; /* batch * heads * queries */
+    int32_t num_heads, seqlen_q, head_dim_v, num_parts;
+    fa_part part[FAI_COMBINE_PARTS]; /* strides resolved */
+    fa_part out;                     /* likewise; o.data NULL: there are more launches, lse.data NULL: not wanted */
+    float *state; /* (rows, 2 + head_dim_v): max, sum, and O times the sum, of launches before; NULL: one launch */
+    int32_t first;
+} fai_combine_call;
+
+/* Row `row` of o, and its lse. */
+FAI_ATOM int64_t fai_combine_at(const fai_combine_call *c, const fa_tensor *x, int64_t row) {
+    const int64_t i = row % c->seqlen_q, h = row / c->seqlen_q % c->num_heads,
+                  b = row / c->seqlen_q / c->num_heads;
+    return b * x->stride_b + i * x->stride_s + h * x->stride_h;
+}
+FAI_ATOM float fai_combine_lse(const fai_combine_call *c, int n, int64_t row) {
+    return ((const float *)c->part[n].lse.data)[fai_combine_at(c, &c->part[n].lse, row)];
+}
+FAI_ATOM float fai_combine_load(const void *data, int64_t at, fa_dtype dtype) {
+    return dtype == FA_F32   ? fa_load(data, at, FA_F32)
+           : dtype == FA_F16 ? fa_load(data, at, FA_F16)
+                             : fa_load(data, at, FA_BF16);
+}
+
+/* A warp adds up a row. It reads every part of an element before it writes that, and lse last: in place. */
+static __global__ void __launch_bounds__(128)
+    fai_combine_kernel(const __grid_constant__ fai_combine_call call) {
+    enum { EACH = 4 }; /* elements of a thread at a time */
+    const fai_combine_call *const c = &call;
+    const int lane = (int)threadIdx.x % 32;
+    for (int64_t row = (int64_t)blockIdx.x * 4 + threadIdx.x / 32; row < c->rows; row += gridDim.x * 4LL) {
+        float *const state = c->state ? c->state + row * (2 + c->head_dim_v) : NULL;
+        float max = -INFINITY, sum = 0, before = 0; /* before: factor of the state */
+        if (!c->first) max = state[0], sum = state[1];
+        const float old = max;
+        for (int n = 0; n < c->num_parts; n++) max = fmaxf(max, fai_combine_lse(c, n, row));
+        if (sum != 0) before = expf(old - max), sum *= before; /* or NaN */
+        for (int n = 0; n < c->num_parts; n++) {
+            const float lse = fai_combine_lse(c, n, row);
+            if (lse != -INFINITY) sum += expf(lse - max);
+        }
+        const float factor = !c->out.o.data ? 1 : sum == 0 ? 0 : 1 / sum; /* no key seen: 0 */
+        for (int32_t d = lane; d < c->head_dim_v; d += EACH * 32) {
+            float x[EACH];
+#pragma unroll
+            for (int e = 0; e < EACH; e++)
+                x[e] = before != 0 && d + e * 32 < c->head_dim_v ? before * state[2 + d + e * 32] : 0;
+            for (int n = 0; n < c->num_parts; n++) {
+                const fa_part *const part = &c->part[n];
+                const int64_t at = fai_combine_at(c, &part->o, row) + d;
+                const float lse = fai_combine_lse(c, n, row), weight = expf(lse - max);
+                if (lse == -INFINITY) continue; /* o is not read */
+#pragma unroll
+                for (int e = 0; e < EACH; e++)
+                    if (d + e * 32 < c->head_dim_v)
+                        x[e] = fmaf(weight, fai_combine_load(part->o.data, at + e * 32, part->dtype), x[e]);
+            }
+#pragma unroll
+            for (int e = 0; e < EACH; e++) {
+                if (d + e * 32 >= c->head_dim_v) continue;
+                if (!c->out.o.data) {
+                    state[2 + d + e * 32] = x[e];
+                } else {
+                    const int64_t to = fai_combine_at(c, &c->out.o, row) + d + e * 32;
+                    fa_store((void *)c->out.o.data, to, c->out.dtype, x[e] * factor);
+                }
+            }
+        }
+        __syncwarp(); /* all lanes have read max, sum and lse, which may be written */
+        if (lane == 0 && !c->out.o.data) state[0] = max, state[1] = sum;
+        if (lane == 0 && c->out.lse.data)
+            ((float *)c->out.lse.data)[fai_combine_at(c, &c->out.lse, row)] =
+                sum == 0 ? -INFINITY : max + logf(sum);
+    }
+}
+
+/* Strides as numbers. */
+static inline fa_part fai_combine_resolve(const fa_combine_args *a, const void *o, int64_t ob, int64_t os,
+                                          int64_t oh, const void *lse, int64_t lb, int64_t ls, int64_t lh,
+                                          fa_dtype dtype) {
+    const fai_strides so = fai_resolve(ob, os, oh, a->seqlen_q, a->num_heads, a->head_dim_v);
+    const fai_strides sl = fai_resolve(lb, lh, ls, a->num_heads, a->seqlen_q, 1); /* (batch, head, seq) */
+    const fa_part r = {{o, so.b, so.s, so.h}, {lse, sl.b, sl.h, sl.s}, dtype ? dtype : FA_F32};
+    return r;
+}
+
+/* Bytes of device memory that the call needs: none for up to 32 parts. */
+static inline size_t fa_combine_cuda_workspace(const fa_combine_args *args) {
+    if (fa_combine_check(args) != FA_OK || args->num_parts <= FAI_COMBINE_PARTS) return 0;
+    return (size_t)args->batch * (size_t)args->num_heads * (size_t)args->seqlen_q *
+           (size_t)(2 + args->head_dim_v) * 4;
+}
+
+/* fa_combine of results in device memory, on the stream: one launch for every 32 parts, whose array is in host
+ * memory and may change when the call is back. Nothing is launched unless all is well. workspace: a multiple of 4. */
+static inline fa_status fa_combine_cuda(const fa_combine_args *args, void *workspace, size_t bytes,
+                                        cudaStream_t stream) {
+    fai_combine_call call;
+    fa_args errors;
+    fa_status status = fa_combine_check(args);
+    if (status != FA_OK) return status;
+    memset(&errors, 0, sizeof errors), errors.error = args->error;
+    status = fai_cuda_check_pointer(&errors, args->o.data, "o.data");
+    if (status == FA_OK) status = fai_cuda_check_pointer(&errors, args->lse.data, "lse.data");
+    for (int32_t n = 0; n < args->num_parts && status == FA_OK; n++) {
+        status = fai_cuda_check_pointer(&errors, args->parts[n].o.data, "o.data");
+        if (status == FA_OK) status = fai_cuda_check_pointer(&errors, args->parts[n].lse.data, "lse.data");
+        if (status != FA_OK && args->error) args->error->index = n;
+    }
+    if (status == FA_OK)
+        status = fai_cuda_check_workspace(&errors, workspace, bytes, fa_combine_cuda_workspace(args));
+    if (status != FA_OK) return status;
+    const fa_part out = fai_combine_resolve(args, args->o.data, args->o.stride_b, args->o.stride_s,
+                                            args->o.stride_h, args->lse.data, args->lse.stride_b,
+                                            args->lse.stride_s, args->lse.stride_h, args->o_dtype);
+    call.rows = (int64_t)args->batch * args->num_heads * args->seqlen_q;
+    call.num_heads = args->num_heads, call.seqlen_q = args->seqlen_q, call.head_dim_v = args->head_dim_v;
+    call.state = args->num_parts > FAI_COMBINE_PARTS ? (float *)workspace : NULL;
+    const int64_t blocks = (call.rows + 3) / 4;
+    fa_cuda_launch launch = {(const void *)fai_combine_kernel, 0, 128, 0, 0};
+    launch.grid = (unsigned)(blocks < INT32_MAX ? blocks : INT32_MAX);
+    for (int64_t n = 0; n < args->num_parts && status == FA_OK; n += call.num_parts) {
+        const int64_t rest = args->num_parts - n;
+        const int last = rest <= FAI_COMBINE_PARTS;
+        void *parameters[1] = {&call};
+        call.first = n == 0, call.num_parts = last ? (int32_t)rest : FAI_COMBINE_PARTS;
+        memset(&call.out, 0, sizeof call.out);
+        if (last) call.out = out;
+        for (int32_t i = 0; i < call.num_parts; i++) {
+            const fa_tensor o = args->parts[n + i].o, lse = args->parts[n + i].lse;
+            call.part[i] =
+                fai_combine_resolve(args, o.data, o.stride_b, o.stride_s, o.stride_h, lse.data, lse.stride_b,
+                                    lse.stride_s, lse.stride_h, args->parts[n + i].dtype);
+        }
+        status = fai_cuda_start(&errors, &launch, parameters, stream);
+    }
+    return status;
+}
+#endif /* FA_CUDA_COMBINE */
+
 #if defined(FA_CUDA_CACHE) && !defined(FAI_CUDA_CACHE)
 #define FAI_CUDA_CACHE
 
@@ -877,7 +1102,7 @@ typedef struct fai_rows {
     char *data;
     fai_strides st; /* in elements */
     fa_dtype dtype;
-    int32_t dim, wide;
+    int32_t size, dim, wide; /* size: of an element */
 } fai_rows;
 
 /* The thread's place: lane of its group, the first element of its chunk. */
@@ -896,8 +1121,7 @@ FAI_ATOM fai_lane fai_get_lane(int lanes) {
 /* The element next to d in its pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
 FAI_ATOM int fai_other(int d, int half) { return d < half ? d + half : d < 2 * half ? d - half : d; }
 
-FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, fa_dtype dtype, int first, int dim, int wide, int half) {
-    const int size = (int)fa_sizeof(dtype);
+FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first, int dim, int wide, int half) {
 #pragma unroll
     for (int e = 0; e < 8; e++) w[e] = 0;
     if (wide && first < dim) {
@@ -923,8 +1147,7 @@ FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, fa_dtype dtype, int
         else w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
     }
 }
-FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], fa_dtype dtype, int first, int dim, int wide) {
-    const int size = (int)fa_sizeof(dtype);
+FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], int size, int first, int dim, int wide) {
     if (wide && first < dim) {
         char *to = row + first * size;
         if (size == 1) *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
@@ -1059,8 +1282,8 @@ FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_
     const float *cos_row = r->cos + position * half, *sin_row = r->sin + position * half;
     uint32_t wc[8], ws[8];
     if (wide && !r->interleaved) {
-        fai_load_chunk(wc, (const char *)cos_row, FA_F32, i0, half, 1, 0);
-        fai_load_chunk(ws, (const char *)sin_row, FA_F32, i0, half, 1, 0);
+        fai_load_chunk(wc, (const char *)cos_row, 4, i0, half, 1, 0);
+        fai_load_chunk(ws, (const char *)sin_row, 4, i0, half, 1, 0);
     } else {
 #pragma unroll
         for (int e = 0; e < 8; e++) {
@@ -1086,7 +1309,7 @@ FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, 
         for (int e = 0; e < 8; e++) y[e] = x[e ^ 1];
     } else {
         uint32_t w[8];
-        fai_load_chunk(w, row, in->dtype, first, in->dim, in->wide && wide, r->dim / 2);
+        fai_load_chunk(w, row, in->size, first, in->dim, in->wide && wide, r->dim / 2);
         fai_decode_chunk(y, w, in->dtype);
     }
 #pragma unroll
@@ -1109,12 +1332,14 @@ FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, uint32_t signs, int first)
             x[e] = fai_add_rn_f32(a, b), x[e ^ step] = fai_add_rn_f32(a, -b);
         }
     }
-    for (int step = 8; step < dim; step *= 2)
+    for (int step = 8; step < dim; step *= 2) {
+        const uint32_t minus = first & step ? 0x80000000u : 0;
 #pragma unroll
         for (int e = 0; e < 8; e++) {
             const float y = fai_shfl_sync_bfly_f32(x[e], step / 8);
-            x[e] = fai_add_rn_f32(y, first & step ? -x[e] : x[e]);
+            x[e] = fai_add_rn_f32(y, fai_float_of(fai_bits_of(x[e]) ^ minus));
         }
+    }
     const float scale = fai_hadamard_scale(dim);
 #pragma unroll
     for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], scale);
@@ -1181,7 +1406,7 @@ FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int blo
         fai_quantize_chunk(w, x, need, o->dtype);
     } else if (live && factor) fai_quantize_chunk(w, x, *factor, o->dtype);
     else fai_encode_chunk(w, x, o->dtype);
-    if (live) fai_store_chunk(row, w, o->dtype, l.first, o->dim, o->wide);
+    if (live) fai_store_chunk(row, w, o->size, l.first, o->dim, o->wide);
 }
 
 /* ---- append ---- */
@@ -1203,7 +1428,7 @@ typedef struct fai_cache_task {
 
 /* Side v of the cache, and its rows. */
 FAI_ATOM fai_rows fai_cache_rows(const fai_cache_task *t, const fai_cache_side *s, int v) {
-    const fai_rows r = {s->data, s->st, s->dtype, s->dim, t->wide[v]};
+    const fai_rows r = {s->data, s->st, s->dtype, (int32_t)fa_sizeof(s->dtype), s->dim, t->wide[v]};
     return r;
 }
 FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) { return t->positions ? t->positions[b] : 0; }
@@ -1217,7 +1442,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
     const int rotate = v == 0 && fai_rotates(&t.rope), copy = !rotate && in.dtype == out.dtype;
     const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
-    const int64_t size = (int64_t)fa_sizeof(in.dtype);
+    const int64_t size = in.size;
     const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step, factor_step = t.parts * side.factor_step;
     double c[8], s[8];
     for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
@@ -1240,9 +1465,9 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (live) {
                 uint32_t w[8];
-                fai_load_chunk(w, from, in.dtype, l.first, in.dim, in.wide, 0);
+                fai_load_chunk(w, from, in.size, l.first, in.dim, in.wide, 0);
                 if (copy) {
-                    fai_store_chunk(to, w, out.dtype, l.first, out.dim, out.wide);
+                    fai_store_chunk(to, w, out.size, l.first, out.dim, out.wide);
                     continue;
                 }
                 fai_decode_chunk(x, w, in.dtype);
@@ -1301,13 +1526,13 @@ FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *
     }
     if (l.group < count && fai_find_place(s, b, j + l.group, &own)) {
         fai_encode_chunk(w, x, s->dtype);
-        fai_store_chunk(own.row + h * s->step, w, s->dtype, l.first, out->dim, out->wide);
+        fai_store_chunk(own.row + h * s->step, w, out->size, l.first, out->dim, out->wide);
     }
     if (threadIdx.x == 0) *factor = now;
     if (fai_bits_of(now) != fai_bits_of(old)) /* the rows before them in the block, if any */
         for (int64_t row = k.start + l.group; row < j; row += l.groups) {
             if (!fai_find_place(s, b, row, &own)) continue;
-            fai_load_chunk(w, own.row + h * s->step, s->dtype, l.first, out->dim, out->wide, 0);
+            fai_load_chunk(w, own.row + h * s->step, out->size, l.first, out->dim, out->wide, 0);
             fai_decode_chunk(x, w, s->dtype);
             now = old;
             for (uint32_t r = 0; r < count; r++) {
@@ -1319,7 +1544,7 @@ FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *
                 fai_round_chunk(x, now, s->dtype);
             }
             fai_encode_chunk(w, x, s->dtype);
-            fai_store_chunk(own.row + h * s->step, w, s->dtype, l.first, out->dim, out->wide);
+            fai_store_chunk(own.row + h * s->step, w, out->size, l.first, out->dim, out->wide);
         }
     __syncthreads(); /* rows and factor are written: they may be read again; nobody reads needs any more */
 }
@@ -1335,7 +1560,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const fai_rows in = t.in[v], out = fai_cache_rows(&t, &side, v);
     const int rotate = v == 0 && fai_rotates(&t.rope);
     const uint32_t items = (uint32_t)t.a.batch * t.blocks * heads;
-    const int64_t size = (int64_t)fa_sizeof(in.dtype);
+    const int64_t size = in.size;
     double c[8], s[8];
     for (uint32_t item = blockIdx.x; item < items; item += gridDim.x) {
         const int32_t h = (int32_t)(item % heads);
@@ -1351,7 +1576,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             if (l.group < count) {
                 const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
                 uint32_t w[8];
-                fai_load_chunk(w, from, in.dtype, l.first, in.dim, in.wide, 0);
+                fai_load_chunk(w, from, in.size, l.first, in.dim, in.wide, 0);
                 fai_decode_chunk(x, w, in.dtype);
                 if (rotate) {
                     const int64_t position = fai_rope_position(&t.a, &t.rope, &seq, at, i);
@@ -1410,12 +1635,12 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             uint32_t w[8];
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0}, factor = 1;
             if (own) {
-                fai_load_chunk(w, source.row + h * side.step, side.dtype, l.first, rows.dim, rows.wide, 0);
+                fai_load_chunk(w, source.row + h * side.step, rows.size, l.first, rows.dim, rows.wide, 0);
                 if (source.factor) factor = source.factor[h * side.factor_step];
             }
             __syncthreads(); /* the rows of this step are read: they may be overwritten */
             if (own == FAI_MOVE_COPY) {
-                fai_store_chunk(target.row + h * side.step, w, side.dtype, l.first, rows.dim, rows.wide);
+                fai_store_chunk(target.row + h * side.step, w, rows.size, l.first, rows.dim, rows.wide);
                 if (block == 1 && l.lane == 0) target.factor[h * side.factor_step] = factor;
             }
             if (move != FAI_MOVE_ROUND) continue;
@@ -1447,7 +1672,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_rotary_kernel(const __grid_constant__ fai_rows_task t) {
     const fai_lane l = fai_get_lane(t.lanes);
     const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
-    const int64_t size = (int64_t)fa_sizeof(t.q.dtype);
+    const int64_t size = t.q.size;
     const int64_t from_step = t.parts * t.q.st.h * size, to_step = t.parts * t.o.st.h * size;
     double c[8], s[8];
     for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
@@ -1465,7 +1690,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0};
             if (live) {
                 uint32_t w[8];
-                fai_load_chunk(w, from, t.q.dtype, l.first, t.q.dim, t.q.wide, 0);
+                fai_load_chunk(w, from, t.q.size, l.first, t.q.dim, t.q.wide, 0);
                 fai_decode_chunk(x, w, t.q.dtype);
                 fai_rotate_chunk(x, &t.q, from, &t.rope, c, s, l.first, t.rope_wide);
             }
@@ -1480,8 +1705,8 @@ FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence
                            uint32_t signs, fai_lane l, int live) {
     uint32_t w[8] = {0, 0, 0, 0, 0, 0, 0, 0};
     if (live)
-        fai_load_chunk(w, t->q.data + fai_offset_q(seq, t->q.st, i, h) * (int64_t)fa_sizeof(t->q.dtype), t->q.dtype,
-                       l.first, t->q.dim, t->q.wide, 0);
+        fai_load_chunk(w, t->q.data + fai_offset_q(seq, t->q.st, i, h) * t->q.size, t->q.size, l.first,
+                       t->q.dim, t->q.wide, 0);
     fai_decode_chunk(x, w, t->q.dtype);
     if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, signs, l.first);
 }
@@ -1493,7 +1718,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const fai_lane l = fai_get_lane(t.lanes);
     const fa_descale *d = &t.a.q_descale;
     const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
-    const int64_t size = (int64_t)fa_sizeof(t.o.dtype);
+    const int64_t size = t.o.size;
     const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
     for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
         const uint32_t item = item0 + l.group;
@@ -1537,7 +1762,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const fa_descale *d = &t.a.q_descale;
     const uint32_t seqlen = (uint32_t)t.a.seqlen_q, heads = (uint32_t)t.a.num_heads;
     const uint32_t rows = d->block ? (uint32_t)d->block : seqlen, blocks = (seqlen - 1) / rows + 1;
-    const int64_t size = (int64_t)fa_sizeof(t.o.dtype);
+    const int64_t size = t.o.size;
     const uint32_t signs = t.hadamard ? fai_hadamard_signs(t.seed, l.first) : 0;
     for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * blocks * heads; item += gridDim.x) {
         const uint32_t h = item % heads, number = item / heads % blocks;
@@ -1571,7 +1796,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 static inline fai_rows fai_get_rows(const void *data, fai_strides st, fa_dtype dtype, int32_t dim) {
     const int64_t size = (int64_t)fa_sizeof(dtype), unit = size == 1 ? 8 : 16;
     const int64_t odd = (int64_t)((uintptr_t)data % 16) | st.b * size | st.s * size | st.h * size;
-    const fai_rows r = {(char *)data, st, dtype, dim, data && dim % 8 == 0 && odd % unit == 0};
+    const fai_rows r = {(char *)data, st, dtype, (int32_t)size, dim, data && dim % 8 == 0 && odd % unit == 0};
     return r;
 }
 static inline int32_t fai_rope_is_wide(const fa_rope *r) {
@@ -1798,9 +2023,6 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #undef FA_DTYPE
 #define FA_DTYPE FA_BF16
 #endif
-#if (FA_PASSES) & ~(FA_FORWARD | FA_DECODE)
-#error "flashattn_cuda.cuh: FA_PASSES must be FA_FORWARD, FA_DECODE or both"
-#endif
 #if FA_O_DTYPE != FA_DTYPE && ((FA_PASSES) != FA_DECODE || FA_O_DTYPE != FA_F32)
 #error "flashattn_cuda.cuh: FA_O_DTYPE must be FA_DTYPE, or FA_F32 with FA_PASSES FA_DECODE"
 #endif
@@ -1865,32 +2087,49 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_TABLE_STAGES(arch) 1
 #endif
 
+#if defined(FA_WARPS) && ((FA_WARPS) < 1 || (FA_WARPS) > 16)
+#error "flashattn_cuda.cuh: FA_WARPS must be in 1..16"
+#endif
+#if defined(FA_BLOCK_M) && ((FA_BLOCK_M) < 16 || (FA_BLOCK_M) > 512 || (FA_BLOCK_M) % 16)
+#error "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS"
+#endif
+#if defined(FA_BLOCK_N) && ((FA_BLOCK_N) < 16 || (FA_BLOCK_N) > 128 || (FA_BLOCK_N) % 16)
+#error "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128"
+#endif
+#if defined(FA_STAGES) && (FA_STAGES) != 1 && (FA_STAGES) != 2
+#error "flashattn_cuda.cuh: FA_STAGES must be 1 or 2"
+#endif
+
 #ifdef FA_BLOCK_M
-#define FAI_TILE_M(arch) FA_BLOCK_M
+#define FAI_TILE_M(arch) (FA_BLOCK_M)
 #else
 #define FAI_TILE_M(arch) FAI_TABLE_M(arch)
 #endif
 #ifdef FA_BLOCK_N
-#define FAI_TILE_N(arch) FA_BLOCK_N
+#define FAI_TILE_N(arch) (FA_BLOCK_N)
 #else
 #define FAI_TILE_N(arch) FAI_TABLE_N(arch)
 #endif
 #ifdef FA_WARPS
-#define FAI_TILE_WARPS(arch) FA_WARPS
+#define FAI_TILE_WARPS(arch) (FA_WARPS)
 #else
 #define FAI_TILE_WARPS(arch) FAI_TABLE_WARPS(arch)
 #endif
 #ifdef FA_STAGES
-#define FAI_TILE_STAGES(arch) FA_STAGES
+#define FAI_TILE_STAGES(arch) (FA_STAGES)
 #else
 #define FAI_TILE_STAGES(arch) FAI_TABLE_STAGES(arch)
 #endif
 
-/* sm_90a: warpgroups of 64 rows, keys of a tile, registers of a thread that computes and of one that loads: all
- * that an SM has. FAI_HOPPER: this instance has a kernel for it. */
+/* sm_90a: does this instance have a kernel for it? Warpgroups of 64 rows, keys of a tile; registers of a
+ * thread that computes and of one that loads, together all that an SM has. */
+#if defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || defined(FA_WARPS) || defined(FA_STAGES)
+#define FAI_HOPPER 0
+#else
 #define FAI_HOPPER \
     (((FA_PASSES) & FA_FORWARD) && FAI_KV_BYTES == 2 && FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && \
      FAI_DIM <= (FAI_HEAVY ? 192 : 256)) /* beyond that it would spill */
+#endif
 #if FAI_DIM <= 64 && !FAI_HEAVY
 #define FAI_HOPPER_WGS 3 /* tensor cores and exponentials take the same time: two would not hide it */
 #define FAI_HOPPER_N 128
@@ -1920,7 +2159,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 /* the sizes of this compilation, as constants of a function */
 #define FAI_THREADS (FAI_TILE_WARPS(FAI_ARCH) * 32)
 #define FAI_BN FAI_TILE_N(FAI_ARCH)
-#define FAI_MT (FAI_TILE_M(FAI_ARCH) / FAI_TILE_WARPS(FAI_ARCH) / 16)
+/* 32 rows a warp or 16; what is neither is an error below */
+#define FAI_MT (FAI_TILE_M(FAI_ARCH) / FAI_TILE_WARPS(FAI_ARCH) == 32 ? 2 : 1)
 #define FAI_SIZES \
     enum { \
         D = FA_HEAD_DIM, \
@@ -1934,13 +2174,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
         /* in registers: 32 of them, too many next to those that features take */ \
         Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
     };
-FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH) &&
-                     (FAI_MT == 1 || FAI_MT == 2) && FAI_THREADS <= 512,
-                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS, and FA_WARPS 1..16");
-FA_STATIC_ASSERT(FAI_BN >= 16 && FAI_BN <= 128 && FAI_BN % 16 == 0,
-                 "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128");
-FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 2,
-                 "flashattn_cuda.cuh: FA_STAGES must be 1 or 2");
+FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
+                 "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS");
 
 #define FAI_ISA cuda
 #if FA_DTYPE == FA_BF16
@@ -1950,6 +2185,7 @@ FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 
 #define FAI_WGMMA_SS fai_wgmma_f32_bf16_ss
 #define FAI_WGMMA_RS fai_wgmma_f32_bf16_rs
 #define FAI_EXPONENT 0x7f80u
+#define FAI_UNPACK(x) __uint_as_float((uint32_t)(x) << 16)
 #else
 #define FAI_MMA fai_mma_m16n8k16_f32_f16
 #define FAI_PACK fai_cvt_rn_f16x2_f32
@@ -1957,12 +2193,19 @@ FA_STATIC_ASSERT(FAI_TILE_STAGES(FAI_ARCH) == 1 || FAI_TILE_STAGES(FAI_ARCH) == 
 #define FAI_WGMMA_SS fai_wgmma_f32_f16_ss
 #define FAI_WGMMA_RS fai_wgmma_f32_f16_rs
 #define FAI_EXPONENT 0x7c00u
+#define FAI_UNPACK(x) fai_cvt_f32_f16((uint16_t)(x))
 #endif
 
 #if defined(FA_SCORE_MOD)
 static inline double FA_(cuda_score_mod)(double s, int b, int h, int i, int j) {
     (void)b, (void)h, (void)i, (void)j;
     return (double)(FA_SCORE_MOD(s, b, h, i, j));
+}
+#endif
+#if defined(FA_SCORE_MOD_GRAD)
+static inline double FA_(cuda_score_mod_grad)(double s, int b, int h, int i, int j) {
+    (void)s, (void)b, (void)h, (void)i, (void)j;
+    return (double)(FA_SCORE_MOD_GRAD(s, b, h, i, j));
 }
 #endif
 #if defined(FA_MASK_MOD)
@@ -2016,8 +2259,8 @@ FAI_HD static inline int64_t FAI_(tiles)(const fa_args *a, int rows) {
     return ((int64_t)a->seqlen_q * (a->num_heads / fai_num_heads_k(a)) + rows - 1) / rows;
 }
 
-/* Tile `number`, of bm rows, of `group` heads that share K and V; head: where these are, counted in groups through
- * the batch. 0 if the sequence has no such rows. */
+/* Tile `number`, of bm rows, of `group` heads that share K and V; head: where these are, counted in groups
+ * through the batch. 0 if the sequence has no such rows. */
 FAI_ATOM int FAI_(set_tile)(const fa_args *a, FAI_(tile) *t, const int bm, int32_t group, uint32_t number,
                             uint32_t head) {
     const uint32_t heads = (uint32_t)(a->num_heads / group);
@@ -2043,7 +2286,7 @@ FAI_ATOM int FAI_(set_tile)(const fa_args *a, FAI_(tile) *t, const int bm, int32
     return 1;
 }
 
-/* Tile `n` of the launch, of `most` rows of the heads that share K and V; 0 if its sequence has no such rows. */
+/* Tile `n` of the launch, of `most` rows of the heads that share K and V; 0 if there are no such rows. */
 FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t, uint32_t n, const int most) {
     const uint32_t tiles = (uint32_t)FAI_(tiles)(a, most);
     return FAI_(set_tile)(a, t, most, a->num_heads / fai_num_heads_k(a), n % tiles, n / tiles);
@@ -2109,7 +2352,7 @@ FAI_ATOM uint32_t FAI_(finite)(uint32_t x) {
 #endif
 }
 
-/* What is not finite in the 16 bytes at `at` becomes 0, as 0 times it is not. 1 if there was such an element. */
+/* What is not finite in the 16 bytes at `at` becomes 0, as 0 times it is not. 1 if there was such a thing. */
 FAI_ATOM int FAI_(make_chunk_finite)(uint32_t at) {
     const uint4 x = fai_ld_shared_v4_b32(at);
 #if FAI_KV_BYTES == 2
@@ -2123,11 +2366,15 @@ FAI_ATOM int FAI_(make_chunk_finite)(uint32_t at) {
     return 1;
 }
 
-/* In the thread's chunks of V */
-FAI_ATOM int FAI_(make_finite)(uint32_t sv, int thread, const int threads, const int number) {
+/* In the thread's chunks of a tile */
+FAI_ATOM int FAI_(make_rows_finite)(uint32_t tile, const int dim, int thread, const int threads,
+                                    const int number) {
     int found = 0;
-    FAI_EACH_CHUNK(FAI_UNITS(FA_HEAD_DIM_V), number, sv, thread, threads) found |= FAI_(make_chunk_finite)(at);
+    FAI_EACH_CHUNK(dim, number, tile, thread, threads) found |= FAI_(make_chunk_finite)(at);
     return found;
+}
+FAI_ATOM int FAI_(make_finite)(uint32_t sv, int thread, const int threads, const int number) {
+    return FAI_(make_rows_finite)(sv, FAI_UNITS(FA_HEAD_DIM_V), thread, threads, number);
 }
 #undef FAI_EACH_CHUNK
 
@@ -2166,14 +2413,23 @@ FAI_ATOM void FAI_(load_keys)(const fa_args *a, const FAI_(tile) *t, const fa_te
                               int32_t first, uint32_t to, int thread, const int threads, const int number,
                               const int dim) {
     const int units = FAI_UNITS(dim), group = FAI_GROUP(units), step = threads / group, row = thread / group;
+    const int lane = thread % 32, rows = 32 / group; /* of a warp, in a pass */
+    int64_t page = 0;
     to += FAI_AT(units, row, thread % group);
     const uint16_t *next = s.from + (first + row) * s.row;
 #pragma unroll
     for (int r = 0; r < number; r += step, next += step * s.row) {
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
         const uint16_t *from = inside ? next : s.from; /* an address that exists */
-        if (FAI_HAS(FA_PAGED) && a->block_table && inside)
-            from = s.from + FAI_(paged)(a, t, x, s, (uint32_t)j, dim);
+        if (FAI_HAS(FA_PAGED) && a->block_table) {
+            const int pass = r / step % group;
+            if (pass == 0) { /* the lanes look up the rows of `group` passes */
+                const int32_t own = j - lane / group + lane % rows + lane / rows * step;
+                if (own >= t->any.lo && own < t->any.hi) page = FAI_(paged)(a, t, x, s, (uint32_t)own, dim);
+            }
+            const int64_t offset = fai_shfl_sync_idx_b64(page, pass * rows + lane / group);
+            if (inside) from = s.from + offset;
+        }
         if (number % step && row + r >= number) continue;
 #pragma unroll
         for (int c = 0; c < units / 8; c += group)
@@ -2190,6 +2446,40 @@ FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tens
 /* >>scores   masks, softmax                                                                 */
 /* ======================================================================================== */
 
+/* fa_load for the dtypes of a bias */
+FAI_ATOM float FAI_(load_bias)(const fa_args *a, int64_t index) {
+    if (a->bias.dtype == FA_BF16) return fa_bf16_to_f32(((const fai_code16 *)a->bias.data)[index]);
+    if (a->bias.dtype == FA_F16) return fa_f16_to_f32(((const fai_code16 *)a->bias.data)[index]);
+    return ((const float *)a->bias.data)[index];
+}
+
+/* What softcap, ALiBi, bias and FA_SCORE_MOD make of score y, in natural units, of key j; exists: j is a key.
+ * alibi: slope of the head; bias: where that of the row begins; by_y, by_bias: derivatives, if not NULL. */
+FAI_ATOM float FAI_(change)(const fa_args *a, const fa_sequence *seq, FAI_(row) at, int32_t j, int exists,
+                            float alibi, int64_t bias, float y, float *by_y, float *by_bias) {
+    float slope = 1;
+    if (FAI_HAS(FA_SOFTCAP) && a->softcap > 0) { /* cap tanh(y / cap) */
+        const float rest = 2 / (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap)); /* 1 - tanh */
+        y = a->softcap - a->softcap * rest, slope = rest * (2 - rest);
+    }
+    if (FAI_HAS(FA_ALIBI) && a->alibi_slopes)
+        y -= alibi * fabsf((float)(at.i + seq->len_k - seq->len_q - j));
+    if (FAI_HAS(FA_BIAS) && a->bias.data && exists)
+        y += FAI_(load_bias)(a, bias + j);
+    if (by_bias) *by_bias = 1;
+#if defined(FA_SCORE_MOD_GRAD)
+    if (by_bias) *by_bias = (float)(FA_SCORE_MOD_GRAD(y, seq->b, at.h, at.i, j));
+#endif
+    if (by_y) *by_y = slope * *by_bias;
+#if defined(FA_SCORE_MOD)
+    y = (float)(FA_SCORE_MOD(y, seq->b, at.h, at.i, j));
+#endif
+    return y;
+}
+FAI_ATOM float FAI_(alibi)(const fa_args *a, int32_t b, int32_t h) {
+    return FAI_HAS(FA_ALIBI) && a->alibi_slopes ? a->alibi_slopes[b * a->alibi_stride_b + h] : 0;
+}
+
 /* These functions take S, P: (mt, number/8, C4), of mt * 16 rows and `number` keys from `first` on. row: the
  * first of the thread's rows in the tile. */
 
@@ -2197,43 +2487,36 @@ FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tens
 FAI_ATOM void FAI_(modify)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], int32_t first, int row,
                            float scale, const int mt, const int number) {
     const int32_t column = first + FAI_C_COL((int)threadIdx.x % 32, 0);
+    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
     const fai_strides sb = fai_strides_bias(a);
 #pragma unroll
     for (int n = 0; n < mt * 2; n++) { /* rows of a thread */
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
-        const int32_t position = at.i + t->len_k - t->len_q;
         const int64_t bias = t->b * sb.b + at.h * sb.h + at.i * sb.s;
-        const float slope =
-            FAI_HAS(FA_ALIBI) && a->alibi_slopes ? a->alibi_slopes[t->b * a->alibi_stride_b + at.h] : 0;
+        const float alibi = FAI_(alibi)(a, t->b, at.h);
 #pragma unroll
         for (int c = 0; c < number / 4; c++) {
-            float *const x = &s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2], y = *x * scale;
+            float *const x = &s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2];
             const int32_t j = column + c / 2 * 8 + c % 2;
-            if (FAI_HAS(FA_SOFTCAP) && a->softcap > 0) /* cap tanh(y / cap) */
-                y = a->softcap -
-                    2 * a->softcap / (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap));
-            if (FAI_HAS(FA_ALIBI) && a->alibi_slopes) y -= slope * fabsf((float)(position - j));
-            if (FAI_HAS(FA_BIAS) && a->bias.data && j < t->any.hi)
-                y += fa_load(a->bias.data, bias + j, a->bias.dtype ? a->bias.dtype : FA_F32);
-#if defined(FA_SCORE_MOD)
-            y = (float)(FA_SCORE_MOD(y, t->b, at.h, at.i, j));
-#endif
-            *x = y * FAI_LOG2E;
+            *x = FAI_(change)(a, &seq, at, j, j < t->any.hi, alibi, bias, *x * scale, NULL, NULL) * FAI_LOG2E;
         }
     }
 }
 
-/* Does a row see key j, one in its range? */
-FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
-    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
+/* Does query at see key j, one in its range? */
+FAI_ATOM int FAI_(sees)(const fa_args *a, const fa_sequence *seq, FAI_(row) at, int32_t j) {
     (void)seq, (void)at, (void)j;
-    if (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data && !fa_block_visible(a, &seq, at.h, at.i, j)) return 0;
-    if (FAI_HAS(FA_TREE_MASK) && a->tree_mask.data && !fa_tree_visible(a, &seq, at.i, j)) return 0;
+    if (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data && !fa_block_visible(a, seq, at.h, at.i, j)) return 0;
+    if (FAI_HAS(FA_TREE_MASK) && a->tree_mask.data && !fa_tree_visible(a, seq, at.i, j)) return 0;
 #if defined(FA_MASK_MOD)
-    return (FA_MASK_MOD(t->b, at.h, at.i, j)) != 0;
+    return (FA_MASK_MOD(seq->b, at.h, at.i, j)) != 0;
 #else
     return 1;
 #endif
+}
+FAI_ATOM int FAI_(visible)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
+    return FAI_(sees)(a, &seq, at, j);
 }
 
 /* x[n] without an index, which would need a stack */
@@ -2285,10 +2568,18 @@ FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], i
         const FAI_(row) at = FAI_(find)(t, row + n * 8);
         const fa_range keys = fai_cut(FAI_(keys)(a, t, at.i), t->any);
         const int32_t lo = keys.lo - column, hi = keys.hi - column;
+        uint32_t seen = 0; /* bit c: of key c / 2 * 8 + c % 2 */
+        if (FAI_MASKS) {
+#pragma unroll 1 /* 32 times these divisions would be most of the kernel's code */
+            for (int c = 0; c < number / 4; c++) {
+                const int32_t j = c / 2 * 8 + c % 2;
+                if (j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)) seen |= 1u << c;
+            }
+        }
 #pragma unroll
         for (int c = 0; c < number / 4; c++) {
             const int32_t j = c / 2 * 8 + c % 2;
-            if (!(j >= lo && j < hi && FAI_(visible)(a, t, at, column + j)))
+            if (!(FAI_MASKS ? seen >> c & 1 : j >= lo && j < hi))
                 s[n / 2 * (number / 8) + c / 2][n % 2 * 2 + c % 2] = -INFINITY;
         }
     }
@@ -2501,8 +2792,8 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
     }
 }
 
-/* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles (of bn keys) that are
- * masked in part, or everywhere. A thread of `threads` has its own columns. O is written. */
+/* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles, of bn keys, that
+ * are masked in part, or everywhere. Each of `threads` has its own columns. O is written. */
 FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere, const int bn,
                                  const int threads) {
     enum { DV = FA_HEAD_DIM_V };
@@ -2575,7 +2866,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         fai_cp_async_wait_all();
         if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);
-        if (STAGES == 2 && (mask || drops)) infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
+        if (STAGES == 2 && (mask || drops))
+            infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
         __syncthreads(); /* K is there (V too, in 2 stages), for all; nobody reads the other stage (V) any more */
         if (first == last && Q_STAYS) FAI_(fragments_q)(rq[0], sq, MT);
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
@@ -2650,8 +2942,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 #define FAI_V_EMPTY 56
 #define FAI_V_RAW 72 /* V is there, but has to be mended */
 /* named barriers; 0 is __syncthreads */
-#define FAI_BAR_TURN 1                      /* + warpgroup: it may issue products */
-#define FAI_BAR_WG (1 + FAI_HOPPER_WGS)     /* + warpgroup: its threads */
+#define FAI_BAR_TURN 1                        /* + warpgroup: it may issue products */
+#define FAI_BAR_WG (1 + FAI_HOPPER_WGS)       /* + warpgroup: its threads */
 #define FAI_BAR_MEND (1 + 2 * FAI_HOPPER_WGS) /* the threads that mend V */
 #define FAI_BAR_ALL (2 + 2 * FAI_HOPPER_WGS)  /* all that compute */
 
@@ -2676,8 +2968,8 @@ FAI_ATOM FAI_(walk) FAI_(walk_of)(const FAI_(tile) *t) {
 /* ---- the warps that load ----------------------------------------------------------------- */
 
 /* The tile of K or V from key `first` on, whose barrier is told; pages: by boxes that lie in one. */
-FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, const CUtensorMap *map,
-                            int32_t first, uint32_t to, uint32_t bar, const int dim) {
+FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m,
+                            const CUtensorMap *map, int32_t first, uint32_t to, uint32_t bar, const int dim) {
     FAI_HOPPER_SIZES
     const int32_t head = t->head_k;
     fai_mbarrier_arrive_expect_tx(bar, FAI_PANELS(dim) * PANEL);
@@ -2698,8 +2990,8 @@ FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda
     }
 #pragma unroll
     for (int p = 0; p < FAI_PANELS(dim); p++)
-        fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head,
-                                         t->keys.x + first, t->keys.y, t->keys.z);
+        fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head, t->keys.x + first, t->keys.y,
+                                         t->keys.z);
 }
 
 /* Must V of this tile be mended? The same for all warpgroups. */
@@ -2722,20 +3014,23 @@ FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
     for (int n = 0; n < WGS; n++)
 #pragma unroll
         for (int p = 0; p < FAI_PANELS(D); p++)
-            fai_cp_async_bulk_tensor_5d_load(shared + SQ + n * Q_BYTES + p * Q_PANEL, &m->q, bars + FAI_Q_FULL,
-                                             p * 64, t->first_h, q.x + t->first + n * (64 / m->group), q.y, q.z);
+            fai_cp_async_bulk_tensor_5d_load(shared + SQ + n * Q_BYTES + p * Q_PANEL, &m->q,
+                                             bars + FAI_Q_FULL, p * 64, t->first_h,
+                                             q.x + t->first + n * (64 / m->group), q.y, q.z);
     uint32_t stage = 0, empty = 1; /* of the tile of K; parity of "it may be filled", which it may at first */
 #pragma unroll 1
     for (int32_t first = walk.last; first >= walk.end - BN; first -= BN) {
         if (first >= walk.end) {
             fai_mbarrier_try_wait_parity(bars + FAI_K_EMPTY + 8 * stage, empty);
-            FAI_(copy_kv)(a, t, m, &m->k, first, shared + SK + stage * K_BYTES, bars + FAI_K_FULL + 8 * stage, D);
+            FAI_(copy_kv)(a, t, m, &m->k, first, shared + SK + stage * K_BYTES, bars + FAI_K_FULL + 8 * stage,
+                          D);
         }
         stage ^= 1;
         if (first < walk.last) {
             const uint32_t full = FAI_(is_mended)(a, t, first + BN) ? FAI_V_RAW : FAI_V_FULL;
             fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY + 8 * stage, stage ? empty ^ 1 : empty);
-            FAI_(copy_kv)(a, t, m, &m->v, first + BN, shared + SV + stage * V_BYTES, bars + full + 8 * stage, DV);
+            FAI_(copy_kv)(a, t, m, &m->v, first + BN, shared + SV + stage * V_BYTES, bars + full + 8 * stage,
+                          DV);
         }
         empty ^= stage ^ 1;
     }
@@ -2758,8 +3053,10 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *t, uint32_t shared) {
         for (uint32_t c = thread; c < V_BYTES / 16; c += 96) {
             const uint32_t at = shared + SV + stage * V_BYTES + c * 16;
             const int32_t j = first + (int32_t)(c / 8 % BN);
-            if (j < t->any.lo || j >= t->any.hi) fai_st_shared_v4_b32(at, make_uint4(0, 0, 0, 0));
-            else found |= FAI_(make_chunk_finite)(at);
+            if (j < t->any.lo || j >= t->any.hi)
+                fai_st_shared_v4_b32(at, make_uint4(0, 0, 0, 0));
+            else
+                found |= FAI_(make_chunk_finite)(at);
         }
         fai_fence_proxy_async(); /* what is written here is what wgmma will read */
         found = fai_bar_red_or(FAI_BAR_MEND, 96, found);
@@ -2774,13 +3071,13 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *t, uint32_t shared) {
 
 /* What a warpgroup needs in every step. */
 typedef struct FAI_(group) {
-    uint64_t dq, dk, dv;      /* descriptors, of stage 0 */
-    uint32_t bars;            /* mbarriers */
-    int32_t turn, next, wg;   /* named barriers: its turn, that of the next warpgroup; its number */
-    int32_t leads;            /* this thread speaks for all */
-    int32_t row;              /* first of the thread's rows */
-    int32_t lo, hi;           /* keys that all its rows see */
-    float scale_log2;         /* of S to log2 units */
+    uint64_t dq, dk, dv;    /* descriptors, of stage 0 */
+    uint32_t bars;          /* mbarriers */
+    int32_t turn, next, wg; /* named barriers: its turn, that of the next warpgroup; its number */
+    int32_t leads;          /* this thread speaks for all */
+    int32_t row;            /* first of the thread's rows */
+    int32_t lo, hi;         /* keys that all its rows see */
+    float scale_log2;       /* of S to log2 units */
 } FAI_(group);
 
 /* A stage, and how to get from one to the other without a multiplication. */
@@ -2797,7 +3094,9 @@ FAI_ATOM FAI_(stage) FAI_(next_stage)(const FAI_(group) *g, FAI_(stage) s) {
     return n;
 }
 
-FAI_ATOM void FAI_(wait)(uint32_t bar, FAI_(stage) s) { fai_mbarrier_try_wait_parity(s.bars + bar, s.parity >> 31); }
+FAI_ATOM void FAI_(wait)(uint32_t bar, FAI_(stage) s) {
+    fai_mbarrier_try_wait_parity(s.bars + bar, s.parity >> 31);
+}
 
 /* S = Q K^T, issued: s (BN/8, C4) */
 FAI_ATOM void FAI_(issue_qk)(float s[FAI_HOPPER_N / 2], uint64_t dq, uint64_t dk) {
@@ -2843,11 +3142,11 @@ FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
     return fmaxf(x, fai_shfl_sync_bfly_f32(x, 2));
 }
 
-/*  P = exp2(scale S - reference). The reference lies FAI_HEAD log2 units above the largest score that its row had
- *  when it was last moved, which it only is when a score reaches it: results do not depend on it. As long as none
- *  does, no maximum is computed: an `and` of the sign bits of S - reference tells, half the work of a maximum,
- *  and O needs no scaling. P is below 1: f16, whose small numbers are less exact, keeps it nearer to that.
- *  m: -reference, FAI_UNSEEN as long as a row has not seen a key. */
+/*  P = exp2(scale S - reference). The reference lies FAI_HEAD log2 units above the largest score that its row
+ *  had when it was last moved, which it only is when a score reaches it: results do not depend on it. As long as
+ *  none does, no maximum is computed: an `and` of the sign bits of S - reference tells, half the work of a
+ *  maximum, and O needs no scaling. P is below 1: f16, whose small numbers are less exact, keeps it nearer to
+ *  that. m: -reference, FAI_UNSEEN as long as a row has not seen a key. */
 #if FA_DTYPE == FA_F16
 #define FAI_HEAD 4.0f
 #else
@@ -2856,11 +3155,12 @@ FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
 #define FAI_UNSEEN 1e30f
 
 /* With a maximum: for tiles that are masked, and as long as a row may have seen nothing. factor: for O */
-FAI_ATOM void FAI_(softmax_exact)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2], float scale) {
+FAI_ATOM void FAI_(softmax_exact)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
+                                  float scale) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const float x = fminf(m[h], -FAI_HEAD - FAI_(row_maximum)(s, h) * scale); /* as before if that is -inf */
-        factor[h] = fai_ex2_approx_ftz_f32(x - m[h]);                              /* 0 the first time */
+        const float x = fminf(m[h], -FAI_HEAD - FAI_(row_maximum)(s, h) * scale); /* m if that is -inf */
+        factor[h] = fai_ex2_approx_ftz_f32(x - m[h]);                             /* 0 the first time */
         m[h] = x, l[h] *= factor[h];
     }
 #pragma unroll
@@ -2869,7 +3169,8 @@ FAI_ATOM void FAI_(softmax_exact)(float s[FAI_HOPPER_N / 2], float m[2], float l
 }
 
 /* Without, all rows having seen a key. 1 if a reference of the warp has moved. */
-FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2], float scale) {
+FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
+                                float scale) {
     int below = -1; /* bit 31: all are */
 #pragma unroll
     for (int i = 0; i < FAI_HOPPER_N / 2; i++) {
@@ -2929,22 +3230,24 @@ FAI_ATOM void FAI_(step)(const fa_args *a, const FAI_(tile) *t, const FAI_(group
     FAI_(wait)(FAI_V_FULL, *before);
     FAI_(issue_pv)(o, p, g->dv + before->v);
     FAI_(pass_turn)(g);
-    fai_wgmma_wait_group_1();                                     /* S is there, K no longer needed */
+    fai_wgmma_wait_group_1(); /* S is there, K no longer needed */
     if (g->leads) fai_mbarrier_arrive(now.bars + FAI_K_EMPTY);
-    if (exact) FAI_(probabilities)(a, t, g, s, m, l, factor, first);
-    else moves = FAI_(softmax_lazy)(s, m, l, factor, g->scale_log2);
-    fai_wgmma_wait_group_0();                                     /* O is there, P and V no longer needed */
+    if (exact)
+        FAI_(probabilities)(a, t, g, s, m, l, factor, first);
+    else
+        moves = FAI_(softmax_lazy)(s, m, l, factor, g->scale_log2);
+    fai_wgmma_wait_group_0(); /* O is there, P and V no longer needed */
     if (g->leads) fai_mbarrier_arrive(before->bars + FAI_V_EMPTY);
     FAI_(pack)(p, s);
     if (moves) FAI_(scale_o)(o, factor);
     *before = now;
 }
 
-/* O / l and LSE. O through the shared memory of this warpgroup's Q, then by TMA where its box has only rows that
- * exist or can be cut off, and O will not be read again here. */
+/* O / l and LSE. O through the shared memory of this warpgroup's Q, then by TMA where its box has only rows
+ * that exist or can be cut off, and O will not be read again here. */
 FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *maps,
-                                    const FAI_(group) *g, float o[FA_HEAD_DIM_V / 2], const float m[2], float l[2],
-                                    uint32_t sq) {
+                                    const FAI_(group) *g, float o[FA_HEAD_DIM_V / 2], const float m[2],
+                                    float l[2], uint32_t sq) {
     FAI_HOPPER_SIZES
     const int lane = (int)threadIdx.x % 32, warp_row = g->row - FAI_C_ROW(lane, 0);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
@@ -2969,8 +3272,8 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
                         FAI_PACK(o[4 * c + 3], o[4 * c + 2]), FAI_PACK(o[4 * c + 5], o[4 * c + 4]),
                         FAI_PACK(o[4 * c + 7], o[4 * c + 6]));
     if ((a->cu_seqlens_q || !a->seqused_q || t->rows == BM) && !t->infinite) {
-        fai_fence_proxy_async();                 /* what is written here is what TMA will read */
-        fai_bar_sync(FAI_BAR_WG + g->wg, 128);   /* all have written */
+        fai_fence_proxy_async();               /* what is written here is what TMA will read */
+        fai_bar_sync(FAI_BAR_WG + g->wg, 128); /* all have written */
         if (!g->leads) return;
         const fai_spot at = fai_spot_q(a, &seq);
         for (int p = 0; p < FAI_PANELS(DV); p++)
@@ -2986,11 +3289,12 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
         const FAI_(row) at = FAI_(find)(t, warp_row + r);
         uint16_t *const to = (uint16_t *)a->o.data + fai_offset_q(&seq, so, at.i, at.h);
         for (int c = lane % 8; c < DV / 8; c += 8)
-            *(uint4 *)(void *)(to + c * 8) = fai_ld_shared_v4_b32(sq + FAI_PANEL_AT(64, warp_row % 64 + r, c));
+            *(uint4 *)(void *)(to + c * 8) =
+                fai_ld_shared_v4_b32(sq + FAI_PANEL_AT(64, warp_row % 64 + r, c));
     }
 }
 
-/* Has a row of the warpgroup not seen a key? The vote lets ptxas know that the loop is the same for all lanes. */
+/* Has a row of the warpgroup not seen a key? The vote tells ptxas that the answer is that of all lanes. */
 FAI_ATOM int FAI_(any_unseen)(const FAI_(group) *g, const float m[2]) {
     const int unseen = m[0] == FAI_UNSEEN || m[1] == FAI_UNSEEN;
     return __any_sync(~0u, fai_bar_red_or(FAI_BAR_WG + g->wg, 128, unseen));
@@ -3043,8 +3347,7 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
         do {
 #pragma unroll 1
             for (; first >= walk.end &&
-                   (!plain || first < g.lo || first + BN > g.hi ||
-                    FAI_(any_unseen)(&g, m));
+                   (!plain || first < g.lo || first + BN > g.hi || FAI_(any_unseen)(&g, m));
                  first -= BN)
                 FAI_(step)(a, t, &g, &stage, o, p, m, l, first, 1);
             const int32_t stop = walk.end > g.lo ? walk.end : g.lo;
@@ -3053,7 +3356,7 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
         } while (first >= walk.end);
         FAI_(wait)(FAI_V_FULL, stage);
         FAI_(issue_pv)(o, p, g.dv + stage.v);
-        fai_wgmma_wait_group_0(); /* O is there */
+        fai_wgmma_wait_group_0();         /* O is there */
         if (wg == 0) FAI_(take_turn)(&g); /* the turn that nobody needs any more */
     }
     FAI_(hopper_epilogue)(a, t, maps, &g, o, m, l, shared + SQ + wg * Q_BYTES);
@@ -3063,14 +3366,17 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
     }
 }
 
-/* The tile of this block. Those of `section` heads, whose K and V fit in L2, are interleaved; the last tile of each
- * head goes first: under a causal mask it is the longest. */
+/* The tile of this block. Those of `section` heads, whose K and V fit in L2, are interleaved; the last tile of
+ * each head goes first: under a causal mask it is the longest. */
 FAI_ATOM int FAI_(hopper_begin)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps) {
     FAI_HOPPER_SIZES
-    const uint32_t heads = (uint32_t)(a->num_heads / maps->group) * (uint32_t)a->batch, tiles = gridDim.x / heads;
-    const uint32_t section = blockIdx.x / (maps->section * tiles), rest = blockIdx.x % (maps->section * tiles);
+    const uint32_t heads = (uint32_t)(a->num_heads / maps->group) * (uint32_t)a->batch,
+                   tiles = gridDim.x / heads;
+    const uint32_t section = blockIdx.x / (maps->section * tiles),
+                   rest = blockIdx.x % (maps->section * tiles);
     const uint32_t left = heads - section * maps->section, wide = left < maps->section ? left : maps->section;
-    return FAI_(set_tile)(a, t, BM, maps->group, tiles - 1 - rest / wide, section * maps->section + rest % wide);
+    return FAI_(set_tile)(a, t, BM, maps->group, tiles - 1 - rest / wide,
+                          section * maps->section + rest % wide);
 }
 
 /* one block an SM; the bound of 32 threads tells the launch that this binary has no code for it */
@@ -3096,8 +3402,10 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
     const int wg = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
     if (wg == WGS) {
         fai_setmaxnreg_dec(FAI_HOPPER_LOW);
-        if (threadIdx.x % 128 == 0) FAI_(produce)(&args, t, &maps, shared);
-        else if (threadIdx.x % 128 >= 32) FAI_(mend)(&args, t, shared);
+        if (threadIdx.x % 128 == 0)
+            FAI_(produce)(&args, t, &maps, shared);
+        else if (threadIdx.x % 128 >= 32)
+            FAI_(mend)(&args, t, shared);
     } else {
         fai_setmaxnreg_inc(FAI_HOPPER_HIGH);
         FAI_(consume)(&args, t, &maps, shared, wg);
@@ -3105,17 +3413,18 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
 #endif
 }
 
-/* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not do:
- * a negative scale, a block mask, no keys, heads or rows at the same address, pages whose boxes (as many rows as
- * divide both page and tile) would not be whole groups of 8 rows. */
+/* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not do
+ * (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8. */
 static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
     FAI_HOPPER_SIZES
     struct cudaFuncAttributes attributes;
     const void *kernel = (const void *)FAI_(hopper_kernel);
     const fai_strides sq = fai_strides_q(a, D), so = fai_strides_o(a, DV);
     const fai_strides sk = fai_strides_kv(a, &a->k, D), sv = fai_strides_kv(a, &a->v, DV);
-    const int heads_k = fai_num_heads_k(a), shared_by = a->num_heads / heads_k, paged = a->block_table != NULL;
-    const int group = 64 % shared_by == 0 ? shared_by : 1; /* heads that share K and V, if a box can have them */
+    const int heads_k = fai_num_heads_k(a), shared_by = a->num_heads / heads_k,
+              paged = a->block_table != NULL;
+    const int group =
+        64 % shared_by == 0 ? shared_by : 1; /* heads that share K and V, if a box can have them */
     fa_cuda_maps *const m = &launch->maps;
     if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess ||
         attributes.maxThreadsPerBlock < FAI_HOPPER_THREADS) {
@@ -3128,20 +3437,27 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     const int64_t rows_k = paged ? a->page_size : a->seqlen_k, many_k = paged ? a->num_pages : a->batch;
     const int ragged_q = a->cu_seqlens_q != NULL, ragged_k = a->cu_seqlens_k != NULL && !paged;
     const uint32_t rows = 64 / (uint32_t)group;
-    if (!fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, sq, ragged_q, group, rows) ||
-        !fai_cuda_map(&m->o, FA_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch, so, ragged_q, group, rows) ||
-        !fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k, sk, ragged_k, 1, m->page_rows) ||
+    if (!fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, sq, ragged_q, group,
+                      rows) ||
+        !fai_cuda_map(&m->o, FA_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch, so, ragged_q,
+                      group, rows) ||
+        !fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k, sk, ragged_k, 1,
+                      m->page_rows) ||
         !fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k, sv, ragged_k, 1, m->page_rows))
         return 0;
-    const int64_t tiles = ((int64_t)a->seqlen_q * group + BM - 1) / BM, heads = (int64_t)a->batch * a->num_heads / group;
-    const int64_t bytes = (int64_t)a->seqlen_k * (D + DV) * 2, fit = (32 << 20) / bytes; /* of 50 or 60 MB of L2 */
+    const int64_t tiles = ((int64_t)a->seqlen_q * group + BM - 1) / BM,
+                  heads = (int64_t)a->batch * a->num_heads / group;
+    const int64_t bytes = (int64_t)a->seqlen_k * (D + DV) * 2,
+                  fit = (32 << 20) / bytes; /* of 50 MB or more of L2 */
     if (tiles > INT32_MAX / heads) return 0;
     m->group = group, m->section = (uint32_t)(fit < 1 ? 1 : fit < heads ? fit : heads);
     if (m->section > INT32_MAX / tiles) m->section = 1;
-    launch->kernel = kernel, launch->arch = 900, launch->block_m = BM, launch->block_n = BN;
+    launch->kernel = kernel, launch->arch = 900;
+    launch->block_m = BM, launch->block_n = BN;
     launch->grid = (unsigned)(tiles * heads), launch->block = FAI_HOPPER_THREADS;
     launch->shared = TILE + offsetof(FAI_(tile), row) + BM * 4;
-    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch->shared) == cudaSuccess)
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch->shared) ==
+        cudaSuccess)
         return 1;
     (void)cudaGetLastError();
     return 0;
@@ -3185,28 +3501,28 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
 /* 16 keys are the least that mma takes; more mean fewer barriers, as far as registers reach */
 #define FAI_DECODE_NUMBER(rows) \
     ((rows) == 16 || FAI_DIM > 192 ? 16 : (rows) == 32 || FAI_DIM > 64 ? 32 : 64) /* keys of a slice */
-/* A tile of 64 keys takes a slot, of less if a slice has less. 64 KB of slots for each of 2 blocks an SM (sm_80)
- * or 3 (sm_90), 32 KB where 99 is all there is; but 3 (2) slots of large heads. 4.8 TB/s for 1 us are 36 KB an SM
- * that must be on their way, all slots but one; a GPU with 99 KB has a quarter of that bandwidth. */
+/* A tile of 64 keys takes a slot, of less if a slice has less. 64 KB of slots for each of 2 blocks an SM, 32 KB
+ * where 99 is all there is; but 3 (2) slots of large heads. All slots but one are on their way: 4.8 TB/s for 1 us
+ * are 36 KB an SM, and a GPU with 99 KB has a quarter of that bandwidth. */
 #define FAI_DECODE_SLOT (64 * FAI_UNITS(FAI_DIM) * 2)
 #define FAI_DECODE_LEAST(arch) (FAI_LITTLE_SHARED(arch) ? 2 : 3)
 #define FAI_DECODE_RING(arch) \
     ((FAI_LITTLE_SHARED(arch) ? 32768 : 65536) > FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT \
          ? (FAI_LITTLE_SHARED(arch) ? 32768 : 65536) / FAI_DECODE_SLOT * FAI_DECODE_SLOT \
          : FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT)
-/* The ring and Q; then 64 rows of O in their place, 8 floats apart so that a warp's stores take turns with the
- * banks */
-#define FAI_DECODE_PITCH (FA_HEAD_DIM_V + 8)
+/* The ring and Q; then 64 rows of O in their place, so far apart that the stores of 4 rows, 8 bytes a thread, or
+ * of 2, 16 bytes a thread, go to different banks */
+#define FAI_DECODE_PITCH (FA_HEAD_DIM_V + 16 / FAI_KV_BYTES)
 #define FAI_DECODE_BYTES(arch, rows) \
-    (FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 > 256 * FAI_DECODE_PITCH \
+    (FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 > 64 * 4 * FAI_DECODE_PITCH \
          ? FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 \
-         : 256 * FAI_DECODE_PITCH)
+         : 64 * 4 * FAI_DECODE_PITCH)
 #define FAI_DECODE_SHARED(arch, rows) (FAI_DECODE_BYTES(arch, rows) + sizeof(FAI_(split)))
 
 /* What the threads of a block have in common, in shared memory. tile.any and tile.all are those of the split. */
 typedef struct FAI_(split) {
     FAI_(tile) tile;
-    int32_t begin;         /* tiles of keys begin at begin + n * keys of a tile */
+    int32_t begin;         /* of the first tile of keys, a multiple of 64 */
     int32_t number, count; /* of the splits of the tile of rows */
     uint32_t ticket;       /* blocks that have finished before this one */
     float m[64], l[64];    /* (slices, rows) */
@@ -3227,7 +3543,7 @@ FAI_ATOM int FAI_(decode_begin)(const fa_args *a, const fai_cuda_plan *p, FAI_(s
         const int32_t lo = begin + (x->number < x->count ? x->number : 0) * each;
         const fa_range own = {lo, length - (lo - begin) > each ? lo + each : begin + length};
         t->any = fai_cut(t->any, own), t->all = fai_cut(t->all, own);
-        x->begin = t->any.lo < t->any.hi ? lo + (t->any.lo - lo) / 64 * 64 : t->any.hi;
+        x->begin = t->any.lo < t->any.hi ? t->any.lo / 64 * 64 : t->any.hi;
     }
     __syncthreads(); /* *x is written */
     return x->number < x->count;
@@ -3659,6 +3975,767 @@ static __global__ void __launch_bounds__(FAI_DECODE_THREADS)
 #endif /* FA_DECODE */
 
 /* ======================================================================================== */
+/* >>backward [FA2] Alg. 2: dQ, dK, dV from Q, K, V, dO, LSE and D = rowsum(dO o O)           */
+/* ======================================================================================== */
+
+/*  prepare   LSE and D of each query into the workspace; zeros for the sums of dQ and for dbias
+ *  main      a block has BN keys; it walks over the queries that see some of them, BM at a time, and over the
+ *            heads that share the keys, whose sums are in its registers. Scores are transposed, as dK and dV want
+ *            them:
+ *                S^T = K Q^T     dP^T = V dO^T     P = exp2(S - LSE)     dS = P o (dP - D)
+ *                dV += P^T dO    dK += dS^T Q      dQ += dS K     (f32, in the workspace: other blocks add, too)
+ *  convert   dQ to the dtype of Q
+ *  sink      dsink = -sum exp(sink - LSE) D
+ *
+ *  P and dS pass through shared memory, so that a warp can have 32 keys and a part of the queries or dims: then a
+ *  fragment read from there serves two mma, or four, and shared memory is as fast as the tensor cores.
+ *      warp w    S^T, dP^T   keys 16 KT (w % KEYS) .., queries CS 8 (w / KEYS) ..        KEYS = BN / 16 KT
+ *                dV, dK      the same keys, every PARTS-th 16 dims from w / KEYS on
+ *                dQ          queries 16 QT (w % QUERIES) .., every PARTS_Q-th 16 dims    QUERIES = BM / 16 QT
+ *
+ *  What is not finite: a query with such a dO has LSE = NaN in the workspace, one with such a q, or that sees such
+ *  a key, has it anyway, so all that it sees becomes NaN; its rows, and such elements of K, are 0 in shared memory,
+ *  for 0 NaN is not 0. */
+#if (FA_PASSES) & FA_BACKWARD
+
+/* Tiles by (arch, larger head dim), as in >>tiles. K V, the stages of Q and dO, P and dS are in shared memory; a
+ * thread has its part of dK and dV all the time, and of S and dP, or of dQ. One block an SM. */
+#if FAI_DIM <= 64
+/* 162 KB and 192 accumulators a thread, or 97 KB and 128 */
+#define FAI_GRAD_M(arch) (FAI_LITTLE_SHARED(arch) ? 64 : 128)
+#define FAI_GRAD_N(arch) 128
+#define FAI_GRAD_WARPS(arch) 8
+#define FAI_GRAD_STAGES(arch) 2
+#elif FAI_DIM <= 128
+/* 161 KB and 192 accumulators, or 96 KB and 160 */
+#define FAI_GRAD_M(arch) (FAI_LITTLE_SHARED(arch) ? 32 : 64)
+#define FAI_GRAD_N(arch) 128
+#define FAI_GRAD_WARPS(arch) 8
+#define FAI_GRAD_STAGES(arch) (FAI_LITTLE_SHARED(arch) ? 1 : 2)
+#elif FAI_DIM <= 192
+/* 161 KB and 128 accumulators, or 80 KB and 112 */
+#define FAI_GRAD_M(arch) (FAI_LITTLE_SHARED(arch) ? 32 : 64)
+#define FAI_GRAD_N(arch) 64
+#define FAI_GRAD_WARPS(arch) 8
+#define FAI_GRAD_STAGES(arch) (FAI_LITTLE_SHARED(arch) ? 1 : 2)
+#else
+/* 145 KB on sm_80, 209 KB from sm_90, and 160 accumulators; elsewhere 69 KB and 144 */
+#define FAI_GRAD_M(arch) (FAI_LITTLE_SHARED(arch) ? 32 : 64)
+#define FAI_GRAD_N(arch) (FAI_LITTLE_SHARED(arch) ? 32 : 64)
+#define FAI_GRAD_WARPS(arch) (FAI_LITTLE_SHARED(arch) ? 4 : 8)
+#define FAI_GRAD_STAGES(arch) ((arch) < 900 || FAI_LITTLE_SHARED(arch) ? 1 : 2)
+#endif
+/* 16-row matrices of a warp: of keys, and of queries in dQ; fewer where n8 columns must come in pairs */
+#define FAI_GRAD_KT(arch) (FAI_GRAD_M(arch) * FAI_GRAD_N(arch) >= 64 * 64 ? 2 : 1)
+#define FAI_GRAD_QT(arch) (FAI_GRAD_M(arch) >= 64 ? 2 : 1)
+#define FAI_GRAD_PARTS(arch) (FAI_GRAD_WARPS(arch) * 16 * FAI_GRAD_KT(arch) / FAI_GRAD_N(arch))
+#define FAI_GRAD_PARTS_Q(arch) (FAI_GRAD_WARPS(arch) * 16 * FAI_GRAD_QT(arch) / FAI_GRAD_M(arch))
+/* K V; the stages of Q, dO, LSE and D; dS, P. dK and dV take the place of K and V at the end. Then what the
+ * threads have in common */
+#define FAI_GRAD_STAGE(arch) (FAI_GRAD_M(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * 2 + FAI_GRAD_M(arch) * 8)
+#define FAI_GRAD_BYTES(arch) \
+    (FAI_GRAD_N(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * 2 + FAI_GRAD_STAGES(arch) * FAI_GRAD_STAGE(arch) + \
+     2 * FAI_GRAD_N(arch) * FAI_GRAD_M(arch) * 2)
+#define FAI_GRAD_SHARED(arch) (FAI_GRAD_BYTES(arch) + sizeof(FAI_(grad)))
+#define FAI_GRAD_THREADS (FAI_GRAD_WARPS(FAI_ARCH) * 32)
+
+/* n8 columns of a warp: of S and dP; of those at a time, as features take registers; of dK, dV and dQ */
+#define FAI_GRAD_CS (FAI_GRAD_M(FAI_ARCH) / 8 / FAI_GRAD_PARTS(FAI_ARCH))
+#define FAI_GRAD_FEW (FAI_DIM <= 64 ? 4 : 2)
+#define FAI_GRAD_CH (FAI_HEAVY && FAI_GRAD_CS > FAI_GRAD_FEW ? FAI_GRAD_FEW : FAI_GRAD_CS)
+#define FAI_GRAD_COLUMNS(dim, parts) (((dim) / 16 + (parts)-1) / (parts)*2)
+#define FAI_GRAD_SIZES \
+    enum { \
+        D = FA_HEAD_DIM, \
+        DV = FA_HEAD_DIM_V, \
+        BM = FAI_GRAD_M(FAI_ARCH), \
+        BN = FAI_GRAD_N(FAI_ARCH), \
+        STAGES = FAI_GRAD_STAGES(FAI_ARCH), \
+        THREADS = FAI_GRAD_THREADS, \
+        KT = FAI_GRAD_KT(FAI_ARCH), \
+        QT = FAI_GRAD_QT(FAI_ARCH), \
+        PARTS = FAI_GRAD_PARTS(FAI_ARCH), \
+        PARTS_Q = FAI_GRAD_PARTS_Q(FAI_ARCH), \
+        CS = FAI_GRAD_CS, \
+        CH = FAI_GRAD_CH, \
+        CK = FAI_GRAD_COLUMNS(FA_HEAD_DIM, FAI_GRAD_PARTS(FAI_ARCH)), \
+        CV = FAI_GRAD_COLUMNS(FA_HEAD_DIM_V, FAI_GRAD_PARTS(FAI_ARCH)), \
+        CQ = FAI_GRAD_COLUMNS(FA_HEAD_DIM, FAI_GRAD_PARTS_Q(FAI_ARCH)) \
+    };
+FA_STATIC_ASSERT(FAI_GRAD_CS >= 2 && (FAI_GRAD_CS & (FAI_GRAD_CS - 1)) == 0 && FAI_GRAD_CS % FAI_GRAD_CH == 0,
+                 "flashattn_cuda.cuh: the table of tiles of the backward pass is wrong");
+
+/* The workspace: for each (batch, head) rows of queries, whole blocks of 16: LSE in log2 units and D of each; then
+ * the sums of dQ in f32, by blocks of 16 rows and 8 dims, in the order in which an accumulator fragment is added
+ * best: 16 bytes of a lane at once where red can do that, all lanes next to each other where it cannot. For
+ * `deterministic`, a counter for each tile of queries (room for one for each 16), whose turn it is, and one from
+ * which blocks take their numbers. */
+#define FAI_GRAD_ROWS(args) (((int64_t)(args)->seqlen_q + 15) / 16 * 16)
+#if FAI_ARCH >= 900
+#define FAI_GRAD_DQ_AT(lane, v) ((lane)*4 + (v))
+#else
+#define FAI_GRAD_DQ_AT(lane, v) ((v)*32 + (lane))
+#endif
+typedef struct FAI_(grad_workspace) {
+    float *lse, *sum; /* sum: D */
+    float *dq;
+    uint32_t *turn;
+    uint32_t *ticket; /* of all */
+} FAI_(grad_workspace);
+
+/* row: of all (batch, head, rows), a multiple of 16 */
+FAI_ATOM FAI_(grad_workspace) FAI_(grad_open)(const fa_args *a, float *workspace, int64_t row) {
+    const int64_t all = (int64_t)a->batch * a->num_heads * FAI_GRAD_ROWS(a);
+    uint32_t *const counters = (uint32_t *)(void *)(workspace + all * (2 + FA_HEAD_DIM));
+    FAI_(grad_workspace)
+    w = {workspace + row, workspace + all + row, workspace + all * 2 + row * FA_HEAD_DIM, counters + row / 16,
+         counters + all / 16};
+    return w;
+}
+
+FAI_ATOM fai_strides FAI_(strides_d_o)(const fa_args *a) {
+    return fai_resolve(a->d_o.stride_b, a->d_o.stride_s, a->d_o.stride_h, a->seqlen_q, a->num_heads,
+                       FA_HEAD_DIM_V);
+}
+
+/* What the threads of a block have in common, in shared memory: registers are dear in the loop. */
+typedef struct FAI_(grad) {
+    fa_sequence seq;
+    int32_t head_k, group, key, tile; /* key: the first of the block; tile: its number in the sequence */
+    fa_range any, all;                /* queries that see some of its keys, that see all BN */
+    const uint16_t *q, *d_o;          /* of the first query and head */
+    fai_strides stride_q, stride_d_o;
+    FAI_(grad_workspace) workspace;
+} FAI_(grad);
+
+/* Queries that length, causal mask and window leave to key j: fa_row_range the other way round. */
+FAI_ATOM fa_range FAI_(queries)(const fa_args *a, const FAI_(grad) *g, int32_t j) {
+    const int64_t p = (int64_t)j + g->seq.len_q - g->seq.len_k; /* the query at the position of key j */
+    int64_t lo = 0, hi = j < g->seq.len_k ? g->seq.len_q : 0;
+    if (FAI_HAS(FA_CAUSAL) && a->causal && p > lo) lo = p;
+    if (FAI_HAS(FA_WINDOW) && a->window_right && p - a->window_right + 1 > lo) lo = p - a->window_right + 1;
+    if (FAI_HAS(FA_WINDOW) && a->window_left && p + a->window_left < hi) hi = p + a->window_left;
+    if (hi < 0) hi = 0;
+    if (lo > hi) lo = hi;
+    const fa_range r = {(int32_t)lo, (int32_t)hi};
+    return r;
+}
+
+/* The keys of this block; 0 if its sequence has none. The first go first: under a causal mask most queries see
+ * them. Blocks that wait for each other are numbered as they start: those before have all started, too. */
+FAI_ATOM int FAI_(grad_begin)(const fa_args *a, FAI_(grad) *g, float *workspace) {
+    FAI_GRAD_SIZES
+    if (threadIdx.x == 0) {
+        const uint32_t tiles = (uint32_t)((a->seqlen_k + BN - 1) / BN), heads_k = (uint32_t)fai_num_heads_k(a);
+        const uint32_t number = a->deterministic
+                                    ? fai_atom_global_add_u32(FAI_(grad_open)(a, workspace, 0).ticket, 1)
+                                    : blockIdx.x;
+        const uint32_t head = number / tiles;
+        g->seq = FAI_(sequence)(a, (int32_t)(head / heads_k));
+        g->head_k = (int32_t)(head % heads_k), g->group = a->num_heads / (int32_t)heads_k;
+        g->tile = (int32_t)(number % tiles), g->key = g->tile * BN;
+        const int32_t last = g->key + BN < g->seq.len_k ? g->key + BN - 1 : g->seq.len_k - 1;
+        const fa_range left = FAI_(queries)(a, g, g->key), right = FAI_(queries)(a, g, last);
+        g->any.lo = left.lo, g->any.hi = right.hi;
+        g->all.lo = right.lo, g->all.hi = last < g->key + BN - 1 ? 0 : left.hi;
+
+        const int32_t head_q = g->head_k * g->group;
+        g->stride_q = fai_strides_q(a, D), g->stride_d_o = FAI_(strides_d_o)(a);
+        g->q = (const uint16_t *)a->q.data + fai_offset_q(&g->seq, g->stride_q, 0, head_q);
+        g->d_o = (const uint16_t *)a->d_o.data + fai_offset_q(&g->seq, g->stride_d_o, 0, head_q);
+        g->workspace = FAI_(grad_open)(a, workspace,
+                                       ((int64_t)g->seq.b * a->num_heads + head_q) * FAI_GRAD_ROWS(a));
+    }
+    __syncthreads(); /* *g is written */
+    return g->key < g->seq.len_k;
+}
+
+/* ---- loads ---------------------------------------------------------------------------------- */
+
+/* The block's rows of K or V. Keys that no query sees become zeros, whatever is there. */
+FAI_ATOM void FAI_(grad_load_keys)(const fa_args *a, const FAI_(grad) *g, const fa_tensor *x, uint32_t to,
+                                   const int dim) {
+    FAI_GRAD_SIZES
+    const int group = FAI_GROUP(dim);
+    const fai_strides st = fai_strides_kv(a, x, dim);
+    for (int r = (int)threadIdx.x / group; r < BN; r += THREADS / group) {
+        const fa_range seen = FAI_(queries)(a, g, g->key + r);
+        const int32_t j = seen.lo < seen.hi ? g->key + r : g->key;
+        const int64_t offset = FAI_HAS(FA_PAGED) ? fai_offset_k(a, &g->seq, st, j, g->head_k)
+                                                 : g->seq.b_k * st.b + (g->seq.row_k + j) * st.s + g->head_k * st.h;
+        for (int c = (int)threadIdx.x % group; c < dim / 8; c += group)
+            fai_cp_async_cg_16(to + FAI_AT(dim, r, c), (const uint16_t *)x->data + offset + c * 8,
+                               seen.lo < seen.hi ? 16 : 0);
+    }
+}
+
+/* BM rows of Q or dO, the first `rows` of which exist. */
+FAI_ATOM void FAI_(grad_load_rows)(const uint16_t *from, int64_t stride, int32_t rows, uint32_t to,
+                                   const int dim) {
+    FAI_GRAD_SIZES
+    const int thread = (int)fai_unknown(threadIdx.x);
+    const int group = FAI_GROUP(dim), step = THREADS / group, row = thread / group, chunk = thread % group;
+    to += FAI_AT(dim, row, chunk);
+#pragma unroll
+    for (int r = 0; r < BM; r += step) {
+        const uint16_t *near = from + (row + r < rows ? row + r : 0) * stride + chunk * 8;
+        if (BM % step && row + r >= BM) continue;
+#pragma unroll
+        for (int c = 0; c < dim / 8; c += group)
+            fai_cp_async_cg_16(to + r * dim * 2 + c * 16, near + c * 8, row + r < rows ? 16 : 0);
+    }
+}
+
+/* Q, dO, LSE and D of queries from first on, of a head of the group, to the stage at `to`. Returns the LSE of query
+ * first + threadIdx.x. */
+FAI_ATOM float FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first, uint32_t to) {
+    FAI_GRAD_SIZES
+    const fai_strides sq = g->stride_q, so = g->stride_d_o;
+    const int32_t n = (int32_t)fai_unknown(threadIdx.x), rows = g->seq.len_q - first;
+    const int64_t row = head * FAI_GRAD_ROWS(a) + first;
+    const float *const lse = g->workspace.lse + row;
+    FAI_(grad_load_rows)(g->q + head * sq.h + first * sq.s, sq.s, rows, to, D);
+    FAI_(grad_load_rows)(g->d_o + head * so.h + first * so.s, so.s, rows, to + BM * D * 2, DV);
+    if (n < BM / 2) { /* half of the threads LSE, half D */
+        const int32_t i = n % (BM / 4) * 4;
+        fai_cp_async_cg_16(to + BM * (D + DV) * 2 + n * 16,
+                           (n < BM / 4 ? lse : g->workspace.sum + row) + (i < rows ? i : 0), i < rows ? 16 : 0);
+    }
+    return n < BM && n < rows ? lse[n] : 0;
+}
+
+/* Rows of Q and dO become 0 where LSE is not finite: nothing was seen, or NaN. */
+FAI_ATOM void FAI_(grad_finite_rows)(uint32_t stage) {
+    FAI_GRAD_SIZES
+    enum { Q4 = BM * D / 8, ALL = BM * (D + DV) / 8 };
+    const uint4 zero = {0, 0, 0, 0};
+    for (int c = (int)fai_unknown(threadIdx.x); c < ALL; c += THREADS) {
+        const int row = c < Q4 ? c / (D / 8) : (c - Q4) / (DV / 8);
+        const float lse = __uint_as_float(fai_ld_shared_b32(stage + BM * (D + DV) * 2 + row * 4));
+        if (!(fabsf(lse) < INFINITY)) fai_st_shared_v4_b32(stage + c * 16, zero);
+    }
+}
+
+/* ---- products ------------------------------------------------------------------------------- */
+
+/* x (KT, CH, C4) = A B^T over dim: S^T = K Q^T, dP^T = V dO^T. sa, sb: the lane's addresses of the first
+ * fragments */
+FAI_ATOM void FAI_(gemm_scores)(float x[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t sa, uint32_t sb,
+                                const int dim) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int n = 0; n < KT * CH * 4; n++) x[n / 4 / CH][n / 4 % CH][n % 4] = 0;
+#pragma unroll
+    for (int c = 0; c < dim / 16; c++) {
+        uint32_t ra[KT][4]; /* (KT, A4) */
+#pragma unroll
+        for (int a = 0; a < KT; a++) fai_ldmatrix_x4(ra[a], FAI_MOVE(dim, sa, a * 16, c * 2));
+#pragma unroll
+        for (int j = 0; j < CH / 2; j++) {
+            uint32_t rb[4]; /* (2, B2) */
+            fai_ldmatrix_x4(rb, FAI_MOVE(dim, sb, j * 16, c * 2));
+#pragma unroll
+            for (int a = 0; a < KT; a++) FAI_MMA(x[a][2 * j], ra[a], rb), FAI_MMA(x[a][2 * j + 1], ra[a], rb + 2);
+        }
+    }
+}
+
+/* x (tiles, columns, C4) += A B for one k16, A (tiles, A4), of those 16 columns of B that are a warp's. sb: the
+ * lane's address of the first of them */
+FAI_ATOM void FAI_(mma_part)(float (*x)[4], const int columns, uint32_t (*ra)[4], const int tiles, uint32_t sb,
+                             const int dim, const int parts, int part) {
+#pragma unroll
+    for (int n = 0; n < dim / 16; n += parts) {
+        float(*const to)[4] = x + n / parts * 2;
+        uint32_t rb[4]; /* (2, B2) */
+        if (n + parts > dim / 16 && n + part >= dim / 16) continue;
+        fai_ldmatrix_x4_trans(rb, FAI_MOVE(dim, sb, 0, n * 2));
+#pragma unroll
+        for (int a = 0; a < tiles; a++)
+            FAI_MMA(to[a * columns], ra[a], rb), FAI_MMA(to[a * columns + 1], ra[a], rb + 2);
+    }
+}
+
+/* dV += P^T dO, dK += dS^T Q: x (KT, columns, C4). sa: the lane's address of P^T or dS^T, (BN, BM) */
+FAI_ATOM void FAI_(gemm_keys)(float (*x)[4], uint32_t sa, uint32_t sb, const int dim, int part) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int c = 0; c < BM / 16; c++) {
+        uint32_t ra[KT][4]; /* (KT, A4) */
+#pragma unroll
+        for (int a = 0; a < KT; a++) fai_ldmatrix_x4(ra[a], FAI_MOVE(BM, sa, a * 16, c * 2));
+        FAI_(mma_part)(x, FAI_GRAD_COLUMNS(dim, PARTS), ra, KT, FAI_MOVE(dim, sb, c * 16, 0), dim, PARTS, part);
+    }
+}
+
+/* dQ = dS K: x (QT, CQ, C4). sa: of dS^T */
+FAI_ATOM void FAI_(gemm_queries)(float (*x)[4], uint32_t sa, uint32_t sb, int part) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int n = 0; n < QT * CQ * 4; n++) x[n / 4][n % 4] = 0;
+#pragma unroll
+    for (int c = 0; c < BN / 16; c++) {
+        uint32_t ra[QT][4]; /* (QT, A4) */
+#pragma unroll
+        for (int a = 0; a < QT; a++) fai_ldmatrix_x4_trans(ra[a], FAI_MOVE(BM, sa, c * 16, a * 2));
+        FAI_(mma_part)(x, CQ, ra, QT, FAI_MOVE(D, sb, c * 16, 0), D, PARTS_Q, part);
+    }
+}
+
+/* ---- P and dS ------------------------------------------------------------------------------- */
+
+/* Where a thread's scores are: head of all; first query and key. Score (a, c, v) is that of query
+ * query + c 8 + v % 2 and key + a 16 + v / 2 8. */
+typedef struct FAI_(place) {
+    int32_t head, query, key;
+} FAI_(place);
+#define FAI_SCORE_QUERY(at, c, v) ((at).query + (c)*8 + (v) % 2)
+#define FAI_SCORE_KEY(at, a, v) ((at).key + (a)*16 + (v) / 2 * 8)
+
+/* S in log2 units with all that changes scores; slope: its derivatives by the scores, and by the bias. */
+FAI_ATOM void FAI_(grad_modify)(const fa_args *args, const FAI_(grad) *g,
+                                float s[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
+                                float slope[2][FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at,
+                                float scale) {
+    FAI_GRAD_SIZES
+    const fai_strides sb = fai_strides_bias(args);
+    const float alibi = FAI_(alibi)(args, g->seq.b, at.head);
+#pragma unroll
+    for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
+        const FAI_(row) row = {FAI_SCORE_QUERY(at, n / 2, n % 2), at.head};
+        const int64_t bias = g->seq.b * sb.b + row.h * sb.h + row.i * sb.s;
+#pragma unroll
+        for (int k = 0; k < KT * 2; k++) { /* keys */
+            const int c = n / 2, v = k % 2 * 2 + n % 2, a = k / 2;
+            const int32_t j = FAI_SCORE_KEY(at, a, v), exists = row.i < g->seq.len_q && j < g->seq.len_k;
+            s[a][c][v] = FAI_(change)(args, &g->seq, row, j, exists, alibi, bias, s[a][c][v] * scale,
+                                      &slope[0][a][c][v], &slope[1][a][c][v]) *
+                         FAI_LOG2E;
+        }
+    }
+}
+
+/* S becomes P = exp2(scale S - LSE). slse: address of the LSE of the thread's first query */
+FAI_ATOM void FAI_(probabilities)(float s[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t slse, float scale) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int c = 0; c < CH; c++) {
+        const uint2 x = fai_ld_shared_v2_b32(slse + c * 32);
+        const float lse[2] = {__uint_as_float(x.x), __uint_as_float(x.y)};
+#pragma unroll
+        for (int n = 0; n < KT * 4; n++)
+            s[n / 4][c][n % 4] = fai_ex2_approx_ftz_f32(fmaf(s[n / 4][c][n % 4], scale, -lse[n % 2]));
+    }
+}
+
+/* P becomes 0 where the query does not see the key. */
+FAI_ATOM void FAI_(hide)(const fa_args *args, const FAI_(grad) *g,
+                         float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at, int masked) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int k = 0; k < KT * 2; k++) { /* keys of a thread */
+        const int32_t j = FAI_SCORE_KEY(at, k / 2, k % 2 * 2);
+        const fa_range seen = FAI_(queries)(args, g, j);
+        const int32_t lo = seen.lo - at.query, hi = seen.hi - at.query;
+#pragma unroll
+        for (int n = 0; n < CH * 2; n++) { /* queries */
+            const int32_t i = n / 2 * 8 + n % 2;
+            const FAI_(row) row = {at.query + i, at.head};
+            if (i < lo || i >= hi || (FAI_MASKS && masked && !FAI_(sees)(args, &g->seq, row, j)))
+                p[k / 2][n / 2][k % 2 * 2 + n % 2] = 0;
+        }
+    }
+}
+
+/* Bits of the thread's scores, 1: kept by dropout. Philox makes the bits of 8 keys of a query at once, and a lane has
+ * one key of 8: each of the 8 lanes that have the same queries makes those of another query and 8 keys, one byte for
+ * each two columns, then they read each other's. */
+#define FAI_KEPT(kept, a, c, v) ((kept) >> (((a)*CH + (c)) / 2 * 8 + (c) % 2 * 4 + (v) % 2 * 2 + (v) / 2) & 1)
+FAI_ATOM uint32_t FAI_(kept)(const fa_args *args, const FAI_(grad) *g, FAI_(place) at) {
+    FAI_GRAD_SIZES
+    const uint32_t below = fa_dropout_threshold(args->dropout_p);
+    const int lane = (int)threadIdx.x % 32, own = lane / 4, key0 = at.key - own;
+    uint32_t made = 0, kept = 0;
+    FA_STATIC_ASSERT(!FAI_HAS(FA_DROPOUT) || KT * CH <= 8, "flashattn_cuda.cuh: a bit for each score");
+#pragma unroll
+    for (int n = 0; n < KT * CH / 2; n++) { /* two columns of 16 keys */
+        uint32_t words[4];
+        fai_dropout_bits(args, g->seq.b, at.head, FAI_SCORE_QUERY(at, n * 2 % CH + own / 4, own / 2 % 2),
+                         (key0 + n * 2 / CH * 16 + own % 2 * 8) / 8, words);
+#pragma unroll
+        for (int k = 0; k < 8; k++)
+            made |= (uint32_t)((words[k / 2] >> k % 2 * 16 & 0xffff) >= below) << (n * 8 + k);
+    }
+#pragma unroll
+    for (int x = 0; x < 8; x++)
+        kept |= (fai_shfl_sync_idx_b32(made, x * 4 + lane % 4) >> own & 0x01010101u) << x;
+    return kept;
+}
+
+/* dP becomes dS = P (dP - D), before it is multiplied with a slope. */
+FAI_ATOM void FAI_(slopes)(float dp[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
+                           float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t ssum) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int c = 0; c < CH; c++) {
+        const uint2 x = fai_ld_shared_v2_b32(ssum + c * 32);
+        const float sum[2] = {__uint_as_float(x.x), __uint_as_float(x.y)};
+#pragma unroll
+        for (int n = 0; n < KT * 4; n++)
+            dp[n / 4][c][n % 4] = p[n / 4][c][n % 4] * (dp[n / 4][c][n % 4] - sum[n % 2]);
+    }
+}
+
+/* dbias += dS, of what is seen */
+FAI_ATOM void FAI_(add_bias)(const fa_args *args, const FAI_(grad) *g,
+                             float ds[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
+                             float slope[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
+                             float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at) {
+    FAI_GRAD_SIZES
+    const fai_strides st = fai_strides_dbias(args);
+#pragma unroll
+    for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
+        float *to = args->dbias.data + g->seq.b * st.b + at.head * st.h +
+                    FAI_SCORE_QUERY(at, n / 2, n % 2) * st.s + at.key;
+#pragma unroll
+        for (int k = 0; k < KT * 2; k++) { /* keys */
+            const int c = n / 2, v = k % 2 * 2 + n % 2, a = k / 2;
+            if (p[a][c][v] != 0) fai_red_global_add_f32(to + k * 8, ds[a][c][v] * slope[a][c][v]);
+        }
+    }
+}
+
+/* x (KT, CH, C4) to shared memory, (BN, BM). to: the thread's address of the first pair. Columns change places by an
+ * xor: CS is a power of two, and the first column of a warp a multiple of it. */
+FAI_ATOM void FAI_(put_scores)(float x[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t to) {
+    FAI_GRAD_SIZES
+#pragma unroll
+    for (int c = 0; c < CH; c++) {
+#pragma unroll
+        for (int k = 0; k < KT * 2; k++)
+            fai_st_shared_b32(FAI_MOVE(BM, to, k * 8, c),
+                              FAI_PACK(x[k / 2][c][k % 2 * 2 + 1], x[k / 2][c][k % 2 * 2]));
+    }
+}
+
+/* ---- what leaves ---------------------------------------------------------------------------- */
+
+/* Adds dQ (QT, CQ, C4) to the sums of the warp's queries, of which `rows` exist. */
+FAI_ATOM void FAI_(add_queries)(float *to, float (*x)[4], int32_t rows, int part) {
+    FAI_GRAD_SIZES
+    const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int n = 0; n < QT * CQ; n++) {
+        const int a = n / CQ, c = (n % CQ / 2 * PARTS_Q + part) * 2 + n % 2;
+        if (c >= D / 8 || a * 16 >= rows) continue;
+#if FAI_ARCH >= 900 /* there red adds 16 bytes */
+        fai_red_global_add_v4_f32(to + a * 16 * D + c * 128 + FAI_GRAD_DQ_AT(lane, 0), x[n]);
+#else
+#pragma unroll
+        for (int v = 0; v < 4; v++)
+            fai_red_global_add_f32(to + a * 16 * D + c * 128 + FAI_GRAD_DQ_AT(lane, v), x[n][v]);
+#endif
+    }
+}
+
+/* Tiles of keys add to a tile of dQ one after the other, from the first that it sees on. */
+FAI_ATOM void FAI_(wait_turn)(const uint32_t *turn, int32_t tile) {
+    if (threadIdx.x == 0)
+        while (fai_ld_acquire_gpu_b32(turn) != (uint32_t)tile) {}
+    __syncthreads(); /* what the blocks before have added is there, for all */
+}
+FAI_ATOM void FAI_(end_turn)(uint32_t *turn, int32_t tile) {
+    __syncthreads(); /* all have added */
+    if (threadIdx.x == 0) fai_st_release_gpu_b32(turn, (uint32_t)tile + 1);
+}
+
+/* dK or dV (KT, columns, C4), times factor, to shared memory, (BN, dim). */
+FAI_ATOM void FAI_(put_keys)(float (*x)[4], float factor, uint32_t to, const int dim, int row, int part) {
+    FAI_GRAD_SIZES
+    const int columns = FAI_GRAD_COLUMNS(dim, PARTS);
+#pragma unroll
+    for (int n = 0; n < KT * columns; n++) {
+        const int a = n / columns, c = (n % columns / 2 * PARTS + part) * 2 + n % 2;
+        if (c >= dim / 8) continue;
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+            fai_st_shared_b32(to + FAI_AT(dim, row + a * 16 + e * 8, c) + (int)threadIdx.x % 4 * 4,
+                              FAI_PACK(x[n][e * 2 + 1] * factor, x[n][e * 2] * factor));
+    }
+}
+
+/* The block's rows of dK or dV from there. */
+FAI_ATOM void FAI_(store_keys)(const fa_args *a, const FAI_(grad) *g, const fa_tensor_out *x, uint32_t from,
+                               const int dim) {
+    FAI_GRAD_SIZES
+    const int group = FAI_GROUP(dim);
+    const fai_strides st = fai_strides_dkv(a, x, dim);
+    if (!x->data) return;
+    for (int r = (int)threadIdx.x / group; r < BN && g->key + r < g->seq.len_k; r += THREADS / group) {
+        uint16_t *to = (uint16_t *)x->data + g->seq.b_k * st.b + (g->seq.row_k + g->key + r) * st.s +
+                       g->head_k * st.h;
+        for (int c = (int)threadIdx.x % group; c < dim / 8; c += group)
+            *(uint4 *)(void *)(to + c * 8) = fai_ld_shared_v4_b32(from + FAI_AT(dim, r, c));
+    }
+}
+
+/* ---- kernels -------------------------------------------------------------------------------- */
+
+static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
+    FAI_(backward_kernel)(const __grid_constant__ fa_args args, float *workspace) {
+    FAI_GRAD_SIZES
+    extern __shared__ __align__(128) unsigned char fai_shared[];
+    enum { SK = 0, SV = BN * D * 2, SQ = SV + BN * DV * 2, STAGE = FAI_GRAD_STAGE(FAI_ARCH) };
+    enum { DO = BM * D * 2, LSE = DO + BM * DV * 2, SDS = SQ + STAGES * STAGE, SP = SDS + BN * BM * 2 };
+    FAI_(grad) *const g = (FAI_(grad) *)(void *)(fai_shared + FAI_GRAD_BYTES(FAI_ARCH));
+    if (!FAI_(grad_begin)(&args, g, workspace)) return;
+
+    const uint32_t shared = fai_cvta_to_shared(fai_shared);
+    const float scale = args.softmax_scale != 0 ? args.softmax_scale : rsqrtf((float)D);
+    const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
+    /* what P is multiplied with before it is rounded, the rest in the end: in f16 it shall be neither small nor
+     * infinite */
+    const float factor = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(args.dropout_p) : 1, early = fminf(factor, 1 << 14);
+
+    float dk[KT * CK][4], dv[KT * CV][4]; /* (KT, CK, C4), (KT, CV, C4) */
+#pragma unroll
+    for (int n = 0; n < KT * CK * 4; n++) dk[n / 4][n % 4] = 0;
+#pragma unroll
+    for (int n = 0; n < KT * CV * 4; n++) dv[n / 4][n % 4] = 0;
+
+    /* load K and V, and Q and dO of the first queries that see one of the keys */
+    const int32_t begin = g->any.lo / BM * BM, end = g->any.lo < g->any.hi ? g->any.hi : begin;
+    const int32_t heads = begin < end ? g->group : 0;
+    int32_t first = begin, head = 0;
+    uint32_t stage = 0;
+    float lse = 0;
+    if (begin < end) {
+        FAI_(grad_load_keys)(&args, g, &args.k, shared + SK, D);
+        FAI_(grad_load_keys)(&args, g, &args.v, shared + SV, DV);
+        lse = FAI_(grad_load)(&args, g, head, first, shared + SQ);
+        fai_cp_async_wait_all();
+        FAI_(make_rows_finite)(shared + SK, D, (int)threadIdx.x, THREADS, BN);
+    }
+    while (head < heads) {
+        const int32_t next = first + BM < end ? first + BM : begin, next_head = next == begin ? head + 1 : head;
+        const int infinite = !(fabsf(lse) < INFINITY);
+        fai_cp_async_wait_all();
+        /* Q and dO are there, for all; nobody reads the other stage, P or dS any more */
+        if (__syncthreads_or(infinite)) FAI_(grad_finite_rows)(shared + SQ + stage), __syncthreads();
+        if (STAGES == 2 && next_head < heads)
+            lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ + (STAGE - stage));
+
+        /* the thread's addresses: computed anew each time, as there are no registers to keep them in */
+        const int thread = (int)fai_unknown(threadIdx.x), lane = thread % 32, warp = thread / 32;
+        const int key = warp % (BN / 16 / KT) * 16 * KT, part = warp / (BN / 16 / KT);       /* but for dQ */
+        const int query = warp % (BM / 16 / QT) * 16 * QT, part_q = warp / (BM / 16 / QT); /* of dQ */
+        const int row = key + FAI_C_ROW(lane, 0), column = part * CS; /* the thread's first key; n8 of queries */
+        const int a_row = FAI_LDMATRIX_A_ROW(lane), a_chunk = FAI_LDMATRIX_A_CHUNK(lane);
+        const int b_row = FAI_LDMATRIX_B_ROW(lane), b_chunk = FAI_LDMATRIX_B_CHUNK(lane);
+        const uint32_t sk = shared + SK + FAI_AT(D, key + a_row, a_chunk);
+        const uint32_t sv = shared + SV + FAI_AT(DV, key + a_row, a_chunk);
+        const uint32_t sq = shared + SQ + stage + FAI_AT(D, column * 8 + b_row, b_chunk);
+        const uint32_t sdo = shared + SQ + DO + stage + FAI_AT(DV, column * 8 + b_row, b_chunk);
+        const uint32_t sp_t = shared + SP + FAI_AT(BM, key + a_row, a_chunk);
+        const uint32_t sds_t = shared + SDS + FAI_AT(BM, key + a_row, a_chunk);
+        const uint32_t sq_t = shared + SQ + stage + FAI_AT(D, a_row, part * 2 + a_chunk);
+        const uint32_t sdo_t = shared + SQ + DO + stage + FAI_AT(DV, a_row, part * 2 + a_chunk);
+        const uint32_t sds = shared + SDS + FAI_AT(BM, b_row, query / 8 + b_chunk);
+        const uint32_t sk_t = shared + SK + FAI_AT(D, a_row, part_q * 2 + a_chunk);
+        const uint32_t pair = FAI_AT(BM, row, column) + lane % 4 * 4; /* of P, dS */
+        const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(lane, 0)) * 4;
+
+        const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
+        const int ends = first + BM > g->seq.len_q; /* rows that do not exist: scores of 0, but for what changes them */
+        const int partly = masked || first < g->all.lo || (ends ? g->seq.len_q : first + BM) > g->all.hi ||
+                           (modified && ends);
+        FAI_(place) at = {g->head_k * g->group + head, first + column * 8 + FAI_C_COL(lane, 0), g->key + row};
+#pragma unroll 1
+        for (int c = 0; c < CS; c += CH, at.query += CH * 8) {
+            float s[KT][CH][4], ds[KT][CH][4]; /* transposed: (KT, CH, C4) */
+            float slope[2][KT][CH][4];
+#pragma unroll
+            for (int n = 0; n < 2 * KT * CH * 4; n++)
+                slope[n / 4 / CH / KT][n / 4 / CH % KT][n / 4 % CH][n % 4] = 1;
+            FAI_(gemm_scores)(s, sk, sq + c * 8 * D * 2, D);
+            if (FAI_SCORES && modified) FAI_(grad_modify)(&args, g, s, slope, at, scale);
+            FAI_(probabilities)(s, slse + c * 32, modified ? 1 : scale * FAI_LOG2E);
+            if (partly) FAI_(hide)(&args, g, s, at, masked);
+            const uint32_t kept = drops ? FAI_(kept)(&args, g, at) : ~0u;
+            if (drops) {
+#pragma unroll
+                for (int n = 0; n < KT * CH * 4; n++)
+                    ds[n / 4 / CH][n / 4 % CH][n % 4] =
+                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? s[n / 4 / CH][n / 4 % CH][n % 4] * early : 0;
+                FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SP + pair, 0, c));
+            } else {
+                FAI_(put_scores)(s, FAI_MOVE(BM, shared + SP + pair, 0, c));
+            }
+
+            FAI_(gemm_scores)(ds, sv, sdo + c * 8 * DV * 2, DV);
+            if (drops) {
+#pragma unroll
+                for (int n = 0; n < KT * CH * 4; n++) {
+                    float *const x = &ds[n / 4 / CH][n / 4 % CH][n % 4];
+                    *x = FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? *x * factor : 0;
+                }
+            }
+            FAI_(slopes)(ds, s, slse + BM * 4 + c * 32);
+            if (FAI_HAS(FA_BIAS) && modified && args.dbias.data) FAI_(add_bias)(&args, g, ds, slope[1], s, at);
+            if (partly || (FAI_SCORES && modified)) {
+#pragma unroll
+                for (int n = 0; n < KT * CH * 4; n++) {
+                    float *const x = &ds[n / 4 / CH][n / 4 % CH][n % 4];
+                    if (FAI_SCORES) *x *= slope[0][n / 4 / CH][n / 4 % CH][n % 4];
+                    /* V and the slope may be anything where nothing is seen */
+                    if (s[n / 4 / CH][n / 4 % CH][n % 4] == 0) *x = 0;
+                }
+            }
+            FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SDS + pair, 0, c));
+        }
+        __syncthreads(); /* P and dS are there, for all */
+        if (args.dv.data) FAI_(gemm_keys)(dv, sp_t, sdo_t, DV, part);
+        if (args.dk.data) FAI_(gemm_keys)(dk, sds_t, sq_t, D, part);
+        if (STAGES == 1) {
+            __syncthreads(); /* nobody reads Q and dO any more */
+            if (next_head < heads) lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ);
+        }
+        if (args.dq.data) {
+            float dq[QT * CQ][4]; /* (QT, CQ, C4) */
+            const int64_t at_row = head * FAI_GRAD_ROWS(&args) + first;
+            FAI_(gemm_queries)(dq, sds, sk_t, part_q);
+            if (args.deterministic) FAI_(wait_turn)(g->workspace.turn + at_row / 16, g->tile);
+            FAI_(add_queries)(g->workspace.dq + (at_row + query) * D, dq, g->seq.len_q - first - query, part_q);
+            if (args.deterministic) FAI_(end_turn)(g->workspace.turn + at_row / 16, g->tile);
+        }
+        first = next, head = next_head;
+        if (STAGES == 2) stage = STAGE - stage;
+    }
+    __syncthreads(); /* nobody reads shared memory any more: it is free for dK and dV */
+    const int warp = (int)threadIdx.x / 32, part = warp / (BN / 16 / KT);
+    const int row = warp % (BN / 16 / KT) * 16 * KT + FAI_C_ROW((int)threadIdx.x % 32, 0);
+    FAI_(put_keys)(dk, scale, shared + SK, D, row, part);
+    FAI_(put_keys)(dv, factor / early, shared + SV, DV, row, part);
+    __syncthreads(); /* dK and dV are there, for all */
+    FAI_(store_keys)(&args, g, &args.dk, shared + SK, D);
+    FAI_(store_keys)(&args, g, &args.dv, shared + SV, DV);
+}
+
+/* Before and after it: a block has 16 queries of a head, 8 threads a query. */
+enum { FAI_(grad_threads) = 128 };
+typedef struct FAI_(grad_rows) {
+    fa_sequence seq;
+    int32_t head, first, i; /* first query of the block; that of the thread */
+    FAI_(grad_workspace) workspace;
+} FAI_(grad_rows);
+FAI_ATOM FAI_(grad_rows) FAI_(grad_find)(const fa_args *a, float *workspace) {
+    const uint32_t tiles = (uint32_t)(FAI_GRAD_ROWS(a) / 16), number = blockIdx.x / tiles;
+    FAI_(grad_rows) r;
+    r.seq = FAI_(sequence)(a, (int32_t)(number / (uint32_t)a->num_heads));
+    r.head = (int32_t)(number % (uint32_t)a->num_heads), r.first = (int32_t)(blockIdx.x % tiles) * 16;
+    r.i = r.first + (int32_t)threadIdx.x / 8;
+    r.workspace = FAI_(grad_open)(a, workspace, (int64_t)blockIdx.x * 16);
+    return r;
+}
+
+/* Zeros for the block's rows of dbias, where it is not another's sum that they are added to. */
+FAI_ATOM void FAI_(clear_bias)(const fa_args *a, const FAI_(grad_rows) *r) {
+    const fai_strides st = fai_strides_dbias(a);
+    if ((st.b == 0 && r->seq.b) || (st.h == 0 && r->head)) return;
+    for (int32_t i = r->first; i < r->first + 16 && i < (st.s == 0 ? 1 : a->seqlen_q); i++)
+        for (int32_t j = (int32_t)threadIdx.x; j < a->seqlen_k; j += FAI_(grad_threads))
+            a->dbias.data[r->seq.b * st.b + r->head * st.h + i * st.s + j] = 0;
+}
+
+static __global__ void __launch_bounds__(FAI_(grad_threads))
+    FAI_(prepare_kernel)(const __grid_constant__ fa_args args, float *workspace) {
+    enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
+    const FAI_(grad_rows) r = FAI_(grad_find)(&args, workspace);
+    if (FAI_HAS(FA_BIAS) && args.dbias.data) FAI_(clear_bias)(&args, &r);
+    if (args.deterministic && threadIdx.x == 0) { /* the first tile of keys that the queries see begins */
+        const fa_range keys = fa_row_range(&args, r.seq.len_q, r.seq.len_k, r.first);
+        *r.workspace.turn = (uint32_t)(keys.lo / FAI_GRAD_N(FAI_ARCH));
+        if (blockIdx.x == 0) *r.workspace.ticket = 0;
+    }
+    if (r.first >= r.seq.len_q) return;
+    float sum = 0, bad = 0;
+    if (r.i < r.seq.len_q) {
+        const fai_strides so = fai_strides_o(&args, DV);
+        const int64_t at = fai_offset_q(&r.seq, so, r.i, r.head);
+        const int64_t at_d_o = fai_offset_q(&r.seq, FAI_(strides_d_o)(&args), r.i, r.head);
+        const uint4 *o = (const uint4 *)(const void *)((const uint16_t *)args.o.data + at);
+        const uint4 *d_o = (const uint4 *)(const void *)((const uint16_t *)args.d_o.data + at_d_o);
+        for (int c = (int)threadIdx.x % 8; c < DV / 8; c += 8) {
+            const uint4 x = o[c], y = d_o[c];
+            const uint32_t ox[4] = {x.x, x.y, x.z, x.w}, dy[4] = {y.x, y.y, y.z, y.w};
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                const float low = FAI_UNPACK(dy[n] & 0xffff), high = FAI_UNPACK(dy[n] >> 16);
+                sum = fmaf(FAI_UNPACK(ox[n] & 0xffff), low, sum), sum = fmaf(FAI_UNPACK(ox[n] >> 16), high, sum);
+                bad += (low - low) + (high - high); /* 0 or NaN */
+            }
+        }
+    }
+#pragma unroll
+    for (int n = 4; n > 0; n /= 2)
+        sum += fai_shfl_sync_bfly_f32(sum, n), bad += fai_shfl_sync_bfly_f32(bad, n);
+    if (threadIdx.x % 8 == 0) {
+        const fai_strides sl = fai_strides_lse(&args);
+        float lse = 0; /* of rows that do not exist */
+        if (r.i < r.seq.len_q)
+            lse = ((const float *)args.lse.data)[fai_offset_q(&r.seq, sl, r.i, r.head)] * FAI_LOG2E;
+        if (fabsf(lse) == INFINITY) lse = lse < 0 ? INFINITY : NAN; /* P of a row that sees nothing is 0 */
+        r.workspace.lse[threadIdx.x / 8] = lse + bad, r.workspace.sum[threadIdx.x / 8] = sum;
+    }
+    const float4 zero = {0, 0, 0, 0};
+    for (int n = (int)threadIdx.x; args.dq.data && n < 16 * D / 4; n += FAI_(grad_threads))
+        ((float4 *)(void *)r.workspace.dq)[n] = zero;
+}
+
+static __global__ void __launch_bounds__(FAI_(grad_threads))
+    FAI_(convert_kernel)(const __grid_constant__ fa_args args, float *workspace) {
+    enum { D = FA_HEAD_DIM };
+    const FAI_(grad_rows) r = FAI_(grad_find)(&args, workspace);
+    if (r.i >= r.seq.len_q) return;
+    const fai_strides st =
+        fai_resolve(args.dq.stride_b, args.dq.stride_s, args.dq.stride_h, args.seqlen_q, args.num_heads, D);
+    const float scale = args.softmax_scale != 0 ? args.softmax_scale : rsqrtf((float)D);
+    uint16_t *to = (uint16_t *)args.dq.data + fai_offset_q(&r.seq, st, r.i, r.head);
+    for (int c = (int)threadIdx.x % 8; c < D / 8; c += 8) {
+        const float *from = r.workspace.dq + c * 128;
+        uint32_t x[4];
+#pragma unroll
+        for (int n = 0; n < 4; n++) { /* columns 2n, 2n + 1 of the block of 8 */
+            const int lane = (int)threadIdx.x / 8 % 8 * 4 + n, v = (int)threadIdx.x / 64 * 2;
+            x[n] = FAI_PACK(from[FAI_GRAD_DQ_AT(lane, v + 1)] * scale, from[FAI_GRAD_DQ_AT(lane, v)] * scale);
+        }
+        const uint4 chunk = {x[0], x[1], x[2], x[3]};
+        ((uint4 *)(void *)to)[c] = chunk;
+    }
+}
+
+/* The head of this block. */
+static __global__ void __launch_bounds__(FAI_(grad_threads))
+    FAI_(sink_kernel)(const __grid_constant__ fa_args args, float *workspace) {
+    __shared__ float sums[FAI_(grad_threads) / 32];
+    const int32_t head = (int32_t)blockIdx.x;
+    float sum = 0;
+    for (int32_t b = 0; b < args.batch; b++) {
+        const fa_sequence seq = FAI_(sequence)(&args, b);
+        const int64_t row = ((int64_t)b * args.num_heads + head) * FAI_GRAD_ROWS(&args);
+        const FAI_(grad_workspace) w = FAI_(grad_open)(&args, workspace, row);
+        for (int32_t i = (int32_t)threadIdx.x; i < seq.len_q; i += FAI_(grad_threads))
+            if (w.sum[i] != 0) sum -= fai_ex2_approx_ftz_f32(args.sink[head] * FAI_LOG2E - w.lse[i]) * w.sum[i];
+    }
+#pragma unroll
+    for (int n = 16; n > 0; n /= 2) sum += fai_shfl_sync_bfly_f32(sum, n);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+    __syncthreads(); /* the sums of the warps are there */
+    if (threadIdx.x == 0) args.dsink[head] = sums[0] + sums[1] + sums[2] + sums[3];
+}
+#endif /* FA_BACKWARD */
+
+/* ======================================================================================== */
 /* >>launch   what users call                                                                */
 /* ======================================================================================== */
 
@@ -3666,6 +4743,11 @@ static __global__ void __launch_bounds__(FAI_DECODE_THREADS)
 static inline size_t FA_(forward_cuda_workspace)(const fa_args *args);
 static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, size_t bytes,
                                           cudaStream_t stream);
+#endif
+#if (FA_PASSES) & FA_BACKWARD
+static inline size_t FA_(backward_cuda_workspace)(const fa_args *args);
+static inline fa_status FA_(backward_cuda)(const fa_args *args, void *workspace, size_t bytes,
+                                           cudaStream_t stream);
 #endif
 #if (FA_PASSES) & FA_DECODE
 static inline size_t FA_(decode_cuda_workspace)(const fa_args *args);
@@ -3677,9 +4759,14 @@ static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, F
                                              FA_KV_DTYPE, FA_O_DTYPE, FAI_TILE_M(800), FAI_TILE_N(800),
                                              (FA_FEATURES), (FA_PASSES),
 #if defined(FA_SCORE_MOD)
-                                             FA_(cuda_score_mod), NULL,
+                                             FA_(cuda_score_mod),
 #else
-                                             NULL, NULL,
+                                             NULL,
+#endif
+#if defined(FA_SCORE_MOD_GRAD)
+                                             FA_(cuda_score_mod_grad),
+#else
+                                             NULL,
 #endif
 #if defined(FA_MASK_MOD)
                                              FA_(cuda_mask_mod),
@@ -3694,8 +4781,13 @@ static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, F
                                             NULL,
                                             NULL,
 #endif
+#if (FA_PASSES) & FA_BACKWARD
+                                            FA_(backward_cuda_workspace),
+                                            FA_(backward_cuda),
+#else
                                             NULL,
                                             NULL,
+#endif
 #if (FA_PASSES) & FA_DECODE
                                             FA_(decode_cuda_workspace),
                                             FA_(decode_cuda)};
@@ -3719,7 +4811,7 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
     if (group >= 1 << 22)
         return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
     if (tiles > INT32_MAX / heads)
-        return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * heads, 1, INT32_MAX);
+        return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)tiles * (double)heads, 1, INT32_MAX);
     launch->block_m = FAI_TILE_M(launch->arch), launch->block_n = FAI_TILE_N(launch->arch);
     launch->grid = (unsigned)(tiles * heads), launch->block = FAI_TILE_WARPS(launch->arch) * 32;
     launch->shared = FAI_TILE_SHARED(launch->arch);
@@ -3745,6 +4837,90 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 }
 #endif /* FA_FORWARD */
 
+#if (FA_PASSES) & FA_BACKWARD
+#define FAI_GRAD_ALIGN 128 /* of the workspace, which may come at any address */
+
+/* Bytes of device memory that the call needs, 8 + 4 head_dim a query and head and some; 0 if args are not valid. */
+static inline size_t FA_(backward_cuda_workspace)(const fa_args *args) {
+    if (fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_BACKWARD)) return 0;
+    const int64_t rows = fai_mul((int64_t)args->batch * args->num_heads, FAI_GRAD_ROWS(args));
+    const int64_t words = fai_add(fai_mul(rows, FA_HEAD_DIM + 2), rows / 16 + 1); /* with the counters */
+    return (size_t)(words < INT64_MAX / 16 ? words : INT64_MAX / 16) * 4 + FAI_GRAD_ALIGN;
+}
+
+/* The launches that the current device needs for args, which have passed the check, one after the other; no blocks:
+ * that one is not needed. Their arguments are {args, address of the workspace rounded up to 128}. */
+static inline fa_status FA_(backward_cuda_launch)(const fa_args *args, fa_cuda_launch launch[4]) {
+    static const void *const kernel[4] = {
+        (const void *)FAI_(prepare_kernel), (const void *)FAI_(backward_kernel),
+        (const void *)FAI_(convert_kernel), (const void *)FAI_(sink_kernel)};
+    const fa_status status = fai_cuda_prepare(args, &launch[1], kernel[1]);
+    if (status != FA_OK) return status;
+    const int arch = launch[1].arch;
+    const int64_t heads = (int64_t)args->batch * args->num_heads;
+    const int64_t queries = fai_mul(FAI_GRAD_ROWS(args) / 16, heads);
+    const int64_t tiles = ((int64_t)args->seqlen_k + FAI_GRAD_N(arch) - 1) / FAI_GRAD_N(arch);
+    const int64_t keys = fai_mul(tiles, (int64_t)args->batch * fai_num_heads_k(args));
+    const int64_t blocks[4] = {queries, keys, args->dq.data ? queries : 0, args->dsink ? args->num_heads : 0};
+    if (args->deterministic && args->dbias.data && args->bias.data) {
+        const fai_strides st = fai_strides_dbias(args);
+        if ((st.b == 0 && args->batch > 1) || (st.h == 0 && args->num_heads > 1) || (st.s == 0 && args->seqlen_q > 1))
+            return fai_fail(args, FA_ERR_DETERMINISTIC, "deterministic", -1, 1, 0, 0);
+    }
+    for (int n = 0; n < 4; n++) {
+        if (blocks[n] > INT32_MAX)
+            return fai_fail(args, FA_ERR_CUDA_GRID, "tiles", -1, (double)blocks[n], 1, INT32_MAX);
+        launch[n].kernel = kernel[n], launch[n].arch = arch, launch[n].grid = (unsigned)blocks[n];
+        launch[n].block = FAI_(grad_threads), launch[n].shared = 0;
+    }
+    launch[1].block = FAI_GRAD_WARPS(arch) * 32, launch[1].shared = FAI_GRAD_SHARED(arch);
+    return fai_cuda_allow(args, &launch[1]);
+}
+
+/* The gradients that args has room for, on the stream. Nothing is launched unless the result is FA_OK. Without
+ * args->deterministic dQ, and a dbias that is summed, are added up in an order that differs from call to call, and so
+ * may their last bits. */
+static inline fa_status FA_(backward_cuda)(const fa_args *args, void *workspace, size_t bytes,
+                                           cudaStream_t stream) {
+    fa_cuda_launch launch[4];
+    fa_status status = fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_BACKWARD);
+    if (status == FA_OK)
+        status = fai_cuda_check_workspace(args, workspace, bytes, FA_(backward_cuda_workspace)(args));
+    if (status == FA_OK) status = FA_(backward_cuda_launch)(args, launch);
+    float *aligned = (float *)(((uintptr_t)workspace + FAI_GRAD_ALIGN - 1) / FAI_GRAD_ALIGN * FAI_GRAD_ALIGN);
+    void *parameters[2] = {(void *)args, &aligned};
+    for (int n = 0; n < 4 && status == FA_OK; n++)
+        if (launch[n].grid)
+            status = fai_cuda_start(args, &launch[n], parameters, stream);
+    return status;
+}
+
+#undef FAI_GRAD_ALIGN
+#undef FAI_KEPT
+#undef FAI_SCORE_KEY
+#undef FAI_SCORE_QUERY
+#undef FAI_GRAD_DQ_AT
+#undef FAI_GRAD_ROWS
+#undef FAI_GRAD_SIZES
+#undef FAI_GRAD_COLUMNS
+#undef FAI_GRAD_CH
+#undef FAI_GRAD_FEW
+#undef FAI_GRAD_CS
+#undef FAI_GRAD_THREADS
+#undef FAI_GRAD_SHARED
+#undef FAI_GRAD_BYTES
+#undef FAI_GRAD_STAGE
+#undef FAI_GRAD_PARTS_Q
+#undef FAI_GRAD_PARTS
+#undef FAI_GRAD_QT
+#undef FAI_GRAD_KT
+#undef FAI_GRAD_STAGES
+#undef FAI_GRAD_WARPS
+#undef FAI_GRAD_N
+#undef FAI_GRAD_M
+#endif /* FA_BACKWARD */
+
+#undef FAI_UNPACK
 #if (FA_PASSES) & FA_DECODE
 /* Which kernel, how many blocks, and how the keys are split: for args that have passed the check, on the current
  * device. */
@@ -3860,4 +5036,4 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_FORGET
 #endif /* instance */
 #undef FAI_CUDA
-#endif /* not FAI_MAPS_ONLY */
+#endif /* nvcc */

@@ -148,6 +148,8 @@ static inline int fag_backward(fag_problem *g, const fa_info *info) {
  * and an element of dQ by the root of the sum of (x_ij k_jc)^2, the signs being random. */
 static inline double fag_square(double x) { return x * x; }
 static inline void fag_add(double *sum, float x) { *sum = (double)((float)*sum + x); }
+/* exp(s - max) / sum, 0 of what is masked, also if max and sum are NaN */
+static inline float fag_weight(float s, float max, float sum) { return s == -INFINITY ? 0 : expf(s - max) / sum; }
 static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, int i, float *s, float *dp, const float *k,
                                  const float *v) {
     const fap_problem *p = &g->p;
@@ -178,9 +180,9 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
     const double qn = (double)sqrtf(fap_dot(q, q, d)) * fabs((double)scale), don = (double)sqrtf(fap_dot(d_o, d_o, dv));
     if (max == -INFINITY) return;
     sum = a->sink ? expf(a->sink[h] - max) : 0;
-    for (int j = r.lo; j < r.hi; j++) sum += expf(s[j] - max);
+    for (int j = r.lo; j < r.hi; j++) sum += fag_weight(s[j], max, 1);
     for (int j = r.lo; j < r.hi; j++) {
-        const float e = expf(s[j] - max) / sum;
+        const float e = fag_weight(s[j], max, sum);
         const double z = a->dropout_p > 0 ? (fa_dropout_keep(a, seq->b, h, i, j) ? (double)fa_dropout_scale(a->dropout_p) : 0) : 1;
         dp[j] = 0;
         if (e == 0) continue;
@@ -205,7 +207,7 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         g->noise[FAG_DSINK][h] += fag_square(w * (fabs((double)delta) * (e32 * (8 + big_s) + eps) + d_o_o * (fap_epsilon(p->spec.out) + 8 * e32)));
     }
     for (int j = r.lo; j < r.hi; j++) {
-        const float e = expf(s[j] - max) / sum;
+        const float e = fag_weight(s[j], max, sum);
         double slope, slope_bias, x;
         if (e == 0) continue;
         const float *kj = k + (int64_t)j * d;

@@ -52,7 +52,15 @@ programs() {
         printf 'ptx/sm_80/test_%s\n' kernels findings
         [ -n "$(lacks asan)" ] || for file in tests/ptx/fuzz_*.c; do echo "ptx/asan/$(basename "$file" .c)"; done
         printf 'ptx-%s\n' user fatbin gates mutants && return ;;
-    cuda) printf '%s\n' cuda/test_layout cuda80/test_forward cuda90/test_forward cuda-gates && return ;;
+    cuda) # the longest first
+        echo cuda-gates
+        for file in tests/cuda/test_*.cu; do
+            name=$(basename "$file" .cu) low=80
+            [ "$name" != test_dtypes ] || low=89 # the first with e4m3
+            printf '%s\n' "cuda$low/$name" "cuda90/$name"
+        done
+        for file in examples/*.cu; do echo "cuda90/$(basename "$file" .cu)"; done
+        printf '%s\n' cuda/test_layout cuda80/each_kernel cuda90/each_kernel && return ;;
     examples) set -- native examples/*.c ;;
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
     dispatch) set -- dispatch tests/test_forward.c tests/test_backward.c tests/test_decode.c tests/no_alloc.c ;; # slow: four bodies
@@ -74,7 +82,17 @@ run() {
     ptx/asan/*) $limit "build/$1" ;;
     ptx/sm_80/*) FA_PTX_DEVICE=sm_80 $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
     ptx/*) $limit sh tests/ptx/schedules.sh "build/$1" ;;
-    cuda80/*) FA_PTX_DEVICE=sm_80 $limit "build/$1" && FA_TEST_SCALE=quick FA_PTX_DEVICE=sm_80 $limit sh tests/ptx/schedules.sh "build/$1" lazy 1 2 3 ;;
+    cuda*/*_cuda) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;; # an example
+    cuda*/each_kernel)
+        [ "$1" = cuda90/each_kernel ] || export FA_PTX_DEVICE=sm_80
+        for options in '--seqlen 200' '--seqlen 200 --causal' '--seqlen 65 --keys 130 --causal'; do
+            $limit "build/$1" $options || return # bench/run_gpu.sh runs it under compute-sanitizer
+        done
+        echo '1 passed, 0 failed, 0 skipped' ;;
+    cuda8[0-9]/*)
+        device=sm_${1%/*}
+        export FA_PTX_DEVICE="sm_${device#sm_cuda}"
+        $limit "build/$1" && FA_TEST_SCALE=quick $limit sh tests/ptx/schedules.sh "build/$1" lazy 1 2 3 ;;
     cuda90/*) FA_TEST_SCALE=quick $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
     cuda-gates) $limit sh tests/cuda/gates_test.sh ;;
     ptx-mutants) $limit sh tests/ptx/mutants.sh | sed '$s/ killed, \(.*\) survived$/ passed, \1 failed, 0 skipped/' ;;

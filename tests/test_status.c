@@ -191,6 +191,7 @@ static void bad_scalars(void) {
     BAD(, a.softcap = INFINITY, SOFTCAP, "softcap", INFINITY, 0, big, -1)
     BAD(, a.causal = 2, CAUSAL, "causal", 2, 0, 1, -1)
     BAD(, a.causal = -1, CAUSAL, "causal", -1, 0, 1, -1)
+    BAD(, a.deterministic = 2, DETERMINISTIC, "deterministic", 2, 0, 1, -1)
     BAD(, a.window_left = -1, WINDOW_LEFT, "window_left", -1, 0, MOST, -1)
     BAD(, a.window_right = INT32_MIN, WINDOW_RIGHT, "window_right", INT32_MIN, 0, MOST, -1)
     BAD(, a.dropout_p = 1, DROPOUT_P, "dropout_p", 1, 0, below_one, -1)
@@ -615,7 +616,7 @@ FA_TEST(sentences) {
         "alibi_slopes", "bias", "dropout_p", "sink", "block_mask", "tree_mask", "q_descale", "k_descale", "v_descale",
         "num_threads", "workspace", "head_dim", "FA_PASSES", "FA_SCORE_MOD_GRAD", "d_o", "dq", "dk", "dv ", "of dv", "dv.data",
         "dbias", "dsink", "split_keys", "num_parts", "of a part", "o_dtype", "cudaError_t", "cudaMalloc",
-        "FA_BLOCK_N"};
+        "FA_BLOCK_N", "deterministic"};
     for (int i = 1; i < FA_NUM_STATUS; i++) {
         const char *sentence = fa_strerror((fa_status)i);
         int named = 0;

@@ -1,4 +1,5 @@
-/* gates.cu - instances at the limits of registers: the largest tiles, with the default and with all features. */
+/* gates.cu - instances at the limits of registers: the largest tiles, with the default and with all features.
+ * require: HMMA,LDSM,LDGSTS archs: 80 86 89 90 120 */
 #define FA_NAME bf16_64
 #define FA_HEAD_DIM 64
 #include "flashattn_cuda.cuh"

@@ -140,7 +140,8 @@ static void make_world(world *w, fa_dtype dtype, fa_dtype fresh, int page, int m
         w->c.block_table_stride = pages + 1;
     }
     w->c.k = make_tensor(w, w->c.head_dim, wide), w->c.v = make_tensor(w, w->c.head_dim_v, wide);
-    if (mode != NONE) w->c.k_descale = make_factors(w, mode), w->c.v_descale = make_factors(w, mode == HEAD ? TENSOR : mode);
+    if (mode != NONE) /* V has mostly the same kind */
+        w->c.k_descale = make_factors(w, mode), w->c.v_descale = make_factors(w, fat_below(&w->seed, 4) ? mode : 1 + fat_below(&w->seed, 4));
 }
 
 static fa_cache cache_there(const fa_cache *c) {
@@ -270,7 +271,7 @@ static void append_some(world *w, int wide) {
     for (int step = 0; step < 3; step++) {
         int32_t *start, *count;
         fa_append_args a = make_rows(w, step == 0 ? 14 : 1 + fat_below(&w->seed, 9), wide, &start, &count);
-        if (w->c.k_descale.block > 1) {} /* blocks go on only where rows are */
+        if (w->c.k_descale.block > 1 || w->c.v_descale.block > 1) {} /* blocks go on only where rows are */
         else if (!fat_below(&w->seed, 8)) a.k.data = NULL;
         else if (!fat_below(&w->seed, 8)) a.v.data = NULL;
         if (!append_both(&a)) return;
@@ -479,6 +480,38 @@ FA_TEST(ties) {
         upload();
         d = append_there(&a), d.error = &error;
         if (launched(fa_append_cuda(&d, 0), &error)) FA_EXPECT(fa_append(&a) == FA_OK && same());
+        drop_all();
+    }
+}
+
+/* ---- bytes --------------------------------------------------------------------------------- */
+
+extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
+
+/* Rows are read once and written once, with their factors. */
+FA_TEST(bytes_are_those_of_the_rows) {
+    enum { B = 2, N = 64, H = 8, D = 128, ROOM = 128, ROWS_OF_HEADS = 2 * B * N * H };
+    if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
+    for (int dtype = FA_BF16; dtype <= FA_I8; dtype++) {
+        fa_append_args a, d;
+        fa_error error;
+        memset(&a, 0, sizeof a);
+        a.cache.batch = B, a.cache.num_heads_k = H, a.cache.seqlen_k = ROOM, a.cache.head_dim = a.cache.head_dim_v = D;
+        a.cache.dtype = dtype, a.dtype = FA_BF16, a.seqlen_new = N;
+        a.cache.k.data = take(B * ROOM * H * D * 2, dtype), a.cache.v.data = take(B * ROOM * H * D * 2, dtype);
+        a.k.data = take(B * N * H * D * 2, FA_BF16), a.v.data = take(B * N * H * D * 2, FA_BF16);
+        if (dtype >= FA_E4M3) {
+            const fa_descale_out factors = {NULL, ROOM * H, 1, H, 1, 0};
+            a.cache.k_descale = a.cache.v_descale = factors;
+            a.cache.k_descale.data = (float *)take(B * ROOM * H * 4, FA_F32), a.cache.v_descale.data = (float *)take(B * ROOM * H * 4, FA_F32);
+        }
+        upload();
+        d = append_there(&a), d.error = &error;
+        if (launched(fa_append_cuda(&d, 0), &error)) {
+            const double out = ROWS_OF_HEADS * (D * (double)fa_sizeof(dtype) + (dtype >= FA_E4M3 ? 4 : 0));
+            const double in = ROWS_OF_HEADS * D * 2.0, read = (double)ptx_counter("load_bytes"), written = (double)ptx_counter("store_bytes");
+            FA_EXPECT_MSG(written == out && read == in, "%s: %.0f bytes read of %.0f, %.0f written of %.0f", fa_dtype_name(dtype), read, in, written, out);
+        }
         drop_all();
     }
 }

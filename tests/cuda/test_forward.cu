@@ -16,11 +16,11 @@
 
 #include "device.h"
 
-/* FA_TEST_SCALE=quick runs every sixth case: of other schedules, other devices. */
+/* FA_TEST_SCALE=quick runs every sixth case, of other schedules, other devices: case_number = 0 makes it the next. */
+static int case_number;
 static int due(void) {
-    static int n;
     const char *scale = getenv("FA_TEST_SCALE");
-    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
+    return !scale || strcmp(scale, "quick") != 0 || case_number++ % 6 == 0;
 }
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
@@ -62,6 +62,16 @@ FA_TEST(every_head_dim) {
         FA_EXPECT(check_case(dims[n], "sq=113 sk=203"));
         if (dims[n]->info.features & FA_CAUSAL) FA_EXPECT(check_case(dims[n], "hq=2 sq=140 sk=130 causal=1"));
     }
+}
+
+/* The default features, which are masked by ranges alone: instances with all features also ask each key. */
+FA_TEST(default_features) {
+    case_number = 0;
+    FA_EXPECT(check_case(&bf16_128_cuda_info, "hq=2 sq=140 sk=150 wl=20 wr=9"));
+    for (int n = 0; n < 12; n++)
+        FA_EXPECT(check_case(n % 2 ? &bf16_128_cuda_info : &bf16_256_cuda_info,
+                             "b=2 hq=4 hk=2 sq=%d sk=%d wl=%d wr=%d causal=%d varlen=%d used=%d page=%d seed=%d", 130 - 9 * n,
+                             120 + 7 * n, 8 + 5 * n, n % 3 * 11, n / 6, n % 3 == 1, n % 4, n % 5 == 2 ? 16 : 0, n));
 }
 
 FA_TEST(grouped_heads) {
@@ -167,16 +177,29 @@ FA_TEST(random_problems) {
 
 extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
 
+/* Products of the tiles that some row sees a key of, and of no other. */
+static double visible_macs(const fa_info *info, int sq, int sk, int causal) {
+    double macs = 0;
+    for (int first = 0; first < sq; first += info->block_m) {
+        const int end = first + info->block_m < sq ? first + info->block_m : sq;
+        const int keys = causal && end + sk - sq < sk ? end + sk - sq : sk;
+        macs += (double)info->block_m * ((keys + info->block_n - 1) / info->block_n * info->block_n) *
+                (info->head_dim + info->head_dim_v);
+    }
+    return macs;
+}
+
 /* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
 typedef fa_status launch_function(const fa_args *args, fa_cuda_launch *launch);
 
 FA_TEST(bytes_are_those_of_the_model) {
     static const int shapes[][4] = {{128, 128, 0}, {256, 512, 0}, {256, 512, 1},
-                                    {384, 384, 1}, {200, 203, 0}, {128, 512, 1}};
+                                    {200, 203, 0}, {384, 384, 1}, {128, 512, 1}};
     const fa_cuda_info *const instances[] = {&f16_64_cuda_info, &bf16_64_cuda_info, &bf16_128_cuda_info};
     launch_function *const launches[] = {f16_64_forward_cuda_launch, bf16_64_forward_cuda_launch,
                                          bf16_128_forward_cuda_launch};
     if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
+    case_number = 0;
     for (int n = 0; n < 2 * COUNT(shapes); n++) {
         const fa_info *const info = &instances[n % COUNT(instances)]->info;
         const int *const s = shapes[n / 2];
@@ -198,6 +221,8 @@ FA_TEST(bytes_are_those_of_the_model) {
                                      launch.block_m, launch.block_n, 1, 0);
         FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name,
                       s[0], s[1], bytes, io.bytes_flash);
+        const double macs = (double)ptx_counter("mac_mma"), wanted = 4 * visible_macs(info, s[0], s[1], s[2]);
+        FA_EXPECT_MSG(macs == wanted, "%s %d x %d: %.0f products, wanted %.0f", info->name, s[0], s[1], macs, wanted);
     }
 }
 

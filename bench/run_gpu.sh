@@ -1,0 +1,138 @@
+#!/bin/sh
+# bench/run_gpu.sh [--seconds N] [--arch SM] [--build-only] (make gpu) - all there is to do on a GPU, in ten minutes (N):
+#
+#     build for its arch; the CUDA tests; compute-sanitizer (memcheck, racecheck) on each kernel; the benchmark next to
+#     PyTorch's attention backends (bench/gpu.py), which prints a table and writes build/bench/gpu.csv
+#
+# Needs nvcc, or what --build-only --arch 90 has left in build/gpu on another machine. Nothing is downloaded; what is
+# missing (compute-sanitizer, PyTorch) is skipped, and said so. PYTHON: one that can import torch.
+# Exit status: 0; 1 if something failed; 77 without a GPU.
+#
+#     --stand-in: no GPU but the PTX machine as libcudart, small sizes: does this script itself work?
+
+cd "$(dirname "$0")/.." || exit 2
+unset MAKEFLAGS MFLAGS MAKELEVEL
+total=600 arch='' build_only='' stand_in='' out=build/gpu log=build/gpu/log
+while [ $# -gt 0 ]; do
+    case $1 in
+    --seconds) total=$2 && shift ;;
+    --arch) arch=$2 && shift ;;
+    --build-only) build_only=1 ;;
+    --stand-in) stand_in=1 arch=90a ;;
+    *) sed -n '2s/^# //p' "$0" >&2 && exit 2 ;;
+    esac
+    shift
+done
+began=$(date +%s)
+left() { echo $((total - $(date +%s) + began)); }
+say() { printf '[%3d s left] %s\n' "$(left)" "$*"; }
+have() { command -v "$1" >/dev/null 2>&1; }
+failed=0
+
+PATH=$PATH:/usr/local/cuda/bin
+nvcc=${NVCC:-nvcc}
+card=$(nvidia-smi -i 0 --query-gpu=name,driver_version,compute_cap,memory.total --format=csv,noheader 2>/dev/null)
+case $card in
+*,*) ;;
+*) card='' ;;
+esac
+if [ -z "$card$build_only$stand_in" ]; then
+    echo 'no NVIDIA GPU here (nvidia-smi finds none): skipped'
+    exit 77
+fi
+# "NVIDIA H200, 580.159.03, 9.0, 143771 MiB" -> 90
+[ -n "$arch" ] || arch=$(echo "$card" | cut -d, -f3 | tr -d ' .')
+[ -n "$arch" ] || { echo '--build-only needs --arch on a machine without a GPU' >&2 && exit 2; }
+mkdir -p "$out" "$log"
+say "card: ${card:-none}; sm_$arch"
+
+# ---- build ----
+cpus=$(nproc 2>/dev/null || echo 2)
+flags="-O3 -lineinfo -gencode arch=compute_$arch,code=sm_$arch -I. -Itests"
+# the machine reads PTX, and is found as a shared libcudart
+[ -z "$stand_in" ] || flags="-O3 -lineinfo -no-compress -cudart shared -gencode arch=compute_$arch,code=compute_$arch -I. -Itests"
+tests=$(for file in tests/cuda/test_*.cu; do basename "$file" .cu; done)
+commands() {
+    for name in $tests; do echo "$nvcc $flags -o $out/$name tests/cuda/$name.cu"; done
+    echo "$nvcc $flags -o $out/each_kernel bench/each_kernel.cu"
+    for dim in 64 128 256; do
+        echo "$nvcc $flags -shared -Xcompiler -fPIC -Xlinker -Bsymbolic -DBENCH_DIM=$dim -o $out/libbench$dim.so bench/gpu_kernels.cu"
+    done
+}
+if have "$nvcc"; then
+    rm -f "$out"/test_* "$out"/lib* "$out/each_kernel" "$log"/*
+    commands >"$log/commands"
+    # no command of this list may take longer than a third of the time
+    # shellcheck disable=SC2016
+    xargs -P "$cpus" -I{} sh -c 'timeout '$((total / 3))' {} >"'"$log"'/build.$$" 2>&1 || echo "{}" >>"'"$log"'/not-built"' <"$log/commands"
+    if [ -s "$log/not-built" ]; then
+        failed=1
+        say 'NOT BUILT:'
+        cat "$log/not-built" "$log"/build.* | head -n 30
+    fi
+    say "built, $(wc -l <"$log/commands") programs"
+elif [ -x "$out/each_kernel" ]; then
+    say 'no nvcc: what is in build/gpu is used'
+else
+    echo "no nvcc (NVCC=$nvcc), and nothing in $out: build there with bench/run_gpu.sh --build-only --arch $arch" >&2
+    exit 2
+fi
+[ -z "$build_only" ] || exit $failed
+
+if [ -n "$stand_in" ]; then
+    make -s build/libfa_ptx.so || exit 2
+    export FA_TEST_SCALE=quick LD_LIBRARY_PATH="$PWD/build/ptx/lib"
+fi
+
+# ---- tests: as many at a time as there are CPUs, as their time goes into the reference ----
+limit=$(($(left) / 3))
+for name in $tests; do
+    [ -x "$out/$name" ] && echo "$name"
+done | xargs -P "$cpus" -I{} sh -c "timeout $limit $out/{} >$log/{} 2>&1; echo \$? >$log/{}.status"
+for name in $tests; do
+    [ -x "$out/$name" ] || continue
+    last=$(tail -n 1 "$log/$name")
+    if [ "$(cat "$log/$name.status")" = 0 ]; then
+        say "$name: $last"
+    else
+        failed=1
+        say "$name FAILED, status $(cat "$log/$name.status"): $last"
+        grep -E '^(#|not ok)' "$log/$name" | head -n 12
+    fi
+done
+"$out/each_kernel" >"$log/each_kernel" 2>&1 || { failed=1 && say 'each_kernel FAILED' && cat "$log/each_kernel"; }
+
+# ---- compute-sanitizer ----
+sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer /usr/local/cuda*/compute-sanitizer/compute-sanitizer 2>/dev/null | head -n 1)
+if [ -n "$sanitizer" ] && [ -z "$stand_in" ]; then
+    for tool in memcheck racecheck; do
+        limit=$(($(left) / 6))
+        timeout "$limit" "$sanitizer" --tool $tool --error-exitcode 9 "$out/each_kernel" --causal >"$log/$tool" 2>&1
+        status=$?
+        case $status:$(grep -c 'Device not supported\|Unable to find injection' "$log/$tool") in
+        0:*) say "$tool: $(grep 'SUMMARY' "$log/$tool" | tail -n 1)" ;;
+        124:*) say "$tool: not finished in $limit s: skipped" ;;
+        *:[1-9]*) say "$tool: it does not work here: skipped" ;;
+        *) failed=1 && say "$tool FAILED, status $status:" && grep '=====' "$log/$tool" | head -n 20 ;;
+        esac
+    done
+else
+    say 'no compute-sanitizer: skipped'
+fi
+
+# ---- benchmark ----
+commit=$(git describe --always --dirty 2>/dev/null || cat .commit 2>/dev/null)
+python=${PYTHON:-python3}
+if [ -n "$stand_in" ]; then
+    $python bench/gpu.py --dry-run --seconds $(($(left) - 20)) || failed=1
+elif ! $python -c 'import torch' 2>/dev/null; then
+    say "no PyTorch for $python: no benchmark"
+else
+    $python bench/gpu.py --libraries "$out" --seconds $(($(left) - 20)) --csv build/bench/gpu.csv --commit "$commit"
+    case $? in
+    0) $python bench/plot_gpu.py build/bench/gpu.csv >build/bench/gpu.svg && echo 'build/bench/gpu.csv, build/bench/gpu.svg' ;;
+    *) failed=1 ;;
+    esac
+fi
+[ "$failed" = 0 ] || echo 'FAILED; see above'
+exit $failed

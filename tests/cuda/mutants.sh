@@ -1,0 +1,183 @@
+#!/bin/sh
+# tests/cuda/mutants.sh [--check] [pattern] - do the tests notice a broken kernel? Breaks flashattn_cuda.cuh in one place at a
+# time and expects test_forward or test_hopper, at quick scale on the PTX machine, to fail in one of the schedules order, lazy and 1:
+# by a finding, by a wrong result, by counts that are not what they should be. Prints what killed each mutant.
+# Takes about fifteen minutes on two cores. JOBS=1: one at a time. pattern: of awk, in names.
+#
+# A mutant is a line of the list: name, sed command. A command that no longer changes anything is an error: the kernel
+# was rewritten, and the mutant has to follow. --check: only that.
+
+cd "$(dirname "$0")/../.." || exit 1
+dir=build/cuda/mutants
+
+list() {
+    cat <<'END'
+swizzle-none             s/(chunk) ^ FAI_SWIZZLE(dim, row)/(chunk) ^ 0 * FAI_SWIZZLE(dim, row)/
+swizzle-of-8-always      s/((dim) \/ 8 % 8 == 0 ? 8 : (dim) \/ 8 % 4 == 0 ? 4 : 2)/8/
+column-of-fragment       s/((lane) % 4 \* 2 + (v) % 2)/((lane) % 4 + (v) % 2)/
+k-fragments-swapped      s/#define FAI_LDMATRIX_B_ROW(lane) .*/#define FAI_LDMATRIX_B_ROW(lane) ((lane) % 16)/
+v-not-transposed         s/fai_ldmatrix_x4_trans(rv/fai_ldmatrix_x4(rv/
+k-halves-swapped         s/rq\[a \* (D \/ 16) + c\], rk), FAI_MMA(to\[1\], rq\[a \* (D \/ 16) + c\], rk + 2)/rq[a * (D \/ 16) + c], rk + 2), FAI_MMA(to[1], rq[a * (D \/ 16) + c], rk)/
+p-halves-swapped         s/FAI_PACK(p\[e \/ 2\]\[e % 2 \* 2 + 1\], p\[e \/ 2\]\[e % 2 \* 2\])/FAI_PACK(p[e \/ 2][e % 2 * 2], p[e \/ 2][e % 2 * 2 + 1])/
+no-wait-k                /const int mask = masked || first/{n;d}
+no-wait-v-1-stage        /if (STAGES == 1) {/{n;d}
+no-barrier-k             /K is there (V too, in 2 stages)/d
+no-barrier-v             /V is there, for all; nobody reads K/d
+no-barrier-tile          /\*t is written/d
+no-barrier-before-o      s/infinite = __syncthreads_or(infinite);/infinite = __any_sync(~0u, infinite);/
+no-barrier-infinite      /__syncthreads(); \/\* O is written/d
+no-syncwarp              /__syncwarp();.*rows of the warp may be read/d
+one-stage-of-two         /if (STAGES == 2) stage = STAGE - stage;/d
+stage-of-v               s/FAI_(gemm_pv)(o\[0\], s\[0\], sv + stage,/FAI_(gemm_pv)(o[0], s[0], sv + (STAGES == 2 ? STAGE - stage : 0),/
+load-to-own-stage        s/shared + SK + (STAGE - stage), D/shared + SK + stage, D/
+v-of-next-tile           s/if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first,/if (STAGES == 1) FAI_(load_kv)(\&args, t, \&args.v, gv, next >= end ? next : first,/
+shared-too-small         s/launch->shared = FAI_TILE_SHARED(launch->arch);/launch->shared = FAI_TILE_SHARED(launch->arch) - 4;/
+key-past-the-end         s/: j >= lo && j < hi))$/: j >= lo \&\& j <= hi))/
+key-past-the-end-asked   s/if (j >= lo && j < hi && FAI_(visible)/if (j >= lo \&\& j <= hi \&\& FAI_(visible)/
+first-key-not-asked      s/if (j >= lo && j < hi && FAI_(visible)/if (j > lo \&\& j < hi \&\& FAI_(visible)/
+first-key-lost           s/: j >= lo && j < hi))$/: j > lo \&\& j < hi))/
+last-tile-not-masked     s/first < t->all.lo || first + BN > t->all.hi;/first < t->all.lo;/
+tile-masked-too-late     s/first + BN > t->all.hi;/first + BN > t->all.hi + 1;/
+window-not-masked        s/const int mask = masked || first < t->all.lo || /const int mask = masked || /
+first-tile-lost          s/const int32_t end = t->any.lo \/ BN \* BN;/const int32_t end = (t->any.lo + BN - 1) \/ BN * BN;/
+a-tile-too-many          s/(t->any.hi - 1) \/ BN \* BN + BN, end)/t->any.hi \/ BN * BN + BN, end)/
+rows-past-the-end-read   s/row0 + r < t->rows ? 16 : 0/16/
+keys-past-the-end-read   s/^ *inside ? 16 : 0);/16);/
+row-past-the-end-stored  s/if (own >= t->rows) continue;/if (own > t->rows) continue;/
+lse-of-wrong-row         s/const int r = row + n \* 8;/const int r = row + n * 4;/
+lse-in-log2              s/(m\[n\] + fai_lg2_approx_f32(l\[n\])) \* FAI_LN2/(m[n] + fai_lg2_approx_f32(l[n]))/
+lse-past-the-end         s/lane % 4 == 0 && r < t->rows/lane % 4 == 0 \&\& r <= t->rows/
+row-maximum-of-2-lanes   /x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 2));/d
+row-sum-of-2-lanes       /l\[n\] += fai_shfl_sync_bfly_f32(l\[n\], 2);/d
+rescale-of-last-row-only s/moves |= top\[n\] > m\[n\] + 8;/moves = top[n] > m[n] + 8;/
+o-not-rescaled           s/, o\[c\]\[n % 2 \* 2 + 1\] \*= factor;/;/
+l-not-rescaled           /l\[n\] \*= factor;/d
+maximum-without-rescale  s/m\[n\] = top\[n\] > m\[n\] + 8 ? top\[n\] : m\[n\];/m[n] = fmaxf(m[n], top[n]);/
+threshold-too-high       s/> m\[n\] + 8/> m[n] + 80/g
+row-not-seen-yet         s/m\[n\] == -INFINITY ? 0 : m\[n\];/m[n];/
+empty-row                s/l\[n\] == 0 ? 0 : kept \/ l\[n\]/kept \/ l[n]/
+sink-dropped             s/FAI_HAS(FA_SINK) && a->sink ? a->sink/FAI_HAS(FA_SINK) \&\& a->sink \&\& row < 0 ? a->sink/
+sink-four-times          s/l\[n\] = m\[n\] != -INFINITY && threadIdx.x % 4 == 0;/l[n] = m[n] != -INFINITY;/
+sink-of-first-row        s/a->sink\[FAI_(find)(t, row + n \* 8).h\]/a->sink[FAI_(find)(t, row).h]/
+head-of-group            s/(shift + own) % group << 10/own % group << 10/
+query-of-group           s/(uint32_t)((shift + own) \/ group |/(uint32_t)(own \/ group |/
+rows-of-longest-sequence s/(int64_t)seq.len_q \* group - row0/(int64_t)a->seqlen_q * group - row0/
+keys-of-first-query      s/bottom = FAI_(keys)(a, t, first + (shift + rows - 1) \/ group);/bottom = FAI_(keys)(a, t, first);/
+varlen-keys-of-first     s/seq.b_k \* st.b + seq.row_k \* st.s/seq.b_k * st.b/
+page-row                 s/^ *j % size \* s.row;/j * s.row;/
+page-table-of-first      s/a->block_table\[t->b \* stride + j \/ size\]/a->block_table[j \/ size]/
+dropout-wrong-word       s/FAI_(pick)(got, quad ^ x)/FAI_(pick)(got, x)/
+dropout-not-exchanged    s/fai_shfl_sync_bfly_b32(FAI_(pick)(made, quad ^ x), x)/FAI_(pick)(made, quad ^ x)/
+dropout-not-scaled       s/FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1/1/
+dropout-of-next-keys     s/first \/ 8 + c + (int32_t)quad, made/first \/ 8 + c + 1 + (int32_t)quad, made/
+alibi-from-the-left      s/const int32_t position = at.i + t->len_k - t->len_q;/const int32_t position = at.i;/
+alibi-of-first-row       s/alibi_stride_b + at.h\] : 0/alibi_stride_b + t->first_h] : 0/
+bias-of-first-head       s/t->b \* sb.b + at.h \* sb.h + at.i \* sb.s/t->b * sb.b + at.i * sb.s/
+bias-past-the-end        s/a->bias.data && j < t->any.hi)/a->bias.data)/
+bias-f16-as-bf16         s/if (a->bias.dtype == FA_BF16) return/if (a->bias.dtype >= FA_F16) return/
+softcap-halved           s/fai_ex2_approx_ftz_f32(2 \* FAI_LOG2E \* y/fai_ex2_approx_ftz_f32(FAI_LOG2E * y/
+score-in-log2-units      s/\*x = y \* FAI_LOG2E;/*x = y;/
+negative-scale           s/if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);//
+block-mask-ignored       s/a->block_mask.data && !fa_block_visible(a, &seq, at.h, at.i, j)) return 0;/a->block_mask.data \&\& j < 0) return 0;/
+block-skipped            s/if (__syncthreads_or(visible)) break;/if (__syncthreads_and(visible)) break;/
+block-asked-by-warp      s/if (__syncthreads_or(visible)) break;/if (__any_sync(~0u, visible)) break;/
+tree-ignored             s/!fa_tree_visible(a, &seq, at.i, j)) return 0;/j < 0) return 0;/
+nan-of-v-spreads         s/infinite |= FAI_(make_finite)(shared + SV.*;/;/
+infinite-forgotten       s/^    if (infinite) {/    if (0) {/
+infinite-when-dropped    s/FAI_(add_infinite)(&args, t, masked || drops,/FAI_(add_infinite)(\&args, t, masked,/
+infinite-twice           s/first >= t->all.lo && first + bn <= t->all.hi)/first >= t->all.hi)/
+unaligned-k-accepted     /FAI_CHECK_ROWS(k, K, kv_dtype)/d
+host-pointer-accepted    /FAI_CHECK_POINTER(k.data)/d
+grid-overflows           s/tiles > INT32_MAX \/ heads/tiles > INT32_MAX/
+hopper-swizzle           s/(chunk) % 8 ^ (row) % 8) \* 16/(chunk) % 8) * 16/
+hopper-no-wait-q         /fai_mbarrier_try_wait_parity(g.bars + FAI_Q_FULL, 0);/d
+hopper-no-wait-first-k   s/^        FAI_(wait)(FAI_K_FULL, stage);//
+hopper-no-wait-k         /FAI_(wait)(FAI_K_FULL, now);/d
+hopper-no-wait-v         /FAI_(wait)(FAI_V_FULL, \*before);/d
+hopper-no-wait-last-v    /FAI_(wait)(FAI_V_FULL, stage);/d
+hopper-k-not-empty       /fai_mbarrier_try_wait_parity(bars + FAI_K_EMPTY/d
+hopper-v-not-empty       /fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY/d
+hopper-parity-of-v       s/stage ? empty ^ 1 : empty);/empty);/
+hopper-parity-each-step  s/s.parity + (1u << 30)/s.parity + (1u << 31)/
+hopper-no-wait-s         /fai_wgmma_wait_group_1();.*S is there/d
+hopper-no-wait-first-s   /fai_wgmma_wait_group_0();.*S is there/d
+hopper-no-wait-o         /fai_wgmma_wait_group_0();.*O is there, P and V/d
+hopper-no-wait-last-o    /fai_wgmma_wait_group_0();.*O is there \*/d
+hopper-no-wgmma-fence-s  /fai_wgmma_fence();.*S are free/d
+hopper-no-wgmma-fence-p  /fai_wgmma_fence();.*P and O are written/d
+hopper-k-never-freed     /if (g->leads) fai_mbarrier_arrive(now.bars + FAI_K_EMPTY);/d
+hopper-k-freed-by-one    s/fai_mbarrier_init(bars + FAI_K_EMPTY + 8 \* stage, WGS)/fai_mbarrier_init(bars + FAI_K_EMPTY + 8 * stage, 1)/
+hopper-no-init-fence     /fai_fence_mbarrier_init();$/d
+hopper-turn-not-passed   s/^    FAI_(pass_turn)(g);//
+hopper-no-fence-of-o     /fai_fence_proxy_async();.*what TMA will read/d
+hopper-no-barrier-of-o   /fai_bar_sync(FAI_BAR_WG + g->wg, 128);.*all have written/d
+hopper-no-wait-of-o      /fai_cp_async_bulk_wait_group_read_0();.*outlives/d
+hopper-no-fence-of-v     /fai_fence_proxy_async();.*what wgmma will read/d
+hopper-no-wait-raw-v     /FAI_V_RAW + 8 \* stage, raw >> stage & 1);/d
+hopper-parity-of-raw     /raw ^= 1u << stage;/d
+hopper-rows-not-mended   s/if (j < t->any.lo || j >= t->any.hi)$/if (j < t->any.lo)/
+hopper-not-mended        s/found |= FAI_(make_chunk_finite)(at);$/found |= 0;/
+hopper-infinite-lost     s/if (found) t->infinite = 1;//
+hopper-o-not-scaled      s/if (moves) FAI_(scale_o)(o, factor);//
+hopper-growth-not-seen   s/__any_sync(~0u, below >= 0)/__any_sync(~0u, 0)/
+hopper-growth-of-a-lane  s/const int moves = __any_sync(~0u, below >= 0);/const int moves = below >= 0;/
+hopper-sums-not-scaled   s/m\[h\] += x, l\[h\] \*= factor\[h\];/m[h] += x;/
+hopper-unseen-row        s/FAI_(any_unseen)(&g, m));/0);/
+hopper-boundary-late     s/first < g.lo || first + BN > g.hi ||/first < g.lo || first + BN > g.hi + BN ||/
+hopper-left-boundary     s/walk.end > g.lo ? walk.end : g.lo;/walk.end;/
+hopper-rows-of-group     s/n \* (64 \/ m->group), q.y/n * 64, q.y/
+hopper-ragged-length     s/r.x = FAI_RAGGED - rows,/r.x = FAI_RAGGED - rows - 1,/
+hopper-ragged-end        s/r.y = (int32_t)row + rows,/r.y = (int32_t)row + rows + 1,/
+hopper-page-of-next      s/j = j + rows > t->any.lo ? j : t->any.lo;//
+hopper-page-past-the-end s/int32_t j = first < t->any.hi ? first : t->any.hi - 1;/int32_t j = first;/
+hopper-used-rows-stored  s/(a->cu_seqlens_q || !a->seqused_q || t->rows == BM)/(1)/
+END
+}
+
+# Mutant $1, "name sed command": one line of the table. hopper-*: of the sm_90a kernel and its own test.
+one() {
+    name=${1%% *} command=$(echo "${1#* }" | sed 's/^ *//')
+    case $name in hopper-*) arch=90a test=test_hopper ;; *) arch=80 test=test_forward ;; esac
+    work=$dir/$name
+    mkdir -p "$work"
+    sed "$command" flashattn_cuda.cuh >"$work/flashattn_cuda.cuh"
+    printf '%-26s' "$name" >"$work/line"
+    if [ "$name" != none ] && cmp -s flashattn_cuda.cuh "$work/flashattn_cuda.cuh"; then
+        echo 'DOES NOT APPLY' >>"$work/line"
+    elif ! ${NVCC:-nvcc} -O1 -lineinfo -no-compress -cudart none -gencode arch=compute_$arch,code=compute_$arch -DFA_TEST_CORE \
+        -I"$work" -I. -Itests -o "$work/test" tests/cuda/$test.cu build/libfa_ptx.a -lm -lpthread >"$work/log" 2>&1; then
+        echo 'DOES NOT COMPILE' >>"$work/line"
+    else
+        verdict=SURVIVED
+        for schedule in order lazy 1; do
+            FA_TEST_SCALE=quick FA_PTX_DEVICE=sm_$arch FA_PTX_SCHEDULE=$schedule FA_PTX_LIMIT=3000000 \
+                timeout 200 "$work/test" >"$work/log" 2>&1 && continue
+            message=$(grep '^ptx: ' "$work/log" | head -n 1)
+            [ -n "$message" ] || message=$(grep '^not ok' "$work/log" | head -n 1)
+            verdict="killed by $schedule: ${message:-no end}"
+            break
+        done
+        printf '%.130s\n' "$verdict" >>"$work/line"
+    fi
+    rm -f "$work/test"
+    cat "$work/line"
+}
+if [ "$1" = --check ]; then
+    list | while read -r name command; do
+        sed "$command" flashattn_cuda.cuh | cmp -s - flashattn_cuda.cuh && echo "$name DOES NOT APPLY"
+    done
+    exit
+fi
+if [ "$1" = --one ]; then
+    one "$2"
+    exit
+fi
+
+rm -rf "$dir"
+mkdir -p "$dir"
+make -s build/libfa_ptx.a || exit 1
+one 'none s/^/&/' >"$dir/none.line"
+grep -q SURVIVED "$dir/none.line" || { echo 'the kernel as it is fails:' >&2 && cat "$dir/none/log" >&2 && exit 1; }
+list | awk -v only="$1" '$1 ~ only' | tr '\n' '\0' | xargs -0 -P "${JOBS:-$(nproc)}" -n 1 sh "$0" --one | tee "$dir/table"
+awk '/killed by/ { k++ } /SURVIVED/ { s++ } /DOES NOT/ { b++ }
+    END { print k + 0 " killed, " s + 0 " survived, " b + 0 " no longer apply"; exit s || b || !k }' "$dir/table"
