@@ -72,12 +72,12 @@
               seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
               one page; what would go to a row or page that does not exist is left out.
 
-    HOPPER    Compiled for sm_90a (-gencode arch=compute_90a,code=sm_90a, alone or next to others), the forward pass
-              has a second kernel, by TMA and wgmma, for head dims of 64 to 256, to 192 with features that change
-              scores, masks or dropout. A call takes it if the GPU can, and leaves to the other kernel: a negative
-              softmax_scale, block masks, seqlen_k 0, strides of 0, and pages of which no power of two from 8 on is
-              a divisor. It asks the runtime for cuTensorMapEncodeTiled of the driver at every call; who has that
-              function already may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
+    HOPPER    Compiled for sm_90a (-gencode arch=compute_90a,code=sm_90a, alone or next to others), the
+              forward pass has a second kernel, by TMA and wgmma, for head dims of 64 to 256; to 192 with
+              dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
+              leaves to the other kernel: a negative softmax_scale, block masks, seqlen_k 0, strides of 0, and
+              pages whose size is no multiple of 8. It asks the runtime for the driver's cuTensorMapEncodeTiled
+              at every call; who has that function may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -128,8 +128,8 @@
 #define FAI_LDMATRIX_B_ROW(lane) ((lane) % 8 + (lane) / 16 * 8)
 #define FAI_LDMATRIX_B_CHUNK(lane) ((lane) / 8 % 2)
 
-/*  sm_90a: panels of 64 columns, whose rows of 128 bytes hold 8 chunks permuted by row % 8: what TMA and wgmma
- *  call a 128-byte swizzle. The last panel is filled up with zeros. tile: a multiple of 1024. */
+/*  sm_90a: panels of 64 columns, whose rows of 128 bytes hold 8 chunks permuted by row % 8: what TMA and
+ *  wgmma call a 128-byte swizzle. The last panel is filled up with zeros. tile: a multiple of 1024. */
 #define FAI_PANELS(dim) (((dim) + 63) / 64)
 #define FAI_PANEL_AT(rows, row, chunk) \
     ((chunk) / 8 * ((rows) * 128) + (row) * 128 + ((chunk) % 8 ^ (row) % 8) * 16)
@@ -844,8 +844,8 @@ FAI_ATOM fai_spot fai_spot_k(const fa_args *a, const fa_sequence *s) {
 }
 
 /* A matrix in shared memory for wgmma, in panels; leading: bytes from a panel to the next, where n is
- * innermost. The lower word goes through a shuffle: ptxas keeps what has come from there in uniform registers, and would
- * else compute descriptors anew in each step. */
+ * innermost. The lower word goes through a shuffle: ptxas keeps what has come from there in uniform
+ * registers, and would else compute descriptors anew in each step. */
 FAI_ATOM uint64_t fai_descriptor(uint32_t address, uint32_t leading) {
     const uint32_t low = __shfl_sync(~0u, (address >> 4 & 0x3fff) | leading >> 4 << 16, 0);
     return (uint64_t)(1u << 30 /* 128-byte swizzle */ | 1024 >> 4 /* bytes of 8 rows */) << 32 | low;
@@ -2792,8 +2792,8 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
     }
 }
 
-/* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles, of bn keys, that
- * are masked in part, or everywhere. Each of `threads` has its own columns. O is written. */
+/* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles, of bn keys,
+ * that are masked in part, or everywhere. Each of `threads` has its own columns. O is written. */
 FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere, const int bn,
                                  const int threads) {
     enum { DV = FA_HEAD_DIM_V };
@@ -3143,8 +3143,8 @@ FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
 }
 
 /*  P = exp2(scale S - reference). The reference lies FAI_HEAD log2 units above the largest score that its row
- *  had when it was last moved, which it only is when a score reaches it: results do not depend on it. As long as
- *  none does, no maximum is computed: an `and` of the sign bits of S - reference tells, half the work of a
+ *  had when it was last moved, which it only is when a score reaches it: results do not depend on it. As long
+ *  as none does, no maximum is computed: an `and` of the sign bits of S - reference tells, half the work of a
  *  maximum, and O needs no scaling. P is below 1: f16, whose small numbers are less exact, keeps it nearer to
  *  that. m: -reference, FAI_UNSEEN as long as a row has not seen a key. */
 #if FA_DTYPE == FA_F16
@@ -3366,8 +3366,8 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
     }
 }
 
-/* The tile of this block. Those of `section` heads, whose K and V fit in L2, are interleaved; the last tile of
- * each head goes first: under a causal mask it is the longest. */
+/* The tile of this block. Those of `section` heads, whose K and V fit in L2, are interleaved; the last tile
+ * of each head goes first: under a causal mask it is the longest. */
 FAI_ATOM int FAI_(hopper_begin)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps) {
     FAI_HOPPER_SIZES
     const uint32_t heads = (uint32_t)(a->num_heads / maps->group) * (uint32_t)a->batch,
@@ -3413,8 +3413,8 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
 #endif
 }
 
-/* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not do
- * (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8. */
+/* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
+ * do (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8. */
 static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
     FAI_HOPPER_SIZES
     struct cudaFuncAttributes attributes;

@@ -1,5 +1,5 @@
-/* test_hopper.cu - the forward pass on sm_90a: TMA, wgmma, warps that load and warps that compute. Features are in
- * test_forward.cu too; here: tiles and stages of this kernel, every head dim, and that it is the one that runs. */
+/* test_hopper.cu - the forward pass on sm_90a: TMA, wgmma, warps that load and warps that compute. Its features are
+ * in test_forward.cu; here: tiles and stages of this kernel, every head dim, and that it is the one that runs. */
 #include <stdarg.h>
 
 #include "fa_test.h"
@@ -109,18 +109,21 @@ typedef struct instance {
     const fa_cuda_info *cuda;
     fa_status (*launch)(const fa_args *args, fa_cuda_launch *launch);
 } instance;
-#define INSTANCE(name) {&name##_cuda_info, name##_forward_cuda_launch}
+#define INSTANCE(name) \
+    { &name##_cuda_info, name##_forward_cuda_launch }
 
 #if defined(FA_TEST_CORE)
 static const instance instances[] = {INSTANCE(bf16_64), INSTANCE(bf16_128), INSTANCE(bf16_256)};
 #else
-static const instance instances[] = {
-    INSTANCE(bf16_64),     INSTANCE(f16_64),      INSTANCE(bf16_80),       INSTANCE(f16_96),   INSTANCE(bf16_112),
-    INSTANCE(bf16_128),    INSTANCE(f16_128),     INSTANCE(f16_144),       INSTANCE(bf16_160), INSTANCE(f16_176),
-    INSTANCE(bf16_192),    INSTANCE(f16_208),     INSTANCE(bf16_224),      INSTANCE(bf16_240), INSTANCE(bf16_256),
-    INSTANCE(f16_192_128), INSTANCE(bf16_64_256), INSTANCE(bf16_80_scores)};
+static const instance instances[] = {INSTANCE(bf16_64),     INSTANCE(f16_64),      INSTANCE(bf16_80),
+                                     INSTANCE(f16_96),      INSTANCE(bf16_112),    INSTANCE(bf16_128),
+                                     INSTANCE(f16_128),     INSTANCE(f16_144),     INSTANCE(bf16_160),
+                                     INSTANCE(f16_176),     INSTANCE(bf16_192),    INSTANCE(f16_208),
+                                     INSTANCE(bf16_224),    INSTANCE(bf16_240),    INSTANCE(bf16_256),
+                                     INSTANCE(f16_192_128), INSTANCE(bf16_64_256), INSTANCE(bf16_80_scores)};
 #endif
-static const instance whole[] = {INSTANCE(bf16_64), INSTANCE(bf16_128), INSTANCE(bf16_256)}; /* default features */
+static const instance whole[] = {INSTANCE(bf16_64), INSTANCE(bf16_128),
+                                 INSTANCE(bf16_256)}; /* default features */
 
 #include "fa_problem.h"
 
@@ -135,7 +138,9 @@ static int due(void) { /* FA_TEST_SCALE=quick: every sixth case */
 }
 
 /* 1 if the kernel for sm_90a runs these arguments: it has a warpgroup more than the others have threads. */
-static int is_hopper(const fa_cuda_launch *launch) { return launch->block == (unsigned)launch->block_m * 2 + 128; }
+static int is_hopper(const fa_cuda_launch *launch) {
+    return launch->block == (unsigned)launch->block_m * 2 + 128;
+}
 static int on_hopper(void) {
     struct cudaDeviceProp device;
     return cudaGetDeviceProperties(&device, 0) == cudaSuccess && device.major == 9;
@@ -178,8 +183,8 @@ FA_TEST(edges_of_tiles) {
     NEEDS_HOPPER;
     for (int q = 0; q < COUNT(rows); q++)
         for (int k = q % 2; k < COUNT(keys); k += 2)
-            FA_EXPECT(check(&whole[(q + k) % COUNT(whole)], spare, "sq=%d sk=%d causal=%d seed=%d", rows[q], keys[k],
-                            (q + k) / 2 % 2, q));
+            FA_EXPECT(check(&whole[(q + k) % COUNT(whole)], spare, "sq=%d sk=%d causal=%d seed=%d", rows[q],
+                            keys[k], (q + k) / 2 % 2, q));
 }
 
 FA_TEST(every_head_dim) {
@@ -197,8 +202,8 @@ FA_TEST(grouped_heads) {
     NEEDS_HOPPER;
     for (int n = 0; n < COUNT(heads); n++)
         for (int w = 0; w < COUNT(whole); w++)
-            FA_EXPECT(check(&whole[w], spare, "b=2 hq=%d hk=%d sq=%d sk=%d causal=%d", heads[n][0], heads[n][1],
-                            5 + 40 / heads[n][0] * w, 90 + 70 * w, n % 2));
+            FA_EXPECT(check(&whole[w], spare, "b=2 hq=%d hk=%d sq=%d sk=%d causal=%d", heads[n][0],
+                            heads[n][1], 5 + 40 / heads[n][0] * w, 90 + 70 * w, n % 2));
 }
 
 FA_TEST(rows_without_keys) {
@@ -215,8 +220,8 @@ FA_TEST(varlen) {
     NEEDS_HOPPER;
     for (int n = 0; n < 4 * COUNT(whole); n++)
         FA_EXPECT(check(&whole[n % COUNT(whole)], spare,
-                        "b=4 hq=4 hk=2 sq=170 sk=390 causal=%d varlen=%d used=%d seed=%d layout=%s", n % 2, n % 4 != 2,
-                        n % 3, n, layouts[n % COUNT(layouts)]));
+                        "b=4 hq=4 hk=2 sq=170 sk=390 causal=%d varlen=%d used=%d seed=%d layout=%s", n % 2,
+                        n % 4 != 2, n % 3, n, layouts[n % COUNT(layouts)]));
 }
 
 FA_TEST(pages) {
@@ -224,13 +229,16 @@ FA_TEST(pages) {
     NEEDS_HOPPER;
     for (int n = 0; n < COUNT(sizes); n++)
         for (int w = 0; w < COUNT(whole); w++) {
-            FA_EXPECT(check(&whole[w], spare, "b=2 hq=4 hk=2 sq=90 sk=390 page=%d causal=%d", sizes[n], n % 2));
-            FA_EXPECT(check(&whole[w], spare, "b=3 sq=90 sk=390 page=%d varlen=1 wl=100 seed=%d", sizes[n], n));
+            FA_EXPECT(
+                check(&whole[w], spare, "b=2 hq=4 hk=2 sq=90 sk=390 page=%d causal=%d", sizes[n], n % 2));
+            FA_EXPECT(
+                check(&whole[w], spare, "b=3 sq=90 sk=390 page=%d varlen=1 wl=100 seed=%d", sizes[n], n));
         }
 }
 
 FA_TEST(windows) {
-    static const char *const windows[] = {"wl=9", "wr=20", "wl=130 wr=5", "wl=200", "wl=300 wr=100", "wl=1 wr=1"};
+    static const char *const windows[] = {"wl=9",   "wr=20",         "wl=130 wr=5",
+                                          "wl=200", "wl=300 wr=100", "wl=1 wr=1"};
     NEEDS_HOPPER;
     for (int n = 0; n < COUNT(windows); n++)
         for (int w = 0; w < COUNT(whole); w++) {
@@ -280,10 +288,12 @@ FA_TEST(rows_that_have_seen_nothing) {
 
 #if !defined(FA_TEST_CORE)
 FA_TEST(scores) {
-    static const char *const lines[] = {"softcap=5", "alibi=1", "softcap=20 alibi=2 page=16", "page=48 causal=1"};
+    static const char *const lines[] = {"softcap=5", "alibi=1", "softcap=20 alibi=2 page=16",
+                                        "page=48 causal=1"};
     const instance i = INSTANCE(bf16_80_scores);
     NEEDS_HOPPER;
-    for (int n = 0; n < COUNT(lines); n++) FA_EXPECT(check(&i, spare, "b=2 hq=4 hk=2 sq=90 sk=300 %s", lines[n]));
+    for (int n = 0; n < COUNT(lines); n++)
+        FA_EXPECT(check(&i, spare, "b=2 hq=4 hk=2 sq=90 sk=300 %s", lines[n]));
     const instance sink = INSTANCE(f16_192_128);
     FA_EXPECT(check(&sink, spare, "b=2 hq=4 hk=2 sq=90 sk=300 sink=1 causal=1"));
 }
@@ -313,7 +323,8 @@ FA_TEST(random_problems) {
         if (!due()) continue;
         fap_unit = 8;
         FA_REQUIRE(fap_build(&p, line, &whole[n % COUNT(whole)].cuda->info));
-        FA_EXPECT_MSG(device_forward(whole[n % COUNT(whole)].cuda, &p) && fap_judge(&p, "random"), "%s", line);
+        FA_EXPECT_MSG(device_forward(whole[n % COUNT(whole)].cuda, &p) && fap_judge(&p, "random"), "%s",
+                      line);
         fap_free(&p);
     }
 }
@@ -340,7 +351,8 @@ extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of t
 
 /* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
 FA_TEST(bytes_are_those_of_the_model) {
-    static const int shapes[][4] = {{128, 128, 0}, {384, 512, 0}, {256, 512, 1}, {384, 384, 1}, {200, 203, 0}};
+    static const int shapes[][4] = {
+        {128, 128, 0}, {384, 512, 0}, {256, 512, 1}, {384, 384, 1}, {200, 203, 0}};
     NEEDS_HOPPER;
     if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
     for (int n = 0; n < COUNT(instances) * COUNT(shapes); n++) {
@@ -360,10 +372,10 @@ FA_TEST(bytes_are_those_of_the_model) {
         fap_free(&p);
         const double bytes = (double)(ptx_counter("load_bytes") + ptx_counter("store_bytes") +
                                       ptx_counter("tma_load_bytes") + ptx_counter("tma_store_bytes"));
-        const fa_io io = fa_io_model(1, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2], launch.block_m,
-                                     launch.block_n, 1, 0);
-        FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name, s[0], s[1],
-                      bytes, io.bytes_flash);
+        const fa_io io = fa_io_model(1, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2],
+                                     launch.block_m, launch.block_n, 1, 0);
+        FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name,
+                      s[0], s[1], bytes, io.bytes_flash);
         const double got = (double)ptx_counter("shared_wavefronts"),
                      ideal = (double)ptx_counter("shared_wavefronts_ideal");
         FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", info->name, got, ideal);

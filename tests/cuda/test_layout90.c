@@ -1,5 +1,5 @@
-/* test_layout90.c - the index maps of the sm_90a kernel of flashattn_cuda.cuh, enumerated on the CPU: panels in shared
- * memory as TMA writes them and as wgmma reads them, accumulators. */
+/* test_layout90.c - the index maps of the sm_90a kernel of flashattn_cuda.cuh, enumerated on the CPU: panels in
+ * shared memory as TMA writes them and as wgmma reads them, accumulators. */
 #include "fa_test.h"
 
 #define FAI_MAPS_ONLY
@@ -20,7 +20,8 @@ FA_TEST(panels_are_what_tma_writes) {
                 }
 }
 
-/* 8 rows of a chunk column lie in 8 different groups of 4 banks: one wavefront of stmatrix; so do 8 chunks of a row. */
+/* 8 rows of a chunk column lie in 8 different groups of 4 banks: one wavefront of stmatrix; so do 8 chunks of a
+ * row. */
 FA_TEST(no_bank_conflicts) {
     for (int row0 = 0; row0 < 64; row0 += 8)
         for (int chunk = 0; chunk < 32; chunk++) {
@@ -33,7 +34,8 @@ FA_TEST(no_bank_conflicts) {
         }
 }
 
-/* Q and K, k innermost: element (row, k) of step c, whose descriptor starts c / 4 panels and c % 4 * 32 bytes on. */
+/* Q and K, k innermost: element (row, k) of step c, whose descriptor starts c / 4 panels and c % 4 * 32 bytes
+ * on. */
 FA_TEST(products_with_k_find_their_elements) {
     for (int rows = 64; rows <= 128; rows += 16)
         for (int c = 0; c < 16; c++)
@@ -66,8 +68,8 @@ FA_TEST(accumulators_cover_the_matrix_once) {
     for (int n = 0; n < 64 * 256; n++) FA_EXPECT(count[n / 256][n % 256] == 1);
 }
 
-/* P: elements 2 r and 2 r + 1 of an accumulator, rounded, are register r of A: of its 16 columns r / 4, row l/4 +
- * 8 (r % 2), columns 2 (l % 4) + 8 (r / 2 % 2) and the next. */
+/* P: elements 2 r and 2 r + 1 of an accumulator, rounded, are register r of A: of its 16 columns r / 4, row
+ * l/4 + 8 (r % 2), columns 2 (l % 4) + 8 (r / 2 % 2) and the next. */
 FA_TEST(accumulators_are_a_fragments) {
     for (int thread = 0; thread < 128; thread++)
         for (int r = 0; r < 32; r++)
@@ -78,8 +80,8 @@ FA_TEST(accumulators_are_a_fragments) {
             }
 }
 
-/* What lane l has of 16 columns goes through stmatrix.x4, whose lane l gives the address of row l % 16 and the chunk
- * l / 16: register n is of matrix n, rows 8 (n % 2) on and chunk n / 2. */
+/* What lane l has of 16 columns goes through stmatrix.x4, whose lane l gives the address of row l % 16 and the
+ * chunk l / 16: register n is of matrix n, rows 8 (n % 2) on and chunk n / 2. */
 FA_TEST(stmatrix_stores_the_accumulator) {
     for (int lane = 0; lane < 32; lane++)
         for (int n = 0; n < 4; n++)
