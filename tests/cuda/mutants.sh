@@ -150,7 +150,7 @@ one() {
     else
         verdict=SURVIVED
         for schedule in order lazy 1; do
-            FA_TEST_SCALE=quick FA_PTX_DEVICE=sm_$arch FA_PTX_SCHEDULE=$schedule FA_PTX_LIMIT=3000000 \
+            FA_TEST_SCALE=quick FA_PTX_DEVICE=sm_$arch FA_PTX_SCHEDULE=$schedule FA_PTX_LIMIT=30000000 \
                 timeout 200 "$work/test" >"$work/log" 2>&1 && continue
             message=$(grep '^ptx: ' "$work/log" | head -n 1)
             [ -n "$message" ] || message=$(grep '^not ok' "$work/log" | head -n 1)
