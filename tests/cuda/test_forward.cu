@@ -178,13 +178,13 @@ FA_TEST(random_problems) {
 extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
 
 /* Products of the tiles that some row sees a key of, and of no other. */
-static double visible_macs(const fa_info *info, int sq, int sk, int causal) {
+static double visible_macs(const fa_info *info, const fa_cuda_launch *tile, int sq, int sk, int causal) {
+    const int block_m = tile->block_m, block_n = tile->block_n;
     double macs = 0;
-    for (int first = 0; first < sq; first += info->block_m) {
-        const int end = first + info->block_m < sq ? first + info->block_m : sq;
+    for (int first = 0; first < sq; first += block_m) {
+        const int end = first + block_m < sq ? first + block_m : sq;
         const int keys = causal && end + sk - sq < sk ? end + sk - sq : sk;
-        macs += (double)info->block_m * ((keys + info->block_n - 1) / info->block_n * info->block_n) *
-                (info->head_dim + info->head_dim_v);
+        macs += (double)block_m * ((keys + block_n - 1) / block_n * block_n) * (info->head_dim + info->head_dim_v);
     }
     return macs;
 }
@@ -221,7 +221,8 @@ FA_TEST(bytes_are_those_of_the_model) {
                                      launch.block_m, launch.block_n, 1, 0);
         FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name,
                       s[0], s[1], bytes, io.bytes_flash);
-        const double macs = (double)ptx_counter("mac_mma"), wanted = 4 * visible_macs(info, s[0], s[1], s[2]);
+        const double macs = (double)(ptx_counter("mac_mma") + ptx_counter("mac_wgmma")),
+                     wanted = 4 * visible_macs(info, &launch, s[0], s[1], s[2]);
         FA_EXPECT_MSG(macs == wanted, "%s %d x %d: %.0f products, wanted %.0f", info->name, s[0], s[1], macs, wanted);
     }
 }

@@ -349,6 +349,18 @@ FA_TEST(other_kernel) {
 
 extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
 
+/* Products of the tiles that some row sees a key of, and of no other. */
+static double visible_macs(const fa_info *info, const fa_cuda_launch *tile, int sq, int sk, int causal) {
+    double macs = 0;
+    for (int first = 0; first < sq; first += tile->block_m) {
+        const int end = first + tile->block_m < sq ? first + tile->block_m : sq;
+        const int keys = causal && end + sk - sq < sk ? end + sk - sq : sk;
+        const int tiles = (keys + tile->block_n - 1) / tile->block_n;
+        macs += (double)tile->block_m * (tiles * tile->block_n) * (info->head_dim + info->head_dim_v);
+    }
+    return macs;
+}
+
 /* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
 FA_TEST(bytes_are_those_of_the_model) {
     static const int shapes[][4] = {
@@ -376,6 +388,11 @@ FA_TEST(bytes_are_those_of_the_model) {
                                      launch.block_m, launch.block_n, 1, 0);
         FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name,
                       s[0], s[1], bytes, io.bytes_flash);
+        const double macs = (double)ptx_counter("mac_wgmma"),
+                     wanted = 2 * visible_macs(info, &launch, s[0], s[1], s[2]);
+        FA_EXPECT_MSG(macs == wanted, "%s %d x %d: %.0f products, wanted %.0f", info->name, s[0], s[1], macs,
+                      wanted);
+        FA_EXPECT(ptx_counter("mac_mma") == 0);
         const double got = (double)ptx_counter("shared_wavefronts"),
                      ideal = (double)ptx_counter("shared_wavefronts_ideal");
         FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", info->name, got, ideal);
