@@ -407,7 +407,9 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(QUANTIZE_DIM, "fa_quantize: head_dim must be 1 .. 256, hadamard 0 or 1, and 1 needs a head_dim of 2, 4, 8 .. 256") \
     X(QUANTIZE_DTYPE, "o_dtype must be FA_F32, FA_F16, FA_BF16, FA_E4M3, FA_E5M2 or FA_I8") \
     X(QUANTIZE_DESCALE, "descale of fa_quantize needs an fp8 or int8 o_dtype, memory aligned to 4 bytes, block >= 0, paged 0, and strides that are 0 (shared) or give each factor its own place") \
-    X(DETERMINISTIC, "deterministic must be 0 or 1; on a GPU, 1 goes with no dbias that is summed over an axis")
+    X(DETERMINISTIC, "deterministic must be 0 or 1; on a GPU, 1 goes with no dbias that is summed over an axis") \
+    X(CUDA_ARCH, "fp8 kernels need a GPU of compute capability 8.9 or later, and code for it: compile with -arch=native or " \
+                 "-gencode arch=compute_89,code=sm_89; older GPUs have FA_F16 and FA_BF16")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,

@@ -1,8 +1,9 @@
 /*  flashattn_cuda.cuh - v0.1.0 - attention kernels as CUDA templates - MIT licence, see end of flashattn.h
 
     WHAT      The passes of flashattn.h on NVIDIA GPUs with tensor cores (sm_80 and up): forward and backward in f16
-              and bf16, decode with caches of e4m3 and int8, too; combining results, filling caches. The same
-              fa_args, with pointers to device memory; the same features, masks and dropped elements.
+              and bf16, forward also in f32 and fp8, decode with caches of e4m3 and int8, too; combining results,
+              filling caches. The same fa_args, with pointers to device memory; the same features, masks and
+              dropped elements.
 
     DO THIS   copy this file and flashattn.h next to yours; compile with  nvcc -O3 -arch=native hello.cu
 
@@ -15,17 +16,20 @@
               a graph. Bad arguments return a status; nothing is launched unless it is FA_OK.
 
     CONTENTS  search for:  >>maps  >>vocabulary  >>launch-once  >>combine  >>cache  >>tiles  >>loads  >>scores
-                           >>products  >>kernel  >>hopper  >>decode  >>backward  >>launch
+                           >>products  >>f32  >>kernel  >>hopper  >>decode  >>backward  >>launch
 
     PARAMETERS  those of flashattn.h, defined before an include and undefined by it. Different here:
 
-        FA_DTYPE             FA_BF16        FA_F16 or FA_BF16
+        FA_DTYPE             FA_BF16        FA_F16 or FA_BF16; with FA_PASSES FA_FORWARD also FA_F32, and FA_E4M3
+                                            and FA_E5M2, which need sm_89: a kernel that was compiled for less is
+                                            refused when it is called
         FA_KV_DTYPE          FA_DTYPE       with FA_PASSES FA_DECODE also FA_E4M3 and FA_I8: head dims that are
                                             multiples of 32
-        FA_O_DTYPE           FA_DTYPE       with FA_PASSES FA_DECODE also FA_F32
+        FA_O_DTYPE           FA_DTYPE       FA_BF16 for fp8; with FA_PASSES FA_FORWARD any of FA_F32, FA_F16 and
+                                            FA_BF16, with FA_PASSES FA_DECODE also FA_F32
         FA_PASSES            FA_FORWARD     FA_FORWARD, FA_BACKWARD, FA_DECODE, combined with |
         FA_BLOCK_M           see >>tiles    query rows of a thread block: 16 or 32 for each warp
-        FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128
+        FA_BLOCK_N           see >>tiles    keys of a tile: 16, 32 .. 128; fp8: 32, 64 ..
         FA_WARPS             see >>tiles    warps of a thread block: 1 .. 16
         FA_STAGES            see >>tiles    1 or 2 tiles of K and V in shared memory
                                             (these four: of the forward pass; with one of them an instance has
@@ -68,6 +72,8 @@
               checked: lengths must not exceed seqlen_q and seqlen_k, page numbers must be below num_pages, and a
               tree mask needs len_k >= len_q. args itself and args->error are in host memory. num_threads and
               split_keys mean nothing to forward and backward.
+              f32 is f32 throughout, not TF32. fp8: S and sums are f32, P is 2^8 P in e4m3; a factor of V that each
+              key has of its own is rounded with its P, factors of whole tiles and more are not.
               Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
               seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
               one page; what would go to a row or page that does not exist is left out.
@@ -92,7 +98,8 @@
 /* >>maps     where elements are: tiles in shared memory, fragments in registers             */
 /* ======================================================================================== */
 
-/*  A tile in shared memory: rows of dim elements, dim / 8 chunks of 16 bytes, without padding. ldmatrix reads 8
+/*  A tile in shared memory: rows of dim 16-bit elements (two e4m3, half an f32: FAI_WIDTH), dim / 8 chunks of 16
+ *  bytes, without padding. ldmatrix reads 8
  *  rows of one chunk column at once, which must lie in 8 different groups of 4 banks, so chunks change places by
  *  row. Rows of 64 n elements all begin in the same bank: 8 chunks are permuted, by an xor with row % 8. Rows of
  *  64 n + 32 begin in two
@@ -136,6 +143,15 @@
 /* Its accumulator: element i of thread l of a warpgroup, whose warps have 16 rows each. */
 #define FAI_WGMMA_ROW(thread, i) ((thread) / 32 * 16 + FAI_C_ROW((thread) % 32, (i) % 4))
 #define FAI_WGMMA_COL(thread, i) ((i) / 4 * 8 + FAI_C_COL((thread) % 32, (i) % 4))
+
+/*  Bytes (m16n8k32) lie in A and B as if two were a 16-bit element, so Q and K need nothing new. P and V: k may
+ *  count the keys in any order, if it is the same for both. A lane has P of 2 keys in each of two accumulators,
+ *  which together are the 4 that it needs; ldmatrix.trans gives it the same keys of V, of 2 columns that a byte
+ *  permutation takes apart: one mma does the even columns of 16, one the odd ones, and a lane gets O of 4
+ *  adjacent columns. f32 has O in the same places. */
+#define FAI_PAIRED_KEY(k) ((k) / 16 * 16 + (k) / 2 % 2 * 8 + (k) / 4 % 4 * 2 + (k) % 2)
+#define FAI_PAIRED_COL(lane, odd, v) ((lane) % 4 * 4 + (v) % 2 * 2 + (odd))
+#define FAI_LDMATRIX_BYTES_ROW(lane) (lane) /* 32 rows of k, 1 chunk of n */
 
 #endif /* maps */
 
@@ -182,6 +198,9 @@ FAI_ATOM uint32_t fai_cvta_to_shared(const void *p) { return (uint32_t)__cvta_ge
 FAI_ATOM void fai_cp_async_cg_16(uint32_t to, const void *from, int valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
 }
+FAI_ATOM void fai_cp_async_ca_4(uint32_t to, const void *from, int valid) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
+}
 FAI_ATOM void fai_cp_async_wait_all(void) { asm volatile("cp.async.wait_all;" ::: "memory"); }
 FAI_ATOM void fai_cp_async_commit_group(void) { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* for all but the last n groups: n, a constant, must be one of the text */
@@ -216,6 +235,19 @@ FAI_ATOM void fai_ldmatrix_x4_trans(uint32_t r[4], uint32_t address) {
 }
 FAI_ATOM void fai_st_shared_b32(uint32_t address, uint32_t x) {
     asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(x) : "memory");
+}
+FAI_ATOM float fai_ld_shared_f32(uint32_t address) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+    return x;
+}
+FAI_ATOM float4 fai_ld_shared_v4_f32(uint32_t address) {
+    float4 x;
+    asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+                 : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w)
+                 : "r"(address)
+                 : "memory");
+    return x;
 }
 FAI_ATOM uint2 fai_ld_shared_v2_b32(uint32_t address) {
     uint2 x;
@@ -280,6 +312,24 @@ FAI_ATOM void fai_mma_m16n8k16_f32_f16(float d[4], const uint32_t a[4], const ui
 }
 #undef FAI_MMA_M16N8K16
 
+/* the same with k = 32 bytes; sm_89 */
+#define FAI_MMA_M16N8K32(type_a, type_b, d, a, b) \
+    asm("mma.sync.aligned.m16n8k32.row.col.f32." type_a "." type_b \
+        ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
+        "{%0, %1, %2, %3};" \
+        : "+f"((d)[0]), "+f"((d)[1]), "+f"((d)[2]), "+f"((d)[3]) \
+        : "r"((a)[0]), "r"((a)[1]), "r"((a)[2]), "r"((a)[3]), "r"((b)[0]), "r"((b)[1]))
+FAI_ATOM void fai_mma_m16n8k32_f32_e4m3(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    FAI_MMA_M16N8K32("e4m3", "e4m3", d, a, b);
+}
+FAI_ATOM void fai_mma_m16n8k32_f32_e5m2(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    FAI_MMA_M16N8K32("e5m2", "e5m2", d, a, b);
+}
+FAI_ATOM void fai_mma_m16n8k32_f32_e4m3_e5m2(float d[4], const uint32_t a[4], const uint32_t b[2]) {
+    FAI_MMA_M16N8K32("e4m3", "e5m2", d, a, b);
+}
+#undef FAI_MMA_M16N8K32
+
 FAI_ATOM uint32_t fai_cvt_rn_bf16x2_f32(float high, float low) {
     uint32_t r;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
@@ -330,6 +380,8 @@ FAI_ATOM float fai_lg2_approx_f32(float x) {
 }
 FAI_ATOM uint32_t fai_prmt_b32(uint32_t a, uint32_t b, uint32_t bytes) { return __byte_perm(a, b, bytes); }
 FAI_ATOM float fai_shfl_sync_idx_f32(float x, int lane) { return __shfl_sync(~0u, x, lane); }
+/* x of lane `from` of each quad */
+FAI_ATOM float fai_shfl_sync_idx_quad_f32(float x, int from) { return __shfl_sync(~0u, x, from, 4); }
 FAI_ATOM int64_t fai_shfl_sync_idx_b64(int64_t x, int lane) { /* twice 32 bits */
     return __shfl_sync(~0u, (long long)x, lane);
 }
@@ -1091,13 +1143,14 @@ static inline fa_status fa_combine_cuda(const fa_combine_args *args, void *works
 /* >>cache    fa_append, fa_compact, fa_rotary and fa_quantize on the device                 */
 /* ======================================================================================== */
 
-/*  What the calls do is said in flashattn.h; a NaN may become another one here, if its row is not only copied. All
- *  are bound by memory. A row of a head belongs to `lanes` threads of one warp, a power of two, with 8 elements (a
- *  chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in steps of the whole grid, so
- *  the grid does not depend on lengths, which only the device knows. */
+/* What the calls do is said in flashattn.h; a NaN may become another one here, if its row is not only
+ * copied. All are bound by memory. A row of a head belongs to `lanes` threads of one warp, a power of two,
+ * with 8 elements (a chunk) each: a group. Its absmax is then a few shuffles away. Groups take rows in
+ * steps of the whole grid, so the grid does not depend on lengths, which only the device knows. */
 enum { FAI_CACHE_THREADS = 128 };
+/* 4 blocks an SM where it is said: ptxas else takes 64 or 72 registers, and spills for more of them. */
 
-/* Rows in memory. wide: chunks may be read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
+/* Rows in memory. wide: chunks are read and written with 16 bytes at once (fp8, int8: 8), else one by one. */
 typedef struct fai_rows {
     char *data;
     fai_strides st; /* in elements */
@@ -1118,10 +1171,11 @@ FAI_ATOM fai_lane fai_get_lane(int lanes) {
 
 /* ---- chunks: 8 elements, as they lie in memory (w) and as floats (x); 0 behind the end of the row ---- */
 
-/* The element next to d in its pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
+/* The other element of d's pair, if the pairs are (i, i + half); d itself if it is in none, or half is 0. */
 FAI_ATOM int fai_other(int d, int half) { return d < half ? d + half : d < 2 * half ? d - half : d; }
 
-FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first, int dim, int wide, int half) {
+FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first, int dim, int wide,
+                             int half) {
 #pragma unroll
     for (int e = 0; e < 8; e++) w[e] = 0;
     if (wide && first < dim) {
@@ -1142,25 +1196,33 @@ FAI_ATOM void fai_load_chunk(uint32_t w[8], const char *row, int size, int first
     for (int e = 0; e < 8; e++) {
         if (first + e >= dim) continue;
         const int d = fai_other(first + e, half);
-        if (size == 4) w[e] = ((const uint32_t *)(const void *)row)[d];
-        else if (size == 2) w[e / 2] |= (uint32_t)((const uint16_t *)(const void *)row)[d] << e % 2 * 16;
-        else w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
+        if (size == 4)
+            w[e] = ((const uint32_t *)(const void *)row)[d];
+        else if (size == 2)
+            w[e / 2] |= (uint32_t)((const uint16_t *)(const void *)row)[d] << e % 2 * 16;
+        else
+            w[e / 4] |= (uint32_t)((const uint8_t *)(const void *)row)[d] << e % 4 * 8;
     }
 }
 FAI_ATOM void fai_store_chunk(char *row, const uint32_t w[8], int size, int first, int dim, int wide) {
     if (wide && first < dim) {
         char *to = row + first * size;
-        if (size == 1) *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
-        else *(uint4 *)(void *)to = make_uint4(w[0], w[1], w[2], w[3]);
+        if (size == 1)
+            *(uint2 *)(void *)to = make_uint2(w[0], w[1]);
+        else
+            *(uint4 *)(void *)to = make_uint4(w[0], w[1], w[2], w[3]);
         if (size == 4) ((uint4 *)(void *)to)[1] = make_uint4(w[4], w[5], w[6], w[7]);
         return;
     }
 #pragma unroll
     for (int e = 0; e < 8; e++) {
         if (first + e >= dim) continue;
-        if (size == 4) ((uint32_t *)(void *)row)[first + e] = w[e];
-        else if (size == 2) ((uint16_t *)(void *)row)[first + e] = (uint16_t)(w[e / 2] >> e % 2 * 16);
-        else ((uint8_t *)(void *)row)[first + e] = (uint8_t)(w[e / 4] >> e % 4 * 8);
+        if (size == 4)
+            ((uint32_t *)(void *)row)[first + e] = w[e];
+        else if (size == 2)
+            ((uint16_t *)(void *)row)[first + e] = (uint16_t)(w[e / 2] >> e % 2 * 16);
+        else
+            ((uint8_t *)(void *)row)[first + e] = (uint8_t)(w[e / 4] >> e % 4 * 8);
     }
 }
 
@@ -1217,8 +1279,7 @@ FAI_ATOM void fai_encode_chunk(uint32_t w[8], const float x[8], fa_dtype dtype) 
             w[e / 4] = fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 1], x[e]) |
                        fai_cvt_rn_satfinite_e5m2x2_f32(x[e + 3], x[e + 2]) << 16;
         break;
-    default:
-        w[0] = w[1] = 0;
+    default: w[0] = w[1] = 0;
 #pragma unroll
         for (int e = 0; e < 8; e++) w[e / 4] |= (uint32_t)(fai_f32_to_i8(x[e]) & 0xff) << e % 4 * 8;
     }
@@ -1231,14 +1292,15 @@ FAI_ATOM float fai_need(const float x[8], fa_dtype dtype, int lanes) {
     float most = 0;
 #pragma unroll
     for (int e = 0; e < 8; e++) most = fai_max_abs_f32(most, x[e]); /* NaN does not count */
-    for (int mask = 1; mask < lanes; mask *= 2) most = fai_max_abs_f32(most, fai_shfl_sync_bfly_f32(most, mask));
+    for (int mask = 1; mask < lanes; mask *= 2)
+        most = fai_max_abs_f32(most, fai_shfl_sync_bfly_f32(most, mask));
     if (fai_bits_of(most) == 0x7f800000u) most = fai_float_of(0x7f7fffffu); /* infinity counts as FLT_MAX */
     return fai_div_rn_f32(most, dtype == FA_I8 ? 127.0f : dtype == FA_E4M3 ? 448.0f : 57344.0f);
 }
 
-/* w = codes of x / factor, of 8 bits; factor 0 is that of zeros. The quotient lies between x r (1 - e) and x r (1 + e), r
- * about 1 / factor; rounding keeps the order: where both have the same code, it is that of the quotient. About one chunk
- * in 10000 must be divided. */
+/* w = codes of x / factor, of 8 bits; factor 0 is that of zeros. The quotient lies between x r (1 - e) and
+ * x r (1 + e), r about 1 / factor; rounding keeps the order: where both have the same code, it is that of
+ * the quotient. One chunk in some thousands must be divided. */
 FAI_ATOM void fai_quantize_chunk(uint32_t w[8], const float x[8], float factor, fa_dtype dtype) {
     const float r = fai_rcp_approx_ftz_f32(factor), below = r * (1 - 0x1p-21f), above = r * (1 + 0x1p-21f);
     const uint32_t bits = fai_bits_of(factor);
@@ -1276,9 +1338,10 @@ FAI_ATOM void fai_round_chunk(float x[8], float factor, fa_dtype dtype) {
 /* ---- rotation ---- */
 
 /* cos and sin of the chunk's elements, sin with the sign with which the other element of the pair is added. */
-FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first, int wide) {
+FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first,
+                              int wide) {
     const int half = r->dim / 2, i0 = first < half ? first : first - half;
-    position = position < 0 ? 0 : position >= r->count ? r->count - 1 : position; /* not checked on the host */
+    if (position < 0 || position >= r->count) position = 0; /* lists are not checked on the host */
     const float *cos_row = r->cos + position * half, *sin_row = r->sin + position * half;
     uint32_t wc[8], ws[8];
     if (wide && !r->interleaved) {
@@ -1288,7 +1351,8 @@ FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_
 #pragma unroll
         for (int e = 0; e < 8; e++) {
             const int d = first + e, i = r->interleaved ? d / 2 : d < half ? d : d - half;
-            wc[e] = d < r->dim ? fai_bits_of(cos_row[i]) : 0, ws[e] = d < r->dim ? fai_bits_of(sin_row[i]) : 0;
+            wc[e] = d < r->dim ? fai_bits_of(cos_row[i]) : 0,
+            ws[e] = d < r->dim ? fai_bits_of(sin_row[i]) : 0;
         }
     }
 #pragma unroll
@@ -1298,10 +1362,10 @@ FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_
     }
 }
 
-/* x: the chunk of a row that lies at `row`, whose other elements are read from there. Products are exact in double: one
- * rounding, fused or not. */
-FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, const fa_rope *r, const double c[8],
-                               const double s[8], int first, int wide) {
+/* x: the chunk of a row that lies at `row`, whose other elements are read from there. Products are exact in
+ * double: one rounding, fused or not. */
+FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, const fa_rope *r,
+                               const double c[8], const double s[8], int first, int wide) {
     float y[8];
     if (first >= r->dim) return;
     if (r->interleaved) {
@@ -1318,7 +1382,8 @@ FAI_ATOM void fai_rotate_chunk(float x[8], const fai_rows *in, const char *row, 
             x[e] = fai_cvt_rn_f32_f64(fai_cvt_f64_f32(x[e]) * c[e] + fai_cvt_f64_f32(y[e]) * s[e]);
 }
 
-/* x = H x / sqrt(dim), signs changed before where bit e of signs is set. All threads of the warp must be here. */
+/* x = H x / sqrt(dim), signs changed before where bit e of signs is set. All threads of the warp must be
+ * here. */
 FAI_ATOM void fai_hadamard_chunk(float x[8], int dim, uint32_t signs, int first) {
 #pragma unroll
     for (int e = 0; e < 8; e++) x[e] = fai_float_of(fai_bits_of(x[e]) ^ (signs << (31 - e) & 0x80000000u));
@@ -1353,7 +1418,7 @@ FAI_ATOM uint32_t fai_hadamard_signs(uint64_t seed, int first) {
     return signs;
 }
 
-/* ---- rows of sequences, places in the cache: counts fit in 31 bits, and a division of 64 costs a call ---- */
+/* ---- rows and their places; counts fit in 31 bits, and a division of 64 costs a call ---- */
 
 FAI_ATOM uint32_t fai_count_rows(const fa_args *a) {
     return a->cu_seqlens_q ? (uint32_t)(a->cu_seqlens_q[a->batch] - a->cu_seqlens_q[0])
@@ -1367,16 +1432,20 @@ FAI_ATOM int fai_find_row(const fa_args *a, uint32_t row, fa_sequence *seq, int3
         row += (uint32_t)a->cu_seqlens_q[0];
         for (int32_t last = a->batch - 1; b < last;) { /* the last that begins before or at the row */
             const int32_t middle = b + (last - b + 1) / 2;
-            if (a->cu_seqlens_q[middle] <= (int32_t)row) b = middle;
-            else last = middle - 1;
+            if (a->cu_seqlens_q[middle] <= (int32_t)row)
+                b = middle;
+            else
+                last = middle - 1;
         }
         *i = (int32_t)row - a->cu_seqlens_q[b];
-    } else b = (int32_t)(row / (uint32_t)a->seqlen_q), *i = (int32_t)(row % (uint32_t)a->seqlen_q);
+    } else
+        b = (int32_t)(row / (uint32_t)a->seqlen_q), *i = (int32_t)(row % (uint32_t)a->seqlen_q);
     *seq = fa_get_sequence(a, b);
     return *i < seq->len_q;
 }
 
-/* fai_get_place; 0 if there is no such row, or its page is none: what lists hold is not checked on the host. */
+/* fai_get_place; 0 if there is no such row, or its page is none: what lists hold is not checked on the
+ * host. */
 FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t row, fai_place *p) {
     const fa_args *a = s->a;
     const fa_descale *d = s->descale;
@@ -1396,16 +1465,19 @@ FAI_ATOM int fai_find_place(const fai_cache_side *s, int32_t b, int64_t row, fai
     return 1;
 }
 
-/* x becomes a row, which has a factor of its own (block 1), a given one (block 0), or none (factor NULL). live: is there
- * such a row? All threads of the warp must be here. */
-FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int block, float x[8], fai_lane l, int live) {
+/* x becomes a row, which has a factor of its own (block 1), a given one (block 0), or none (factor NULL).
+ * live: is there such a row? All threads of the warp must be here. */
+FAI_ATOM void fai_store_row(const fai_rows *o, char *row, float *factor, int block, float x[8], fai_lane l,
+                            int live) {
     uint32_t w[8];
     if (block) {
         const float need = fai_need(x, o->dtype, l.lanes);
         if (live && l.lane == 0) *factor = need;
         fai_quantize_chunk(w, x, need, o->dtype);
-    } else if (live && factor) fai_quantize_chunk(w, x, *factor, o->dtype);
-    else fai_encode_chunk(w, x, o->dtype);
+    } else if (live && factor)
+        fai_quantize_chunk(w, x, *factor, o->dtype);
+    else
+        fai_encode_chunk(w, x, o->dtype);
     if (live) fai_store_chunk(row, w, o->size, l.first, o->dim, o->wide);
 }
 
@@ -1431,7 +1503,9 @@ FAI_ATOM fai_rows fai_cache_rows(const fai_cache_task *t, const fai_cache_side *
     const fai_rows r = {s->data, s->st, s->dtype, (int32_t)fa_sizeof(s->dtype), s->dim, t->wide[v]};
     return r;
 }
-FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) { return t->positions ? t->positions[b] : 0; }
+FAI_ATOM int64_t fai_task_position(const fai_cache_task *t, int32_t b) {
+    return t->positions ? t->positions[b] : 0;
+}
 
 /* Blocks of factors of one row, or given factors, or none. */
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
@@ -1443,7 +1517,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     const int rotate = v == 0 && fai_rotates(&t.rope), copy = !rotate && in.dtype == out.dtype;
     const uint32_t items = fai_count_rows(&t.a) * (uint32_t)t.parts, parts = (uint32_t)t.parts;
     const int64_t size = in.size;
-    const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step, factor_step = t.parts * side.factor_step;
+    const int64_t from_step = t.parts * in.st.h * size, to_step = t.parts * side.step,
+                  factor_step = t.parts * side.factor_step;
     double c[8], s[8];
     for (uint32_t item0 = blockIdx.x * l.groups; item0 < items; item0 += gridDim.x * l.groups) {
         const uint32_t item = item0 + l.group;
@@ -1454,7 +1529,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
         if (in_use) at = fai_task_position(&t, seq.b), in_use = fai_find_place(&side, seq.b, at + i, &place);
         if (in_use && rotate)
-            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first, t.rope_wide);
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, at, i), l.first,
+                            t.rope_wide);
         int h = (int)(item % parts);
         const char *from = in.data + fai_offset_q(&seq, in.st, i, h) * size;
         char *to = place.row + h * side.step;
@@ -1501,9 +1577,9 @@ FAI_ATOM float fai_grow(float factor, float need, int fresh) {
     return fresh || fai_bits_of(need) > fai_bits_of(factor) ? need : factor;
 }
 
-/* Rows j .. j + count - 1 of head h, all in block k, become x: each group has one of them. The codes are those of rows
- * put one after the other: each is rounded to the factor that it finds, then again whenever that grows. `needs`: a float
- * for each group, shared. All threads of the thread block must be here. */
+/* Rows j .. j + count - 1 of head h, all in block k, become x: each group has one of them. The codes are
+ * those of rows put one after the other: each is rounded to the factor that it finds, then again whenever
+ * that grows. `needs`: a float for each group, shared. All threads of the thread block must be here. */
 FAI_ATOM void fai_put_rows(const fai_cache_side *s, const fai_rows *out, float *needs, int32_t b, int64_t h,
                            fai_block k, int64_t j, uint32_t count, float x[8], fai_lane l) {
     fai_place first, own;
@@ -1593,16 +1669,16 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 
 /* What moves row n of a draft: nothing, a copy (its factor stays, or comes along), or a new rounding. */
 enum { FAI_MOVE_NONE, FAI_MOVE_COPY, FAI_MOVE_ROUND };
-FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_t from, int64_t to, fai_place *source,
-                          fai_place *target) {
+FAI_ATOM int fai_get_move(const fai_cache_side *s, int32_t b, int64_t at, int64_t from, int64_t to,
+                          fai_place *source, fai_place *target) {
     if (from == to || !fai_find_place(s, b, at + from, source) || !fai_find_place(s, b, at + to, target))
         return FAI_MOVE_NONE;
     return source->factor == target->factor || s->descale->block == 1 ? FAI_MOVE_COPY : FAI_MOVE_ROUND;
 }
 
-/* A thread block moves the rows of one head, a row for each group at a time. The rows accepted rise, so a row's new place
- * is never behind it: what a step writes lies before all that later steps read, and within a step all are read before
- * any is written. */
+/* A thread block moves the rows of one head, a row for each group at a time. The rows accepted rise, so a
+ * row's new place is never behind it: what a step writes lies before all that later steps read, and within
+ * a step all are read before any is written. */
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_compact_kernel(const __grid_constant__ fai_cache_task t) {
     __shared__ float needs[FAI_CACHE_THREADS];
@@ -1617,7 +1693,7 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         const int32_t *accepted = t.accepted + (int64_t)b * t.max_accepted;
         const int64_t at = fai_task_position(&t, b);
         const int32_t given = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
-        const uint32_t num = given < 0 ? 0 : given < t.max_accepted ? (uint32_t)given : (uint32_t)t.max_accepted;
+        const uint32_t num = given > t.max_accepted ? (uint32_t)t.max_accepted : given > 0 ? (uint32_t)given : 0;
         for (uint32_t n = 0, count; n < num; n += count) {
             fai_place source = {0, 0, NULL, NULL}, target = {0, 0, NULL, NULL};
             fai_block k = {0, 0};
@@ -1630,7 +1706,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
                 if (r == 0 && block && move == FAI_MOVE_ROUND) k = fai_get_block(&side, (uint32_t)at + n, 0);
                 if (next != move || (move == FAI_MOVE_ROUND && block && at + n + r >= k.end)) count = r;
             }
-            const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group, &source, &target)
+            const int own = l.group < count ? fai_get_move(&side, b, at, accepted[n + l.group], n + l.group,
+                                                           &source, &target)
                                             : FAI_MOVE_NONE;
             uint32_t w[8];
             float x[8] = {0, 0, 0, 0, 0, 0, 0, 0}, factor = 1;
@@ -1649,8 +1726,11 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
 #pragma unroll
                 for (int e = 0; e < 8; e++) x[e] = fai_mul_rn_f32(x[e], factor);
             }
-            if (block) fai_put_rows(&side, &rows, needs, b, h, k, at + n, count, x, l);
-            else fai_store_row(&rows, target.row + h * side.step, own ? target.factor + h * side.factor_step : NULL, 0, x, l, own != 0);
+            if (block)
+                fai_put_rows(&side, &rows, needs, b, h, k, at + n, count, x, l);
+            else
+                fai_store_row(&rows, target.row + h * side.step,
+                              own ? target.factor + h * side.factor_step : NULL, 0, x, l, own != 0);
         }
     }
 }
@@ -1681,7 +1761,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         int32_t i = 0;
         const int in_use = item < items && fai_find_row(&t.a, item / parts, &seq, &i);
         if (in_use)
-            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first, t.rope_wide);
+            fai_load_angles(c, s, &t.rope, fai_rope_position(&t.a, &t.rope, &seq, 0, i), l.first,
+                            t.rope_wide);
         int h = (int)(item % parts);
         const char *from = t.q.data + fai_offset_q(&seq, t.q.st, i, h) * size;
         char *to = t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size;
@@ -1711,9 +1792,9 @@ FAI_ATOM void fai_load_row(float x[8], const fai_rows_task *t, const fa_sequence
     if (t->hadamard) fai_hadamard_chunk(x, t->q.dim, signs, l.first);
 }
 
-/* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by a factor that
- * is there (or none), or by one of its own (block 1, and nobody shares it). */
-static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+/* Each row alone. measure: its need goes into its factor, which many share; else its codes are written, by
+ * a factor that is there (or none), or by one of its own (block 1, and nobody shares it). */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     fai_quantize_kernel(const __grid_constant__ fai_rows_task t, int own_factors) {
     const fai_lane l = fai_get_lane(t.lanes);
     const fa_descale *d = &t.a.q_descale;
@@ -1736,11 +1817,13 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
             }
             if (t.measure) {
                 const uint32_t need = fai_bits_of(fai_need(x, t.o.dtype, l.lanes));
-                if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor)) fai_red_relaxed_gpu_max_u32(factor, need);
+                if (live && l.lane == 0 && need > fai_ld_relaxed_gpu_u32(factor))
+                    fai_red_relaxed_gpu_max_u32(factor, need);
                 continue;
             }
             __syncwarp(); /* the group has read its row: it may be overwritten */
-            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, factor, own_factors, x, l, live);
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i, h) * size, factor, own_factors, x, l,
+                          live);
         }
     }
 }
@@ -1749,13 +1832,17 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_clear_factors_kernel(const __grid_constant__ fai_rows_task t) {
     const fa_descale *d = &t.a.q_descale;
     const fai_factors count = fai_count_factors(&t.a);
-    const uint32_t h = (uint32_t)count.h, blocks = (uint32_t)count.blocks, all = (uint32_t)count.b * h * blocks;
-    for (uint32_t n = blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < all; n += gridDim.x * FAI_CACHE_THREADS)
-        t.factors[n / blocks / h * d->stride_b + n / blocks % h * d->stride_h + n % blocks * d->stride_block] = 0;
+    const uint32_t h = (uint32_t)count.h, blocks = (uint32_t)count.blocks,
+                   all = (uint32_t)count.b * h * blocks;
+    for (uint32_t n = blockIdx.x * FAI_CACHE_THREADS + threadIdx.x; n < all;
+         n += gridDim.x * FAI_CACHE_THREADS)
+        t.factors[n / blocks / h * d->stride_b + n / blocks % h * d->stride_h +
+                  n % blocks * d->stride_block] = 0;
 }
 
-/* A thread block for the rows that share a factor, and few enough that the second time they come from a cache. */
-static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+/* A thread block for the rows that share a factor, and few enough that the second time they come from a
+ * cache. */
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     fai_quantize_blocks_kernel(const __grid_constant__ fai_rows_task t) {
     __shared__ uint32_t most;
     const fai_lane l = fai_get_lane(t.lanes);
@@ -1780,11 +1867,13 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         if (l.lane == 0) atomicMax(&most, fai_bits_of(factor));
         __syncthreads(); /* most is that of all rows */
         factor = fai_float_of(most);
-        if (threadIdx.x == 0) t.factors[seq.b * d->stride_b + h * d->stride_h + number * d->stride_block] = factor;
+        if (threadIdx.x == 0)
+            t.factors[seq.b * d->stride_b + h * d->stride_h + number * d->stride_block] = factor;
         for (int64_t i = first; i < last; i += l.groups) {
             const int live = i + l.group < last;
             fai_load_row(x, &t, &seq, i + l.group, h, signs, l, live);
-            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x, l, live);
+            fai_store_row(&t.o, t.o.data + fai_offset_q(&seq, t.o.st, i + l.group, h) * size, &factor, 0, x,
+                          l, live);
         }
         __syncthreads(); /* everybody has read most: it may be cleared */
     }
@@ -1808,29 +1897,33 @@ static inline int32_t fai_count_lanes(int32_t dim) {
     while (lanes * 8 < dim) lanes *= 2;
     return lanes;
 }
-/* Heads of a row that a group takes: it finds the row and its angles once. Not so many that groups get few: a GPU holds
- * some 10000. But items, (row, part of the heads), are counted in 31 bits: rows are, where lists say how many. */
+/* Heads of a row that a group takes: it finds the row and its angles once. Not so many that groups get few:
+ * a GPU holds some 10000. But items, (row, part of the heads), are counted in 31 bits: rows are, where
+ * lists say how many. */
 static inline int32_t fai_count_rounds(int64_t rows, int32_t heads) {
     int32_t rounds = 1;
     while (rounds < 8 && rounds < heads && rows * heads / rounds >= 1 << 16) rounds *= 2;
-    while (rounds < heads && (heads - 1) / rounds + 1 > INT32_MAX / rows) rounds = rounds > heads / 2 ? heads : 2 * rounds;
+    while (rounds < heads && (heads - 1) / rounds + 1 > INT32_MAX / rows)
+        rounds = rounds > heads / 2 ? heads : 2 * rounds;
     return rounds;
 }
 
-/* The grid of a kernel whose blocks have `each` items at once and go on to the next ones in steps of the grid: no more
- * blocks than can be at work, 16 an SM. */
-static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t items, int each, int sides,
-                                         void *task, void *more, cudaStream_t stream) {
+/* The grid of a kernel whose blocks have `each` items at once and go on to the next ones in steps of the
+ * grid: no more blocks than can be at work, 16 an SM. */
+static inline fa_status fai_cache_launch(const fa_args *a, const void *kernel, int64_t items, int each,
+                                         int sides, void *task, void *more, cudaStream_t stream) {
     int device = 0, sms = 0;
     void *parameters[2] = {task, more};
     int64_t blocks = (items - 1) / each + 1;
-    if (items > INT32_MAX) return fai_fail(a, FA_ERR_CUDA_GRID, "rows * heads", -1, (double)items, 1, INT32_MAX);
+    if (items > INT32_MAX)
+        return fai_fail(a, FA_ERR_CUDA_GRID, "rows * heads", -1, (double)items, 1, INT32_MAX);
     cudaError_t e = cudaGetDevice(&device);
     if (e == cudaSuccess) e = cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device);
     if (e != cudaSuccess) return fai_cuda_status(a, e);
-    if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS)) blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
-    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)blocks, (unsigned)sides), dim3(FAI_CACHE_THREADS),
-                                               parameters, 0, stream));
+    if (blocks > (int64_t)sms * (2048 / FAI_CACHE_THREADS))
+        blocks = (int64_t)sms * (2048 / FAI_CACHE_THREADS);
+    return fai_cuda_status(a, cudaLaunchKernel(kernel, dim3((unsigned)blocks, (unsigned)sides),
+                                               dim3(FAI_CACHE_THREADS), parameters, 0, stream));
 }
 /* The most rows that a call may have; what lists say is counted in 31 bits. */
 static inline int64_t fai_most_rows(const fa_args *a) {
@@ -1846,12 +1939,14 @@ typedef struct fai_pointer {
 } fai_pointer;
 static inline fa_status fai_cuda_check_list(const fa_args *a, const fai_pointer *list, int count) {
     fa_status status = FA_OK;
-    for (int n = 0; n < count && status == FA_OK; n++) status = fai_cuda_check_pointer(a, list[n].data, list[n].field);
+    for (int n = 0; n < count && status == FA_OK; n++)
+        status = fai_cuda_check_pointer(a, list[n].data, list[n].field);
     return status;
 }
 
 /* What append and compaction have in common. */
-static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_call *c, const fa_cache *cache) {
+static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_call *c,
+                                             const fa_cache *cache) {
     const fa_args *a = &c->a;
     const int k = a->k.data != NULL, v = a->v.data != NULL; /* the sides in use */
     const fai_pointer list[] = {{a->k.data, "cache.k.data"},
@@ -1862,7 +1957,8 @@ static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_
                                 {c->positions, "positions"},
                                 {c->accepted, "accepted"},
                                 {c->num_accepted, "num_accepted"}};
-    const fai_strides st_k = fai_strides_kv(a, &a->k, cache->head_dim), st_v = fai_strides_kv(a, &a->v, cache->head_dim_v);
+    const fai_strides st_k = fai_strides_kv(a, &a->k, cache->head_dim),
+                      st_v = fai_strides_kv(a, &a->v, cache->head_dim_v);
     memset(t, 0, sizeof *t);
     t->a = *a, t->cache = *cache;
     t->positions = c->positions, t->accepted = c->accepted, t->num_accepted = c->num_accepted;
@@ -1874,8 +1970,8 @@ static inline fa_status fai_cache_begin_cuda(fai_cache_task *t, const fai_cache_
     return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
 }
 
-/* fa_append in device memory. One launch; with factors of blocks of rows (block > 1) on one side only, or of different
- * kinds, two. */
+/* fa_append in device memory. One launch; with factors of blocks of rows (block > 1) on one side only, or
+ * of different kinds, two. */
 FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream) {
     fai_cache_call c;
     fai_cache_task t;
@@ -1909,17 +2005,17 @@ FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t s
         const int several = d->data && d->block > 1, groups = FAI_CACHE_THREADS / t.lanes;
         const int both = next && sides[1] && !several && !(next->data && next->block > 1); /* in one launch */
         t.first_side = v;
-        if (several) { /* a thread block for each block of factors, of which there may be a part at both ends of a page */
+        if (several) { /* a thread block for each block of factors; at both ends of a page may be a part of one */
             const int64_t page = d->paged ? cache->page_size : cache->seqlen_k;
             const int64_t most = seqlen / d->block + 2 * (fai_ceil(seqlen, page) + 1);
             t.blocks = (uint32_t)(most < seqlen ? most : seqlen);
-            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel, c.a.batch * heads * t.blocks, 1, 1, &t,
-                                      NULL, stream);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_blocks_kernel,
+                                      c.a.batch * heads * t.blocks, 1, 1, &t, NULL, stream);
         } else { /* a group for each row and up to 8 heads; y: K, V */
             const int64_t rows = fai_most_rows(&c.a);
             t.rounds = fai_count_rounds(rows, (int32_t)heads), t.parts = (int32_t)fai_ceil(heads, t.rounds);
-            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, rows * t.parts, groups, 1 + both, &t, NULL,
-                                      stream);
+            status = fai_cache_launch(&c.a, (const void *)fai_append_kernel, rows * t.parts, groups, 1 + both,
+                                      &t, NULL, stream);
             v += both;
         }
     }
@@ -1939,8 +2035,8 @@ FAI_NOINLINE fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t
 }
 
 /* What rotation and quantisation have in common: rows of q become rows of o. */
-static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_call *c, fa_tensor q, fa_tensor_out o,
-                                            fa_dtype dtype, fa_dtype o_dtype) {
+static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_call *c, fa_tensor q,
+                                            fa_tensor_out o, fa_dtype dtype, fa_dtype o_dtype) {
     const fa_args *a = &c->a;
     const int32_t heads = a->num_heads, dim = c->info.head_dim;
     const fai_strides st_q = fai_resolve(q.stride_b, q.stride_s, q.stride_h, a->seqlen_q, heads, dim);
@@ -1957,9 +2053,10 @@ static inline fa_status fai_rows_begin_cuda(fai_rows_task *t, const fai_cache_ca
     return fai_cuda_check_list(a, list, (int)(sizeof list / sizeof *list));
 }
 /* A kernel with a group for each row and up to 8 heads. */
-static inline fa_status fai_rows_launch(const void *kernel, fai_rows_task *t, void *more, cudaStream_t stream) {
-    return fai_cache_launch(&t->a, kernel, fai_most_rows(&t->a) * t->parts, FAI_CACHE_THREADS / t->lanes, 1, t, more,
-                            stream);
+static inline fa_status fai_rows_launch(const void *kernel, fai_rows_task *t, void *more,
+                                        cudaStream_t stream) {
+    return fai_cache_launch(&t->a, kernel, fai_most_rows(&t->a) * t->parts, FAI_CACHE_THREADS / t->lanes, 1,
+                            t, more, stream);
 }
 
 /* fa_rotary in device memory: one launch. */
@@ -1978,8 +2075,8 @@ FAI_NOINLINE fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t s
     return fai_rows_launch((const void *)fai_rotary_kernel, &t, NULL, stream);
 }
 
-/* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most; three if
- * more share one: factors are cleared, then measured, then used. */
+/* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most;
+ * three if more share one: factors are cleared, then measured, then used. */
 FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream) {
     fai_cache_call c;
     fai_rows_task t;
@@ -1988,8 +2085,10 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     const fa_args *a = &c.a;
     const fa_descale *d = &a->q_descale;
     const fai_factors count = fai_count_factors(a);
-    const int64_t rows = d->block ? d->block : a->seqlen_q; /* of a factor, if sequences and heads share none */
-    const int apart = count.b == a->batch && count.h == a->num_heads && count.blocks == fai_ceil(a->seqlen_q, rows);
+    const int64_t rows =
+        d->block ? d->block : a->seqlen_q; /* of a factor, if sequences and heads share none */
+    const int apart =
+        count.b == a->batch && count.h == a->num_heads && count.blocks == fai_ceil(a->seqlen_q, rows);
     status = fai_rows_begin_cuda(&t, &c, args->q, args->o, args->dtype, args->o_dtype);
     if (status == FA_OK) status = fai_cuda_check_pointer(a, d->data, "descale.data");
     if (status != FA_OK) return status;
@@ -1997,8 +2096,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     int own = d->data && apart && rows == 1;
     t.factors = args->descale.data, t.hadamard = args->hadamard, t.seed = args->seed;
     if (d->data && apart && !own && bytes <= 65536) /* a thread block for each factor */
-        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks, 1, 1,
-                                &t, NULL, stream);
+        return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks,
+                                1, 1, &t, NULL, stream);
     if (d->data && (!own || fai_cache_hides(&c))) /* each factor; those without rows stay 0 */
         status = fai_cache_launch(a, (const void *)fai_clear_factors_kernel, count.b * count.h * count.blocks,
                                   FAI_CACHE_THREADS, 1, &t, NULL, stream);
@@ -2018,13 +2117,13 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 /* >>tiles    one more instance: what this file has kernels for, and how large their tiles are */
 /* ======================================================================================== */
 
-#if FA_DTYPE != FA_F16 && FA_DTYPE != FA_BF16
-#error "flashattn_cuda.cuh: FA_DTYPE must be FA_F16 or FA_BF16"
+#if FA_DTYPE != FA_F16 && FA_DTYPE != FA_BF16 && (FA_PASSES) != FA_FORWARD
+#error "flashattn_cuda.cuh: FA_DTYPE must be FA_F16 or FA_BF16, or FA_PASSES FA_FORWARD"
 #undef FA_DTYPE
 #define FA_DTYPE FA_BF16
 #endif
-#if FA_O_DTYPE != FA_DTYPE && ((FA_PASSES) != FA_DECODE || FA_O_DTYPE != FA_F32)
-#error "flashattn_cuda.cuh: FA_O_DTYPE must be FA_DTYPE, or FA_F32 with FA_PASSES FA_DECODE"
+#if FA_O_DTYPE != FA_DTYPE && (FA_PASSES) != FA_FORWARD && ((FA_PASSES) != FA_DECODE || FA_O_DTYPE != FA_F32)
+#error "flashattn_cuda.cuh: FA_O_DTYPE must be FA_DTYPE, or FA_F32 with FA_PASSES FA_DECODE, or FA_PASSES FA_FORWARD"
 #endif
 #if FA_KV_DTYPE != FA_DTYPE && ((FA_PASSES) != FA_DECODE || (FA_KV_DTYPE != FA_E4M3 && FA_KV_DTYPE != FA_I8))
 #error "flashattn_cuda.cuh: FA_KV_DTYPE must be FA_DTYPE, or FA_E4M3 or FA_I8 with FA_PASSES FA_DECODE"
@@ -2038,8 +2137,21 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_DIM FA_HEAD_DIM_V
 #endif
 
-#define FAI_KV_BYTES (FA_KV_DTYPE == FA_DTYPE ? 2 : 1)
+/* bytes of an element of Q; of K and V */
+#if FA_DTYPE == FA_F32
+#define FAI_BYTES 4
+#define FAI_ELEMENT uint32_t
+#elif FA_DTYPE <= FA_BF16
+#define FAI_BYTES 2
+#define FAI_ELEMENT uint16_t
+#else
+#define FAI_BYTES 1
+#define FAI_ELEMENT uint8_t
+#endif
+#define FAI_KV_BYTES (FA_KV_DTYPE == FA_DTYPE ? FAI_BYTES : 1)
 #define FAI_UNITS(elements) ((elements) * FAI_KV_BYTES / 2) /* of K and V, in 16 bits */
+/* 16 bits that a row takes in shared memory: a multiple of 32 bytes, filled up with zeros */
+#define FAI_WIDTH(dim, bytes) (((dim) * (bytes) + 31) / 32 * 16)
 #define FAI_HAS(features) (((FA_FEATURES) & (features)) != 0)
 /* what is compiled in besides the plain kernel */
 #if defined(FA_SCORE_MOD)
@@ -2059,7 +2171,23 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
  * 16 elements; up to 128 dims that fits, beyond it a warp has 16 rows. sm_86, 89 and 120 have 99 KB of
  * shared memory a block, sm_80 163, sm_90 and 100 227. */
 #define FAI_LITTLE_SHARED(arch) ((arch) == 860 || (arch) == 890 || (arch) >= 1200)
-#if FAI_DIM <= 64
+#define FAI_UNPACKS(arch) (FAI_BYTES == 1 && (arch) >= 900 && (arch) < 1200)
+#if FAI_BYTES == 4
+/* FFMA reads all its operands from shared memory: 32 rows and 64 or 32 keys a warp, as above. 96 KB at most, which is
+ * everything that sm_86, 89 and 120 have; beyond 128 dims a thread's part of O takes all registers at 16 rows */
+#define FAI_TABLE_M(arch) (FAI_DIM <= 128 ? 128 : 64)
+#define FAI_TABLE_N(arch) (FAI_DIM <= 64 ? 64 : FAI_DIM <= 192 || !FAI_LITTLE_SHARED(arch) ? 32 : 16)
+#define FAI_TABLE_WARPS(arch) 4
+#define FAI_TABLE_STAGES(arch) 1
+#elif FAI_BYTES == 1
+/* half the bytes of 16-bit tiles, so two stages fit everywhere: 26, 34, 73 and 97 KB. Registers as there, but for sm_90
+ * and 100, where mma makes f16 of fp8 first: 16 rows a warp then, and 32 keys beyond 128 dims */
+#define FAI_TABLE_M(arch) 128
+#define FAI_TABLE_N(arch) \
+    (FAI_DIM <= 64 ? 64 : FAI_DIM <= 128 ? (FAI_UNPACKS(arch) ? 64 : 32) : FAI_UNPACKS(arch) ? 32 : 64)
+#define FAI_TABLE_WARPS(arch) (FAI_DIM <= (FAI_UNPACKS(arch) ? 64 : 128) ? 4 : 8)
+#define FAI_TABLE_STAGES(arch) 2
+#elif FAI_DIM <= 64
 /* 48 KB and about 200 registers: two blocks an SM everywhere, and Q stays in registers */
 #define FAI_TABLE_M(arch) 128
 #define FAI_TABLE_N(arch) 64
@@ -2095,6 +2223,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #endif
 #if defined(FA_BLOCK_N) && ((FA_BLOCK_N) < 16 || (FA_BLOCK_N) > 128 || (FA_BLOCK_N) % 16)
 #error "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 16 in 16..128"
+#elif defined(FA_BLOCK_N) && FAI_BYTES == 1 && (FA_BLOCK_N) % 32
+#error "flashattn_cuda.cuh: FA_BLOCK_N must be a multiple of 32 in 32..128 with an fp8 FA_DTYPE"
 #endif
 #if defined(FA_STAGES) && (FA_STAGES) != 1 && (FA_STAGES) != 2
 #error "flashattn_cuda.cuh: FA_STAGES must be 1 or 2"
@@ -2127,8 +2257,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER 0
 #else
 #define FAI_HOPPER \
-    (((FA_PASSES) & FA_FORWARD) && FAI_KV_BYTES == 2 && FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && \
-     FAI_DIM <= (FAI_HEAVY ? 192 : 256)) /* beyond that it would spill */
+    (((FA_PASSES) & FA_FORWARD) && FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_O_DTYPE == FA_DTYPE && \
+     FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && FAI_DIM <= (FAI_HEAVY ? 192 : 256)) /* beyond that it would spill */
 #endif
 #if FAI_DIM <= 64 && !FAI_HEAVY
 #define FAI_HOPPER_WGS 3 /* tensor cores and exponentials take the same time: two would not hide it */
@@ -2145,16 +2275,16 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : 232)
 #define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 40)
 
-/* Q, then the stages of K and V, [K V] [K V], whose place O takes at the end; then what the threads have
- * in common */
+/* Q, then the stages of K and V, [K V] [K V], each with two factors a key behind it if they have such; O of 16 bits takes
+ * their place at the end; then what the threads have in common */
 #define FAI_TILE_SHARED(arch) (FAI_TILE_BYTES(arch) + offsetof(FAI_(tile), row) + FAI_TILE_M(arch) * 4)
+#define FAI_TILE_STAGE(arch) \
+    (FAI_TILE_N(arch) * ((FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES) + FAI_WIDTH(FA_HEAD_DIM_V, FAI_BYTES)) * 2 + (FAI_BYTES == 1 ? 8 : 0)))
+#define FAI_TILE_LOOP(arch) \
+    (FAI_TILE_M(arch) * FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES) * 2 + FAI_TILE_STAGES(arch) * FAI_TILE_STAGE(arch))
 #define FAI_TILE_BYTES(arch) \
-    (2 * (FAI_TILE_M(arch) * FA_HEAD_DIM_V > \
-                  FAI_TILE_M(arch) * FA_HEAD_DIM + \
-                      FAI_TILE_STAGES(arch) * FAI_TILE_N(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V) \
-              ? FAI_TILE_M(arch) * FA_HEAD_DIM_V \
-              : FAI_TILE_M(arch) * FA_HEAD_DIM + \
-                    FAI_TILE_STAGES(arch) * FAI_TILE_N(arch) * (FA_HEAD_DIM + FA_HEAD_DIM_V)))
+    (FAI_TILE_M(arch) * FA_HEAD_DIM_V * 2 > FAI_TILE_LOOP(arch) ? FAI_TILE_M(arch) * FA_HEAD_DIM_V * 2 \
+                                                                : FAI_TILE_LOOP(arch))
 
 /* the sizes of this compilation, as constants of a function */
 #define FAI_THREADS (FAI_TILE_WARPS(FAI_ARCH) * 32)
@@ -2165,14 +2295,18 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     enum { \
         D = FA_HEAD_DIM, \
         DV = FA_HEAD_DIM_V, \
+        WIDTH = FAI_WIDTH(D, FAI_BYTES), \
+        WIDTH_V = FAI_WIDTH(DV, FAI_BYTES), \
         BM = FAI_TILE_M(FAI_ARCH), \
         BN = FAI_TILE_N(FAI_ARCH), \
         WARPS = FAI_TILE_WARPS(FAI_ARCH), \
         STAGES = FAI_TILE_STAGES(FAI_ARCH), \
         THREADS = FAI_THREADS, \
         MT = FAI_MT, \
-        /* in registers: 32 of them, too many next to those that features take */ \
-        Q_STAYS = FAI_MT * FAI_DIM <= 128 && !FAI_HEAVY \
+        /* in registers: 32 of them, too many next to those that features take, or factors */ \
+        Q_STAYS = FAI_MT * FAI_WIDTH(FAI_DIM, FAI_BYTES) <= \
+                      (FAI_BYTES == 2 ? 128 : FAI_BYTES == 1 && !FAI_UNPACKS(FAI_ARCH) ? 64 : 0) && \
+                  !FAI_HEAVY \
     };
 FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
                  "flashattn_cuda.cuh: FA_BLOCK_M must be 16 or 32 times FA_WARPS");
@@ -2186,7 +2320,7 @@ FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
 #define FAI_WGMMA_RS fai_wgmma_f32_bf16_rs
 #define FAI_EXPONENT 0x7f80u
 #define FAI_UNPACK(x) __uint_as_float((uint32_t)(x) << 16)
-#else
+#elif FA_DTYPE == FA_F16
 #define FAI_MMA fai_mma_m16n8k16_f32_f16
 #define FAI_PACK fai_cvt_rn_f16x2_f32
 #define FAI_FMA2 fai_fma_rn_f16x2
@@ -2194,7 +2328,40 @@ FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
 #define FAI_WGMMA_RS fai_wgmma_f32_f16_rs
 #define FAI_EXPONENT 0x7c00u
 #define FAI_UNPACK(x) fai_cvt_f32_f16((uint16_t)(x))
+#elif FA_DTYPE == FA_E4M3
+#define FAI_MMA fai_mma_m16n8k32_f32_e4m3
+#define FAI_MMA_PV fai_mma_m16n8k32_f32_e4m3
+#define FAI_EXPONENT 0x7fu /* NaN; there is no infinity */
+#elif FA_DTYPE == FA_E5M2
+#define FAI_MMA fai_mma_m16n8k32_f32_e5m2
+#define FAI_MMA_PV fai_mma_m16n8k32_f32_e4m3_e5m2 /* P has a bit more, and no use for exponents */
+#define FAI_EXPONENT 0x7cu
+#else
+#define FAI_EXPONENT 0x7f800000u
 #endif
+#if FA_O_DTYPE == FA_F16
+#define FAI_PACK_O fai_cvt_rn_f16x2_f32
+#else
+#define FAI_PACK_O fai_cvt_rn_bf16x2_f32
+#endif
+/* Where a lane finds the first fragment of Q, K and V in their tiles: >>maps. f32: its first row of Q, its first two
+ * keys of K, its first columns of V. */
+#if FAI_BYTES == 4
+#define FAI_FIRST_Q(row0, lane) FAI_AT(WIDTH, (row0) + FAI_C_ROW(lane, 0), 0)
+#define FAI_FIRST_K(lane) FAI_AT(WIDTH, FAI_C_COL(lane, 0), 0)
+#define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, 0, FAI_PAIRED_COL(lane, 0, 0) / 4)
+#else
+#define FAI_FIRST_Q(row0, lane) \
+    FAI_AT(WIDTH, (row0) + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane))
+#define FAI_FIRST_K(lane) FAI_AT(WIDTH, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane))
+#if FAI_BYTES == 2
+#define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane))
+#else
+#define FAI_FIRST_V(lane) FAI_AT(WIDTH_V, FAI_LDMATRIX_BYTES_ROW(lane), 0)
+#endif
+#endif
+/* log2 of the largest P: e4m3 has few small numbers, and 2^8 without an error */
+#define FAI_P_LOG2 (FAI_BYTES == 1 ? 8 : 0)
 
 #if defined(FA_SCORE_MOD)
 static inline double FA_(cuda_score_mod)(double s, int b, int h, int i, int j) {
@@ -2300,23 +2467,30 @@ FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t, uint32_t n, const int 
  * away, but for the permutation if it is less than 8 rows on: a step is a power of 2, so that
  * swz(row + r) == swz(row) ^ swz(r) for multiples r of it. */
 
+/* Chunk c of a row of `bytes` bytes, zeros if it is behind them or does not exist. */
+FAI_ATOM void FAI_(copy)(uint32_t to, const uint16_t *from, int c, int exists, const int bytes) {
+    if (bytes % 32 == 0 || c < bytes / 16) fai_cp_async_cg_16(to, from, exists ? 16 : 0);
+    else fai_st_shared_v4_b32(to, make_uint4(0, 0, 0, 0));
+}
+
 FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to, const int most,
                            const int threads) {
-    enum { D = FA_HEAD_DIM, GROUP = FAI_GROUP(D) };
+    enum { D = FA_HEAD_DIM, WIDTH = FAI_WIDTH(D, FAI_BYTES), GROUP = FAI_GROUP(WIDTH) };
     const int step = threads / GROUP;
     const fai_strides st = fai_strides_q(a, D);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int row0 = (int)threadIdx.x / GROUP, chunk = (int)threadIdx.x % GROUP;
-    to += FAI_AT(D, row0, chunk);
+    to += FAI_AT(WIDTH, row0, chunk);
 #pragma unroll
     for (int r = 0; r < most; r += step) {
         if (most % step && row0 + r >= most) continue;
         const FAI_(row) row = FAI_(find)(t, row0 + r);
-        const uint16_t *from = (const uint16_t *)a->q.data + fai_offset_q(&seq, st, row.i, row.h) + chunk * 8;
+        const uint16_t *from =
+            (const uint16_t *)a->q.data + fai_offset_q(&seq, st, row.i, row.h) * FAI_BYTES / 2 + chunk * 8;
 #pragma unroll
-        for (int c = 0; c < D / 8; c += GROUP)
-            fai_cp_async_cg_16((to ^ FAI_SWIZZLE(D, r) * 16) + r * D * 2 + c * 16, from + c * 8,
-                               row0 + r < t->rows ? 16 : 0);
+        for (int c = 0; c < WIDTH / 8; c += GROUP)
+            FAI_(copy)((to ^ FAI_SWIZZLE(WIDTH, r) * 16) + r * WIDTH * 2 + c * 16, from + c * 8, chunk + c,
+                       row0 + r < t->rows, D * FAI_BYTES);
     }
 }
 
@@ -2333,9 +2507,10 @@ FAI_ATOM void FAI_(load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to, c
 /* -Q, for a negative scale */
 FAI_ATOM void FAI_(negate_q)(uint32_t sq) {
     FAI_SIZES
-    FAI_EACH_CHUNK(D, BM, sq, (int)threadIdx.x, THREADS) {
+    const uint32_t sign = FAI_BYTES == 4 ? 0x80000000u : FAI_BYTES == 2 ? 0x80008000u : 0x80808080u;
+    FAI_EACH_CHUNK(WIDTH, BM, sq, (int)threadIdx.x, THREADS) {
         uint4 x = fai_ld_shared_v4_b32(at);
-        x.x ^= 0x80008000u, x.y ^= 0x80008000u, x.z ^= 0x80008000u, x.w ^= 0x80008000u;
+        x.x ^= sign, x.y ^= sign, x.z ^= sign, x.w ^= sign;
         fai_st_shared_v4_b32(at, x);
     }
 }
@@ -2344,8 +2519,12 @@ FAI_ATOM void FAI_(negate_q)(uint32_t sq) {
 FAI_ATOM uint32_t FAI_(finite)(uint32_t x) {
 #if FA_KV_DTYPE == FA_E4M3
     return x & ~(((x & 0x7f7f7f7fu) + 0x01010101u >> 7 & 0x01010101u) * 0xffu); /* |NaN| is 0x7f */
+#elif FA_KV_DTYPE == FA_E5M2
+    return x & ~(((x & 0x7f7f7f7fu) + 0x04040404u >> 7 & 0x01010101u) * 0xffu); /* from 0x7c on */
 #elif FA_KV_DTYPE == FA_I8
     return x;
+#elif FA_KV_DTYPE == FA_F32
+    return (x & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x;
 #else
     return ((x & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffffu) |
            ((x >> 16 & FAI_EXPONENT) == FAI_EXPONENT ? 0 : x & 0xffff0000u);
@@ -2374,7 +2553,7 @@ FAI_ATOM int FAI_(make_rows_finite)(uint32_t tile, const int dim, int thread, co
     return found;
 }
 FAI_ATOM int FAI_(make_finite)(uint32_t sv, int thread, const int threads, const int number) {
-    return FAI_(make_rows_finite)(sv, FAI_UNITS(FA_HEAD_DIM_V), thread, threads, number);
+    return FAI_(make_rows_finite)(sv, FAI_WIDTH(FA_HEAD_DIM_V, FAI_KV_BYTES), thread, threads, number);
 }
 #undef FAI_EACH_CHUNK
 
@@ -2390,7 +2569,7 @@ FAI_ATOM FAI_(source) FAI_(open)(const fa_args *a, const FAI_(tile) *t, const fa
     const fai_strides st = fai_strides_kv(a, x, dim);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const int64_t before = FAI_HAS(FA_PAGED) && a->block_table ? 0 : seq.b_k * st.b + seq.row_k * st.s;
-    const int chunk = thread % FAI_GROUP(FAI_UNITS(dim));
+    const int chunk = thread % FAI_GROUP(FAI_WIDTH(dim, FAI_KV_BYTES));
     const FAI_(source) s = {(const uint16_t *)x->data + FAI_UNITS(before + t->head_k * st.h) + chunk * 8,
                             FAI_UNITS(st.s)};
     return s;
@@ -2412,10 +2591,11 @@ FAI_ATOM int64_t FAI_(paged)(const fa_args *a, const FAI_(tile) *t, const fa_ten
 FAI_ATOM void FAI_(load_keys)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
                               int32_t first, uint32_t to, int thread, const int threads, const int number,
                               const int dim) {
-    const int units = FAI_UNITS(dim), group = FAI_GROUP(units), step = threads / group, row = thread / group;
+    const int width = FAI_WIDTH(dim, FAI_KV_BYTES), group = FAI_GROUP(width), step = threads / group;
+    const int row = thread / group, chunk = thread % group;
+    to += FAI_AT(width, row, chunk);
     const int lane = thread % 32, rows = 32 / group; /* of a warp, in a pass */
     int64_t page = 0;
-    to += FAI_AT(units, row, thread % group);
     const uint16_t *next = s.from + (first + row) * s.row;
 #pragma unroll
     for (int r = 0; r < number; r += step, next += step * s.row) {
@@ -2432,15 +2612,50 @@ FAI_ATOM void FAI_(load_keys)(const fa_args *a, const FAI_(tile) *t, const fa_te
         }
         if (number % step && row + r >= number) continue;
 #pragma unroll
-        for (int c = 0; c < units / 8; c += group)
-            fai_cp_async_cg_16((to ^ FAI_SWIZZLE(units, r) * 16) + r * units * 2 + c * 16, from + c * 8,
-                               inside ? 16 : 0);
+        for (int c = 0; c < width / 8; c += group)
+            FAI_(copy)((to ^ FAI_SWIZZLE(width, r) * 16) + r * width * 2 + c * 16, from + c * 8, chunk + c,
+                       inside, dim * FAI_KV_BYTES);
     }
 }
 FAI_ATOM void FAI_(load_kv)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x, FAI_(source) s,
                             int32_t first, uint32_t to, const int dim) {
     FAI_(load_keys)(a, t, x, s, first, to, (int)threadIdx.x, FAI_THREADS, FAI_BN, dim);
 }
+
+#if FAI_BYTES == 1
+/* fai_descale_at by 32-bit divisions. j: query or key */
+FAI_ATOM const float *FAI_(factor_at)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, int32_t h,
+                                      uint32_t j) {
+    int32_t b = t->b;
+    if (FAI_HAS(FA_PAGED) && d->paged) {
+        const uint32_t size = a->page_size > 0 ? (uint32_t)a->page_size : 1;
+        b = a->block_table[b * fai_table_stride(a) + j / size], j %= size;
+    }
+    const uint32_t block = d->block > 0 ? j / (uint32_t)d->block : 0;
+    return d->data + b * d->stride_b + h * d->stride_h + block * d->stride_block;
+}
+FAI_ATOM float FAI_(factor)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, int32_t h, int32_t j) {
+    return d->data ? *FAI_(factor_at)(a, t, d, h, (uint32_t)j) : 1;
+}
+
+/* Do keys of a sequence and head have different factors? Else there is one. */
+FAI_ATOM int FAI_(by_key)(const fa_descale *d) { return d->data && (d->block || d->paged); }
+
+/* Factors of the keys from `first` on, if they differ: BN of K, BN of V, behind their tiles. */
+FAI_ATOM void FAI_(load_factors)(const fa_args *a, const FAI_(tile) *t, int32_t first, uint32_t to) {
+    FAI_SIZES
+    const int32_t j = first + (int32_t)threadIdx.x, inside = j >= t->any.lo && j < t->any.hi;
+    if (BN < THREADS && threadIdx.x >= BN) return;
+#pragma unroll 1 /* side by side they take registers */
+    for (int n = 0; n < 2; n++) {
+        const fa_descale *const d = n ? &a->v_descale : &a->k_descale;
+        if (FAI_(by_key)(d))
+            fai_cp_async_ca_4(to + (n * BN + threadIdx.x) * 4,
+                              inside ? FAI_(factor_at)(a, t, d, t->head_k, (uint32_t)j) : d->data,
+                              inside ? 4 : 0);
+    }
+}
+#endif
 
 /* ======================================================================================== */
 /* >>scores   masks, softmax                                                                 */
@@ -2460,7 +2675,8 @@ FAI_ATOM float FAI_(change)(const fa_args *a, const fa_sequence *seq, FAI_(row) 
     float slope = 1;
     if (FAI_HAS(FA_SOFTCAP) && a->softcap > 0) { /* cap tanh(y / cap) */
         const float rest = 2 / (1 + fai_ex2_approx_ftz_f32(2 * FAI_LOG2E * y / a->softcap)); /* 1 - tanh */
-        y = a->softcap - a->softcap * rest, slope = rest * (2 - rest);
+        y = FAI_BYTES == 4 ? a->softcap * tanhf(y / a->softcap) : a->softcap - a->softcap * rest;
+        slope = rest * (2 - rest);
     }
     if (FAI_HAS(FA_ALIBI) && a->alibi_slopes)
         y -= alibi * fabsf((float)(at.i + seq->len_k - seq->len_q - j));
@@ -2526,7 +2742,7 @@ FAI_ATOM uint32_t FAI_(pick)(const uint32_t x[4], uint32_t n) {
 }
 
 /* fa_dropout_keep */
-FAI_ATOM int FAI_(kept)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
+FAI_ATOM int FAI_(keeps)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
     uint32_t bits[4];
     fai_dropout_bits(a, t->b, at.h, at.i, j / 8, bits);
     const uint32_t word = FAI_(pick)(bits, (uint32_t)j % 8 / 2);
@@ -2537,7 +2753,7 @@ FAI_ATOM int FAI_(kept)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int
 FAI_ATOM int FAI_(counts)(const fa_args *a, const FAI_(tile) *t, FAI_(row) at, int32_t j) {
     const fa_range keys = FAI_(keys)(a, t, at.i);
     return j >= keys.lo && j < keys.hi && FAI_(visible)(a, t, at, j) &&
-           (!FAI_HAS(FA_DROPOUT) || FAI_(kept)(a, t, at, j));
+           (!FAI_HAS(FA_DROPOUT) || FAI_(keeps)(a, t, at, j));
 }
 
 /* The tile to the left of `first` in which some row sees a key; less than end if there is none. All
@@ -2585,6 +2801,70 @@ FAI_ATOM void FAI_(mask)(const fa_args *a, const FAI_(tile) *t, float (*s)[4], i
     }
 }
 
+#if FAI_BYTES == 1
+/* Do q_descale and k_descale differ within a tile? Else they are part of the scale. */
+FAI_ATOM int FAI_(is_scaled)(const fa_args *a) {
+    const fa_descale *q = &a->q_descale;
+    return FAI_(by_key)(&a->k_descale) ||
+           (q->data && (q->block || (q->stride_h && a->num_heads != fai_num_heads_k(a))));
+}
+FAI_ATOM float FAI_(scale_tile)(const fa_args *a, const FAI_(tile) *t) {
+    float scale = 1;
+    if (!FAI_(is_scaled)(a)) scale = FAI_(factor)(a, t, &a->q_descale, t->first_h, 0);
+    if (!FAI_(by_key)(&a->k_descale)) scale *= FAI_(factor)(a, t, &a->k_descale, t->head_k, 0);
+    return scale;
+}
+
+/* S times the factors of its rows and keys. factors: of the tile's keys */
+FAI_ATOM void FAI_(scale_s)(const fa_args *a, const FAI_(tile) *t, float s[FAI_MT][FAI_BN / 8][4],
+                            uint32_t factors, int row) {
+    FAI_SIZES
+    const int column = FAI_C_COL((int)threadIdx.x % 32, 0);
+    float by_row[MT * 2];
+#pragma unroll
+    for (int n = 0; n < MT * 2; n++) {
+        const FAI_(row) at = FAI_(find)(t, row + n * 8);
+        by_row[n] = FAI_(factor)(a, t, &a->q_descale, at.h, at.i);
+    }
+#pragma unroll
+    for (int c = 0; c < BN / 4; c++) {
+        const float by_key = FAI_(by_key)(&a->k_descale)
+                                 ? fai_ld_shared_f32(factors + (column + c / 2 * 8 + c % 2) * 4)
+                                 : 1;
+#pragma unroll
+        for (int n = 0; n < MT * 2; n++) s[n / 2][c / 2][n % 2 * 2 + c % 2] *= by_row[n] * by_key;
+    }
+}
+
+/* O times a factor */
+FAI_ATOM void FAI_(scale_o)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float factor) {
+    FAI_SIZES
+#pragma unroll
+    for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] *= factor;
+}
+
+/* P times the factors of V, which P must have before it is rounded: in units of the largest of the tile, so that no
+ * element becomes larger, and none changes where all keys have the same. O is in these units, too. */
+FAI_ATOM void FAI_(scale_p)(float p[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
+                            float *unit, uint32_t factors) {
+    FAI_SIZES
+    const int lane = (int)threadIdx.x % 32, column = FAI_C_COL(lane, 0);
+    uint32_t most = 0; /* bits of numbers >= 0 have their order */
+#pragma unroll
+    for (int j = 0; j < BN; j += 32)
+        most = max(most, __float_as_uint(fai_ld_shared_f32(factors + (BN + j + lane) * 4)));
+    const float top = __uint_as_float(fai_redux_sync_max_u32(most));
+    if (top != *unit && top > *unit * 0x1p-100f) FAI_(scale_o)(o, *unit / top), *unit = top; /* not 0 */
+    const float inverse = 1 / *unit;
+#pragma unroll
+    for (int c = 0; c < BN / 4; c++) {
+        const float by_key = fai_ld_shared_f32(factors + (BN + column + c / 2 * 8 + c % 2) * 4) * inverse;
+#pragma unroll
+        for (int n = 0; n < MT * 2; n++) p[n / 2][c / 2][n % 2 * 2 + c % 2] *= by_key;
+    }
+}
+#endif
+
 /* P: what is dropped becomes 0. A lane of a quad has 2 of 8 adjacent keys, whose
  * bits are one word of four that Philox makes at once: each lane makes those of another 8 keys, then they
  * change words. */
@@ -2614,7 +2894,9 @@ FAI_ATOM void FAI_(dropout)(const fa_args *a, const FAI_(tile) *t, float (*p)[4]
 
 /* P = exp2(scale S - m) in place. m, log2 units, need not be the maximum: it moves only when that is 2^8
  * above it, so P and the sums stay below 2^8 times their size, and O, (mt, dv/8, C4), is seldom rescaled
- * [FA4]. l: the thread's part of the row sums. */
+ * [FA4]. For fp8 it is always 8 below: P is to have its digits, and the largest of a row no error. l: the
+ * thread's part of the row sums, of P before it is rounded: LSE is exact then, and errors of rounding have no
+ * sign. */
 FAI_ATOM void FAI_(softmax)(float (*s)[4], float (*o)[4], float *m, float *l, float scale, const int mt,
                             const int number, const int dv) {
     float top[4]; /* mt * 2 */
@@ -2633,9 +2915,10 @@ FAI_ATOM void FAI_(softmax)(float (*s)[4], float (*o)[4], float *m, float *l, fl
     if (__any_sync(~0u, moves)) {
 #pragma unroll
         for (int n = 0; n < mt * 2; n++) {
+            const float base = top[n] - FAI_P_LOG2;
             const float factor =
-                top[n] > m[n] + 8 ? fai_ex2_approx_ftz_f32(m[n] - top[n]) : 1; /* 0 the first time */
-            m[n] = top[n] > m[n] + 8 ? top[n] : m[n];
+                top[n] > m[n] + 8 ? fai_ex2_approx_ftz_f32(m[n] - base) : 1; /* 0 the first time */
+            m[n] = top[n] > m[n] + 8 ? base : m[n];
             l[n] *= factor;
 #pragma unroll
             for (int c = n / 2 * (dv / 8); c < (n / 2 + 1) * (dv / 8); c++)
@@ -2661,39 +2944,45 @@ FAI_ATOM void FAI_(softmax)(float (*s)[4], float (*o)[4], float *m, float *l, fl
 /* >>products  fragments and mma                                                             */
 /* ======================================================================================== */
 
-/* rq (mt, D/16, A4) <- Q */
+#if FAI_BYTES != 4 /* f32: the next chapter */
+
+/* rq (mt, WIDTH/16, A4) <- Q */
 FAI_ATOM void FAI_(fragments_q)(uint32_t (*rq)[4], uint32_t sq, const int mt) {
-    enum { D = FA_HEAD_DIM };
+    enum { WIDTH = FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES) };
 #pragma unroll
-    for (int n = 0; n < mt * D / 16; n++)
-        fai_ldmatrix_x4(rq[n], FAI_MOVE(D, sq, n / (D / 16) * 16, n % (D / 16) * 2));
+    for (int n = 0; n < mt * WIDTH / 16; n++)
+        fai_ldmatrix_x4(rq[n], FAI_MOVE(WIDTH, sq, n / (WIDTH / 16) * 16, n % (WIDTH / 16) * 2));
 }
 
-/* S = Q K^T: s (mt, number/8, C4), rq (mt, D/16, A4), which stays in registers or is loaded. sq, sk: the
+/* S = Q K^T: s (mt, number/8, C4), rq (mt, WIDTH/16, A4), which stays in registers or is loaded. sq, sk: the
  * lane's addresses of the first fragment of Q and of K */
 FAI_ATOM void FAI_(gemm_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint32_t sk, const int mt,
                             const int number, const int stays) {
-    enum { D = FA_HEAD_DIM };
+    enum {
+        WIDTH = FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES),
+        STEPS = FAI_UNPACKS(FAI_ARCH) && FAI_DIM > 128 ? 2 : WIDTH / 16 /* side by side: all, if registers allow */
+    };
 #pragma unroll
     for (int n = 0; n < mt * number / 8 * 4; n++) s[n / 4][n % 4] = 0;
-#pragma unroll
-    for (int c = 0; c < D / 16; c++) {
+#pragma unroll STEPS
+    for (int c = 0; c < WIDTH / 16; c++) {
 #pragma unroll
         for (int a = 0; a < mt && !stays; a++)
-            fai_ldmatrix_x4(rq[a * (D / 16) + c], FAI_MOVE(D, sq, a * 16, c * 2));
+            fai_ldmatrix_x4(rq[a * (WIDTH / 16) + c], FAI_MOVE(WIDTH, sq, a * 16, c * 2));
 #pragma unroll
         for (int j = 0; j < number / 16; j++) {
             uint32_t rk[4]; /* (2, B2) */
-            fai_ldmatrix_x4(rk, FAI_MOVE(D, sk, j * 16, c * 2));
+            fai_ldmatrix_x4(rk, FAI_MOVE(WIDTH, sk, j * 16, c * 2));
 #pragma unroll
             for (int a = 0; a < mt; a++) {
                 float (*const to)[4] = s + a * (number / 8) + 2 * j;
-                FAI_MMA(to[0], rq[a * (D / 16) + c], rk), FAI_MMA(to[1], rq[a * (D / 16) + c], rk + 2);
+                FAI_MMA(to[0], rq[a * (WIDTH / 16) + c], rk), FAI_MMA(to[1], rq[a * (WIDTH / 16) + c], rk + 2);
             }
         }
     }
 }
 
+#if FAI_BYTES == 2
 /* rp (A4) <- P of 16 keys, p (2, C4) */
 FAI_ATOM void FAI_(fragment_p)(uint32_t rp[4], float (*p)[4]) {
 #pragma unroll
@@ -2720,6 +3009,101 @@ FAI_ATOM void FAI_(gemm_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int
         }
     }
 }
+#else
+/* The same in bytes: o[2j] has the even columns of 16 j .. 16 j + 15, o[2j + 1] the odd ones. */
+FAI_ATOM void FAI_(gemm_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int mt, const int number) {
+    enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, FAI_BYTES) };
+#pragma unroll
+    for (int c = 0; c < number / 32; c++) {
+        uint32_t rp[2][4]; /* (mt, A4) */
+#pragma unroll
+        for (int n = 0; n < mt * 4; n++) {
+            float (*const x)[4] = p + n / 4 * (number / 8) + 4 * c + n % 4 / 2 * 2; /* (2, C4) */
+            const int half = n % 2 * 2;
+            rp[n / 4][n % 4] =
+                fai_prmt_b32(fai_cvt_rn_satfinite_e4m3x2_f32(x[0][half + 1], x[0][half]),
+                             fai_cvt_rn_satfinite_e4m3x2_f32(x[1][half + 1], x[1][half]), 0x5410);
+        }
+#pragma unroll
+        for (int j = 0; j < DV / 16; j++) {
+            uint32_t x[4];  /* of keys 0 .. 7, 8 .. 15, 16 .. 23, 24 .. 31: 2 keys, 2 columns of each */
+            uint32_t rv[4]; /* (2, B2) */
+            if (FAI_UNPACKS(FAI_ARCH) && DV > 128 && j % 2 == 0)
+                __syncwarp(); /* ptxas would make f16 of V long before it is needed */
+            fai_ldmatrix_x4_trans(x, FAI_MOVE(WIDTH_V, sv, c * 32, j));
+            rv[0] = fai_prmt_b32(x[0], x[1], 0x6420), rv[1] = fai_prmt_b32(x[2], x[3], 0x6420);
+            rv[2] = fai_prmt_b32(x[0], x[1], 0x7531), rv[3] = fai_prmt_b32(x[2], x[3], 0x7531);
+#pragma unroll
+            for (int a = 0; a < mt; a++) {
+                float (*const to)[4] = o + a * (DV / 8) + 2 * j;
+                FAI_MMA_PV(to[0], rp[a], rv), FAI_MMA_PV(to[1], rp[a], rv + 2);
+            }
+        }
+    }
+}
+#endif
+
+#else /* f32 */
+
+/* ======================================================================================== */
+/* >>f32      the same products by FFMA, with S and O where mma would have them               */
+/* ======================================================================================== */
+
+/* d += a.b */
+FAI_ATOM void FAI_(dot)(float *d, float4 a, float4 b) {
+    *d = fmaf(a.x, b.x, *d), *d = fmaf(a.y, b.y, *d), *d = fmaf(a.z, b.z, *d), *d = fmaf(a.w, b.w, *d);
+}
+
+/* S = Q K^T: s (mt, number/8, C4). sq, sk: where the thread's first row and its first key are. Q has no fragments. */
+FAI_ATOM void FAI_(gemm_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint32_t sk, const int mt,
+                            const int number, const int stays) {
+    enum { D = FA_HEAD_DIM, WIDTH = FAI_WIDTH(D, 4), GROUP = FAI_GROUP(WIDTH) };
+    const uint32_t odd = (sk ^ FAI_SWIZZLE(WIDTH, 1) * 16) + WIDTH * 2; /* the key after it, of an even number */
+    (void)rq, (void)stays;
+#pragma unroll
+    for (int n = 0; n < mt * number / 8 * 4; n++) s[n / 4][n % 4] = 0;
+#pragma unroll 2 /* more takes registers for addresses */
+    for (int c = 0; c < D / 4; c++) {
+        const uint32_t at = (uint32_t)(c / GROUP * GROUP * 16), swap = (uint32_t)(c % GROUP * 16);
+        float4 q[4]; /* (mt * 2) */
+#pragma unroll
+        for (int n = 0; n < mt * 2; n++) q[n] = fai_ld_shared_v4_f32((sq ^ swap) + at + n * 8 * WIDTH * 2);
+#pragma unroll
+        for (int j = 0; j < number / 4; j++) {
+            const float4 k =
+                fai_ld_shared_v4_f32(((j % 2 ? odd : sk) ^ swap) + at + j / 2 * 8 * WIDTH * 2);
+#pragma unroll
+            for (int n = 0; n < mt * 2; n++)
+                FAI_(dot)(&s[n / 2 * (number / 8) + j / 2][n % 2 * 2 + j % 2], q[n], k);
+        }
+    }
+}
+
+/* O += P V: o (mt, DV/8, C4), p (mt, number/8, C4). A lane has 4 of 16 columns, for which it needs the P that other lanes
+ * of its quad have. sv: where its columns of key 0 are */
+FAI_ATOM void FAI_(gemm_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int mt, const int number) {
+    enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, 4) };
+#pragma unroll
+    for (int j = 0; j < number; j++) {
+        float x[4]; /* (mt * 2) */
+#pragma unroll
+        for (int n = 0; n < mt * 2; n++)
+            x[n] = fai_shfl_sync_idx_quad_f32(p[n / 2 * (number / 8) + j / 8][n % 2 * 2 + j % 2], j % 8 / 2);
+#pragma unroll
+        for (int c = 0; c < DV / 16; c++) {
+            const float4 v =
+                fai_ld_shared_v4_f32(FAI_MOVE(WIDTH_V, sv ^ FAI_SWIZZLE(WIDTH_V, j) * 16, j, c * 4));
+#pragma unroll
+            for (int n = 0; n < mt * 2; n++) {
+                float *const even = o[n / 2 * (DV / 8) + c * 2] + n % 2 * 2, *const odd = even + 4;
+                even[0] = fmaf(x[n], v.x, even[0]), odd[0] = fmaf(x[n], v.y, odd[0]);
+                even[1] = fmaf(x[n], v.z, even[1]), odd[1] = fmaf(x[n], v.w, odd[1]);
+            }
+        }
+    }
+}
+
+#endif /* f32 */
 
 /* ======================================================================================== */
 /* >>kernel   [FA2] Alg. 1: one block, BM rows of Q, all the keys that they see              */
@@ -2750,12 +3134,37 @@ FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT]
     for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] = 0;
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
-        m[n] = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, row + n * 8).h] * FAI_LOG2E : -INFINITY;
-        l[n] = m[n] != -INFINITY && threadIdx.x % 4 == 0; /* the lanes of a quad add theirs up at the end */
+        m[n] = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, row + n * 8).h] * FAI_LOG2E - FAI_P_LOG2
+                                           : -INFINITY;
+        /* the lanes of a quad add theirs up at the end */
+        l[n] = m[n] != -INFINITY && threadIdx.x % 4 == 0 ? 1 << FAI_P_LOG2 : 0;
     }
 }
 
-/* O / l and LSE; O through shared memory, each warp its own rows, so that rows are written whole. row: the
+#if FAI_BYTES != 2 || FA_O_DTYPE == FA_F32
+/* One of the thread's rows of O (half: of 2 in o) times factor. The 2 or 4 adjacent elements that a lane has are 8 or 16
+ * bytes, and those of a quad whole sectors of 32 bytes. */
+FAI_ATOM void FAI_(store_row)(void *to, float o[FA_HEAD_DIM_V / 8][4], int half, float factor) {
+    FAI_SIZES
+    const int lane = (int)threadIdx.x % 32;
+#pragma unroll
+    for (int c = 0; c < DV / 16; c++) {
+        float *const x = o[c * 2] + half * 2, *const y = o[c * 2 + 1] + half * 2;
+#if FAI_BYTES == 2
+        float2 *const at = (float2 *)((float *)to + c * 16 + FAI_C_COL(lane, 0));
+        at[0] = make_float2(x[0] * factor, x[1] * factor), at[4] = make_float2(y[0] * factor, y[1] * factor);
+#elif FA_O_DTYPE == FA_F32
+        *(float4 *)((float *)to + c * 16 + FAI_PAIRED_COL(lane, 0, 0)) =
+            make_float4(x[0] * factor, y[0] * factor, x[1] * factor, y[1] * factor);
+#else
+        *(uint2 *)(void *)((uint16_t *)to + c * 16 + FAI_PAIRED_COL(lane, 0, 0)) =
+            make_uint2(FAI_PACK_O(y[0] * factor, x[0] * factor), FAI_PACK_O(y[1] * factor, x[1] * factor));
+#endif
+    }
+}
+#endif
+
+/* O / l and LSE; 16-bit rows of O go through shared memory, each warp its own, so that they are written whole. row: the
  * first of the thread's rows. */
 FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                              const float m[FAI_MT * 2], float l[FAI_MT * 2], uint32_t shared, int row) {
@@ -2764,6 +3173,7 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
     const fai_strides so = fai_strides_o(a, DV), sl = fai_strides_lse(a);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
+    (void)warp_row, (void)shared;
 #pragma unroll
     for (int n = 0; n < MT * 2; n++) {
         l[n] += fai_shfl_sync_bfly_f32(l[n], 1);
@@ -2774,11 +3184,19 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
         if (a->lse.data && lane % 4 == 0 && r < t->rows)
             ((float *)a->lse.data)[fai_offset_q(&seq, sl, FAI_(find)(t, r).i, FAI_(find)(t, r).h)] =
                 (m[n] + fai_lg2_approx_f32(l[n])) * FAI_LN2; /* -inf if empty */
+#if FAI_BYTES != 2 || FA_O_DTYPE == FA_F32
+        const int64_t at = fai_offset_q(&seq, so, FAI_(find)(t, r).i, FAI_(find)(t, r).h);
+        if (r < t->rows)
+            FAI_(store_row)((char *)a->o.data + at * (FA_O_DTYPE == FA_F32 ? 4 : 2), o[n / 2], n % 2, factor);
+#else
 #pragma unroll
         for (int c = 0; c < DV / 8; c++)
-            fai_st_shared_b32(shared + FAI_AT(DV, r, c) + lane % 4 * 4,
-                              FAI_PACK(o[n / 2][c][n % 2 * 2 + 1] * factor, o[n / 2][c][n % 2 * 2] * factor));
+            fai_st_shared_b32(
+                shared + FAI_AT(DV, r, c) + lane % 4 * 4,
+                FAI_PACK_O(o[n / 2][c][n % 2 * 2 + 1] * factor, o[n / 2][c][n % 2 * 2] * factor));
+#endif
     }
+#if FAI_BYTES == 2 && FA_O_DTYPE != FA_F32
     __syncwarp(); /* all lanes have written: rows of the warp may be read */
 #pragma unroll
     for (int r = 0; r < MT * 16; r += STEP) {
@@ -2790,32 +3208,37 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
         for (int c = 0; c < DV / 8; c += GROUP)
             *(uint4 *)(void *)(to + c * 8) = fai_ld_shared_v4_b32(shared + FAI_AT(DV, own, c + lane % GROUP));
     }
+#endif
 }
 
 /* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles, of bn keys,
  * that are masked in part, or everywhere. Each of `threads` has its own columns. O is written. */
 FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere, const int bn,
                                  const int threads) {
-    enum { DV = FA_HEAD_DIM_V };
+    enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, FAI_BYTES) };
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     FAI_(source) gv = FAI_(open)(a, t, &a->v, (int)threadIdx.x, DV);
-    gv.from -= threadIdx.x % FAI_GROUP(DV) * 8;
+    gv.from -= threadIdx.x % FAI_GROUP(WIDTH_V) * 8;
     for (int32_t j = t->any.lo; j < t->any.hi; j++) {
         const int32_t first = j / bn * bn;
         if (!everywhere && first >= t->all.lo && first + bn <= t->all.hi)
             continue; /* whole tiles are right already */
-        const uint16_t *from =
-            gv.from + (FAI_HAS(FA_PAGED) && a->block_table ? FAI_(paged)(a, t, &a->v, gv, (uint32_t)j, DV)
-                                                           : j * gv.row);
+        const FAI_ELEMENT *from =
+            (const FAI_ELEMENT *)(gv.from + (FAI_HAS(FA_PAGED) && a->block_table
+                                                 ? FAI_(paged)(a, t, &a->v, gv, (uint32_t)j, DV)
+                                                 : j * gv.row));
         for (int d = (int)threadIdx.x; d < DV; d += threads) {
             if ((from[d] & FAI_EXPONENT) != FAI_EXPONENT) continue;
             for (int r = 0; r < t->rows; r++) {
                 const FAI_(row) at = FAI_(find)(t, r);
                 if (!FAI_(counts)(a, t, at, j)) continue;
                 const int64_t o = fai_offset_q(&seq, so, at.i, at.h) + d;
-                fa_store(a->o.data, o, FA_DTYPE,
-                         fa_load(a->o.data, o, FA_DTYPE) + fa_load(from, d, FA_DTYPE));
+                float v = fa_load(from, d, FA_DTYPE);
+#if FAI_BYTES == 1
+                v *= FAI_(factor)(a, t, &a->v_descale, t->head_k, j);
+#endif
+                fa_store(a->o.data, o, FA_O_DTYPE, fa_load(a->o.data, o, FA_O_DTYPE) + v);
             }
         }
     }
@@ -2824,9 +3247,10 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
 #if (FA_PASSES) & FA_FORWARD
 static __global__ void __launch_bounds__(FAI_THREADS)
     FAI_(forward_kernel)(const __grid_constant__ fa_args args) {
+#if FAI_BYTES != 1 || FAI_ARCH >= 890 /* else the call is refused */
     FAI_SIZES
     extern __shared__ __align__(128) unsigned char fai_shared[];
-    enum { SQ = 0, SK = BM * D * 2, SV = SK + BN * D * 2, STAGE = BN * (D + DV) * 2 };
+    enum { SQ = 0, SK = BM * WIDTH * 2, SV = SK + BN * WIDTH * 2, STAGE = FAI_TILE_STAGE(FAI_ARCH) };
     enum { TILE = FAI_TILE_BYTES(FAI_ARCH) };
     FAI_(tile) *const t = (FAI_(tile) *)(void *)(fai_shared + TILE);
     /* the last tile goes first: under a causal mask it is the longest */
@@ -2835,17 +3259,22 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
     const int lane = (int)threadIdx.x % 32, warp_row = (int)threadIdx.x / 32 * MT * 16;
     const int row = warp_row + FAI_C_ROW(lane, 0); /* the thread's rows: row, row + 8 .. */
-    const uint32_t sq =
-        shared + SQ + FAI_AT(D, warp_row + FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
-    const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_B_ROW(lane), FAI_LDMATRIX_B_CHUNK(lane));
-    const uint32_t sv = shared + SV + FAI_AT(DV, FAI_LDMATRIX_A_ROW(lane), FAI_LDMATRIX_A_CHUNK(lane));
+    const uint32_t sq = shared + SQ + FAI_FIRST_Q(warp_row, lane);
+    const uint32_t sk = shared + SK + FAI_FIRST_K(lane), sv = shared + SV + FAI_FIRST_V(lane);
     const FAI_(source) gk = FAI_(open)(&args, t, &args.k, (int)threadIdx.x, D),
                        gv = FAI_(open)(&args, t, &args.v, (int)threadIdx.x, DV);
     const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
     const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
-    const float scale = fmaxf(args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D), 1e-37f);
+    float scale = args.softmax_scale != 0 ? fabsf(args.softmax_scale) : rsqrtf((float)D);
+#if FAI_BYTES == 1
+    enum { SF = SV + BN * WIDTH_V * 2 }; /* factors */
+    float unit = 1e-37f;                 /* of O */
+    if (!FAI_(by_key)(&args.v_descale)) unit = FAI_(factor)(&args, t, &args.v_descale, t->head_k, 0);
+    scale *= FAI_(scale_tile)(&args, t);
+#endif
+    scale = fmaxf(scale, 1e-37f);
 
-    uint32_t rq[MT][D / 16][4];                   /* (MT, D/16, A4) */
+    uint32_t rq[MT][WIDTH / 16][4];               /* (MT, WIDTH/16, A4) */
     float o[MT][DV / 8][4], m[MT * 2], l[MT * 2]; /* (MT, DV/8, C4); of the thread's rows */
     FAI_(clear)(&args, t, o, m, l, row);
 
@@ -2859,6 +3288,9 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         FAI_(load_q)(&args, t, shared + SQ, BM, THREADS);
         FAI_(load_kv)(&args, t, &args.k, gk, last, shared + SK, D);
         if (STAGES == 2) FAI_(load_kv)(&args, t, &args.v, gv, last, shared + SV, DV);
+#if FAI_BYTES == 1
+        FAI_(load_factors)(&args, t, last, shared + SF);
+#endif
     }
     /* right to left: the tiles to mask are the first and the last, if any */
     for (int32_t first = last, next; first >= end; first = next) {
@@ -2869,35 +3301,53 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         if (STAGES == 2 && (mask || drops))
             infinite |= FAI_(make_finite)(shared + SV + stage, (int)threadIdx.x, THREADS, BN);
         __syncthreads(); /* K is there (V too, in 2 stages), for all; nobody reads the other stage (V) any more */
+#if FAI_BYTES != 4
         if (first == last && Q_STAYS) FAI_(fragments_q)(rq[0], sq, MT);
+#endif
         if (STAGES == 1) FAI_(load_kv)(&args, t, &args.v, gv, first, shared + SV, DV);
         if (STAGES == 2 && next >= end) {
             FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK + (STAGE - stage), D);
             FAI_(load_kv)(&args, t, &args.v, gv, next, shared + SV + (STAGE - stage), DV);
+#if FAI_BYTES == 1
+            FAI_(load_factors)(&args, t, next, shared + SF + (STAGE - stage));
+#endif
         }
 
         float s[MT][BN / 8][4]; /* (MT, BN/8, C4) */
         FAI_(gemm_qk)(s[0], rq[0], sq, sk + stage, MT, BN, Q_STAYS);
+#if FAI_BYTES == 1
+        if (FAI_(is_scaled)(&args)) FAI_(scale_s)(&args, t, s, shared + SF + stage, row);
+#endif
         if (FAI_SCORES && modified) FAI_(modify)(&args, t, s[0], first, row, scale, MT, BN);
         if (mask) FAI_(mask)(&args, t, s[0], first, row, MT, BN);
         FAI_(softmax)(s[0], o[0], m, l, modified ? 1 : scale * FAI_LOG2E, MT, BN, DV);
         if (drops) FAI_(dropout)(&args, t, s[0], first, row, MT, BN);
+#if FAI_BYTES == 1
+        if (FAI_(by_key)(&args.v_descale)) FAI_(scale_p)(s, o, &unit, shared + SF + stage);
+#endif
 
         if (STAGES == 1) {
             fai_cp_async_wait_all();
             if (mask || drops) infinite |= FAI_(make_finite)(shared + SV, (int)threadIdx.x, THREADS, BN);
-            __syncthreads(); /* V is there, for all; nobody reads K any more */
+            __syncthreads(); /* V is there, for all; nobody reads K any more, nor factors */
             if (next >= end) FAI_(load_kv)(&args, t, &args.k, gk, next, shared + SK, D);
+#if FAI_BYTES == 1
+            if (next >= end) FAI_(load_factors)(&args, t, next, shared + SF);
+#endif
         }
         FAI_(gemm_pv)(o[0], s[0], sv + stage, MT, BN);
         if (STAGES == 2) stage = STAGE - stage;
     }
     infinite = __syncthreads_or(infinite); /* nobody reads shared memory any more: it is free for O */
+#if FAI_BYTES == 1
+    FAI_(scale_o)(o, unit);
+#endif
     FAI_(epilogue)(&args, t, o, m, l, shared, row);
     if (infinite) {
         __syncthreads(); /* O is written */
         FAI_(add_infinite)(&args, t, masked || drops, BN, THREADS);
     }
+#endif
 }
 #endif /* FA_FORWARD */
 
@@ -3119,7 +3569,7 @@ FAI_ATOM void FAI_(issue_pv)(float o[FA_HEAD_DIM_V / 2], const uint32_t p[FAI_HO
 }
 
 /* Element i of an accumulator is one of row i / 2 % 2 * 8 of the thread. */
-FAI_ATOM void FAI_(scale_o)(float o[FA_HEAD_DIM_V / 2], const float factor[2]) {
+FAI_ATOM void FAI_(rescale)(float o[FA_HEAD_DIM_V / 2], const float factor[2]) {
 #pragma unroll
     for (int i = 0; i < FA_HEAD_DIM_V / 2; i++) o[i] *= factor[i / 2 % 2];
 }
@@ -3193,7 +3643,7 @@ FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2
 }
 
 /* P of a tile from S, whatever the features are */
-FAI_ATOM void FAI_(probabilities)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g,
+FAI_ATOM void FAI_(softmax_tile)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g,
                                   float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
                                   int32_t first) {
     FAI_HOPPER_SIZES
@@ -3233,13 +3683,13 @@ FAI_ATOM void FAI_(step)(const fa_args *a, const FAI_(tile) *t, const FAI_(group
     fai_wgmma_wait_group_1(); /* S is there, K no longer needed */
     if (g->leads) fai_mbarrier_arrive(now.bars + FAI_K_EMPTY);
     if (exact)
-        FAI_(probabilities)(a, t, g, s, m, l, factor, first);
+        FAI_(softmax_tile)(a, t, g, s, m, l, factor, first);
     else
         moves = FAI_(softmax_lazy)(s, m, l, factor, g->scale_log2);
     fai_wgmma_wait_group_0(); /* O is there, P and V no longer needed */
     if (g->leads) fai_mbarrier_arrive(before->bars + FAI_V_EMPTY);
     FAI_(pack)(p, s);
-    if (moves) FAI_(scale_o)(o, factor);
+    if (moves) FAI_(rescale)(o, factor);
     *before = now;
 }
 
@@ -3264,7 +3714,7 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
             ((float *)a->lse.data)[fai_offset_q(&seq, sl, FAI_(find)(t, r).i, FAI_(find)(t, r).h)] =
                 (fai_lg2_approx_f32(l[h]) - m[h]) * FAI_LN2; /* -inf if empty */
     }
-    FAI_(scale_o)(o, factor);
+    FAI_(rescale)(o, factor);
     const int own = warp_row % 64 + lane % 16;
 #pragma unroll
     for (int c = 0; c < DV / 8; c += 2) /* two chunks of 16 rows */
@@ -3340,7 +3790,7 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
             FAI_(issue_qk)(s, g.dq, g.dk);
             fai_wgmma_wait_group_0(); /* S is there, K no longer needed */
             if (g.leads) fai_mbarrier_arrive(g.bars + FAI_K_EMPTY);
-            FAI_(probabilities)(a, t, &g, s, m, l, factor, first);
+            FAI_(softmax_tile)(a, t, &g, s, m, l, factor, first);
             FAI_(pack)(p, s);
         }
         first -= BN;
@@ -4102,9 +4552,13 @@ FAI_ATOM fai_strides FAI_(strides_d_o)(const fa_args *a) {
 typedef struct FAI_(grad) {
     fa_sequence seq;
     int32_t head_k, group, key, tile; /* key: the first of the block; tile: its number in the sequence */
-    fa_range any, all;                /* queries that see some of its keys, that see all BN */
+    int32_t begin, end;               /* queries that see some of its keys, from a multiple of BM on */
+    fa_range all;                     /* queries that see all BN */
+    int32_t heads;                    /* group, or 0 if no query sees a key */
+    float scale;                      /* of scores */
+    float early, late;                /* of what dropout keeps: of P, of dV; their product is 1 / (1 - p) */
     const uint16_t *q, *d_o;          /* of the first query and head */
-    fai_strides stride_q, stride_d_o;
+    fai_strides stride_q, stride_d_o, stride_bias, stride_dbias;
     FAI_(grad_workspace) workspace;
 } FAI_(grad);
 
@@ -4136,11 +4590,18 @@ FAI_ATOM int FAI_(grad_begin)(const fa_args *a, FAI_(grad) *g, float *workspace)
         g->tile = (int32_t)(number % tiles), g->key = g->tile * BN;
         const int32_t last = g->key + BN < g->seq.len_k ? g->key + BN - 1 : g->seq.len_k - 1;
         const fa_range left = FAI_(queries)(a, g, g->key), right = FAI_(queries)(a, g, last);
-        g->any.lo = left.lo, g->any.hi = right.hi;
+        g->begin = left.lo / BM * BM, g->end = right.hi, g->heads = left.lo < right.hi ? g->group : 0;
         g->all.lo = right.lo, g->all.hi = last < g->key + BN - 1 ? 0 : left.hi;
+
+        /* P is multiplied before it is rounded, so that in f16 it is neither smaller than without dropout nor
+         * infinite */
+        const float kept = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1;
+        g->scale = a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)D);
+        g->early = fminf(kept, 1 << 14), g->late = kept / g->early;
 
         const int32_t head_q = g->head_k * g->group;
         g->stride_q = fai_strides_q(a, D), g->stride_d_o = FAI_(strides_d_o)(a);
+        if (FAI_HAS(FA_BIAS)) g->stride_bias = fai_strides_bias(a), g->stride_dbias = fai_strides_dbias(a);
         g->q = (const uint16_t *)a->q.data + fai_offset_q(&g->seq, g->stride_q, 0, head_q);
         g->d_o = (const uint16_t *)a->d_o.data + fai_offset_q(&g->seq, g->stride_d_o, 0, head_q);
         g->workspace = FAI_(grad_open)(a, workspace,
@@ -4186,22 +4647,45 @@ FAI_ATOM void FAI_(grad_load_rows)(const uint16_t *from, int64_t stride, int32_t
     }
 }
 
-/* Q, dO, LSE and D of queries from first on, of a head of the group, to the stage at `to`. Returns the LSE of query
- * first + threadIdx.x. */
-FAI_ATOM float FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first, uint32_t to) {
+/* Q, dO, LSE and D of queries from first on, of a head of the group, to the stage at `to`. */
+FAI_ATOM void FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first, uint32_t to) {
     FAI_GRAD_SIZES
     const fai_strides sq = g->stride_q, so = g->stride_d_o;
     const int32_t n = (int32_t)fai_unknown(threadIdx.x), rows = g->seq.len_q - first;
     const int64_t row = head * FAI_GRAD_ROWS(a) + first;
-    const float *const lse = g->workspace.lse + row;
     FAI_(grad_load_rows)(g->q + head * sq.h + first * sq.s, sq.s, rows, to, D);
     FAI_(grad_load_rows)(g->d_o + head * so.h + first * so.s, so.s, rows, to + BM * D * 2, DV);
     if (n < BM / 2) { /* half of the threads LSE, half D */
         const int32_t i = n % (BM / 4) * 4;
         fai_cp_async_cg_16(to + BM * (D + DV) * 2 + n * 16,
-                           (n < BM / 4 ? lse : g->workspace.sum + row) + (i < rows ? i : 0), i < rows ? 16 : 0);
+                           (n < BM / 4 ? g->workspace.lse : g->workspace.sum) + row + (i < rows ? i : 0),
+                           i < rows ? 16 : 0);
     }
-    return n < BM && n < rows ? lse[n] : 0;
+}
+
+/* To the next queries, or the first of the next head. */
+FAI_ATOM void FAI_(advance)(const FAI_(grad) *g, int32_t *head, int32_t *first) {
+    FAI_GRAD_SIZES
+    const int last = *first + BM >= g->end;
+    *head += last, *first = last ? g->begin : *first + BM;
+}
+/* Those that come after these, if any. */
+FAI_ATOM void FAI_(grad_load_next)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first,
+                                   uint32_t to) {
+    FAI_(advance)(g, &head, &first);
+    if (head < g->heads) FAI_(grad_load)(a, g, head, first, to);
+}
+
+/* Is one of the LSE that the thread has copied not finite? */
+FAI_ATOM int FAI_(grad_infinite)(uint32_t stage) {
+    FAI_GRAD_SIZES
+    const int n = (int)fai_unknown(threadIdx.x);
+    if (n >= BM / 4) return 0;
+    const uint4 x = fai_ld_shared_v4_b32(stage + BM * (D + DV) * 2 + n * 16);
+    const float most = fmaxf(fmaxf(fabsf(__uint_as_float(x.x)), fabsf(__uint_as_float(x.y))),
+                             fmaxf(fabsf(__uint_as_float(x.z)), fabsf(__uint_as_float(x.w))));
+    const float sum = __uint_as_float(x.x) + __uint_as_float(x.y) + __uint_as_float(x.z) + __uint_as_float(x.w);
+    return most == INFINITY || sum != sum; /* the largest ignores NaN */
 }
 
 /* Rows of Q and dO become 0 where LSE is not finite: nothing was seen, or NaN. */
@@ -4282,6 +4766,19 @@ FAI_ATOM void FAI_(gemm_queries)(float (*x)[4], uint32_t sa, uint32_t sb, int pa
     }
 }
 
+/* What the thread's warp has: keys from `key` on, and a part of the queries of S and dP, of the dims of dK and dV; in dQ
+ * queries from `query` on, and a part of the dims. */
+typedef struct FAI_(share) {
+    int lane, key, part, query, part_q;
+} FAI_(share);
+FAI_ATOM FAI_(share) FAI_(get_share)(void) {
+    FAI_GRAD_SIZES
+    enum { KEYS = BN / 16 / KT, QUERIES = BM / 16 / QT };
+    const int thread = (int)fai_unknown(threadIdx.x), warp = thread / 32;
+    const FAI_(share) w = {thread % 32, warp % KEYS * 16 * KT, warp / KEYS, warp % QUERIES * 16 * QT, warp / QUERIES};
+    return w;
+}
+
 /* ---- P and dS ------------------------------------------------------------------------------- */
 
 /* Where a thread's scores are: head of all; first query and key. Score (a, c, v) is that of query
@@ -4298,7 +4795,7 @@ FAI_ATOM void FAI_(grad_modify)(const fa_args *args, const FAI_(grad) *g,
                                 float slope[2][FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at,
                                 float scale) {
     FAI_GRAD_SIZES
-    const fai_strides sb = fai_strides_bias(args);
+    const fai_strides sb = g->stride_bias;
     const float alibi = FAI_(alibi)(args, g->seq.b, at.head);
 #pragma unroll
     for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
@@ -4357,7 +4854,7 @@ FAI_ATOM uint32_t FAI_(kept)(const fa_args *args, const FAI_(grad) *g, FAI_(plac
     const int lane = (int)threadIdx.x % 32, own = lane / 4, key0 = at.key - own;
     uint32_t made = 0, kept = 0;
     FA_STATIC_ASSERT(!FAI_HAS(FA_DROPOUT) || KT * CH <= 8, "flashattn_cuda.cuh: a bit for each score");
-#pragma unroll
+#pragma unroll 1 /* one Philox at a time: they take registers */
     for (int n = 0; n < KT * CH / 2; n++) { /* two columns of 16 keys */
         uint32_t words[4];
         fai_dropout_bits(args, g->seq.b, at.head, FAI_SCORE_QUERY(at, n * 2 % CH + own / 4, own / 2 % 2),
@@ -4392,7 +4889,7 @@ FAI_ATOM void FAI_(add_bias)(const fa_args *args, const FAI_(grad) *g,
                              float slope[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4],
                              float p[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], FAI_(place) at) {
     FAI_GRAD_SIZES
-    const fai_strides st = fai_strides_dbias(args);
+    const fai_strides st = g->stride_dbias;
 #pragma unroll
     for (int n = 0; n < CH * 2; n++) { /* queries of a thread */
         float *to = args->dbias.data + g->seq.b * st.b + at.head * st.h +
@@ -4491,11 +4988,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
     if (!FAI_(grad_begin)(&args, g, workspace)) return;
 
     const uint32_t shared = fai_cvta_to_shared(fai_shared);
-    const float scale = args.softmax_scale != 0 ? args.softmax_scale : rsqrtf((float)D);
     const int drops = FAI_HAS(FA_DROPOUT) && args.dropout_p > 0;
-    /* what P is multiplied with before it is rounded, the rest in the end: in f16 it shall be neither small nor
-     * infinite */
-    const float factor = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(args.dropout_p) : 1, early = fminf(factor, 1 << 14);
 
     float dk[KT * CK][4], dv[KT * CV][4]; /* (KT, CK, C4), (KT, CV, C4) */
 #pragma unroll
@@ -4504,69 +4997,59 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
     for (int n = 0; n < KT * CV * 4; n++) dv[n / 4][n % 4] = 0;
 
     /* load K and V, and Q and dO of the first queries that see one of the keys */
-    const int32_t begin = g->any.lo / BM * BM, end = g->any.lo < g->any.hi ? g->any.hi : begin;
-    const int32_t heads = begin < end ? g->group : 0;
-    int32_t first = begin, head = 0;
+    int32_t first = g->begin, head = 0;
     uint32_t stage = 0;
-    float lse = 0;
-    if (begin < end) {
+    if (g->heads) {
         FAI_(grad_load_keys)(&args, g, &args.k, shared + SK, D);
         FAI_(grad_load_keys)(&args, g, &args.v, shared + SV, DV);
-        lse = FAI_(grad_load)(&args, g, head, first, shared + SQ);
+        FAI_(grad_load)(&args, g, head, first, shared + SQ);
         fai_cp_async_wait_all();
         FAI_(make_rows_finite)(shared + SK, D, (int)threadIdx.x, THREADS, BN);
     }
-    while (head < heads) {
-        const int32_t next = first + BM < end ? first + BM : begin, next_head = next == begin ? head + 1 : head;
-        const int infinite = !(fabsf(lse) < INFINITY);
+    while (head < g->heads) {
         fai_cp_async_wait_all();
         /* Q and dO are there, for all; nobody reads the other stage, P or dS any more */
-        if (__syncthreads_or(infinite)) FAI_(grad_finite_rows)(shared + SQ + stage), __syncthreads();
-        if (STAGES == 2 && next_head < heads)
-            lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ + (STAGE - stage));
+        if (__syncthreads_or(FAI_(grad_infinite)(shared + SQ + stage))) {
+            FAI_(grad_finite_rows)(shared + SQ + stage);
+            __syncthreads(); /* what was not finite is 0 for all */
+        }
+        if (STAGES == 2) FAI_(grad_load_next)(&args, g, head, first, shared + SQ + (STAGE - stage));
 
-        /* the thread's addresses: computed anew each time, as there are no registers to keep them in */
-        const int thread = (int)fai_unknown(threadIdx.x), lane = thread % 32, warp = thread / 32;
-        const int key = warp % (BN / 16 / KT) * 16 * KT, part = warp / (BN / 16 / KT);       /* but for dQ */
-        const int query = warp % (BM / 16 / QT) * 16 * QT, part_q = warp / (BM / 16 / QT); /* of dQ */
-        const int row = key + FAI_C_ROW(lane, 0), column = part * CS; /* the thread's first key; n8 of queries */
-        const int a_row = FAI_LDMATRIX_A_ROW(lane), a_chunk = FAI_LDMATRIX_A_CHUNK(lane);
-        const int b_row = FAI_LDMATRIX_B_ROW(lane), b_chunk = FAI_LDMATRIX_B_CHUNK(lane);
-        const uint32_t sk = shared + SK + FAI_AT(D, key + a_row, a_chunk);
-        const uint32_t sv = shared + SV + FAI_AT(DV, key + a_row, a_chunk);
+        /* addresses are computed anew each time, as there are no registers to keep them in */
+        const FAI_(share) w = FAI_(get_share)();
+        const int row = w.key + FAI_C_ROW(w.lane, 0), column = w.part * CS; /* the thread's first key; n8 of queries */
+        const int a_row = FAI_LDMATRIX_A_ROW(w.lane), a_chunk = FAI_LDMATRIX_A_CHUNK(w.lane);
+        const int b_row = FAI_LDMATRIX_B_ROW(w.lane), b_chunk = FAI_LDMATRIX_B_CHUNK(w.lane);
+        const uint32_t sk = shared + SK + FAI_AT(D, w.key + a_row, a_chunk);
+        const uint32_t sv = shared + SV + FAI_AT(DV, w.key + a_row, a_chunk);
         const uint32_t sq = shared + SQ + stage + FAI_AT(D, column * 8 + b_row, b_chunk);
         const uint32_t sdo = shared + SQ + DO + stage + FAI_AT(DV, column * 8 + b_row, b_chunk);
-        const uint32_t sp_t = shared + SP + FAI_AT(BM, key + a_row, a_chunk);
-        const uint32_t sds_t = shared + SDS + FAI_AT(BM, key + a_row, a_chunk);
-        const uint32_t sq_t = shared + SQ + stage + FAI_AT(D, a_row, part * 2 + a_chunk);
-        const uint32_t sdo_t = shared + SQ + DO + stage + FAI_AT(DV, a_row, part * 2 + a_chunk);
-        const uint32_t sds = shared + SDS + FAI_AT(BM, b_row, query / 8 + b_chunk);
-        const uint32_t sk_t = shared + SK + FAI_AT(D, a_row, part_q * 2 + a_chunk);
-        const uint32_t pair = FAI_AT(BM, row, column) + lane % 4 * 4; /* of P, dS */
-        const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(lane, 0)) * 4;
+        const uint32_t pair = FAI_AT(BM, row, column) + w.lane % 4 * 4; /* of P, dS */
+        const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(w.lane, 0)) * 4;
 
         const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
         const int ends = first + BM > g->seq.len_q; /* rows that do not exist: scores of 0, but for what changes them */
         const int partly = masked || first < g->all.lo || (ends ? g->seq.len_q : first + BM) > g->all.hi ||
                            (modified && ends);
-        FAI_(place) at = {g->head_k * g->group + head, first + column * 8 + FAI_C_COL(lane, 0), g->key + row};
 #pragma unroll 1
-        for (int c = 0; c < CS; c += CH, at.query += CH * 8) {
+        for (int c = 0; c < CS; c += CH) {
+            const FAI_(place) at = {g->head_k * g->group + head, first + (column + c) * 8 + FAI_C_COL(w.lane, 0),
+                                    g->key + row};
             float s[KT][CH][4], ds[KT][CH][4]; /* transposed: (KT, CH, C4) */
             float slope[2][KT][CH][4];
 #pragma unroll
             for (int n = 0; n < 2 * KT * CH * 4; n++)
                 slope[n / 4 / CH / KT][n / 4 / CH % KT][n / 4 % CH][n % 4] = 1;
             FAI_(gemm_scores)(s, sk, sq + c * 8 * D * 2, D);
-            if (FAI_SCORES && modified) FAI_(grad_modify)(&args, g, s, slope, at, scale);
-            FAI_(probabilities)(s, slse + c * 32, modified ? 1 : scale * FAI_LOG2E);
+            if (FAI_SCORES && modified) FAI_(grad_modify)(&args, g, s, slope, at, g->scale);
+            FAI_(probabilities)(s, slse + c * 32, modified ? 1 : g->scale * FAI_LOG2E);
             if (partly) FAI_(hide)(&args, g, s, at, masked);
             const uint32_t kept = drops ? FAI_(kept)(&args, g, at) : ~0u;
             if (drops) {
 #pragma unroll
                 for (int n = 0; n < KT * CH * 4; n++)
                     ds[n / 4 / CH][n / 4 % CH][n % 4] =
-                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? s[n / 4 / CH][n / 4 % CH][n % 4] * early : 0;
+                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? s[n / 4 / CH][n / 4 % CH][n % 4] * g->early : 0;
                 FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SP + pair, 0, c));
             } else {
                 FAI_(put_scores)(s, FAI_MOVE(BM, shared + SP + pair, 0, c));
@@ -4577,7 +5060,7 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
 #pragma unroll
                 for (int n = 0; n < KT * CH * 4; n++) {
                     float *const x = &ds[n / 4 / CH][n / 4 % CH][n % 4];
-                    *x = FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? *x * factor : 0;
+                    *x = FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? *x * (g->early * g->late) : 0;
                 }
             }
             FAI_(slopes)(ds, s, slse + BM * 4 + c * 32);
@@ -4594,28 +5077,40 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
             FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SDS + pair, 0, c));
         }
         __syncthreads(); /* P and dS are there, for all */
-        if (args.dv.data) FAI_(gemm_keys)(dv, sp_t, sdo_t, DV, part);
-        if (args.dk.data) FAI_(gemm_keys)(dk, sds_t, sq_t, D, part);
+        {
+            const FAI_(share) w = FAI_(get_share)();
+            const int a_row = FAI_LDMATRIX_A_ROW(w.lane), a_chunk = FAI_LDMATRIX_A_CHUNK(w.lane);
+            const uint32_t sp = shared + SP + FAI_AT(BM, w.key + a_row, a_chunk);
+            const uint32_t sds = shared + SDS + FAI_AT(BM, w.key + a_row, a_chunk);
+            const uint32_t sq = shared + SQ + stage + FAI_AT(D, a_row, w.part * 2 + a_chunk);
+            const uint32_t sdo = shared + SQ + DO + stage + FAI_AT(DV, a_row, w.part * 2 + a_chunk);
+            if (args.dv.data) FAI_(gemm_keys)(dv, sp, sdo, DV, w.part);
+            if (args.dk.data) FAI_(gemm_keys)(dk, sds, sq, D, w.part);
+        }
         if (STAGES == 1) {
             __syncthreads(); /* nobody reads Q and dO any more */
-            if (next_head < heads) lse = FAI_(grad_load)(&args, g, next_head, next, shared + SQ);
+            FAI_(grad_load_next)(&args, g, head, first, shared + SQ);
         }
         if (args.dq.data) {
-            float dq[QT * CQ][4]; /* (QT, CQ, C4) */
+            const FAI_(share) w = FAI_(get_share)();
+            const uint32_t sds =
+                shared + SDS + FAI_AT(BM, FAI_LDMATRIX_B_ROW(w.lane), w.query / 8 + FAI_LDMATRIX_B_CHUNK(w.lane));
+            const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_A_ROW(w.lane),
+                                                     w.part_q * 2 + FAI_LDMATRIX_A_CHUNK(w.lane));
             const int64_t at_row = head * FAI_GRAD_ROWS(&args) + first;
-            FAI_(gemm_queries)(dq, sds, sk_t, part_q);
+            float dq[QT * CQ][4]; /* (QT, CQ, C4) */
+            FAI_(gemm_queries)(dq, sds, sk, w.part_q);
             if (args.deterministic) FAI_(wait_turn)(g->workspace.turn + at_row / 16, g->tile);
-            FAI_(add_queries)(g->workspace.dq + (at_row + query) * D, dq, g->seq.len_q - first - query, part_q);
+            FAI_(add_queries)(g->workspace.dq + (at_row + w.query) * D, dq, g->seq.len_q - first - w.query, w.part_q);
             if (args.deterministic) FAI_(end_turn)(g->workspace.turn + at_row / 16, g->tile);
         }
-        first = next, head = next_head;
+        FAI_(advance)(g, &head, &first);
         if (STAGES == 2) stage = STAGE - stage;
     }
     __syncthreads(); /* nobody reads shared memory any more: it is free for dK and dV */
-    const int warp = (int)threadIdx.x / 32, part = warp / (BN / 16 / KT);
-    const int row = warp % (BN / 16 / KT) * 16 * KT + FAI_C_ROW((int)threadIdx.x % 32, 0);
-    FAI_(put_keys)(dk, scale, shared + SK, D, row, part);
-    FAI_(put_keys)(dv, factor / early, shared + SV, DV, row, part);
+    const FAI_(share) w = FAI_(get_share)();
+    FAI_(put_keys)(dk, g->scale, shared + SK, D, w.key + FAI_C_ROW(w.lane, 0), w.part);
+    FAI_(put_keys)(dv, g->late, shared + SV, DV, w.key + FAI_C_ROW(w.lane, 0), w.part);
     __syncthreads(); /* dK and dV are there, for all */
     FAI_(store_keys)(&args, g, &args.dk, shared + SK, D);
     FAI_(store_keys)(&args, g, &args.dv, shared + SV, DV);
@@ -4805,6 +5300,8 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
 #endif
     fa_status status = fai_cuda_prepare(args, launch, (const void *)FAI_(forward_kernel));
     if (status != FA_OK) return status;
+    if (FAI_BYTES == 1 && launch->arch < 890)
+        return fai_fail(args, FA_ERR_CUDA_ARCH, "arch", -1, launch->arch / 10, 89, INFINITY);
     const int64_t tiles = FAI_(tiles)(args, FAI_TILE_M(launch->arch)),
                   heads = (int64_t)args->batch * fai_num_heads_k(args);
     const int64_t group = args->num_heads / fai_num_heads_k(args);
@@ -4994,11 +5491,17 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_DECODE_THREADS
 #endif /* FA_DECODE */
 
+#undef FAI_P_LOG2
+#undef FAI_FIRST_V
+#undef FAI_FIRST_K
+#undef FAI_FIRST_Q
+#undef FAI_PACK_O
 #undef FAI_EXPONENT
 #undef FAI_WGMMA_RS
 #undef FAI_WGMMA_SS
 #undef FAI_FMA2
 #undef FAI_PACK
+#undef FAI_MMA_PV
 #undef FAI_MMA
 #undef FAI_ISA
 #undef FAI_SIZES
@@ -5012,6 +5515,8 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_HOPPER_WGS
 #undef FAI_HOPPER
 #undef FAI_TILE_BYTES
+#undef FAI_TILE_LOOP
+#undef FAI_TILE_STAGE
 #undef FAI_TILE_SHARED
 #undef FAI_TILE_STAGES
 #undef FAI_TILE_WARPS
@@ -5021,13 +5526,17 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_TABLE_WARPS
 #undef FAI_TABLE_N
 #undef FAI_TABLE_M
+#undef FAI_UNPACKS
 #undef FAI_LITTLE_SHARED
 #undef FAI_HEAVY
 #undef FAI_MASKS
 #undef FAI_SCORES
 #undef FAI_HAS
+#undef FAI_WIDTH
 #undef FAI_UNITS
 #undef FAI_KV_BYTES
+#undef FAI_ELEMENT
+#undef FAI_BYTES
 #undef FAI_DIM
 #undef FA_STAGES
 #undef FA_WARPS

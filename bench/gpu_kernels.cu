@@ -6,7 +6,7 @@
  * bf16, causal mask and nothing else compiled in. Tensors are
  * (batch, heads, seq, dim), packed; device memory. */
 #ifndef BENCH_PASSES
-#define BENCH_PASSES (FA_FORWARD | FA_DECODE)
+#define BENCH_PASSES (FA_FORWARD | FA_BACKWARD | FA_DECODE)
 #endif
 
 #if !defined(BENCH_DIM) || BENCH_DIM == 64

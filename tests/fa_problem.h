@@ -583,7 +583,7 @@ static inline float fap_round(float x, fa_dtype dtype) {
 static inline double fap_epsilon(fa_dtype dtype) {
     return dtype == FA_F32    ? 0x1p-24
            : dtype == FA_F16  ? 0x1p-11
-           : dtype == FA_BF16 ? 0x1p-9
+           : dtype == FA_BF16 ? 0x1p-8
            : dtype == FA_E4M3 ? 0x1p-4
                               : 0x1p-3;
 }
@@ -614,8 +614,8 @@ static inline float fap_score(const fap_problem *p, const fa_sequence *seq, int 
 }
 
 /* Row i of O into o[0 .. dv), returns lse.  S in f32 (f32 inputs: K is scaled, not Q), P rounded to the
- * dtype of Q, for fp8 P * 2^8.  k, v: rows in f32, v dequantised; v_rms: root mean square of each, k_norm:
- * length of each; s: room for a row.
+ * dtype of Q, for fp8 P * 2^8, times the factor of V (without its exponent) if each key has its own.  k, v: rows
+ * in f32, v dequantised; v_rms: root mean square of each, k_norm: length of each; s: room for a row.
  * noise[0]: what rounding does to one element of o, at most or nearly so; noise[1]: to lse
  *     n1 = eps_f32 (4 + sum_j p_j (|s_j| + |q| |k_j|))
  *     n0 = eps_o max|o| + tiny_o + sqrt(sum_j (eps_p p_j v_j)^2 + (tiny_p v_j)^2) + n1 sqrt(sum_j p_j v_j^2)
@@ -647,11 +647,15 @@ static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, 
     sum = a->sink ? expf(a->sink[h] - max) : 0;
     for (int j = r.lo; j < r.hi; j++) sum += expf(s[j] - max);
     for (int j = r.lo; j < r.hi; j++) {
-        float e = expf(s[j] - max), z = 1, w;
+        float e = expf(s[j] - max), z = 1, w, f = 1;
+        int exponent;
         if (e == 0) continue;
         if (a->dropout_p > 0) z = fa_dropout_keep(a, seq->b, h, i, j) ? fa_dropout_scale(a->dropout_p) : 0;
         mean_s += (double)(e / sum * (fabsf(s[j]) + q_norm * k_norm[j]));
-        w = fp8 ? fap_round(e * 256, FA_E4M3) * z / (256 * sum) : fap_round(e / sum * z, type_p);
+        if (a->v_descale.data && a->v_descale.block == 1)
+            f = frexpf(fai_descale(a, &a->v_descale, seq->b, hk, j), &exponent);
+        if (f == 0) f = 1;
+        w = fp8 ? fap_round(e * 256 * f, FA_E4M3) * z / (256 * f * sum) : fap_round(e / sum * z, type_p);
         if (z == 0) continue;
         spread +=
             (double)(v_rms[j] * v_rms[j]) * (eps * eps * (double)(w * w) + tiny * tiny * (double)(z * z));
@@ -660,7 +664,7 @@ static inline float fap_naive_row(const fap_problem *p, const fa_sequence *seq, 
     }
     for (int c = 0; c < dv; c++) {
         o[c] = fap_round(o[c], p->spec.out);
-        biggest = fmaxf(biggest, fabsf(o[c]));
+        if (isfinite(o[c])) biggest = fmaxf(biggest, fabsf(o[c]));
     }
     noise[1] = (float)(0x1p-24 * mean_s);
     noise[0] = (float)(fap_epsilon(p->spec.out) * (double)biggest + fap_tiny(p->spec.out) + sqrt(spread) +
@@ -688,7 +692,8 @@ static inline void fap_naive(const fap_problem *p, float *o, float *lse) {
                 }
                 for (int d = 0; d < s->dv; d++) {
                     float x = fa_load(p->v.data, at_v + d, s->kv) * fai_descale(a, &a->v_descale, b, hk, j);
-                    v[(int64_t)j * s->dv + d] = x, square += x * x;
+                    v[(int64_t)j * s->dv + d] = x;
+                    if (isfinite(x)) square += x * x;
                 }
                 v_rms[j] = sqrtf(square / (float)s->dv);
                 k_norm[j] = sqrtf(fap_dot(k + (int64_t)j * s->d, k + (int64_t)j * s->d, s->d)) *

@@ -53,7 +53,7 @@ programs() {
         [ -n "$(lacks asan)" ] || for file in tests/ptx/fuzz_*.c; do echo "ptx/asan/$(basename "$file" .c)"; done
         printf 'ptx-%s\n' user fatbin gates mutants && return ;;
     cuda) # the longest first
-        echo cuda-gates
+        for file in tests/cuda/gates*.cu; do echo "cuda-$(basename "$file" .cu)"; done
         for file in tests/cuda/test_*.cu; do
             name=$(basename "$file" .cu) low=80
             [ "$name" != test_dtypes ] || low=89 # the first with e4m3
@@ -94,7 +94,7 @@ run() {
         export FA_PTX_DEVICE="sm_${device#sm_cuda}"
         $limit "build/$1" && FA_TEST_SCALE=quick $limit sh tests/ptx/schedules.sh "build/$1" lazy 1 2 3 ;;
     cuda90/*) FA_TEST_SCALE=quick $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
-    cuda-gates) $limit sh tests/cuda/gates_test.sh ;;
+    cuda-gates*) $limit sh tests/cuda/gates_test.sh "tests/cuda/${1#cuda-}.cu" ;;
     ptx-mutants) $limit sh tests/ptx/mutants.sh | sed '$s/ killed, \(.*\) survived$/ passed, \1 failed, 0 skipped/' ;;
     ptx-*) $limit sh "tests/ptx/${1#ptx-}_test.sh" ;;
     arm/test_backward) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" --filter edges ;; # all of it takes ten minutes

@@ -17,7 +17,7 @@ swizzle-of-8-always      s/((dim) \/ 8 % 8 == 0 ? 8 : (dim) \/ 8 % 4 == 0 ? 4 : 
 column-of-fragment       s/((lane) % 4 \* 2 + (v) % 2)/((lane) % 4 + (v) % 2)/
 k-fragments-swapped      s/#define FAI_LDMATRIX_B_ROW(lane) .*/#define FAI_LDMATRIX_B_ROW(lane) ((lane) % 16)/
 v-not-transposed         s/fai_ldmatrix_x4_trans(rv/fai_ldmatrix_x4(rv/
-k-halves-swapped         s/rq\[a \* (D \/ 16) + c\], rk), FAI_MMA(to\[1\], rq\[a \* (D \/ 16) + c\], rk + 2)/rq[a * (D \/ 16) + c], rk + 2), FAI_MMA(to[1], rq[a * (D \/ 16) + c], rk)/
+k-halves-swapped         s/rq\[a \* (WIDTH \/ 16) + c\], rk), FAI_MMA(to\[1\], rq\[a \* (WIDTH \/ 16) + c\], rk + 2)/rq[a * (WIDTH \/ 16) + c], rk + 2), FAI_MMA(to[1], rq[a * (WIDTH \/ 16) + c], rk)/
 p-halves-swapped         s/FAI_PACK(p\[e \/ 2\]\[e % 2 \* 2 + 1\], p\[e \/ 2\]\[e % 2 \* 2\])/FAI_PACK(p[e \/ 2][e % 2 * 2], p[e \/ 2][e % 2 * 2 + 1])/
 no-wait-k                /const int mask = masked || first/{n;d}
 no-wait-v-1-stage        /if (STAGES == 1) {/{n;d}
@@ -41,8 +41,7 @@ tile-masked-too-late     s/first + BN > t->all.hi;/first + BN > t->all.hi + 1;/
 window-not-masked        s/const int mask = masked || first < t->all.lo || /const int mask = masked || /
 first-tile-lost          s/const int32_t end = t->any.lo \/ BN \* BN;/const int32_t end = (t->any.lo + BN - 1) \/ BN * BN;/
 a-tile-too-many          s/(t->any.hi - 1) \/ BN \* BN + BN, end)/t->any.hi \/ BN * BN + BN, end)/
-rows-past-the-end-read   s/row0 + r < t->rows ? 16 : 0/16/
-keys-past-the-end-read   s/^ *inside ? 16 : 0);/16);/
+past-the-end-read        s/fai_cp_async_cg_16(to, from, exists ? 16 : 0)/fai_cp_async_cg_16(to, from, 16)/
 row-past-the-end-stored  s/if (own >= t->rows) continue;/if (own > t->rows) continue;/
 lse-of-wrong-row         s/const int r = row + n \* 8;/const int r = row + n * 4;/
 lse-in-log2              s/(m\[n\] + fai_lg2_approx_f32(l\[n\])) \* FAI_LN2/(m[n] + fai_lg2_approx_f32(l[n]))/
@@ -52,12 +51,12 @@ row-sum-of-2-lanes       /l\[n\] += fai_shfl_sync_bfly_f32(l\[n\], 2);/d
 rescale-of-last-row-only s/moves |= top\[n\] > m\[n\] + 8;/moves = top[n] > m[n] + 8;/
 o-not-rescaled           s/, o\[c\]\[n % 2 \* 2 + 1\] \*= factor;/;/
 l-not-rescaled           /l\[n\] \*= factor;/d
-maximum-without-rescale  s/m\[n\] = top\[n\] > m\[n\] + 8 ? top\[n\] : m\[n\];/m[n] = fmaxf(m[n], top[n]);/
+maximum-without-rescale  s/m\[n\] = top\[n\] > m\[n\] + 8 ? base : m\[n\];/m[n] = fmaxf(m[n], base);/
 threshold-too-high       s/> m\[n\] + 8/> m[n] + 80/g
 row-not-seen-yet         s/m\[n\] == -INFINITY ? 0 : m\[n\];/m[n];/
 empty-row                s/l\[n\] == 0 ? 0 : kept \/ l\[n\]/kept \/ l[n]/
 sink-dropped             s/FAI_HAS(FA_SINK) && a->sink ? a->sink/FAI_HAS(FA_SINK) \&\& a->sink \&\& row < 0 ? a->sink/
-sink-four-times          s/l\[n\] = m\[n\] != -INFINITY && threadIdx.x % 4 == 0;/l[n] = m[n] != -INFINITY;/
+sink-four-times          s/l\[n\] = m\[n\] != -INFINITY && threadIdx.x % 4 == 0 ?/l[n] = m[n] != -INFINITY ?/
 sink-of-first-row        s/a->sink\[FAI_(find)(t, row + n \* 8).h\]/a->sink[FAI_(find)(t, row).h]/
 head-of-group            s/(shift + own) % group << 10/own % group << 10/
 query-of-group           s/(uint32_t)((shift + own) \/ group |/(uint32_t)(own \/ group |/
@@ -70,18 +69,18 @@ dropout-wrong-word       s/FAI_(pick)(got, quad ^ x)/FAI_(pick)(got, x)/
 dropout-not-exchanged    s/fai_shfl_sync_bfly_b32(FAI_(pick)(made, quad ^ x), x)/FAI_(pick)(made, quad ^ x)/
 dropout-not-scaled       s/FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1/1/
 dropout-of-next-keys     s/first \/ 8 + c + (int32_t)quad, made/first \/ 8 + c + 1 + (int32_t)quad, made/
-alibi-from-the-left      s/const int32_t position = at.i + t->len_k - t->len_q;/const int32_t position = at.i;/
-alibi-of-first-row       s/alibi_stride_b + at.h\] : 0/alibi_stride_b + t->first_h] : 0/
+alibi-from-the-left      s/fabsf((float)(at.i + seq->len_k - seq->len_q - j))/fabsf((float)(at.i - j))/
+alibi-of-first-head      s/a->alibi_slopes\[b \* a->alibi_stride_b + h\]/a->alibi_slopes[b * a->alibi_stride_b + 0 * h]/
 bias-of-first-head       s/t->b \* sb.b + at.h \* sb.h + at.i \* sb.s/t->b * sb.b + at.i * sb.s/
-bias-past-the-end        s/a->bias.data && j < t->any.hi)/a->bias.data)/
+bias-past-the-end        s/a->bias.data && exists)/a->bias.data)/
 bias-f16-as-bf16         s/if (a->bias.dtype == FA_BF16) return/if (a->bias.dtype >= FA_F16) return/
 softcap-halved           s/fai_ex2_approx_ftz_f32(2 \* FAI_LOG2E \* y/fai_ex2_approx_ftz_f32(FAI_LOG2E * y/
-score-in-log2-units      s/\*x = y \* FAI_LOG2E;/*x = y;/
+score-in-log2-units      s/\*x \* scale, NULL, NULL) \* FAI_LOG2E;/*x * scale, NULL, NULL);/
 negative-scale           s/if (first == last && args.softmax_scale < 0) FAI_(negate_q)(shared + SQ);//
-block-mask-ignored       s/a->block_mask.data && !fa_block_visible(a, &seq, at.h, at.i, j)) return 0;/a->block_mask.data \&\& j < 0) return 0;/
+block-mask-ignored       s/!fa_block_visible(a, seq, at.h, at.i, j)) return 0;/j < 0) return 0;/
 block-skipped            s/if (__syncthreads_or(visible)) break;/if (__syncthreads_and(visible)) break;/
 block-asked-by-warp      s/if (__syncthreads_or(visible)) break;/if (__any_sync(~0u, visible)) break;/
-tree-ignored             s/!fa_tree_visible(a, &seq, at.i, j)) return 0;/j < 0) return 0;/
+tree-ignored             s/!fa_tree_visible(a, seq, at.i, j)) return 0;/j < 0) return 0;/
 nan-of-v-spreads         s/infinite |= FAI_(make_finite)(shared + SV.*;/;/
 infinite-forgotten       s/^    if (infinite) {/    if (0) {/
 infinite-when-dropped    s/FAI_(add_infinite)(&args, t, masked || drops,/FAI_(add_infinite)(\&args, t, masked,/
@@ -118,7 +117,7 @@ hopper-parity-of-raw     /raw ^= 1u << stage;/d
 hopper-rows-not-mended   s/if (j < t->any.lo || j >= t->any.hi)$/if (j < t->any.lo)/
 hopper-not-mended        s/found |= FAI_(make_chunk_finite)(at);$/found |= 0;/
 hopper-infinite-lost     s/if (found) t->infinite = 1;//
-hopper-o-not-scaled      s/if (moves) FAI_(scale_o)(o, factor);//
+hopper-o-not-scaled      s/if (moves) FAI_(rescale)(o, factor);//
 hopper-growth-not-seen   s/__any_sync(~0u, below >= 0)/__any_sync(~0u, 0)/
 hopper-growth-of-a-lane  s/const int moves = __any_sync(~0u, below >= 0);/const int moves = below >= 0;/
 hopper-sums-not-scaled   s/m\[h\] += x, l\[h\] \*= factor\[h\];/m[h] += x;/

@@ -428,9 +428,8 @@ static fa_status launches(const fa_cuda_info *instance, const fa_args *args, fa_
     return FA_ERR_NO_INSTANCE;
 }
 
-/* The launches that users may do themselves. Device memory as fa_io_model says, but for two things: LSE and D of a
- * query are written and LSE is read twice in each tile, and what red adds is counted once, not as read and written.
- * Shared memory without bank conflicts. */
+/* The launches that users may do themselves. Device memory as fa_io_model says, and LSE and D, which are written once
+ * besides; what red adds is counted once, not as read and written. Shared memory without bank conflicts. */
 FA_TEST(bytes_and_banks) {
     static const int shapes[][3] = {{256, 384, 0}, {384, 384, 1}, {208, 203, 0}};
     if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");

@@ -43,13 +43,15 @@ static void drop_all(void) {
 static void *there(const void *x) { /* where the device has what the host has at x */
     for (int n = 0; x && n < num_blocks; n++) {
         const unsigned char *at = (const unsigned char *)x;
-        if (at >= blocks[n].host && at < blocks[n].host + blocks[n].bytes) return blocks[n].device + (at - blocks[n].host);
+        if (at >= blocks[n].host && at < blocks[n].host + blocks[n].bytes)
+            return blocks[n].device + (at - blocks[n].host);
     }
     return NULL;
 }
 static void upload(void) {
     for (int n = 0; n < num_blocks; n++)
-        FA_EXPECT(cudaMemcpy(blocks[n].device, blocks[n].host, blocks[n].bytes, cudaMemcpyHostToDevice) == cudaSuccess);
+        FA_EXPECT(cudaMemcpy(blocks[n].device, blocks[n].host, blocks[n].bytes, cudaMemcpyHostToDevice) ==
+                  cudaSuccess);
 }
 /* Does the device have the bytes of the host? */
 static int same(void) {
@@ -60,9 +62,11 @@ static int same(void) {
         int ok = cudaMemcpy(got, b->device, b->bytes, cudaMemcpyDeviceToHost) == cudaSuccess;
         for (size_t i = 0; ok && i < b->bytes / size; i++) {
             if (!memcmp(got + i * size, b->host + i * size, size)) continue;
-            const float x = b->dtype ? fa_load(got, (int64_t)i, b->dtype) : 0, y = b->dtype ? fa_load(b->host, (int64_t)i, b->dtype) : 0;
+            const float x = b->dtype ? fa_load(got, (int64_t)i, b->dtype) : 0,
+                        y = b->dtype ? fa_load(b->host, (int64_t)i, b->dtype) : 0;
             if (x != x && y != y) continue;
-            printf("# block %d (%s), element %lld: %.9g, want %.9g\n", n, fa_dtype_name(b->dtype), (long long)i, (double)x, (double)y);
+            printf("# block %d (%s), element %lld: %.9g, want %.9g\n", n, fa_dtype_name(b->dtype),
+                   (long long)i, (double)x, (double)y);
             ok = 0;
         }
         free(got);
@@ -107,12 +111,14 @@ static fa_descale_out make_factors(world *w, int mode) {
     }
     const int64_t total = 1 + n * (heads + gap) * (count + gap);
     d.data = (float *)take((size_t)total * 4, FA_F32);
-    for (int64_t i = 0; i < total && !d.block; i++) d.data[i] = i % 7 == 3 ? 0 : (float)(0.002 + 0.05 * fat_uniform(&w->seed));
+    for (int64_t i = 0; i < total && !d.block; i++)
+        d.data[i] = i % 7 == 3 ? 0 : (float)(0.002 + 0.05 * fat_uniform(&w->seed));
     return d;
 }
 
 static fa_tensor_out make_tensor(world *w, int dim, int wide) {
-    const int64_t n = w->c.block_table ? w->c.num_pages : w->c.batch, rows = w->c.block_table ? w->c.page_size : w->c.seqlen_k;
+    const int64_t n = w->c.block_table ? w->c.num_pages : w->c.batch,
+                  rows = w->c.block_table ? w->c.page_size : w->c.seqlen_k;
     const int64_t heads = w->c.num_heads_k, pad = dim + (wide ? 8 : 1) * fat_below(&w->seed, 3);
     const size_t size = fa_sizeof(w->c.dtype);
     const int layout = fat_below(&w->seed, 3);
@@ -120,17 +126,21 @@ static fa_tensor_out make_tensor(world *w, int dim, int wide) {
     memset(&t, 0, sizeof t);
     if (layout == 1) t.stride_h = pad, t.stride_b = pad * heads, t.stride_s = pad * heads * n;
     if (layout == 2) t.stride_s = pad, t.stride_h = pad * rows + 8, t.stride_b = t.stride_h * heads;
-    t.data = (char *)take((size_t)(n * heads * (pad * rows + 8) + 16) * size, w->c.dtype) + (wide ? 0 : size * (size_t)fat_below(&w->seed, 8));
+    t.data = (char *)take((size_t)(n * heads * (pad * rows + 8) + 16) * size, w->c.dtype) +
+             (wide ? 0 : size * (size_t)fat_below(&w->seed, 8));
     return t;
 }
 
 /* dim, dim_v 0: any; wide: all that the 16-byte accesses need */
-static void make_world(world *w, fa_dtype dtype, fa_dtype fresh, int page, int mode, int wide, uint64_t seed) {
+static void make_world(world *w, fa_dtype dtype, fa_dtype fresh, int page, int mode, int wide,
+                       uint64_t seed) {
     memset(w, 0, sizeof *w);
     w->seed = seed, w->dtype = fresh;
-    w->c.dtype = dtype, w->c.batch = 1 + fat_below(&w->seed, BATCH), w->c.num_heads_k = 1 + fat_below(&w->seed, 5);
+    w->c.dtype = dtype, w->c.batch = 1 + fat_below(&w->seed, BATCH),
+    w->c.num_heads_k = 1 + fat_below(&w->seed, 5);
     w->c.seqlen_k = 24 + fat_below(&w->seed, 16);
-    w->c.head_dim = 1 + fat_below(&w->seed, wide ? 16 : 128), w->c.head_dim_v = 1 + fat_below(&w->seed, wide ? 16 : 128);
+    w->c.head_dim = 1 + fat_below(&w->seed, wide ? 16 : 128),
+    w->c.head_dim_v = 1 + fat_below(&w->seed, wide ? 16 : 128);
     if (!fat_below(&w->seed, 8)) w->c.head_dim = wide ? 32 : 256;
     if (wide) w->c.head_dim *= 8, w->c.head_dim_v *= 8;
     if (page) {
@@ -141,7 +151,8 @@ static void make_world(world *w, fa_dtype dtype, fa_dtype fresh, int page, int m
     }
     w->c.k = make_tensor(w, w->c.head_dim, wide), w->c.v = make_tensor(w, w->c.head_dim_v, wide);
     if (mode != NONE) /* V has mostly the same kind */
-        w->c.k_descale = make_factors(w, mode), w->c.v_descale = make_factors(w, fat_below(&w->seed, 4) ? mode : 1 + fat_below(&w->seed, 4));
+        w->c.k_descale = make_factors(w, mode),
+        w->c.v_descale = make_factors(w, fat_below(&w->seed, 4) ? mode : 1 + fat_below(&w->seed, 4));
 }
 
 static fa_cache cache_there(const fa_cache *c) {
@@ -183,7 +194,12 @@ static void fill(void *data, int64_t count, fa_dtype dtype, uint64_t *seed) {
     for (int64_t i = 0; i < count; i++) {
         const int kind = fat_below(seed, 400);
         const double x = fat_normal(seed) * scale * (kind < 40 ? 30 : 1);
-        fa_store(data, i, dtype, kind == 399 ? NAN : kind == 398 ? -INFINITY : kind > 380 ? -0.0f : kind > 370 ? (float)x * 1e-40f : (float)x);
+        fa_store(data, i, dtype,
+                 kind == 399   ? NAN
+                 : kind == 398 ? -INFINITY
+                 : kind > 380  ? -0.0f
+                 : kind > 370  ? (float)x * 1e-40f
+                               : (float)x);
     }
 }
 
@@ -216,7 +232,8 @@ static fa_append_args make_rows(world *w, int most, int wide, int32_t **start, i
         char *data = (char *)take((size_t)elements * fa_sizeof(a.dtype), a.dtype);
         fill(data, elements, a.dtype, seed);
         t->data = data + (wide ? 0 : fa_sizeof(a.dtype) * (size_t)fat_below(seed, 2));
-        if (fat_below(seed, 2)) t->stride_h = pad, t->stride_s = heads * pad, t->stride_b = most * heads * pad;
+        if (fat_below(seed, 2))
+            t->stride_h = pad, t->stride_s = heads * pad, t->stride_b = most * heads * pad;
     }
     a.rotary = make_rope(w, w->c.head_dim, wide, batch * most + 2);
     return a;
@@ -260,8 +277,8 @@ static void all_worlds(void (*f)(world *, int), uint64_t seed) {
                     drop_all();
                     if (fat_failures > before)
                         cudaDeviceReset(), /* a broken context is of no use to others */
-                        printf("#     %s, new rows %s, page size %d, factors %d, wide %d, number %d\n", fa_dtype_name(dtype),
-                               fa_dtype_name(w.dtype), pages[page], mode, wide, n);
+                            printf("#     %s, new rows %s, page size %d, factors %d, wide %d, number %d\n",
+                                   fa_dtype_name(dtype), fa_dtype_name(w.dtype), pages[page], mode, wide, n);
                 }
 }
 
@@ -271,9 +288,12 @@ static void append_some(world *w, int wide) {
     for (int step = 0; step < 3; step++) {
         int32_t *start, *count;
         fa_append_args a = make_rows(w, step == 0 ? 14 : 1 + fat_below(&w->seed, 9), wide, &start, &count);
-        if (w->c.k_descale.block > 1 || w->c.v_descale.block > 1) {} /* blocks go on only where rows are */
-        else if (!fat_below(&w->seed, 8)) a.k.data = NULL;
-        else if (!fat_below(&w->seed, 8)) a.v.data = NULL;
+        if (w->c.k_descale.block > 1 || w->c.v_descale.block > 1) {
+        } /* blocks go on only where rows are */
+        else if (!fat_below(&w->seed, 8))
+            a.k.data = NULL;
+        else if (!fat_below(&w->seed, 8))
+            a.v.data = NULL;
         if (!append_both(&a)) return;
     }
 }
@@ -285,7 +305,8 @@ FA_TEST(append_is_that_of_the_cpu) {
 static void append_one_by_one(world *w, int wide) {
     int32_t *start, *count;
     fa_append_args a = make_rows(w, 12, wide, &start, &count);
-    int32_t *one = (int32_t *)take(BATCH * 4, 0), *at = (int32_t *)take(BATCH * 4, 0), *first = (int32_t *)take((BATCH + 1) * 4, 0);
+    int32_t *one = (int32_t *)take(BATCH * 4, 0), *at = (int32_t *)take(BATCH * 4, 0),
+            *first = (int32_t *)take((BATCH + 1) * 4, 0);
     fa_error error;
     if (!a.cu_seqlens_new || (a.rotary.positions && !a.rotary.per_row)) return;
     FA_REQUIRE(fa_append(&a) == FA_OK); /* on the host all at once, on the device one by one */
@@ -325,7 +346,8 @@ FA_TEST(rows_one_by_one_give_the_same_bits) { all_worlds(append_one_by_one, fat_
 
 static void compact_some(world *w, int wide) {
     enum { COLUMNS = 20 };
-    int32_t *start, *count, *accepted = (int32_t *)take(BATCH * COLUMNS * 4, 0), *num = (int32_t *)take(BATCH * 4, 0);
+    int32_t *start, *count, *accepted = (int32_t *)take(BATCH * COLUMNS * 4, 0),
+                            *num = (int32_t *)take(BATCH * 4, 0);
     fa_append_args add = make_rows(w, 8, wide, &start, &count);
     fa_compact_args a, d;
     fa_error error;
@@ -339,9 +361,12 @@ static void compact_some(world *w, int wide) {
         for (int i = 0; i < count[b]; i++)
             if (all || (fat_below(&w->seed, 3) == 0) == few) accepted[b * COLUMNS + num[b]++] = i;
     }
-    a.cache = w->c, a.max_accepted = COLUMNS, a.accepted = accepted, a.num_accepted = num, a.positions = start;
-    if (!fat_below(&w->seed, 6)) a.cache.k.data = NULL;
-    else if (!fat_below(&w->seed, 6)) a.cache.v.data = NULL;
+    a.cache = w->c, a.max_accepted = COLUMNS, a.accepted = accepted, a.num_accepted = num,
+    a.positions = start;
+    if (!fat_below(&w->seed, 6))
+        a.cache.k.data = NULL;
+    else if (!fat_below(&w->seed, 6))
+        a.cache.v.data = NULL;
     upload();
     d = a, d.error = &error, d.cache = cache_there(&a.cache);
     MOVE(const int32_t, d.accepted)
@@ -365,21 +390,27 @@ typedef struct rows {
 static rows make_q(uint64_t *seed, fa_dtype dtype, fa_dtype o_dtype, int dim, int wide) {
     rows r;
     memset(&r, 0, sizeof r);
-    const int batch = 1 + fat_below(seed, BATCH), heads = 1 + fat_below(seed, 9), seqlen = 1 + fat_below(seed, 30);
-    const int pad = dim + (wide ? 8 : 1) * fat_below(seed, 2), in_place = dtype == o_dtype && fat_below(seed, 2);
+    const int batch = 1 + fat_below(seed, BATCH), heads = 1 + fat_below(seed, 9),
+              seqlen = 1 + fat_below(seed, 30);
+    const int pad = dim + (wide ? 8 : 1) * fat_below(seed, 2),
+              in_place = dtype == o_dtype && fat_below(seed, 2);
     const int64_t elements = (int64_t)(batch * seqlen + 2) * heads * pad + 8;
     r.size[0] = batch, r.size[1] = heads, r.size[2] = seqlen, r.size[3] = dim;
-    r.q.data = take((size_t)elements * fa_sizeof(dtype), dtype), fill((void *)r.q.data, elements, dtype, seed);
+    r.q.data = take((size_t)elements * fa_sizeof(dtype), dtype),
+    fill((void *)r.q.data, elements, dtype, seed);
     if (!wide) r.q.data = (const char *)r.q.data + fa_sizeof(dtype);
     r.o.data = in_place ? (void *)r.q.data : take((size_t)elements * fa_sizeof(o_dtype), o_dtype);
-    if (pad != dim) r.q.stride_h = r.o.stride_h = pad, r.q.stride_s = r.o.stride_s = heads * pad, r.q.stride_b = r.o.stride_b = seqlen * heads * pad;
+    if (pad != dim)
+        r.q.stride_h = r.o.stride_h = pad, r.q.stride_s = r.o.stride_s = heads * pad,
+        r.q.stride_b = r.o.stride_b = seqlen * heads * pad;
     if (fat_below(seed, 2)) {
         r.cu = (int32_t *)take((size_t)(batch + 1) * 4, 0), r.cu[0] = 1;
         for (int b = 0; b < batch; b++) r.cu[b + 1] = r.cu[b] + fat_below(seed, seqlen + 1);
     }
     if (fat_below(seed, 2)) {
         r.used = (int32_t *)take((size_t)batch * 4, 0);
-        for (int b = 0; b < batch; b++) r.used[b] = fat_below(seed, 1 + (r.cu ? r.cu[b + 1] - r.cu[b] : seqlen));
+        for (int b = 0; b < batch; b++)
+            r.used[b] = fat_below(seed, 1 + (r.cu ? r.cu[b + 1] - r.cu[b] : seqlen));
     }
     return r;
 }
@@ -395,7 +426,8 @@ FA_TEST(rotary_is_that_of_the_cpu) {
         if (!due()) continue;
         memset(&w, 0, sizeof w), memset(&a, 0, sizeof a), w.seed = fat_next(&seed);
         const rows r = make_q(&seed, dtype, dtype, dim, wide);
-        a.batch = r.size[0], a.num_heads = r.size[1], a.seqlen_q = r.size[2], a.head_dim = dim, a.dtype = dtype;
+        a.batch = r.size[0], a.num_heads = r.size[1], a.seqlen_q = r.size[2], a.head_dim = dim,
+        a.dtype = dtype;
         a.q = r.q, a.o = r.o, a.cu_seqlens_q = r.cu, a.seqused_q = r.used;
         while (!a.rotary.dim) a.rotary = make_rope(&w, dim, wide, a.batch * a.seqlen_q + 2);
         upload();
@@ -405,7 +437,8 @@ FA_TEST(rotary_is_that_of_the_cpu) {
         MOVE(const int32_t, d.cu_seqlens_q)
         MOVE(const int32_t, d.seqused_q)
         if (launched(fa_rotary_cuda(&d, 0), &error))
-            FA_EXPECT_MSG(fa_rotary(&a) == FA_OK && same(), "%d: %s, dim %d of %d", n, fa_dtype_name(dtype), a.rotary.dim, dim);
+            FA_EXPECT_MSG(fa_rotary(&a) == FA_OK && same(), "%d: %s, dim %d of %d", n, fa_dtype_name(dtype),
+                          a.rotary.dim, dim);
         drop_all();
     }
 }
@@ -415,8 +448,11 @@ FA_TEST(quantize_is_that_of_the_cpu) {
     uint64_t seed = fat_seed + 7000;
     for (int n = 0; n < 300; n++) {
         const int wide = n % 2, hadamard = n / 2 % 2;
-        const int dim = hadamard ? 2 << fat_below(&seed, 8) : wide ? 8 * (1 + fat_below(&seed, 32)) : 1 + fat_below(&seed, 256);
-        const fa_dtype dtype = FA_F32 + fat_below(&seed, 3), o_dtype = fat_below(&seed, 4) ? FA_E4M3 + n % 3 : FA_F32 + n % 3;
+        const int dim = hadamard ? 2 << fat_below(&seed, 8)
+                        : wide   ? 8 * (1 + fat_below(&seed, 32))
+                                 : 1 + fat_below(&seed, 256);
+        const fa_dtype dtype = FA_F32 + fat_below(&seed, 3),
+                       o_dtype = fat_below(&seed, 4) ? FA_E4M3 + n % 3 : FA_F32 + n % 3;
         fa_quantize_args a, d;
         fa_error error;
         if (!due()) continue;
@@ -443,8 +479,9 @@ FA_TEST(quantize_is_that_of_the_cpu) {
         MOVE(const int32_t, d.cu_seqlens_q)
         MOVE(const int32_t, d.seqused_q)
         if (launched(fa_quantize_cuda(&d, 0), &error))
-            FA_EXPECT_MSG(fa_quantize(&a) == FA_OK && same(), "%d: %s to %s, dim %d, hadamard %d, block %d", n, fa_dtype_name(dtype),
-                          fa_dtype_name(o_dtype), dim, hadamard, a.descale.data ? block : -1);
+            FA_EXPECT_MSG(fa_quantize(&a) == FA_OK && same(), "%d: %s to %s, dim %d, hadamard %d, block %d",
+                          n, fa_dtype_name(dtype), fa_dtype_name(o_dtype), dim, hadamard,
+                          a.descale.data ? block : -1);
         drop_all();
     }
 }
@@ -453,7 +490,7 @@ FA_TEST(quantize_is_that_of_the_cpu) {
 
 /* Quotients half way between two codes, and next to it; factors at the ends of what f32 has. */
 FA_TEST(ties) {
-    static const float factors[] = {1, 0.125f, 3, 1e-38f, 1e-42f, 3e37f, 1e-30f, 1e-31f, 1.2e30f, 1.3e30f, 0};
+    static const float factors[] = {1, 0.125f, 3, 1e-38f, 1e-42f, 3e37f, 2e38f, 1e-30f, 1e-31f, 1.2e30f, 1.3e30f, 0};
     enum { N = 64, D = 64, B = sizeof factors / sizeof *factors };
     for (int dtype = FA_E4M3; dtype <= FA_I8; dtype++) {
         fa_append_args a, d;
@@ -462,14 +499,18 @@ FA_TEST(ties) {
         float *x = (float *)take(B * N * D * 4, FA_F32), *f = (float *)take(B * 4, 0);
         for (int b = 0; b < B; b++) {
             f[b] = factors[b];
-            for (int i = 0; i < N * D; i++) { /* every e4m3 number and the middle to the next one, and a few of all sizes */
-                const float magnitude = i % 4 == 3 ? ldexpf(1 + (float)(i % 61) / 61, i % 37 - 20) : fa_e4m3_to_f32((uint8_t)(i / 8 % 127));
+            for (int i = 0; i < N * D;
+                 i++) { /* every e4m3 number and the middle to the next one, and a few of all sizes */
+                const float magnitude = i % 4 == 3 ? ldexpf(1 + (float)(i % 61) / 61, i % 37 - 20)
+                                                   : fa_e4m3_to_f32((uint8_t)(i / 8 % 127));
                 const float next = i % 4 == 0 ? 0 : magnitude * (i % 4 == 1 ? 0.0625f : 0.03125f);
-                const float value = (magnitude + next) * f[b], nudged = fai_float_of(fai_bits_of(value) + (uint32_t)(i / 1024 % 3) - 1);
+                const float value = (magnitude + next) * f[b],
+                            nudged = fai_float_of(fai_bits_of(value) + (uint32_t)(i / 1024 % 3) - 1);
                 x[b * N * D + i] = value == 0 ? (i % 2 ? -0.0f : 0) : i % 5 ? nudged : -nudged;
             }
         }
-        a.cache.batch = B, a.cache.num_heads_k = 1, a.cache.seqlen_k = N, a.cache.head_dim = D, a.cache.dtype = dtype;
+        a.cache.batch = B, a.cache.num_heads_k = 1, a.cache.seqlen_k = N, a.cache.head_dim = D,
+        a.cache.dtype = dtype;
         a.cache.k.data = take(B * N * D, dtype), a.cache.k_descale.data = f, a.cache.k_descale.stride_b = 1;
         a.dtype = FA_F32, a.seqlen_new = N, a.k.data = x;
         upload();
@@ -496,21 +537,26 @@ FA_TEST(bytes_are_those_of_the_rows) {
         fa_append_args a, d;
         fa_error error;
         memset(&a, 0, sizeof a);
-        a.cache.batch = B, a.cache.num_heads_k = H, a.cache.seqlen_k = ROOM, a.cache.head_dim = a.cache.head_dim_v = D;
+        a.cache.batch = B, a.cache.num_heads_k = H, a.cache.seqlen_k = ROOM,
+        a.cache.head_dim = a.cache.head_dim_v = D;
         a.cache.dtype = dtype, a.dtype = FA_BF16, a.seqlen_new = N;
-        a.cache.k.data = take(B * ROOM * H * D * 2, dtype), a.cache.v.data = take(B * ROOM * H * D * 2, dtype);
+        a.cache.k.data = take(B * ROOM * H * D * 2, dtype),
+        a.cache.v.data = take(B * ROOM * H * D * 2, dtype);
         a.k.data = take(B * N * H * D * 2, FA_BF16), a.v.data = take(B * N * H * D * 2, FA_BF16);
         if (dtype >= FA_E4M3) {
             const fa_descale_out factors = {NULL, ROOM * H, 1, H, 1, 0};
             a.cache.k_descale = a.cache.v_descale = factors;
-            a.cache.k_descale.data = (float *)take(B * ROOM * H * 4, FA_F32), a.cache.v_descale.data = (float *)take(B * ROOM * H * 4, FA_F32);
+            a.cache.k_descale.data = (float *)take(B * ROOM * H * 4, FA_F32),
+            a.cache.v_descale.data = (float *)take(B * ROOM * H * 4, FA_F32);
         }
         upload();
         d = append_there(&a), d.error = &error;
         if (launched(fa_append_cuda(&d, 0), &error)) {
             const double out = ROWS_OF_HEADS * (D * (double)fa_sizeof(dtype) + (dtype >= FA_E4M3 ? 4 : 0));
-            const double in = ROWS_OF_HEADS * D * 2.0, read = (double)ptx_counter("load_bytes"), written = (double)ptx_counter("store_bytes");
-            FA_EXPECT_MSG(written == out && read == in, "%s: %.0f bytes read of %.0f, %.0f written of %.0f", fa_dtype_name(dtype), read, in, written, out);
+            const double in = ROWS_OF_HEADS * D * 2.0, read = (double)ptx_counter("load_bytes"),
+                         written = (double)ptx_counter("store_bytes");
+            FA_EXPECT_MSG(written == out && read == in, "%s: %.0f bytes read of %.0f, %.0f written of %.0f",
+                          fa_dtype_name(dtype), read, in, written, out);
         }
         drop_all();
     }
@@ -538,8 +584,8 @@ FA_TEST(bad_arguments) {
         x.error = &error; \
         change; \
         const fa_status status = call(&x, 0); \
-        FA_EXPECT_MSG(status == expected && error.status == expected && !strcmp(error.field, name), "%s: %s, %s", #change, \
-                      fa_strerror(status), error.field); \
+        FA_EXPECT_MSG(status == expected && error.status == expected && !strcmp(error.field, name), \
+                      "%s: %s, %s", #change, fa_strerror(status), error.field); \
     }
 #define APPEND(expected, name, change) REFUSED(fa_append_args, good, fa_append_cuda, expected, name, change)
     FA_EXPECT(fa_append_cuda(NULL, 0) == FA_ERR_ARGS_NULL && fa_compact_cuda(NULL, 0) == FA_ERR_ARGS_NULL);
@@ -553,7 +599,8 @@ FA_TEST(bad_arguments) {
     APPEND(FA_ERR_NEW_DTYPE, "dtype", x.dtype = FA_E4M3)
     APPEND(FA_ERR_SEQLEN_NEW, "seqlen_new", x.seqlen_new = 0)
     APPEND(FA_ERR_K_ALIGN, "k.data", x.k.data = (const char *)x.k.data + 1)
-    APPEND(FA_ERR_POSITIONS, "positions", x.positions = NULL; x.seqused_new = x.cu_seqlens_new = NULL; x.seqlen_new = 31)
+    APPEND(FA_ERR_POSITIONS, "positions", x.positions = NULL; x.seqused_new = x.cu_seqlens_new = NULL;
+           x.seqlen_new = 31)
     APPEND(FA_ERR_PAGE_SIZE, "page_size", x.cache.page_size = 0)
     APPEND(FA_ERR_BLOCK_TABLE_STRIDE, "block_table_stride", x.cache.block_table_stride = 1)
     APPEND(FA_ERR_ROTARY, "rotary.dim", x.rotary.dim = 3)
@@ -576,7 +623,8 @@ FA_TEST(bad_arguments) {
     fa_rotary_args t;
     memset(&t, 0, sizeof t);
     t.batch = r.size[0], t.num_heads = r.size[1], t.seqlen_q = r.size[2], t.head_dim = 64, t.dtype = FA_BF16;
-    t.q = r.q, t.q.data = there(r.q.data), t.o = r.o, t.o.data = there(r.q.data), t.rotary = good.rotary, t.rotary.dim = 64;
+    t.q = r.q, t.q.data = there(r.q.data), t.o = r.o, t.o.data = there(r.q.data), t.rotary = good.rotary,
+    t.rotary.dim = 64;
     t.rotary.positions = NULL, t.rotary.per_row = 0;
 #define ROTARY(expected, name, change) REFUSED(fa_rotary_args, t, fa_rotary_cuda, expected, name, change)
     ROTARY(FA_ERR_ROTARY, "head_dim", x.head_dim = 1)
@@ -586,18 +634,23 @@ FA_TEST(bad_arguments) {
     ROTARY(FA_ERR_CUDA_POINTER, "rotary.cos", x.rotary.cos = on_host)
     fa_quantize_args z;
     memset(&z, 0, sizeof z);
-    z.batch = r.size[0], z.num_heads = r.size[1], z.seqlen_q = r.size[2], z.head_dim = 64, z.dtype = FA_BF16, z.o_dtype = FA_E4M3;
+    z.batch = r.size[0], z.num_heads = r.size[1], z.seqlen_q = r.size[2], z.head_dim = 64, z.dtype = FA_BF16,
+    z.o_dtype = FA_E4M3;
     z.q = r.q, z.q.data = there(r.q.data), z.o = r.o, z.o.data = there(r.o.data);
-#define QUANTIZE(expected, name, change) REFUSED(fa_quantize_args, z, fa_quantize_cuda, expected, name, change)
+#define QUANTIZE(expected, name, change) \
+    REFUSED(fa_quantize_args, z, fa_quantize_cuda, expected, name, change)
     QUANTIZE(FA_ERR_QUANTIZE_DIM, "head_dim", x.head_dim = 48; x.hadamard = 1)
     QUANTIZE(FA_ERR_QUANTIZE_DTYPE, "o_dtype", x.o_dtype = 0)
-    QUANTIZE(FA_ERR_QUANTIZE_DESCALE, "descale.block", x.descale.data = (float *)good.positions; x.descale.block = -1)
+    QUANTIZE(FA_ERR_QUANTIZE_DESCALE, "descale.block", x.descale.data = (float *)good.positions;
+             x.descale.block = -1)
     QUANTIZE(FA_ERR_CUDA_POINTER, "descale.data", x.descale.data = on_host)
     QUANTIZE(FA_ERR_CUDA_POINTER, "cu_seqlens_q", x.cu_seqlens_q = (const int32_t *)(void *)on_host)
-    char *const p = (char *)there(r.q.data), *const q = (char *)there(r.o.data); /* o reaches far: q is the one before it */
+    char *const p = (char *)there(r.q.data), *const q = (char *)there(
+                                                 r.o.data); /* o reaches far: q is the one before it */
     QUANTIZE(FA_ERR_CUDA_GRID, "rows * heads", x.batch = 1 << 16; x.seqlen_q = 1 << 15;
              x.q.data = p < q ? p : q; x.o.data = p < q ? q : p;
-             x.q.stride_b = x.q.stride_s = x.q.stride_h = FA_BROADCAST; x.o.stride_b = x.o.stride_s = x.o.stride_h = 0)
+             x.q.stride_b = x.q.stride_s = x.q.stride_h = FA_BROADCAST;
+             x.o.stride_b = x.o.stride_s = x.o.stride_h = 0)
     FA_EXPECT(cudaDeviceSynchronize() == cudaSuccess && same());
     drop_all();
 }
@@ -627,7 +680,8 @@ FA_TEST(bad_lists) {
             launched(fa_append_cuda(&d, 0), &error);
             fa_compact_args c;
             memset(&c, 0, sizeof c);
-            c.cache = d.cache, c.max_accepted = 4, c.accepted = (const int32_t *)there(accepted), c.positions = d.positions;
+            c.cache = d.cache, c.max_accepted = 4, c.accepted = (const int32_t *)there(accepted),
+            c.positions = d.positions;
             c.error = &error;
             launched(fa_compact_cuda(&c, 0), &error);
             drop_all();
@@ -646,8 +700,10 @@ FA_TEST(graph) {
     fa_append_args a = make_rows(&w, 8, 1, &start, &count);
     fa_quantize_args z, dz;
     memset(&z, 0, sizeof z);
-    z.batch = 1, z.num_heads = 2, z.seqlen_q = 9, z.head_dim = 64, z.dtype = FA_BF16, z.o_dtype = FA_I8, z.hadamard = 1;
-    z.q.data = take(9 * 128 * 2, FA_BF16), z.o.data = take(9 * 128, FA_I8), z.descale.data = (float *)take(4, 0);
+    z.batch = 1, z.num_heads = 2, z.seqlen_q = 9, z.head_dim = 64, z.dtype = FA_BF16, z.o_dtype = FA_I8,
+    z.hadamard = 1;
+    z.q.data = take(9 * 128 * 2, FA_BF16), z.o.data = take(9 * 128, FA_I8),
+    z.descale.data = (float *)take(4, 0);
     upload();
     fa_append_args d = append_there(&a);
     d.error = &error, dz = z, dz.error = &error;
@@ -660,9 +716,11 @@ FA_TEST(graph) {
     FA_EXPECT(cudaStreamEndCapture(stream, &captured) == cudaSuccess);
     FA_REQUIRE(cudaGraphInstantiate(&exec, captured, 0) == cudaSuccess);
     for (int n = 0; n < 2; n++) {
-        fill((void *)a.k.data, 8 * w.c.head_dim, FA_BF16, &w.seed), fill((void *)z.q.data, 9 * 128, FA_BF16, &w.seed);
+        fill((void *)a.k.data, 8 * w.c.head_dim, FA_BF16, &w.seed),
+            fill((void *)z.q.data, 9 * 128, FA_BF16, &w.seed);
         upload();
-        FA_EXPECT(cudaGraphLaunch(exec, stream) == cudaSuccess && cudaStreamSynchronize(stream) == cudaSuccess);
+        FA_EXPECT(cudaGraphLaunch(exec, stream) == cudaSuccess &&
+                  cudaStreamSynchronize(stream) == cudaSuccess);
         FA_EXPECT(fa_append(&a) == FA_OK && fa_quantize(&z) == FA_OK && same());
     }
     cudaGraphExecDestroy(exec), cudaGraphDestroy(captured), cudaStreamDestroy(stream);
@@ -680,30 +738,38 @@ FA_TEST(attention_sees_what_was_appended) {
         fa_args f, df;
         fa_error error;
         memset(&a, 0, sizeof a), memset(&r, 0, sizeof r), memset(&f, 0, sizeof f);
-        int32_t *at = (int32_t *)take(B * 4, 0), *used = (int32_t *)take(B * 4, 0), *table = (int32_t *)take(B * ROOM / PAGE * 4, 0);
+        int32_t *at = (int32_t *)take(B * 4, 0), *used = (int32_t *)take(B * 4, 0),
+                *table = (int32_t *)take(B * ROOM / PAGE * 4, 0);
         float *c = (float *)take(ROOM * D / 2 * 4, 0), *s = (float *)take(ROOM * D / 2 * 4, 0);
-        a.cache.batch = B, a.cache.num_heads_k = HK, a.cache.seqlen_k = ROOM, a.cache.head_dim = a.cache.head_dim_v = D;
+        a.cache.batch = B, a.cache.num_heads_k = HK, a.cache.seqlen_k = ROOM,
+        a.cache.head_dim = a.cache.head_dim_v = D;
         a.cache.dtype = a.dtype = FA_BF16;
-        a.cache.k.data = take(B * ROOM * HK * D * 2, FA_BF16), a.cache.v.data = take(B * ROOM * HK * D * 2, FA_BF16);
+        a.cache.k.data = take(B * ROOM * HK * D * 2, FA_BF16),
+        a.cache.v.data = take(B * ROOM * HK * D * 2, FA_BF16);
         if (paged) a.cache.block_table = table, a.cache.page_size = PAGE, a.cache.num_pages = B * ROOM / PAGE;
         for (int n = 0; n < B * ROOM / PAGE; n++) table[n] = B * ROOM / PAGE - 1 - n;
         FA_REQUIRE(fa_rotary_table(c, s, ROOM, D, 10000, 0) == FA_OK);
-        a.k.data = take(B * 8 * HK * D * 2, FA_BF16), a.v.data = take(B * 8 * HK * D * 2, FA_BF16), a.positions = at;
+        a.k.data = take(B * 8 * HK * D * 2, FA_BF16), a.v.data = take(B * 8 * HK * D * 2, FA_BF16),
+        a.positions = at;
         a.rotary.cos = c, a.rotary.sin = s, a.rotary.count = ROOM, a.rotary.dim = D;
-        r.batch = B, r.num_heads = H, r.head_dim = D, r.dtype = FA_BF16, r.rotary = a.rotary, r.rotary.positions = at;
+        r.batch = B, r.num_heads = H, r.head_dim = D, r.dtype = FA_BF16, r.rotary = a.rotary,
+        r.rotary.positions = at;
         r.q.data = r.o.data = take(B * 8 * H * D * 2, FA_BF16);
-        f.num_heads = H, f.causal = 1, f.q.data = r.q.data, f.o.data = take(B * 8 * H * D * 2, FA_BF16), f.seqused_k = used;
+        f.num_heads = H, f.causal = 1, f.q.data = r.q.data, f.o.data = take(B * 8 * H * D * 2, FA_BF16),
+        f.seqused_k = used;
         for (int step = 0; step < STEPS; step++) {
             const int rows = step == 0 ? 8 : 1;
             for (int b = 0; b < B; b++) at[b] = step == 0 ? 0 : used[b], used[b] = at[b] + rows;
             for (int v = 0; v < 3; v++) {
                 void *data = v == 0 ? (void *)a.k.data : v == 1 ? (void *)a.v.data : (void *)r.q.data;
-                for (int i = 0; i < B * 8 * (v == 2 ? H : HK) * D; i++) fa_store(data, i, FA_BF16, (float)fat_normal(&seed));
+                for (int i = 0; i < B * 8 * (v == 2 ? H : HK) * D; i++)
+                    fa_store(data, i, FA_BF16, (float)fat_normal(&seed));
             }
             a.seqlen_new = r.seqlen_q = f.seqlen_q = rows;
             fa_use_cache(&f, &a.cache);
             upload();
-            da = append_there(&a), da.error = &error, dr = r, dr.rotary = rope_there(&r.rotary), dr.error = &error, df = f;
+            da = append_there(&a), da.error = &error, dr = r, dr.rotary = rope_there(&r.rotary),
+            dr.error = &error, df = f;
             fa_use_cache(&df, &da.cache);
             MOVE(const void, dr.q.data)
             MOVE(void, dr.o.data)
@@ -713,10 +779,12 @@ FA_TEST(attention_sees_what_was_appended) {
             df.error = &error;
             FA_EXPECT(fa_append_cuda(&da, 0) == FA_OK && fa_rotary_cuda(&dr, 0) == FA_OK);
             if (!launched(bf16_64_forward_cuda(&df, NULL, 0, 0), &error)) return;
-            FA_EXPECT(cudaMemcpy(f.o.data, df.o.data, B * 8 * H * D * 2, cudaMemcpyDeviceToHost) == cudaSuccess);
+            FA_EXPECT(cudaMemcpy(f.o.data, df.o.data, B * 8 * H * D * 2, cudaMemcpyDeviceToHost) ==
+                      cudaSuccess);
             FA_EXPECT(fa_append(&a) == FA_OK && fa_rotary(&r) == FA_OK && same());
             FA_EXPECT(fa_reference_forward(&bf16_64_cuda_info.info, &f, want, NULL, scratch) == FA_OK);
-            for (int i = 0; i < B * rows * H * D; i++) FA_EXPECT_NEAR(fa_load(f.o.data, i, FA_BF16), want[i], 0.02 + fabs(want[i]) / 128);
+            for (int i = 0; i < B * rows * H * D; i++)
+                FA_EXPECT_NEAR(fa_load(f.o.data, i, FA_BF16), want[i], 0.02 + fabs(want[i]) / 128);
         }
         drop_all();
     }

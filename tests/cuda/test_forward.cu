@@ -5,12 +5,14 @@
 
 #include "instances.h"
 
+#if !defined(FA_TEST_CORE)
 #define FA_NAME bf16_64 /* the CPU kernel of the same name: their functions do not meet */
 #define FA_HEAD_DIM 64
 #define FA_DTYPE FA_BF16
 #define FA_PASSES FA_FORWARD
 #define FA_FEATURES FA_ALL_FEATURES
 #include "flashattn.h"
+#endif
 
 #include "fa_problem.h"
 
@@ -241,6 +243,7 @@ FA_TEST(no_bank_conflicts) {
 
 /* ---- calls ------------------------------------------------------------------------------- */
 
+#if !defined(FA_TEST_CORE)
 /* The same elements are dropped as by the CPU kernel: with V = 1 a row of O is the share of P that is kept. */
 FA_TEST(drops_what_the_cpu_drops) {
     fap_problem p, q;
@@ -258,6 +261,7 @@ FA_TEST(drops_what_the_cpu_drops) {
                   worst); /* an element more or less is 1/20 of a row and more */
     fap_free(&p), fap_free(&q);
 }
+#endif
 
 static fa_status forward(fa_args *args) { return bf16_64_forward_cuda(args, NULL, 0, 0); }
 

@@ -103,4 +103,62 @@ FA_TEST(b_fragments) {
             }
 }
 
+/* A (16 x 32 bytes), of four accumulators of P: register n of lane l is row l/4 + 8 (n % 2), k = 4 (l % 4) + 16 (n / 2) and
+ * three more. Key FAI_PAIRED_KEY(k) is there: two of an accumulator, two of the next one. */
+FA_TEST(paired_keys_of_p) {
+    int seen[32] = {0};
+    for (int k = 0; k < 32; k++) seen[FAI_PAIRED_KEY(k)]++;
+    for (int k = 0; k < 32; k++) FA_EXPECT(seen[k] == 1);
+    for (int lane = 0; lane < 32; lane++)
+        for (int n = 0; n < 4; n++)
+            for (int e = 0; e < 4; e++) {
+                const int k = lane % 4 * 4 + n / 2 * 16 + e;
+                const int accumulator = n / 2 * 2 + e / 2, v = n % 2 * 2 + e % 2;
+                FA_EXPECT(FAI_C_ROW(lane, v) == lane / 4 + n % 2 * 8);
+                FA_EXPECT(accumulator * 8 + FAI_C_COL(lane, v) == FAI_PAIRED_KEY(k));
+            }
+}
+
+/* B (32 bytes of k x 8 of n), twice, of ldmatrix.x4.trans and byte permutations 0x6420, 0x7531: register r of lane l of the
+ * odd or even B is k = 4 (l % 4) + 16 r and three more, column 2 (l / 4) + odd of 16. */
+FA_TEST(paired_keys_of_v) {
+    for (int lane = 0; lane < 32; lane++)
+        for (int odd = 0; odd < 2; odd++)
+            for (int r = 0; r < 2; r++)
+                for (int e = 0; e < 4; e++) {
+                    const int byte = (odd ? 0x7531 : 0x6420) >> 4 * e & 7; /* of matrices 2 r and 2 r + 1 */
+                    int from, element;
+                    matrix(lane, 2 * r + byte / 4, byte % 4 / 2, 1, &from, &element);
+                    FA_EXPECT(FAI_LDMATRIX_BYTES_ROW(from) == FAI_PAIRED_KEY(lane % 4 * 4 + 16 * r + e));
+                    FA_EXPECT(element * 2 + byte % 2 == lane / 4 * 2 + odd);
+                }
+}
+
+/* Those columns of O: each element of 16 x 16 once, in the accumulator of its mma, 4 adjacent columns in a lane. */
+FA_TEST(paired_columns_of_o) {
+    int count[16][16] = {{0}};
+    for (int lane = 0; lane < 32; lane++)
+        for (int odd = 0; odd < 2; odd++)
+            for (int v = 0; v < 4; v++) {
+                const int column = FAI_PAIRED_COL(lane, odd, v);
+                count[FAI_C_ROW(lane, v)][column]++;
+                FA_EXPECT(column / 4 == lane % 4 && column / 2 == FAI_C_COL(lane, v) && column % 2 == odd);
+            }
+    for (int n = 0; n < 256; n++) FA_EXPECT(count[n / 16][n % 16] == 1);
+}
+
+/* From chunk 0 any number of chunks on, from chunk 0 .. 3 multiples of 4, with the permutation of the row: what bytes and
+ * f32 do. */
+FA_TEST(moves_by_single_chunks) {
+    for (int dim = 16; dim <= 512; dim += 16)
+        for (int lane = 0; lane < 32; lane++)
+            for (int chunks = 0; chunks < dim / 8; chunks++) {
+                const int base = 128 + FAI_AT(dim, lane, 0), first = 128 + FAI_AT(dim, 0, lane % 4);
+                FA_REQUIRE(FAI_MOVE(dim, base, 8, chunks) == 128 + FAI_AT(dim, lane + 8, chunks));
+                if (dim % 32 || chunks % 4) continue; /* f32: rows of 64 n bytes */
+                FA_REQUIRE(FAI_MOVE(dim, first ^ FAI_SWIZZLE(dim, lane) * 16, lane, chunks) ==
+                           128 + FAI_AT(dim, lane, lane % 4 + chunks));
+            }
+}
+
 FA_TEST_MAIN

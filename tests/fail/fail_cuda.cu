@@ -13,11 +13,12 @@
 #elif CASE == 3 /* flashattn.h: FA_HEAD_DIM_V .*multiple of 16.*16.*256 */
 #define FA_HEAD_DIM_V 512
 #elif CASE == 4 /* flashattn_cuda.cuh: FA_DTYPE must be .*FA_F16.* FA_BF16 */
-#define FA_DTYPE FA_E5M2
+#define FA_DTYPE FA_F32
+#define FA_PASSES FA_BACKWARD
 #elif CASE == 5 /* flashattn_cuda.cuh: .*FA_KV_DTYPE */
 #define FA_KV_DTYPE FA_F32
 #elif CASE == 6 /* flashattn_cuda.cuh: .*FA_O_DTYPE */
-#define FA_DTYPE FA_BF16
+#define FA_PASSES FA_BACKWARD
 #define FA_O_DTYPE FA_F16
 #elif CASE == 7 /* flashattn.h: FA_PASSES .*FA_FORWARD.*FA_BACKWARD.*FA_DECODE */
 #define FA_PASSES 16

@@ -37,6 +37,7 @@ static const char *const names[OPCODES] = {
     [0x037] = "IMMA",      [0x03a] = "MOVM",     [0x03b] = "LDSM",      [0x03c] = "HMMA",
     [0x03d] = "BMMA",      [0x03e] = "F2FP",     [0x03f] = "DMMA",      [0x040] = "HMNMX2",
     [0x044] = "STSM",      [0x045] = "I2FP",     [0x048] = "VIMNMX",    [0x082] = "UMOV",
+    [0x07a] = "QMMA",
     [0x086] = "VOTEU",     [0x087] = "USEL",     [0x08c] = "UISETP",    [0x090] = "UIADD3",
     [0x091] = "ULEA",      [0x092] = "ULOP3",    [0x096] = "UPRMT",     [0x099] = "USHF",
     [0x09c] = "UPLOP3",    [0x0a4] = "UIMAD",    [0x0a5] = "UIMAD",     [0x0b9] = "ULDC",
