@@ -61,6 +61,7 @@
         FA_CUDA_COMBINE      results over disjoint keys added up; see >>combine
         FA_CUDA_CACHE        the calls of the KV cache, with the bits of the CPU; see >>cache
 
+        size_t    fa_combine_cuda_workspace(const fa_combine_args *args);
         fa_status fa_combine_cuda(const fa_combine_args *args, void *workspace, size_t bytes, cudaStream_t stream);
         fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t stream);
         fa_status fa_compact_cuda(const fa_compact_args *args, cudaStream_t stream);
@@ -99,11 +100,10 @@
 /* ======================================================================================== */
 
 /*  A tile in shared memory: rows of dim 16-bit elements (two e4m3, half an f32: FAI_WIDTH), dim / 8 chunks of 16
- *  bytes, without padding. ldmatrix reads 8
- *  rows of one chunk column at once, which must lie in 8 different groups of 4 banks, so chunks change places by
- *  row. Rows of 64 n elements all begin in the same bank: 8 chunks are permuted, by an xor with row % 8. Rows of
- *  64 n + 32 begin in two
- *  places: 4 chunks, row / 2 % 4. Rows of 32 n + 16 begin in four: 2 chunks, row / 4 % 2.
+ *  bytes, without padding. ldmatrix reads 8 rows of one chunk column at once, which must lie in 8 different groups
+ *  of 4 banks, so chunks change places by row. Rows of 64 n elements all begin in the same bank: 8 chunks are
+ *  permuted, by an xor with row % 8. Rows of 64 n + 32 begin in two places: 4 chunks, row / 2 % 4. Rows of 32 n + 16
+ *  begin in four: 2 chunks, row / 4 % 2.
  *
  *      dim 64      chunk 0 1 2 3 4 5 6 7        dim 16      chunk 0 1
  *      row 0             0 1 2 3 4 5 6 7        rows 0 - 3        0 1
@@ -2176,7 +2176,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 /* FFMA reads all its operands from shared memory: 32 rows and 64 or 32 keys a warp, as above. 96 KB at most, which is
  * everything that sm_86, 89 and 120 have; beyond 128 dims a thread's part of O takes all registers at 16 rows */
 #define FAI_TABLE_M(arch) (FAI_DIM <= 128 ? 128 : 64)
-#define FAI_TABLE_N(arch) (FAI_DIM <= 64 ? 64 : FAI_DIM <= 192 || !FAI_LITTLE_SHARED(arch) ? 32 : 16)
+#define FAI_TABLE_N(arch) \
+    (FAI_DIM <= 64 ? 64 : FAI_DIM <= 128 && FAI_HEAVY ? 16 : FAI_DIM <= 192 || !FAI_LITTLE_SHARED(arch) ? 32 : 16)
 #define FAI_TABLE_WARPS(arch) 4
 #define FAI_TABLE_STAGES(arch) 1
 #elif FAI_BYTES == 1

@@ -602,6 +602,7 @@ FA_TEST(every_code_is_produced) {
     bad_lengths(), bad_pages(), bad_terms(), bad_descales(), bad_features(), bad_calls(), bad_selections(), bad_combines();
     cache_refusals(seen), bad_gradients();
     seen[FA_ERR_CUDA] = seen[FA_ERR_CUDA_GRID] = seen[FA_ERR_CUDA_SHARED] = seen[FA_ERR_CUDA_POINTER] = 1; /* by tests/cuda */
+    seen[FA_ERR_CUDA_ARCH] = 1; /* and by them */
 #define PRODUCED(name, sentence) FA_EXPECT_MSG(seen[FA_ERR_##name], "FA_ERR_" #name);
 #define NEEDED(name, bit, field) FA_EXPECT_MSG(seen[FA_ERR_NEEDS_##name], "FA_ERR_NEEDS_" #name);
     FA_STATUS_LIST(PRODUCED)
@@ -616,7 +617,7 @@ FA_TEST(sentences) {
         "alibi_slopes", "bias", "dropout_p", "sink", "block_mask", "tree_mask", "q_descale", "k_descale", "v_descale",
         "num_threads", "workspace", "head_dim", "FA_PASSES", "FA_SCORE_MOD_GRAD", "d_o", "dq", "dk", "dv ", "of dv", "dv.data",
         "dbias", "dsink", "split_keys", "num_parts", "of a part", "o_dtype", "cudaError_t", "cudaMalloc",
-        "FA_BLOCK_N", "deterministic"};
+        "FA_BLOCK_N", "deterministic", "compute capability"};
     for (int i = 1; i < FA_NUM_STATUS; i++) {
         const char *sentence = fa_strerror((fa_status)i);
         int named = 0;
