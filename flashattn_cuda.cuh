@@ -556,9 +556,9 @@ FAI_ATOM int fai_bar_red_or(int id, int threads, int x) {
         : "memory");
     return r;
 }
-/* registers of each thread of the warpgroup from here on */
-#define fai_setmaxnreg_dec(n) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n))
-#define fai_setmaxnreg_inc(n) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n))
+/* registers of each thread of the warpgroup from here on; macros, as n must be a constant for asm */
+#define FAI_SETMAXNREG_DEC(n) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(n))
+#define FAI_SETMAXNREG_INC(n) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(n))
 
 FAI_ATOM void fai_wgmma_fence(void) { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 FAI_ATOM void fai_wgmma_commit_group(void) { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
@@ -3852,13 +3852,13 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
     if (!FAI_(hopper_begin)(&args, t, &maps)) return; /* its barrier: all see t and the mbarriers */
     const int wg = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
     if (wg == WGS) {
-        fai_setmaxnreg_dec(FAI_HOPPER_LOW);
+        FAI_SETMAXNREG_DEC(FAI_HOPPER_LOW);
         if (threadIdx.x % 128 == 0)
             FAI_(produce)(&args, t, &maps, shared);
         else if (threadIdx.x % 128 >= 32)
             FAI_(mend)(&args, t, shared);
     } else {
-        fai_setmaxnreg_inc(FAI_HOPPER_HIGH);
+        FAI_SETMAXNREG_INC(FAI_HOPPER_HIGH);
         FAI_(consume)(&args, t, &maps, shared, wg);
     }
 #endif
