@@ -1,5 +1,5 @@
-/* test_hopper.cu - the forward pass on sm_90a: TMA, wgmma, warps that load and warps that compute. Its features are
- * in test_forward.cu; here: tiles and stages of this kernel, every head dim, and that it is the one that runs. */
+/* test_hopper.cu - the forward pass on sm_90a: TMA, wgmma, warps that load and warps that compute. Features are
+ * in test_forward.cu; here: tiles and stages of this kernel, every head dim, and that it is the one to run. */
 #include <stdarg.h>
 
 #include "fa_test.h"
@@ -224,6 +224,14 @@ FA_TEST(varlen) {
                         n % 4 != 2, n % 3, n, layouts[n % COUNT(layouts)]));
 }
 
+/* seqused_q without cu_seqlens_q: rows behind the last are in the tensor, and must stay as they are. */
+FA_TEST(rows_that_are_not_used) {
+    NEEDS_HOPPER;
+    for (int n = 0; n < 12; n++)
+        FA_EXPECT(check(&whole[n % COUNT(whole)], spare,
+                        "b=3 hq=4 hk=2 sq=170 sk=190 used=1 causal=%d seed=%d", n / 3 % 2, n));
+}
+
 FA_TEST(pages) {
     static const int sizes[] = {8, 16, 24, 48, 64, 128, 256};
     NEEDS_HOPPER;
@@ -361,7 +369,8 @@ static double visible_macs(const fa_info *info, const fa_cuda_launch *tile, int 
     return macs;
 }
 
-/* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
+/* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees
+ * them. */
 FA_TEST(bytes_are_those_of_the_model) {
     static const int shapes[][4] = {
         {128, 128, 0}, {384, 512, 0}, {256, 512, 1}, {384, 384, 1}, {200, 203, 0}};
