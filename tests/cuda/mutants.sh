@@ -127,8 +127,6 @@ hopper-left-boundary     s/walk.end > g.lo ? walk.end : g.lo;/walk.end;/
 hopper-rows-of-group     s/n \* (64 \/ m->group), q.y/n * 64, q.y/
 hopper-ragged-length     s/r.x = FAI_RAGGED - rows,/r.x = FAI_RAGGED - rows - 1,/
 hopper-ragged-end        s/r.y = (int32_t)row + rows,/r.y = (int32_t)row + rows + 1,/
-hopper-page-of-next      s/j = j + rows > t->any.lo ? j : t->any.lo;//
-hopper-page-past-the-end s/int32_t j = first < t->any.hi ? first : t->any.hi - 1;/int32_t j = first;/
 hopper-used-rows-stored  s/(a->cu_seqlens_q || !a->seqused_q || t->rows == BM)/(1)/
 END
 }
