@@ -114,7 +114,6 @@ hopper-no-wait-of-o      /fai_cp_async_bulk_wait_group_read_0();.*outlives/d
 hopper-no-fence-of-v     /fai_fence_proxy_async();.*what wgmma will read/d
 hopper-no-wait-raw-v     /FAI_V_RAW + 8 \* stage, raw >> stage & 1);/d
 hopper-parity-of-raw     /raw ^= 1u << stage;/d
-hopper-rows-not-mended   s/if (j < t->any.lo || j >= t->any.hi)$/if (j < t->any.lo)/
 hopper-not-mended        s/found |= FAI_(make_chunk_finite)(at);$/found |= 0;/
 hopper-infinite-lost     s/if (found) t->infinite = 1;//
 hopper-o-not-scaled      s/if (moves) FAI_(rescale)(o, factor);//
