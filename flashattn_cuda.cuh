@@ -2601,7 +2601,8 @@ FAI_ATOM void FAI_(load_keys)(const fa_args *a, const FAI_(tile) *t, const fa_te
 #pragma unroll
     for (int r = 0; r < number; r += step, next += step * s.row) {
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
-        const uint16_t *from = inside ? next : s.from; /* an address that exists */
+        /* an address that exists; `next` costs registers, which are short with many features */
+        const uint16_t *from = !inside ? s.from : FAI_HEAVY ? s.from + j * s.row : next;
         if (FAI_HAS(FA_PAGED) && a->block_table) {
             const int pass = r / step % group;
             if (pass == 0) { /* the lanes look up the rows of `group` passes */
