@@ -2268,7 +2268,7 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER_WGS 2
 /* as many keys as registers or, beyond 128 dims, shared memory allow */
 #if FAI_HEAVY
-#define FAI_HOPPER_N (FAI_DIM <= 64 ? 128 : FAI_DIM <= 128 ? 96 : 80)
+#define FAI_HOPPER_N (FAI_DIM <= 64 ? 128 : FAI_DIM <= 128 ? 96 : 64)
 #else
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
 #endif
