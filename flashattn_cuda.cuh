@@ -2182,10 +2182,13 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_TABLE_STAGES(arch) 1
 #elif FAI_BYTES == 1
 /* half the bytes of 16-bit tiles, so two stages fit everywhere: 26, 34, 73 and 97 KB. Registers as there, but for sm_90
- * and 100, where mma makes f16 of fp8 first: 16 rows a warp then, and 32 keys beyond 128 dims */
+ * and 100, where mma makes f16 of fp8 first: 16 rows a warp then, and 32 keys beyond 128 dims or with many features */
 #define FAI_TABLE_M(arch) 128
 #define FAI_TABLE_N(arch) \
-    (FAI_DIM <= 64 ? 64 : FAI_DIM <= 128 ? (FAI_UNPACKS(arch) ? 64 : 32) : FAI_UNPACKS(arch) ? 32 : 64)
+    (FAI_DIM <= 64    ? (FAI_UNPACKS(arch) && FAI_HEAVY ? 32 : 64) \
+     : FAI_DIM <= 128 ? (FAI_UNPACKS(arch) ? 64 : 32) \
+     : FAI_UNPACKS(arch) ? 32 \
+                         : 64)
 #define FAI_TABLE_WARPS(arch) (FAI_DIM <= (FAI_UNPACKS(arch) ? 64 : 128) ? 4 : 8)
 #define FAI_TABLE_STAGES(arch) 2
 #elif FAI_DIM <= 64
@@ -2603,7 +2606,9 @@ FAI_ATOM void FAI_(load_keys)(const fa_args *a, const FAI_(tile) *t, const fa_te
         const int32_t j = first + row + r, inside = j >= t->any.lo && j < t->any.hi;
         /* an address that exists; `next` costs registers, which are short with many features */
         const uint16_t *from = !inside ? s.from : FAI_HEAVY ? s.from + j * s.row : next;
-        if (FAI_HAS(FA_PAGED) && a->block_table) {
+        if (FAI_HAS(FA_PAGED) && FAI_UNPACKS(FAI_ARCH) && FAI_HEAVY) { /* no registers for more */
+            if (a->block_table && inside) from = s.from + FAI_(paged)(a, t, x, s, (uint32_t)j, dim);
+        } else if (FAI_HAS(FA_PAGED) && a->block_table) {
             const int pass = r / step % group;
             if (pass == 0) { /* the lanes look up the rows of `group` passes */
                 const int32_t own = j - lane / group + lane % rows + lane / rows * step;
