@@ -21,8 +21,9 @@ awk -F, -v q='"' '
     BEGIN { ghz["A100"] = 1.41; ghz["H100"] = ghz["H200"] = 1.83 } # as in report.c
     function bare(s) { gsub(q, "", s); return s }
     FNR == 1 { file++; next }
-    { key = file " " $1; name[key] = bare($2); sub(/^fai_bench/, "d", name[key]); sub(/\(.*/, "", name[key])
-      sub(/_kernel_cuda/, "", name[key]) }
+    { sub(/\([^)]*\)/, "") } # parameters, with their commas
+    { key = file " " $1; name[key] = bare($2); sub(/^fai_bench/, "d", name[key])
+      sub(/_kernel/, "", name[key]); sub(/_cuda/, "", name[key]) }
     $3 ~ /^predicted_clocks_/ {
         card = substr($3, 18)
         if ($5 > top[key, card]) { top[key, card] = $5; limit[key, card] = bare($4) }

@@ -60,7 +60,8 @@ programs() {
             printf '%s\n' "cuda$low/$name" "cuda90/$name"
         done
         for file in examples/*.cu; do echo "cuda90/$(basename "$file" .cu)"; done
-        printf '%s\n' cuda/test_layout cuda80/each_kernel cuda90/each_kernel && return ;;
+        for file in tests/cuda/test_*.c; do echo "cuda/$(basename "$file" .c)"; done
+        printf '%s\n' cuda80/each_kernel cuda90/each_kernel && return ;;
     examples) set -- native examples/*.c ;;
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
     dispatch) set -- dispatch tests/test_forward.c tests/test_backward.c tests/test_decode.c tests/no_alloc.c ;; # slow: four bodies

@@ -1,5 +1,5 @@
 /* gates_backward.cu - the backward pass at the limits of registers, with the default and with all features.
- * require: HMMA,LDSM,LDGSTS,RED archs: 80 86 89 90 120 */
+ * require: backward_kernel:HMMA,LDSM,LDGSTS,RED archs: 80 86 89 90 120 */
 #define FA_NAME bf16_64
 #define FA_HEAD_DIM 64
 #define FA_PASSES FA_BACKWARD

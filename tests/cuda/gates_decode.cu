@@ -1,4 +1,4 @@
-/* gates_decode.cu - decode kernels at the limits of registers. require: MUFU,STG archs: 80 86 89 90 120 */
+/* gates_decode.cu - decode kernels at the limits of registers. require: decode_kernel_:HMMA,LDSM,LDGSTS archs: 80 86 89 90 120 */
 #define FA_NAME bf16_64
 #define FA_HEAD_DIM 64
 #define FA_PASSES FA_DECODE

@@ -180,37 +180,51 @@ FA_TEST(random_problems) {
 extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
 
 /* Products of the tiles that some row sees a key of, and of no other. */
-static double visible_macs(const fa_info *info, int sq, int sk, int causal) {
+static double visible_macs(const fa_info *info, const fa_cuda_launch *tile, int sq, int sk, int causal) {
+    const int block_m = tile->block_m, block_n = tile->block_n;
     double macs = 0;
-    for (int first = 0; first < sq; first += info->block_m) {
-        const int end = first + info->block_m < sq ? first + info->block_m : sq;
+    for (int first = 0; first < sq; first += block_m) {
+        const int end = first + block_m < sq ? first + block_m : sq;
         const int keys = causal && end + sk - sq < sk ? end + sk - sq : sk;
-        macs += (double)info->block_m * ((keys + info->block_n - 1) / info->block_n * info->block_n) *
-                (info->head_dim + info->head_dim_v);
+        macs += (double)block_m * ((keys + block_n - 1) / block_n * block_n) * (info->head_dim + info->head_dim_v);
     }
     return macs;
 }
 
 /* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
+typedef fa_status launch_function(const fa_args *args, fa_cuda_launch *launch);
+
 FA_TEST(bytes_are_those_of_the_model) {
     static const int shapes[][4] = {{128, 128, 0}, {256, 512, 0}, {256, 512, 1},
                                     {200, 203, 0}, {384, 384, 1}, {128, 512, 1}};
     const fa_cuda_info *const instances[] = {&f16_64_cuda_info, &bf16_64_cuda_info, &bf16_128_cuda_info};
+    launch_function *const launches[] = {f16_64_forward_cuda_launch, bf16_64_forward_cuda_launch,
+                                         bf16_128_forward_cuda_launch};
     if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
     case_number = 0;
     for (int n = 0; n < 2 * COUNT(shapes); n++) {
-        const fa_cuda_info *const instance = instances[n % COUNT(instances)];
-        const fa_info *const info = &instance->info;
+        const fa_info *const info = &instances[n % COUNT(instances)]->info;
         const int *const s = shapes[n / 2];
-        FA_REQUIRE(check_case(instance, "b=2 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]));
-        if (!ran) continue;
+        char line[128];
+        fap_problem p;
+        device_copy c;
+        fa_cuda_launch launch; /* knows the tile */
+        if (!due()) continue;
+        snprintf(line, sizeof line, "b=2 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]), fap_unit = 8;
+        FA_REQUIRE(fap_build(&p, line, info) && device_upload(&p, &c));
+        FA_REQUIRE(launches[n % COUNT(instances)](&c.args, &launch) == FA_OK);
+        device_free(&c);
+        FA_EXPECT(device_forward(instances[n % COUNT(instances)], &p) && fap_judge(&p, info->name));
+        fap_free(&p);
         const double bytes =
-            (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes"));
+            (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes") +
+                     ptx_counter("tma_load_bytes") + ptx_counter("tma_store_bytes"));
         const fa_io io = fa_io_model(2, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2],
-                                     info->block_m, info->block_n, 1, 0);
+                                     launch.block_m, launch.block_n, 1, 0);
         FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name,
                       s[0], s[1], bytes, io.bytes_flash);
-        const double macs = (double)ptx_counter("mac_mma"), wanted = 4 * visible_macs(info, s[0], s[1], s[2]);
+        const double macs = (double)(ptx_counter("mac_mma") + ptx_counter("mac_wgmma")),
+                     wanted = 4 * visible_macs(info, &launch, s[0], s[1], s[2]);
         FA_EXPECT_MSG(macs == wanted, "%s %d x %d: %.0f products, wanted %.0f", info->name, s[0], s[1], macs, wanted);
     }
 }

@@ -1,0 +1,411 @@
+/* test_hopper.cu - the forward pass on sm_90a: TMA, wgmma, warps that load and warps that compute. Features are
+ * in test_forward.cu; here: tiles and stages of this kernel, every head dim, and that it is the one to run. */
+#include <stdarg.h>
+
+#include "fa_test.h"
+
+/* ---- instances: every head dim; with and without the features that have code of their own ---- */
+
+#define FA_NAME bf16_64
+#define FA_HEAD_DIM 64
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_128
+#define FA_HEAD_DIM 128
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_256
+#define FA_HEAD_DIM 256
+#include "flashattn_cuda.cuh"
+
+#if !defined(FA_TEST_CORE) /* the others; mutants.sh compiles often */
+#define FA_NAME f16_64
+#define FA_HEAD_DIM 64
+#define FA_DTYPE FA_F16
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_80
+#define FA_HEAD_DIM 80
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME f16_96
+#define FA_HEAD_DIM 96
+#define FA_DTYPE FA_F16
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_112
+#define FA_HEAD_DIM 112
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME f16_128
+#define FA_HEAD_DIM 128
+#define FA_DTYPE FA_F16
+#define FA_FEATURES 0
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME f16_144
+#define FA_HEAD_DIM 144
+#define FA_DTYPE FA_F16
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_160
+#define FA_HEAD_DIM 160
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME f16_176
+#define FA_HEAD_DIM 176
+#define FA_DTYPE FA_F16
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_192
+#define FA_HEAD_DIM 192
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME f16_208
+#define FA_HEAD_DIM 208
+#define FA_DTYPE FA_F16
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_224
+#define FA_HEAD_DIM 224
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_240
+#define FA_HEAD_DIM 240
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME f16_192_128
+#define FA_HEAD_DIM 192
+#define FA_HEAD_DIM_V 128
+#define FA_DTYPE FA_F16
+#define FA_FEATURES (FA_CAUSAL | FA_SINK)
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_64_256
+#define FA_HEAD_DIM 64
+#define FA_HEAD_DIM_V 256
+#define FA_FEATURES FA_CAUSAL
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bf16_80_scores /* the tiles of kernels with more work for each score */
+#define FA_HEAD_DIM 80
+#define FA_FEATURES (FA_DEFAULT_FEATURES | FA_ALIBI | FA_SOFTCAP)
+#include "flashattn_cuda.cuh"
+
+#endif
+
+typedef struct instance {
+    const fa_cuda_info *cuda;
+    fa_status (*launch)(const fa_args *args, fa_cuda_launch *launch);
+} instance;
+#define INSTANCE(name) \
+    { &name##_cuda_info, name##_forward_cuda_launch }
+
+#if defined(FA_TEST_CORE)
+static const instance instances[] = {INSTANCE(bf16_64), INSTANCE(bf16_128), INSTANCE(bf16_256)};
+#else
+static const instance instances[] = {INSTANCE(bf16_64),     INSTANCE(f16_64),      INSTANCE(bf16_80),
+                                     INSTANCE(f16_96),      INSTANCE(bf16_112),    INSTANCE(bf16_128),
+                                     INSTANCE(f16_128),     INSTANCE(f16_144),     INSTANCE(bf16_160),
+                                     INSTANCE(f16_176),     INSTANCE(bf16_192),    INSTANCE(f16_208),
+                                     INSTANCE(bf16_224),    INSTANCE(bf16_240),    INSTANCE(bf16_256),
+                                     INSTANCE(f16_192_128), INSTANCE(bf16_64_256), INSTANCE(bf16_80_scores)};
+#endif
+static const instance whole[] = {INSTANCE(bf16_64), INSTANCE(bf16_128),
+                                 INSTANCE(bf16_256)}; /* default features */
+
+#include "fa_problem.h"
+
+#include "device.h"
+
+#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+
+static int due(void) { /* FA_TEST_SCALE=quick: every sixth case */
+    static int n;
+    const char *scale = getenv("FA_TEST_SCALE");
+    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
+}
+
+/* 1 if the kernel for sm_90a runs these arguments: it has a warpgroup more than the others have threads. */
+static int is_hopper(const fa_cuda_launch *launch) {
+    return launch->block == (unsigned)launch->block_m * 2 + 128;
+}
+static int on_hopper(void) {
+    struct cudaDeviceProp device;
+    return cudaGetDeviceProperties(&device, 0) == cudaSuccess && device.major == 9;
+}
+
+/* Which kernel would run p? */
+static int runs_hopper(const instance *i, fap_problem *p) {
+    device_copy c;
+    fa_cuda_launch launch;
+    const int ok = device_upload(p, &c) && i->launch(&c.args, &launch) == FA_OK && is_hopper(&launch);
+    device_free(&c);
+    return ok;
+}
+
+static void spare(fap_problem *p) { (void)p; }
+static int check(const instance *i, void change(fap_problem *), const char *format, ...) {
+    char line[512];
+    va_list list;
+    fap_problem p;
+    if (!due()) return 1;
+    va_start(list, format), vsnprintf(line, sizeof line, format, list), va_end(list);
+    fap_unit = 8;
+    if (!fap_build(&p, line, &i->cuda->info)) return 0;
+    change(&p);
+    const int ok = runs_hopper(i, &p) && device_forward(i->cuda, &p) && fap_judge(&p, i->cuda->info.name);
+    if (!ok) printf("#     %s: %s\n", i->cuda->info.name, line), cudaDeviceReset();
+    fap_free(&p);
+    return ok;
+}
+
+#define NEEDS_HOPPER \
+    if (!on_hopper()) FA_SKIP("the kernel is for sm_90a")
+
+/* ---- tiles ------------------------------------------------------------------------------- */
+
+/* Tiles have 128 or 192 rows, and 80, 112 or 128 keys. */
+FA_TEST(edges_of_tiles) {
+    static const int rows[] = {1, 63, 64, 65, 127, 128, 129, 191, 192, 193, 257};
+    static const int keys[] = {1, 79, 80, 81, 127, 128, 129, 160, 255, 256, 257};
+    NEEDS_HOPPER;
+    for (int q = 0; q < COUNT(rows); q++)
+        for (int k = q % 2; k < COUNT(keys); k += 2)
+            FA_EXPECT(check(&whole[(q + k) % COUNT(whole)], spare, "sq=%d sk=%d causal=%d seed=%d", rows[q],
+                            keys[k], (q + k) / 2 % 2, q));
+}
+
+FA_TEST(every_head_dim) {
+    NEEDS_HOPPER;
+    for (int n = 0; n < COUNT(instances); n++) {
+        FA_EXPECT(check(&instances[n], spare, "hq=2 sq=150 sk=530"));
+        if (instances[n].cuda->info.features & FA_CAUSAL)
+            FA_EXPECT(check(&instances[n], spare, "b=2 hq=4 hk=2 sq=200 sk=410 causal=1"));
+    }
+}
+
+/* Groups of heads that fill a box, and others, whose heads go alone. */
+FA_TEST(grouped_heads) {
+    static const int heads[][2] = {{2, 2}, {4, 2}, {8, 1}, {64, 1}, {6, 2}, {10, 2}, {65, 1}, {128, 1}};
+    NEEDS_HOPPER;
+    for (int n = 0; n < COUNT(heads); n++)
+        for (int w = 0; w < COUNT(whole); w++)
+            FA_EXPECT(check(&whole[w], spare, "b=2 hq=%d hk=%d sq=%d sk=%d causal=%d", heads[n][0],
+                            heads[n][1], 5 + 40 / heads[n][0] * w, 90 + 70 * w, n % 2));
+}
+
+FA_TEST(rows_without_keys) {
+    NEEDS_HOPPER;
+    for (int w = 0; w < COUNT(whole); w++)
+        for (int sk = 1; sk < 300; sk += 127)
+            FA_EXPECT(check(&whole[w], spare, "b=2 sq=300 sk=%d causal=1", sk));
+}
+
+/* ---- sequences, pages, windows ----------------------------------------------------------- */
+
+FA_TEST(varlen) {
+    static const char *const layouts[] = {"bshd", "padded", "qkv"};
+    NEEDS_HOPPER;
+    for (int n = 0; n < 4 * COUNT(whole); n++)
+        FA_EXPECT(check(&whole[n % COUNT(whole)], spare,
+                        "b=4 hq=4 hk=2 sq=170 sk=390 causal=%d varlen=%d used=%d seed=%d layout=%s", n % 2,
+                        n % 4 != 2, n % 3, n, layouts[n % COUNT(layouts)]));
+}
+
+/* seqused_q without cu_seqlens_q: rows behind the last are in the tensor, and must stay as they are. */
+FA_TEST(rows_that_are_not_used) {
+    NEEDS_HOPPER;
+    for (int n = 0; n < 12; n++)
+        FA_EXPECT(check(&whole[n % COUNT(whole)], spare,
+                        "b=3 hq=4 hk=2 sq=170 sk=190 used=1 causal=%d seed=%d", n / 3 % 2, n));
+}
+
+FA_TEST(pages) {
+    static const int sizes[] = {8, 16, 24, 48, 64, 128, 256};
+    NEEDS_HOPPER;
+    for (int n = 0; n < COUNT(sizes); n++)
+        for (int w = 0; w < COUNT(whole); w++) {
+            FA_EXPECT(
+                check(&whole[w], spare, "b=2 hq=4 hk=2 sq=90 sk=390 page=%d causal=%d", sizes[n], n % 2));
+            FA_EXPECT(
+                check(&whole[w], spare, "b=3 sq=90 sk=390 page=%d varlen=1 wl=100 seed=%d", sizes[n], n));
+        }
+}
+
+FA_TEST(windows) {
+    static const char *const windows[] = {"wl=9",   "wr=20",         "wl=130 wr=5",
+                                          "wl=200", "wl=300 wr=100", "wl=1 wr=1"};
+    NEEDS_HOPPER;
+    for (int n = 0; n < COUNT(windows); n++)
+        for (int w = 0; w < COUNT(whole); w++) {
+            FA_EXPECT(check(&whole[w], spare, "sq=300 sk=450 %s", windows[n]));
+            FA_EXPECT(check(&whole[w], spare, "hq=4 hk=1 sq=150 sk=700 causal=1 %s", windows[n]));
+        }
+}
+
+/* ---- softmax ----------------------------------------------------------------------------- */
+
+/* Scores that rise or fall along the keys, so that the reference moves in steps without a maximum, too. */
+static void scale_keys(fap_problem *p, double left, double right) {
+    for (int j = 0; j < p->spec.sk; j++)
+        for (int c = 0; c < p->spec.d; c++) {
+            const int64_t at = fap_at_k(p, &p->k, 0, j, 0) + c;
+            const double x = left + (right - left) * j / p->spec.sk;
+            fa_store(p->k.data, at, p->spec.kv, (float)(x * (double)fa_load(p->k.data, at, p->spec.kv)));
+        }
+}
+static void rising(fap_problem *p) { scale_keys(p, 0, 12); }
+static void falling(fap_problem *p) { scale_keys(p, 12, 0); }
+/* a key whose scores are infinite, where some row sees no other key of its first tile */
+static void infinite_key(fap_problem *p) {
+    fa_store(p->k.data, fap_at_k(p, &p->k, 0, p->spec.sk - 128, 0), p->spec.kv, -INFINITY);
+}
+
+FA_TEST(scores_that_drift) {
+    static void (*const changes[])(fap_problem *) = {rising, falling};
+    NEEDS_HOPPER;
+    for (int n = 0; n < COUNT(instances); n++)
+        for (int c = 0; c < COUNT(changes); c++)
+            FA_EXPECT(check(&instances[n], changes[c], "sq=70 sk=700 seed=%d causal=%d", n,
+                            (instances[n].cuda->info.features & FA_CAUSAL) != 0));
+}
+
+/* The first tile of a row has one key, or none: the step after it must still compute a maximum. */
+FA_TEST(rows_that_have_seen_nothing) {
+    NEEDS_HOPPER;
+    for (int w = 0; w < COUNT(whole); w++)
+        for (int sq = 120; sq <= 136; sq++) {
+            FA_EXPECT(check(&whole[w], spare, "sq=%d sk=640 causal=1 scale=2 seed=%d", sq, sq));
+            FA_EXPECT(check(&whole[w], spare, "sq=%d sk=560 causal=1 scale=2 seed=%d", sq, sq));
+        }
+    for (int w = 0; w < COUNT(whole); w++)
+        FA_EXPECT(check(&whole[w], infinite_key, "sq=128 sk=512 causal=1"));
+}
+
+#if !defined(FA_TEST_CORE)
+FA_TEST(scores) {
+    static const char *const lines[] = {"softcap=5", "alibi=1", "softcap=20 alibi=2 page=16",
+                                        "page=48 causal=1"};
+    const instance i = INSTANCE(bf16_80_scores);
+    NEEDS_HOPPER;
+    for (int n = 0; n < COUNT(lines); n++)
+        FA_EXPECT(check(&i, spare, "b=2 hq=4 hk=2 sq=90 sk=300 %s", lines[n]));
+    const instance sink = INSTANCE(f16_192_128);
+    FA_EXPECT(check(&sink, spare, "b=2 hq=4 hk=2 sq=90 sk=300 sink=1 causal=1"));
+}
+#endif
+
+static void infinite_values(fap_problem *p) {
+    for (int n = 0; n < 4; n++)
+        fa_store(p->v.data, fap_at_k(p, &p->v, 0, p->spec.sk - 1 - n * 37, 0) + 5 * n, p->spec.kv,
+                 n % 2 ? INFINITY : NAN);
+}
+FA_TEST(values_that_are_not_finite) {
+    NEEDS_HOPPER;
+    for (int w = 0; w < COUNT(whole); w++) {
+        FA_EXPECT(check(&whole[w], infinite_values, "sq=140 sk=300 causal=1"));
+        FA_EXPECT(check(&whole[w], infinite_values, "hq=2 sq=140 sk=300"));
+        FA_EXPECT(check(&whole[w], infinite_values, "hq=2 sq=140 sk=300 page=16 wl=50 wr=3"));
+    }
+}
+
+FA_TEST(random_problems) {
+    uint64_t rng = fat_seed;
+    NEEDS_HOPPER;
+    for (int n = 0; n < 40; n++) {
+        char line[512];
+        fap_problem p;
+        fap_random(line, &rng, FA_DEFAULT_FEATURES, 300, 400);
+        if (!due()) continue;
+        fap_unit = 8;
+        FA_REQUIRE(fap_build(&p, line, &whole[n % COUNT(whole)].cuda->info));
+        FA_EXPECT_MSG(device_forward(whole[n % COUNT(whole)].cuda, &p) && fap_judge(&p, "random"), "%s",
+                      line);
+        fap_free(&p);
+    }
+}
+
+/* ---- launches ---------------------------------------------------------------------------- */
+
+/* What this kernel does not do is left to the other one. */
+FA_TEST(other_kernel) {
+    static const char *const lines[] = {"scale=-0.5", "page=7", "page=20", "layout=bcast b=2", "sk=0"};
+    NEEDS_HOPPER;
+    for (int n = 0; n < COUNT(lines); n++) {
+        char line[128];
+        fap_problem p;
+        fap_unit = 8;
+        snprintf(line, sizeof line, "sq=70 sk=100 causal=1 %s", lines[n]);
+        FA_REQUIRE(fap_build(&p, line, &bf16_128_cuda_info.info));
+        FA_EXPECT_MSG(!runs_hopper(&whole[1], &p), "%s", line);
+        FA_EXPECT_MSG(device_forward(&bf16_128_cuda_info, &p) && fap_judge(&p, "other"), "%s", line);
+        fap_free(&p);
+    }
+}
+
+extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
+
+/* Products of the tiles that some row sees a key of, and of no other. */
+static double visible_macs(const fa_info *info, const fa_cuda_launch *tile, int sq, int sk, int causal) {
+    double macs = 0;
+    for (int first = 0; first < sq; first += tile->block_m) {
+        const int end = first + tile->block_m < sq ? first + tile->block_m : sq;
+        const int keys = causal && end + sk - sq < sk ? end + sk - sq : sk;
+        const int tiles = (keys + tile->block_n - 1) / tile->block_n;
+        macs += (double)tile->block_m * (tiles * tile->block_n) * (info->head_dim + info->head_dim_v);
+    }
+    return macs;
+}
+
+/* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees
+ * them. */
+FA_TEST(bytes_are_those_of_the_model) {
+    static const int shapes[][4] = {
+        {128, 128, 0}, {384, 512, 0}, {256, 512, 1}, {384, 384, 1}, {200, 203, 0}};
+    NEEDS_HOPPER;
+    if (!ptx_counter) FA_SKIP("only the PTX machine counts bytes");
+    for (int n = 0; n < COUNT(instances) * COUNT(shapes); n++) {
+        const instance *const i = &instances[n % COUNT(instances)];
+        const fa_info *const info = &i->cuda->info;
+        const int *const s = shapes[n / COUNT(instances)];
+        char line[128];
+        fap_problem p;
+        device_copy c;
+        fa_cuda_launch launch;
+        if (!due() || (s[2] && !(info->features & FA_CAUSAL))) continue;
+        fap_unit = 8, snprintf(line, sizeof line, "b=1 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]);
+        FA_REQUIRE(fap_build(&p, line, info) && device_upload(&p, &c));
+        FA_EXPECT(i->launch(&c.args, &launch) == FA_OK && is_hopper(&launch));
+        device_free(&c);
+        FA_EXPECT(device_forward(i->cuda, &p));
+        fap_free(&p);
+        const double bytes = (double)(ptx_counter("load_bytes") + ptx_counter("store_bytes") +
+                                      ptx_counter("tma_load_bytes") + ptx_counter("tma_store_bytes"));
+        const fa_io io = fa_io_model(1, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2],
+                                     launch.block_m, launch.block_n, 1, 0);
+        FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name,
+                      s[0], s[1], bytes, io.bytes_flash);
+        const double macs = (double)ptx_counter("mac_wgmma"),
+                     wanted = 2 * visible_macs(info, &launch, s[0], s[1], s[2]);
+        FA_EXPECT_MSG(macs == wanted, "%s %d x %d: %.0f products, wanted %.0f", info->name, s[0], s[1], macs,
+                      wanted);
+        FA_EXPECT(ptx_counter("mac_mma") == 0);
+        const double got = (double)ptx_counter("shared_wavefronts"),
+                     ideal = (double)ptx_counter("shared_wavefronts_ideal");
+        FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", info->name, got, ideal);
+    }
+}
+
+FA_TEST_MAIN
