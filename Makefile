@@ -131,6 +131,7 @@ fuzz: build/asan/fuzz_args ## random arguments under the sanitizers for FUZZ_SEC
 
 mutants: ## break the headers in one line at a time: does a test notice? (three quarters of an hour)
 	@sh tests/mutants.sh
+	@sh tests/spec_mutants.sh
 	@sh tests/cuda/mutants.sh
 
 gpu: ## on a machine with a GPU: CUDA tests, compute-sanitizer, benchmark next to PyTorch (ten minutes)

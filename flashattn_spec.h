@@ -823,10 +823,10 @@ typedef struct fa_trees {
 } fa_trees;
 
 /* Nodes of tree b: the first one's place in the arrays, and their number. */
-FAI_HD static inline int64_t fai_tree_first(const fa_trees *t, int64_t b) {
+FAI_HD static inline int64_t fa_tree_begin(const fa_trees *t, int64_t b) {
     return t->indptr ? t->indptr[b] : b * t->num_nodes;
 }
-FAI_HD static inline int32_t fai_tree_nodes(const fa_trees *t, int64_t b) {
+FAI_HD static inline int32_t fa_tree_count(const fa_trees *t, int64_t b) {
     return t->indptr ? t->indptr[b + 1] - t->indptr[b] : t->num_nodes;
 }
 
@@ -849,8 +849,8 @@ static inline void fai_check_trees(fai_spec_call *c, const fa_trees *t, int32_t 
         }
     }
     for (int32_t b = 0; b < t->batch && c->status == FA_OK && !c->device; b++) {
-        const int64_t first = fai_tree_first(t, b);
-        const int32_t nodes = fai_tree_nodes(t, b);
+        const int64_t first = fa_tree_begin(t, b);
+        const int32_t nodes = fa_tree_count(t, b);
         for (int32_t n = 0; n < nodes && c->status == FA_OK; n++) {
             const int32_t parent = t->parent[first + n];
             fai_spec_range(c, FA_ERR_TREE_PARENT, "trees.parent", first + n, parent, n ? 0 : -1, n - 1);
@@ -890,14 +890,6 @@ static inline void fai_want_array(fai_verdict *v, fa_status status, const char *
                                   size_t element) {
     if (!data || (uintptr_t)data % element)
         fai_refuse(v, status, field, -1, (double)((uintptr_t)data % element), 1, 0);
-}
-
-/* Where the nodes of tree b are in the arrays, and how many. */
-FAI_HD static inline int64_t fa_tree_begin(const fa_trees *t, int32_t b) {
-    return t->indptr ? t->indptr[b] : (int64_t)b * t->num_nodes;
-}
-FAI_HD static inline int32_t fa_tree_count(const fa_trees *t, int32_t b) {
-    return t->indptr ? t->indptr[b + 1] - t->indptr[b] : t->num_nodes;
 }
 
 /* Are these trees? vocab > 0: tokens are looked at too, and must be 0 .. vocab-1. */
@@ -1504,14 +1496,14 @@ static inline fai_spec_call fai_check_verify_tree(const fa_verify_args *a, int d
         fai_spec_bad(&c, FA_ERR_SPEC_RULE, "rule", -1, a->rule, 1, 0);
     if (c.status == FA_OK) fai_check_trees(&c, t, a->vocab, &deepest);
     if (c.status == FA_OK) {
-        const int64_t nodes = device ? (int64_t)t->batch * t->num_nodes : fai_tree_first(t, t->batch);
+        const int64_t nodes = device ? (int64_t)t->batch * t->num_nodes : fa_tree_begin(t, t->batch);
         const int mapped = a->draft_row && fai_rule_needs_draft(a->rule);
         if (mapped) {
             fai_spec_pointer(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", a->draft_row, 4, 1);
             fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "num_draft_rows", -1, a->num_draft_rows, 0, INT32_MAX);
             for (int64_t b = 0; b < t->batch && !device; b++)
-                for (int64_t first = fai_tree_first(t, b), n = 1;
-                     n < fai_tree_nodes(t, b) && c.status == FA_OK; n++) {
+                for (int64_t first = fa_tree_begin(t, b), n = 1;
+                     n < fa_tree_count(t, b) && c.status == FA_OK; n++) {
                     const int64_t parent = first + t->parent[first + n];
                     fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", parent, a->draft_row[parent], 0,
                                    a->num_draft_rows - 1);
@@ -1539,7 +1531,7 @@ static inline fa_status fa_verify_tree(const fa_verify_args *a, void *workspace,
     for (int64_t b = 0; b < t->batch; b++) {
         fai_request r;
         memset(&r, 0, sizeof r);
-        r.a = a, r.b = b, r.vocab = a->vocab, r.nodes = fai_tree_nodes(t, b), r.first = fai_tree_first(t, b);
+        r.a = a, r.b = b, r.vocab = a->vocab, r.nodes = fa_tree_count(t, b), r.first = fa_tree_begin(t, b);
         r.parent = t->parent + r.first, r.token = t->token + r.first + 1;
         if (needed) r.p = (uint64_t *)(((uintptr_t)workspace + 7) & ~(uintptr_t)7), r.q = r.p + r.vocab;
         fai_run_request(&r, a->max_out ? a->max_out : t->num_nodes);
@@ -3763,7 +3755,7 @@ FAI_ATOM fai_request fai_request_begin(const fai_spec_job *job, int64_t b) {
     r.a = &job->a, r.b = b, r.vocab = job->a.vocab;
     if (job->tree) {
         const fa_trees *const trees = &job->a.trees;
-        r.nodes = fai_tree_nodes(trees, b), r.first = fai_tree_first(trees, b);
+        r.nodes = fa_tree_count(trees, b), r.first = fa_tree_begin(trees, b);
         r.parent = trees->parent + r.first, r.token = trees->token + r.first + 1;
     } else {
         const fa_chains *const chains = &job->a.chains;

@@ -108,6 +108,8 @@ for n in $threads; do
         "$out/bench_cpu" $options --filter "$filter" --threads "$n" --csv "$out/cpu.csv" "$@" || status=1
     fi
 done
+build "$out/bench_spec" "$CC $warn $BENCH_CFLAGS -I. bench/bench_spec.c -o $out/bench_spec -lm" bench/bench_spec.c \
+    bench/bench.h flashattn_spec.h flashattn.h && "$out/bench_spec" --csv "$out/spec.csv" || status=1
 
 # One head, N = 2048: the speed of several threads against that of one.
 awk -F, '$6 == "flashattn" && $8 == 128 && $12 == 2048 && $20 > 0 && ($15 == "one-head" || $16 == 1 && $15 == "plain") {

@@ -335,6 +335,51 @@ FA_TEST(chains_in_three) { run(0, chain_rules, 5, large, 2, 10); }
 FA_TEST(trees_in_one_launch) { run(1, tree_rules, 5, small, 5, 24); }
 FA_TEST(trees_in_three) { run(1, tree_rules, 5, large, 2, 7); }
 
+/* One entry has all, or is none: at the ends of the parts into which statistics split a row. */
+FA_TEST(ends_of_parts) {
+    enum { V = 9000, LENGTH = 4544 };
+    static const int32_t at[] = {0, LENGTH - 1, LENGTH, V - 1};
+    for (int n = 0; n < 4; n++)
+        for (int kind = FA_LOGITS; kind <= FA_WEIGHTS; kind++)
+            for (int odd = 0; odd < 2; odd++) {
+                const float other = odd ? 1.0f / V : kind == FA_LOGITS ? -100.0f : 0;
+                fa_verify_args a;
+                memset(&a, 0, sizeof a);
+                float *rows = (float *)take(3 * V * 4);
+                int32_t *token = (int32_t *)take(4);
+                for (int i = 0; i < 3 * V; i++) rows[i] = i % V != at[n] ? other : odd ? NAN : 1.0f;
+                a.vocab = V, a.rule = FA_VERIFY_TOKEN, a.chains.batch = a.chains.num_tokens = 1;
+                token[0] = at[n], a.chains.token = token;
+                a.target.data = rows, a.draft.data = rows + 2 * V, a.target.kind = a.draft.kind = kind;
+                a.tokens = (int32_t *)take(8), a.num_out = (int32_t *)take(4), a.flags = (uint32_t *)take(4);
+                check(&a, 0, "ends of parts");
+                FA_EXPECT(a.num_out[0] == 2 - odd);
+                FA_EXPECT(a.flags[0] ==
+                          (odd ? FA_SPEC_BAD_TARGET | FA_SPEC_BAD_DRAFT | FA_SPEC_FALLBACK : 0u));
+                drop_all();
+            }
+}
+
+/* Entries that count as 0 far from the token, in rows that nobody has prepared: only the draw sees them. */
+FA_TEST(draws_judge_rows) {
+    enum { V = 9000 };
+    for (int side = 0; side < 2; side++) {
+        fa_verify_args a;
+        memset(&a, 0, sizeof a);
+        float *rows = (float *)take(3 * V * 4);
+        int32_t *token = (int32_t *)take(4);
+        for (int i = 0; i < 3 * V; i++) rows[i] = (i % 2 == i / (2 * V)) * 2.0f / V;
+        rows[side ? 2 * V + 5000 : 5001] = NAN;
+        token[0] = 1, a.chains.token = token;
+        a.vocab = V, a.rule = FA_VERIFY_TOKEN, a.chains.batch = a.chains.num_tokens = 1;
+        a.target.data = rows, a.draft.data = rows + 2 * V, a.target.kind = a.draft.kind = FA_PROBS;
+        a.tokens = (int32_t *)take(8), a.num_out = (int32_t *)take(4), a.flags = (uint32_t *)take(4);
+        check(&a, 0, "draws judge rows");
+        FA_EXPECT(a.num_out[0] == 1 && a.flags[0] == (side ? FA_SPEC_BAD_DRAFT : FA_SPEC_BAD_TARGET));
+        drop_all();
+    }
+}
+
 /* ---- samples ------------------------------------------------------------------------------- */
 
 FA_TEST(samples) {
