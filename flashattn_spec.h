@@ -3429,19 +3429,19 @@ FAI_ATOM fai_row fai_row_begin(const fa_rows *rows, int64_t index, int32_t vocab
 /* The largest of entries from .. to-1 as key and ~id: the first of equals is the largest number.  bad: does an
  * entry count as 0? */
 static __device__ uint64_t fai_team_top(fai_team *t, const fai_row *row, int32_t from, int32_t to, int *bad) {
-    uint64_t top = 0;
+    uint32_t top = 0;
+    int64_t best = threadIdx.x + (int64_t)from;
     int odd = 0;
-#pragma unroll 2
-    for (int64_t id = from + (int32_t)threadIdx.x; id < to; id += blockDim.x) {
+#pragma unroll 4
+    for (int64_t id = best; id < to; id += blockDim.x) {
         const float x = fai_row_load(row, id);
         const uint32_t key = fai_key_of(row->kind, x);
-        const uint64_t place = (uint64_t)key << 32 | ~(uint32_t)id;
         odd |= row->kind == FA_LOGITS ? key == 0 || key == 0xff800000u
                                       : fai_bad_weight(fai_bits_of(x), 0x7f800000u);
-        if (place > top) top = place;
+        if (key > top) top = key, best = id;
     }
     *bad = __syncthreads_or(odd);
-    return fai_team_max(t, top);
+    return fai_team_max(t, best < to ? (uint64_t)top << 32 | ~(uint32_t)best : 0);
 }
 FAI_ATOM int32_t fai_top_id(uint64_t top) { return (int32_t) ~(uint32_t)top; }
 
@@ -3614,9 +3614,10 @@ static __device__ int32_t fai_team_argmax(fai_team *t, const fai_row *row) {
 /* fai_weight, and does the entry count as 0 that is not? */
 FAI_ATOM uint64_t fai_weight_judged(const fai_row *row, int32_t id, int *bad) {
     if (row->kind != FA_PROBS) return fai_weight(row, id);
-    const uint32_t bits = fai_bits_of(((const float *)row->data)[id]);
+    const float x = ((const float *)row->data)[id];
+    const uint32_t bits = fai_bits_of(x);
     *bad |= fai_bad_weight(bits, 0x40000000u);
-    return bits >= 0x40000000u ? 0 : fai_fixed(bits, 0);
+    return bits >= 0x40000000u ? 0 : __float2ull_rn(x * 0x1p52f); /* fai_fixed: the product is exact */
 }
 /* Of a token that may be anything. */
 FAI_ATOM uint64_t fai_weight_of_token(const fai_row *row, int32_t token, int *bad) {
@@ -4484,7 +4485,9 @@ static inline fa_status fa_sample_cuda(const fa_sample_args *args, cudaStream_t 
     if (status != FA_OK) return status;
     fa_sample_args copy = *args;
     void *parameters[1] = {&copy};
-    fa_cuda_launch launch = {(const void *)fai_spec_sample_kernel, 0, FAI_SPEC_THREADS, 0, 0};
+    fa_cuda_launch launch;
+    memset(&launch, 0, sizeof launch);
+    launch.kernel = (const void *)fai_spec_sample_kernel, launch.block = FAI_SPEC_THREADS;
     launch.grid = (unsigned)(args->num_rows ? args->num_rows : args->batch);
     return fai_cuda_start(&errors, &launch, parameters, stream);
 }

@@ -423,6 +423,39 @@ FA_TEST(samples) {
     }
 }
 
+/* Of equal entries the first are kept: with the largest coin, the last of them is drawn. */
+FA_TEST(cuts_of_equals) {
+    enum { V = 2000, ROWS = 14 };
+    static const int32_t keep[ROWS] = {1, 2, 3, 31, 32, 33, 34, 511, 512, 513, 514, 1025, 1999, 2000};
+    for (int cut = 0; cut < 3; cut++) {
+        fa_sample_args a, d;
+        fa_error error;
+        memset(&a, 0, sizeof a), memset(&error, 0, sizeof error);
+        float *x = (float *)take(ROWS * V * 4), *top_p = (float *)take(ROWS * 4);
+        int32_t *top_k = (int32_t *)take(ROWS * 4);
+        uint64_t *coins = (uint64_t *)take(ROWS * 8);
+        for (int r = 0; r < ROWS; r++) {
+            coins[r] = UINT64_MAX, top_k[r] = keep[r], top_p[r] = ((float)keep[r] - 0.5f) / V;
+            if (cut == 2) top_p[r] = 0.5f; /* of what top-k has left */
+            for (int id = 0; id < V; id++) x[r * V + id] = 2;
+        }
+        a.batch = ROWS, a.vocab = V, a.rows.data = x, a.coins.coins = coins,
+        a.tokens = (int32_t *)take(ROWS * 4);
+        if (cut != 1) a.sampling.top_k = top_k;
+        if (cut != 0) a.sampling.top_p = top_p;
+        upload();
+        d = a, a.error = d.error = &error;
+        MOVE(const void, d.rows.data)
+        MOVE(int32_t, d.tokens)
+        d.sampling = sampling_there(d.sampling), d.coins = coins_there(d.coins);
+        FA_EXPECT(fa_sample(&a) == FA_OK && launched(fa_sample_cuda(&d, 0), &error) && same("equals"));
+        for (int r = 0; r < ROWS; r++)
+            FA_EXPECT_MSG(a.tokens[r] == (cut == 2 ? (keep[r] + 1) / 2 : keep[r]) - 1, "cut %d, %d: %d", cut,
+                          keep[r], a.tokens[r]);
+        drop_all();
+    }
+}
+
 /* ---- bytes --------------------------------------------------------------------------------- */
 
 extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
