@@ -68,8 +68,8 @@ trees    sibling-order                s/for (int32_t i = n - 1; i > 0; i--) next
 trees    mask-self                    s/row\[i \/ 32\] |= 1u << i % 32;/row[i \/ 32] |= i ? 1u << i % 32 : 0;/
 trees    mask-words                   s/const int64_t words = (t->num_nodes + 31) \/ 32;/const int64_t words = (t->num_nodes + 30) \/ 32;/
 trees    depth                        s/positions\[at + t->parent\[at + i\]\] + 1/positions[at + i - 1] + 1/
-trees    parent-equal                 s/parent < 0 || parent >= i : parent/parent < 0 || parent > i : parent/
-trees    root-any                     s/ : parent != -1)/ : 0)/
+trees    parent-equal                 s/parent, n ? 0 : -1, n - 1);/parent, n ? 0 : -1, n ? n : -1);/
+trees    root-any                     s/parent, n ? 0 : -1, n - 1);/parent, n ? 0 : -1, n ? n - 1 : 0);/
 trees    trie-sorted                  s/!(t->sorted \&\& t->key\[\*link\] > key)/1/
 trees    trie-room                    s/if (t->count == limit) return -1;/if (t->count > limit) return -1;/
 trees    greedy-tie                   s/x->order < y->order;/x->order > y->order;/

@@ -360,6 +360,37 @@ FA_TEST(ends_of_parts) {
             }
 }
 
+/* Ten siblings, most of them rejected: the residual is updated many times. */
+FA_TEST(many_siblings) {
+    enum { V = 24, NODES = 11 };
+    num_accepted = 0;
+    for (int round = 0; round < 60; round++) {
+        uint64_t s = fat_seed * 31 + (uint64_t)round;
+        fa_verify_args a;
+        memset(&a, 0, sizeof a);
+        float *p = (float *)take(NODES * V * 4), *q = (float *)take(V * 4);
+        int32_t *parent = (int32_t *)take(NODES * 4), *token = (int32_t *)take(NODES * 4),
+                *row = (int32_t *)take(NODES * 4);
+        uint64_t *coins = (uint64_t *)take(NODES * 8);
+        for (int i = 0; i < NODES * V; i++) p[i] = (float)((i % V < NODES ? 0.3 : 1) * fat_uniform(&s));
+        for (int i = 0; i < V; i++) q[i] = (float)fat_uniform(&s);
+        for (int n = 0; n < NODES; n++) {
+            parent[n] = n ? 0 : -1, token[n] = (n * 7 + round) % NODES, row[n] = 0;
+            coins[n] = UINT64_MAX - (fat_next(&s) >> (1 + n % 3));
+        }
+        a.vocab = V, a.rule = FA_VERIFY_WITH_REPLACEMENT + round % 2;
+        a.trees.batch = 1, a.trees.num_nodes = NODES, a.trees.parent = parent, a.trees.token = token;
+        a.target.data = p, a.draft.data = q, a.target.kind = a.draft.kind = FA_WEIGHTS;
+        a.draft_row = row, a.num_draft_rows = 1, a.coins.coins = coins;
+        a.tokens = (int32_t *)take(NODES * 4), a.num_out = (int32_t *)take(4);
+        a.accepted = (int32_t *)take(NODES * 4);
+        const int ok = check(&a, 1, "many siblings");
+        drop_all();
+        if (!ok) return;
+    }
+    FA_EXPECT(num_accepted > 5 && num_accepted < 55);
+}
+
 /* Entries that count as 0 far from the token, in rows that nobody has prepared: only the draw sees them. */
 FA_TEST(draws_judge_rows) {
     enum { V = 9000 };
