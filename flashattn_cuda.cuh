@@ -2386,7 +2386,7 @@ static inline int FA_(cuda_mask_mod)(int b, int h, int i, int j) {
 }
 #endif
 
-#define FAI_ROWS (FAI_TILE_M(FAI_ARCH) > 192 ? FAI_TILE_M(FAI_ARCH) : 192) /* of the larger kernel */
+#define FAI_TILE_ROWS (FAI_TILE_M(FAI_ARCH) > 192 ? FAI_TILE_M(FAI_ARCH) : 192) /* of the larger kernel */
 /* What the threads of a block have in common, in shared memory. Its rows are those of one key/value head:
  * row r is query r / group of head r % group, so the heads of a group share K and V, and few queries fill
  * a tile. */
@@ -2397,7 +2397,7 @@ typedef struct FAI_(tile) {
     int32_t infinite;                   /* >>hopper: V had elements that are not finite */
     fai_spot keys;                      /* >>hopper: where TMA finds K and V */
     fa_range any, all;                  /* keys of the block that some row sees, that all rows see */
-    uint32_t row[FAI_ROWS];             /* query - first, and (head - first_h) << 10 */
+    uint32_t row[FAI_TILE_ROWS];             /* query - first, and (head - first_h) << 10 */
 } FAI_(tile);
 
 /* Query and head of a row. */
@@ -5515,7 +5515,7 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_MT
 #undef FAI_BN
 #undef FAI_THREADS
-#undef FAI_ROWS
+#undef FAI_TILE_ROWS
 #undef FAI_HOPPER_LOW
 #undef FAI_HOPPER_HIGH
 #undef FAI_HOPPER_N
