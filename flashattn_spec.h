@@ -3426,8 +3426,8 @@ FAI_ATOM fai_row fai_row_begin(const fa_rows *rows, int64_t index, int32_t vocab
     return row;
 }
 
-/* The largest of entries from .. to-1 as key and ~id: the first of equals is the largest number.  bad: does an
- * entry count as 0? */
+/* The largest of entries from .. to-1 as key and ~id: the first of equals is the largest number.  bad: does
+ * an entry count as 0? */
 static __device__ uint64_t fai_team_top(fai_team *t, const fai_row *row, int32_t from, int32_t to, int *bad) {
     uint32_t top = 0;
     int64_t best = threadIdx.x + (int64_t)from;
@@ -3962,8 +3962,8 @@ static __device__ void fai_team_step_typical(fai_team *t, fai_request *r, int32_
     __syncthreads(); /* children are judged */
 }
 
-/* fai_run_request, its last draw maybe left to the next launch. One loop for all rules, so that the code which
- * fetches rows is there once: node is what to fetch, and
+/* fai_run_request, its last draw maybe left to the next launch. One loop for all rules, so that the code
+ * which fetches rows is there once: node is what to fetch, and
  *     GREEDY, TARGET_ONLY, TOKEN, .._REPLACEMENT  where the path has come to
  *     TYPICAL  each node that is accepted and has children; at last the best
  *     BLOCK    all places for their a, forward; then those for their Z, backward, or the end */
@@ -4362,7 +4362,8 @@ typedef struct fai_spec_pointer_of {
     const char *field;
 } fai_spec_pointer_of;
 
-static inline fa_status fai_spec_on_device(const fa_args *errors, const fai_spec_pointer_of *list, size_t count) {
+static inline fa_status fai_spec_on_device(const fa_args *errors, const fai_spec_pointer_of *list,
+                                           size_t count) {
     fa_status status = FA_OK;
     for (size_t n = 0; n < count && status == FA_OK; n++)
         status = fai_cuda_check_pointer(errors, list[n].data, list[n].field);
@@ -4447,8 +4448,8 @@ static inline size_t fa_verify_tree_cuda_workspace(const fa_verify_args *args) {
     return (size_t)fai_spec_plan(&job, args, 1, NULL);
 }
 
-/* fa_verify_chain and fa_verify_tree on the stream: the same outputs. max_out may not be less than the longest
- * output: what is beyond it is not written. */
+/* fa_verify_chain and fa_verify_tree on the stream: the same outputs. max_out may not be less than the
+ * longest output: what is beyond it is not written. */
 static inline fa_status fa_verify_chain_cuda(const fa_verify_args *args, void *workspace, size_t bytes,
                                              cudaStream_t stream) {
     return fai_verify_cuda(args, 0, workspace, bytes, stream);
