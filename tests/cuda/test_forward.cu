@@ -108,7 +108,8 @@ FA_TEST(varlen) {
 
 /* ---- features ---------------------------------------------------------------------------- */
 
-/* Alone, under a causal mask, and with grouped heads of sequences of different lengths. */
+/* Alone, under a causal mask, and with groups of 3 heads, so that all rows of a thread are of different heads, of
+ * sequences of different lengths. */
 FA_TEST(each_feature) {
     static const char *const features[] = {
         "wl=9",           "wr=20",   "wl=33 wr=5",
@@ -122,7 +123,7 @@ FA_TEST(each_feature) {
         for (int f = 0; f < COUNT(features); f++) {
             FA_EXPECT(check_case(full[n], "hq=2 sq=67 sk=133 seed=%d %s", f, features[f]));
             FA_EXPECT(check_case(full[n], "hq=2 sq=67 sk=133 causal=1 seed=%d %s", f, features[f]));
-            FA_EXPECT(check_case(full[n], "b=3 hq=4 hk=2 sq=40 sk=75 varlen=1 used=2 causal=%d seed=%d %s",
+            FA_EXPECT(check_case(full[n], "b=3 hq=6 hk=2 sq=27 sk=75 varlen=1 used=2 causal=%d seed=%d %s",
                                  f % 2, f, features[f]));
         }
 }
