@@ -612,9 +612,10 @@ static inline void fai_sums_drop(const fai_mass *m, fai_sums *s, int32_t id) {
 
 /* The id that holds unit floor(u total) of the mass; total must not be 0. */
 static inline int32_t fai_mass_draw(const fai_mass *m, const fai_sums *s, uint64_t coin) {
+    const int32_t last = (m->vocab - 1) / s->block;
     uint64_t unit = fai_mulhi(coin, s->total);
     int32_t n = 0;
-    for (; unit >= s->sum[n]; n++) unit -= s->sum[n];
+    for (; n < last && unit >= s->sum[n]; n++) unit -= s->sum[n];
     for (int32_t id = n * s->block;; id++) {
         if (m->num_skip && fai_skips(m, id)) continue;
         const uint64_t weight = fai_mass_at(m, id);
