@@ -65,7 +65,7 @@ check 'two units, a default stream per thread' units -arch=sm_80 --default-strea
 for arch in 80 86 89 90 90a 100 120; do
     check "sm_$arch" object cuda_a -gencode arch=compute_$arch,code=sm_$arch
 done
-for arch in 80 120; do
+for arch in 80 90a 100 120; do
     check "sm_$arch, all passes and the cache calls" object cuda_passes -gencode arch=compute_$arch,code=sm_$arch
 done
 check 'all passes, no external symbol' no_symbols cuda_passes
