@@ -54,6 +54,9 @@
               workspace begins with FA_CUDA_COUNTER_BYTES of counters: 0 before its first use, 0 again after every
               call, whatever its args. Calls that may run at the same time need workspaces of their own. One launch,
               or two for splits by split_keys of more than 1024 (batch, key/value head, 16 rows).
+              forward needs no workspace: NULL, 0 is right. On sm_90a it makes use of one of FA_CUDA_COUNTER_BYTES or
+              more, which begins with the same counters, and may be that of decode: blocks then take tiles when they
+              are free, and the results are the same bits.
 
     CONFIGURE, sticky, before any include, the first one or a later one. What they compile, once, takes the argument
               structs of flashattn.h, with pointers to device memory.
@@ -82,9 +85,11 @@
     HOPPER    Compiled for sm_90a (-gencode arch=compute_90a,code=sm_90a, alone or next to others), the
               forward pass has a second kernel, by TMA and wgmma, for head dims of 64 to 256; to 192 with
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
-              leaves to the other kernel: a negative softmax_scale, block masks, seqlen_k 0, strides of 0, and
-              pages whose size is no multiple of 8. It asks the runtime for the driver's cuTensorMapEncodeTiled
-              at every call; who has that function may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
+              leaves to the other kernel: strides of 0, and pages whose size is no multiple of 8, as TMA takes neither
+              in boxes that wgmma can read. It has up to two shapes, of which the launch takes one by counts (the rule,
+              and what the tiles are: is_other_shape, >>tiles). Tiles in which a block mask shows nothing are skipped.
+              It asks the runtime for the driver's cuTensorMapEncodeTiled at every call; who has that
+              function may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -543,6 +548,13 @@ FAI_ATOM void fai_stmatrix_x4(uint32_t address, uint32_t a, uint32_t b, uint32_t
                  : "memory");
 }
 
+/* threadIdx.x, read anew instead of kept in a register */
+FAI_ATOM int fai_tid(void) {
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
 FAI_ATOM void fai_bar_arrive(int id, int threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -709,6 +721,10 @@ typedef struct fa_cuda_maps {
     int32_t group;     /* heads whose rows make a tile: those that share K and V, or 1 */
     uint32_t section;  /* heads, or groups of them, whose tiles run side by side */
     int32_t page_rows; /* rows of a box of K or V */
+    uint32_t tiles;    /* of the queries of a head, or group */
+    uint32_t total;    /* of all heads */
+    uint32_t slots;    /* blocks that the GPU runs at once */
+    uint32_t *counter; /* of tiles that have been taken, 0 between calls; NULL: blocks take turns */
 } fa_cuda_maps;
 
 /* A launch that only wants doing: cudaLaunchKernel(kernel, grid, block, {args, &maps}, shared, stream). */
@@ -977,6 +993,23 @@ static inline fa_status fai_cuda_allow(const fa_args *args, const fa_cuda_launch
         (size_t)most < launch->shared)
         return fai_fail(args, FA_ERR_CUDA_SHARED, "shared memory", -1, (double)launch->shared, 0, most);
     return fai_cuda_status(args, e);
+}
+
+/* Blocks of the sm_90a forward kernel take tiles by a counter, the first of a workspace. */
+static inline void fai_cuda_count_tiles(fa_cuda_launch *launch, void *workspace) {
+    fa_cuda_maps *const m = &launch->maps;
+    if (m->total <= m->slots) return; /* each has one */
+    m->counter = (uint32_t *)(((uintptr_t)workspace + 15) & ~(uintptr_t)15);
+    launch->grid = m->slots;
+}
+
+/* Does this binary have a kernel of so many threads for this GPU? */
+static inline int fai_cuda_has_kernel(const void *kernel, int threads) {
+    struct cudaFuncAttributes attributes;
+    if (cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.maxThreadsPerBlock >= threads)
+        return 1;
+    (void)cudaGetLastError();
+    return 0;
 }
 
 static inline fa_status fai_cuda_start(const fa_args *args, const fa_cuda_launch *launch, void **parameters,
@@ -2276,8 +2309,13 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
 #endif
 #endif
+/* A second kernel, by shape: launch says when. Up to 64 dims for few queries: three blocks an SM, of one warpgroup, 74 KB
+ * and 168 registers a thread. Up to 128 dims for many keys that all rows see: more of them, as no mask needs registers. */
+#define FAI_HOPPER_FEW (FAI_DIM <= 64 && !FAI_HEAVY)
+#define FAI_HOPPER_WIDE (FAI_DIM > 64 && FAI_DIM <= 128 && !FAI_HEAVY)
+#define FAI_HOPPER_MOST (FAI_HOPPER_WIDE ? 176 : FAI_HOPPER_N) /* keys of the larger tile */
 #define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : 232)
-#define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 40)
+#define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 40) /* with 160 and 232: what the launch gives to all */
 
 /* Q, then the stages of K and V, [K V] [K V], each with two factors a key behind it if they have such; O of 16 bits takes
  * their place at the end; then what the threads have in common */
@@ -2396,6 +2434,9 @@ typedef struct FAI_(tile) {
     int32_t rows;                       /* that exist; behind them the last is repeated */
     int32_t infinite;                   /* >>hopper: V had elements that are not finite */
     fai_spot keys;                      /* >>hopper: where TMA finds K and V */
+    uint32_t n;                         /* >>hopper: tiles of this block before */
+    int32_t last;                       /* >>hopper: first key of the tile of K that comes first, the last one */
+    int32_t next_k[2], next_v[2];       /* >>hopper: that of the one after the tile in stage n, if block masks skip some */
     fa_range any, all;                  /* keys of the block that some row sees, that all rows see */
     uint32_t row[FAI_TILE_ROWS];             /* query - first, and (head - first_h) << 10 */
 } FAI_(tile);
@@ -2431,21 +2472,22 @@ FAI_HD static inline int64_t FAI_(tiles)(const fa_args *a, int rows) {
 }
 
 /* Tile `number`, of bm rows, of `group` heads that share K and V; head: where these are, counted in groups
- * through the batch. 0 if the sequence has no such rows. */
+ * through the batch. 0 if the sequence has no such rows. Done by threads 0, 1 .. step - 1, which then have to meet. */
 FAI_ATOM int FAI_(set_tile)(const fa_args *a, FAI_(tile) *t, const int bm, int32_t group, uint32_t number,
-                            uint32_t head) {
+                            uint32_t head, const int32_t thread, const int step) {
     const uint32_t heads = (uint32_t)(a->num_heads / group);
     const fa_sequence seq = FAI_(sequence)(a, (int32_t)(head / heads));
     const int32_t first_h = (int32_t)(head % heads) * group;
     const int64_t row0 = (int64_t)number * bm, rest = (int64_t)seq.len_q * group - row0;
     if (rest <= 0) return 0;
-    const int32_t rows = rest < bm ? (int32_t)rest : bm,
-                  own = (int32_t)threadIdx.x < rows ? (int32_t)threadIdx.x : rows - 1;
+    const int32_t rows = rest < bm ? (int32_t)rest : bm;
     const int32_t first = (int32_t)(row0 / group),
                   shift = (int32_t)(row0 % group); /* row 0: query and head */
-    if ((int)threadIdx.x < bm)
-        t->row[threadIdx.x] = (uint32_t)((shift + own) / group | (shift + own) % group << 10);
-    if (threadIdx.x == 0) {
+    for (int32_t r = thread; r < bm; r += step) {
+        const int32_t own = r < rows ? r : rows - 1;
+        t->row[r] = (uint32_t)((shift + own) / group | (shift + own) % group << 10);
+    }
+    if (thread == 0) {
         t->b = seq.b, t->len_q = seq.len_q, t->len_k = seq.len_k;
         t->head_k = first_h / (a->num_heads / fai_num_heads_k(a));
         t->first = first, t->first_h = first_h, t->rows = rows, t->infinite = 0;
@@ -2453,14 +2495,16 @@ FAI_ATOM int FAI_(set_tile)(const fa_args *a, FAI_(tile) *t, const int bm, int32
                        bottom = FAI_(keys)(a, t, first + (shift + rows - 1) / group);
         t->any.lo = top.lo, t->any.hi = bottom.hi, t->all.lo = bottom.lo, t->all.hi = top.hi;
     }
-    __syncthreads(); /* *t is written */
     return 1;
 }
 
 /* Tile `n` of the launch, of `most` rows of the heads that share K and V; 0 if there are no such rows. */
 FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t, uint32_t n, const int most) {
     const uint32_t tiles = (uint32_t)FAI_(tiles)(a, most);
-    return FAI_(set_tile)(a, t, most, a->num_heads / fai_num_heads_k(a), n % tiles, n / tiles);
+    if (!FAI_(set_tile)(a, t, most, a->num_heads / fai_num_heads_k(a), n % tiles, n / tiles, (int32_t)threadIdx.x, most))
+        return 0;
+    __syncthreads(); /* *t is written */
+    return 1;
 }
 
 /* ======================================================================================== */
@@ -3363,41 +3407,48 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 /* >>hopper   [FA3] the same for sm_90a: TMA, wgmma, warps that load and warps that compute  */
 /* ======================================================================================== */
 
-/*  Warpgroups 0 .. WGS - 1 compute 64 rows each. Of the last one, a thread copies by TMA, three warps mend V.
- *  K and V are rings of two stages, so that the product Q K of the next tile runs during a softmax:
+/*  Warpgroups 0 .. wgs - 1 compute 64 rows each. Of the last one, a warp copies by TMA, one finds the
+ *  tiles of queries, two mend V. K and V are rings of two stages, so that the product Q K of the next tile of bn keys runs
+ *  during a softmax:
  *
  *      copies     Q K0 K1 V0 K2 V1 ..
  *      products   S0 = Q K0 | S1 = Q K1, O += P0 V0 | S2 = Q K2, O += P1 V1 | .. | O += Pn Vn
  *      softmax              P0                      P1                      ..  Pn
  *
  *  One warpgroup issues its products while the others are in their softmax: they take turns.
- *  Shared memory: Q (later O) by warpgroup, K and V, in panels of 64 columns; barriers; the tile. */
+ *  A block computes one tile of queries after the other. What one is stands in one of two tile structs, so that K0, K1
+ *  and V0 of the next, and its Q where O has shared memory of its own, are on their way while O is stored.
+ *  The other shape, FAI_HOPPER_FEW, is one warpgroup that does everything, for one tile; three blocks an SM hide what
+ *  each waits for.
+ *  Shared memory: barriers and tile structs; K; V; Q by warpgroup; O, there or where Q was. In panels of 64 columns. */
 #define FAI_HOPPER_THREADS (FAI_HOPPER_WGS * 128 + 128)
-#define FAI_HOPPER_SIZES \
-    enum { \
-        D = FA_HEAD_DIM, \
-        DV = FA_HEAD_DIM_V, \
-        WGS = FAI_HOPPER_WGS, \
-        BM = WGS * 64, \
-        BN = FAI_HOPPER_N, \
-        Q_PANEL = 64 * 128, \
-        PANEL = BN * 128, \
-        Q_BYTES = FAI_PANELS(FAI_DIM) * Q_PANEL, \
-        K_BYTES = FAI_PANELS(D) * PANEL, \
-        V_BYTES = FAI_PANELS(DV) * PANEL, \
-        SQ = 0, \
-        SK = WGS * Q_BYTES, \
-        SV = SK + 2 * K_BYTES, \
-        BARS = SV + 2 * V_BYTES, \
-        TILE = BARS + 128 \
-    };
-/* mbarriers, from BARS on; those of stage 1 are 8 behind those of stage 0 */
+#define FAI_HOPPER_SIZES enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V, Q_PANEL = 64 * 128 };
+#define FAI_HOPPER_K_BYTES(bn) (FAI_PANELS(FA_HEAD_DIM) * (bn)*128) /* of a stage */
+#define FAI_HOPPER_V_BYTES(bn) (FAI_PANELS(FA_HEAD_DIM_V) * (bn)*128)
+#define FAI_HOPPER_TILES 128 /* behind the barriers */
+#define FAI_HOPPER_SK 2048
+#define FAI_HOPPER_SV(bn) (FAI_HOPPER_SK + 2 * FAI_HOPPER_K_BYTES(bn))
+#define FAI_HOPPER_SQ(bn) (FAI_HOPPER_SV(bn) + 2 * FAI_HOPPER_V_BYTES(bn))
+/* where O is next to Q, if it fits and the block has more than one tile; what all takes */
+#define FAI_HOPPER_SO(wgs, bn) (FAI_HOPPER_SQ(bn) + (wgs)*FAI_PANELS(FA_HEAD_DIM) * 64 * 128)
+#define FAI_HOPPER_BOTH(wgs, bn) (FAI_HOPPER_SO(wgs, bn) + (wgs)*FAI_PANELS(FA_HEAD_DIM_V) * 64 * 128)
+#define FAI_HOPPER_OWN_O(wgs, bn) ((wgs) > 1 && FAI_HOPPER_BOTH(wgs, bn) <= 227 * 1024)
+#define FAI_HOPPER_Q_BYTES(wgs, bn) \
+    (FAI_PANELS(FAI_HOPPER_OWN_O(wgs, bn) ? FA_HEAD_DIM : FAI_DIM) * 64 * 128) /* of a warpgroup */
+#define FAI_HOPPER_SHARED(wgs, bn) \
+    (FAI_HOPPER_OWN_O(wgs, bn) ? FAI_HOPPER_BOTH(wgs, bn) \
+                               : FAI_HOPPER_SQ(bn) + (wgs)*FAI_HOPPER_Q_BYTES(wgs, bn))
+FA_STATIC_ASSERT(FAI_HOPPER_TILES + 2 * sizeof(FAI_(tile)) <= FAI_HOPPER_SK, "flashattn_cuda.cuh: FAI_HOPPER_SK");
+/* mbarriers; those of stage 1, or of the other tile struct, are 8 behind those of stage 0 */
 #define FAI_Q_FULL 0
-#define FAI_K_FULL 8
-#define FAI_K_EMPTY 24
-#define FAI_V_FULL 40
-#define FAI_V_EMPTY 56
-#define FAI_V_RAW 72 /* V is there, but has to be mended */
+#define FAI_Q_EMPTY 8
+#define FAI_TILE_FULL 16
+#define FAI_TILE_EMPTY 32
+#define FAI_K_FULL 48
+#define FAI_K_EMPTY 64
+#define FAI_V_FULL 80
+#define FAI_V_EMPTY 96
+#define FAI_V_RAW 112 /* V is there, but has to be mended */
 /* named barriers; 0 is __syncthreads */
 #define FAI_BAR_TURN 1                        /* + warpgroup: it may issue products */
 #define FAI_BAR_WG (1 + FAI_HOPPER_WGS)       /* + warpgroup: its threads */
@@ -3405,137 +3456,282 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 #define FAI_BAR_ALL (2 + 2 * FAI_HOPPER_WGS)  /* all that compute */
 
 FAI_ATOM int FAI_(drops)(const fa_args *a) { return FAI_HAS(FA_DROPOUT) && a->dropout_p > 0; }
+FAI_ATOM int FAI_(skips)(const fa_args *a) { return FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data; }
 FAI_ATOM float FAI_(scale)(const fa_args *a) {
-    return fmaxf(a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)FA_HEAD_DIM), 1e-37f);
+    const float x = a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)FA_HEAD_DIM);
+    return copysignf(fmaxf(fabsf(x), 1e-37f), x);
 }
 
-/* Keys of the tiles, right to left: first = last, last - BN .. end; none if last < end. */
-typedef struct FAI_(walk) {
-    int32_t last, end;
-} FAI_(walk);
+/* Keys of the tiles, right to left: t->last .. first_tile; none if t->last is less. */
+FAI_ATOM int32_t FAI_(first_tile)(const FAI_(tile) *t, const int bn) { return t->any.lo / bn * bn; }
 
-FAI_ATOM FAI_(walk) FAI_(walk_of)(const FAI_(tile) *t) {
-    FAI_HOPPER_SIZES
-    const int32_t lo = t->any.lo, hi = t->any.hi;
-    FAI_(walk) w = {(hi - 1) / BN * BN, lo / BN * BN};
-    if (lo >= hi) w.last = w.end - BN;
-    return w;
+/* ---- what the warps that load have to find ----------------------------------------------- */
+
+/* The tile of bn keys from `first` on, or the next to the left, in which some row sees a key; less than end if there is
+ * none. All lanes of a warp ask. */
+FAI_ATOM int32_t FAI_(seen)(const fa_args *a, const FAI_(tile) *t, int32_t first, int32_t end, const int bn) {
+    if (!FAI_(skips)(a)) return first;
+    const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
+#pragma unroll 1
+    for (; first >= end; first -= bn) {
+        const int32_t stop = first + bn < t->any.hi ? first + bn : t->any.hi;
+        int visible = 0;
+#pragma unroll 1
+        for (int32_t r = (int32_t)threadIdx.x % 32; r < t->rows && !visible; r += 32) {
+            const FAI_(row) at = FAI_(find)(t, r);
+            for (int32_t j = first; j < stop && !visible;
+                 j = (j / a->block_mask.block_k + 1) * a->block_mask.block_k)
+                visible = fa_block_visible(a, &seq, at.h, at.i, j);
+        }
+        if (__any_sync(~0u, visible)) break;
+    }
+    return first;
+}
+
+/* Tile `number` of all. Those of `section` heads, whose K and V fit in L2, are interleaved; the last tile of each head
+ * goes first: under a causal mask it is the longest. By threads 0 .. step - 1. */
+FAI_ATOM int FAI_(hopper_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, const int bm,
+                               uint32_t number, const int32_t thread, const int step) {
+    const uint32_t heads = m->total / m->tiles, section = number / (m->section * m->tiles),
+                   rest = number % (m->section * m->tiles);
+    const uint32_t left = heads - section * m->section, wide = left < m->section ? left : m->section;
+    return FAI_(set_tile)(a, t, bm, m->group, m->tiles - 1 - rest / wide, section * m->section + rest % wide,
+                          thread, step);
+}
+
+/* The rest of *t, when all threads have done that: by one warp. */
+FAI_ATOM void FAI_(set_keys)(const fa_args *a, FAI_(tile) *t, uint32_t n, const int bn) {
+    const int32_t lo = t->any.lo, hi = t->any.hi, end = FAI_(first_tile)(t, bn);
+    const int32_t last = lo < hi ? FAI_(seen)(a, t, (hi - 1) / bn * bn, end, bn) : end - bn;
+    if (threadIdx.x % 32 == 0) {
+        const fa_sequence seq = FAI_(sequence)(a, t->b);
+        t->keys = fai_spot_k(a, &seq), t->last = last, t->n = n;
+    }
+}
+
+/* The number of the tile after this block's first `round`. With a counter the first block that is free takes the longest
+ * tile that is left; that is asked m->total times in all, which brings the counter back to 0. Without, the order of the
+ * blocks changes from round to round, so that none always gets the longer one. */
+FAI_ATOM uint32_t FAI_(number_of)(const fa_cuda_maps *m, uint32_t round) {
+    const uint32_t blocks = gridDim.x, own = blockIdx.x;
+    if (m->counter) return blocks + fai_atom_global_inc_u32(m->counter, m->total - 1);
+    return round * blocks + (round % 2 ? blocks - 1 - own : own);
+}
+
+/* A warp finds the tiles of this block that have rows, and tells the others; rows 0: there is none any more. */
+FAI_ATOM void FAI_(find_tiles)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps *m, uint32_t shared,
+                               const int wgs, const int bn) {
+    const int32_t lane = (int32_t)threadIdx.x % 32;
+    uint32_t number = blockIdx.x, round = 1;
+    int found;
+    for (uint32_t n = 0;; n++) {
+        FAI_(tile) *const t = tiles + n % 2;
+        fai_mbarrier_try_wait_parity(shared + FAI_TILE_EMPTY + n % 2 * 8, n / 2 % 2 ^ 1); /* *t may be written */
+        for (found = 0; !found && number < m->total; round++) {
+            found = FAI_(hopper_tile)(a, t, m, wgs * 64, number, lane, 32);
+            if (lane == 0) number = FAI_(number_of)(m, round);
+            number = __shfl_sync(~0u, number, 0);
+        }
+        __syncwarp(); /* *t is written, but for the keys */
+        if (found)
+            FAI_(set_keys)(a, t, n, bn);
+        else if (lane == 0)
+            t->rows = 0;
+        if (lane == 0) fai_mbarrier_arrive(shared + FAI_TILE_FULL + n % 2 * 8);
+        if (!found) return;
+    }
 }
 
 /* ---- the warps that load ----------------------------------------------------------------- */
 
 /* The tile of K or V from key `first` on, whose barrier is told; pages: by boxes that lie in one. */
 FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m,
-                            const CUtensorMap *map, int32_t first, uint32_t to, uint32_t bar, const int dim) {
-    FAI_HOPPER_SIZES
+                            const CUtensorMap *map, int32_t first, uint32_t to, uint32_t bar, const int dim,
+                            const int wgs, const int bn) {
     const int32_t head = t->head_k;
-    fai_mbarrier_arrive_expect_tx(bar, FAI_PANELS(dim) * PANEL);
-    if (FAI_HAS(FA_PAGED) && a->block_table) {
+    const uint32_t panel = bn * 128;
+    fai_mbarrier_arrive_expect_tx(bar, FAI_PANELS(dim) * panel);
+    if (FAI_HAS(FA_PAGED) && bn == FAI_HOPPER_N && wgs == FAI_HOPPER_WGS && a->block_table) { /* other shapes: none */
         const int32_t rows = m->page_rows, size = a->page_size;
         const int32_t *const table = a->block_table + t->b * fai_table_stride(a);
 #pragma unroll 1
-        for (const uint32_t end = to + PANEL; to < end; to += rows * 128, first += rows) {
+        for (const uint32_t end = to + panel; to < end; to += rows * 128, first += rows) {
             /* pages that no row sees may not exist: a neighbour instead, which will be masked */
             int32_t j = first < t->any.hi ? first : t->any.hi - 1;
             j = j + rows > t->any.lo ? j : t->any.lo;
             const int32_t number = j / size, x = (j - number * size) / rows * rows, page = table[number];
 #pragma unroll
             for (int p = 0; p < FAI_PANELS(dim); p++)
-                fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head, x, page, 0);
+                fai_cp_async_bulk_tensor_5d_load(to + p * panel, map, bar, p * 64, head, x, page, 0);
         }
         return;
     }
 #pragma unroll
     for (int p = 0; p < FAI_PANELS(dim); p++)
-        fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head, t->keys.x + first, t->keys.y,
+        fai_cp_async_bulk_tensor_5d_load(to + p * panel, map, bar, p * 64, head, t->keys.x + first, t->keys.y,
                                          t->keys.z);
 }
 
-/* Must V of this tile be mended? The same for all warpgroups. */
-FAI_ATOM int FAI_(is_mended)(const fa_args *a, const FAI_(tile) *t, int32_t first) {
+FAI_ATOM void FAI_(copy_q)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
+                           const int wgs, const int bn) {
     FAI_HOPPER_SIZES
-    return FAI_(is_masked)(a) || FAI_(drops)(a) || first < t->all.lo || first + BN > t->all.hi;
-}
-
-/* One thread copies Q and all the tiles of K and, one behind, of V. */
-FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared) {
-    FAI_HOPPER_SIZES
-    const FAI_(walk) walk = FAI_(walk_of)(t);
-    const uint32_t bars = shared + BARS;
-    if (walk.last < walk.end) return;
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const fai_spot q = fai_spot_q(a, &seq);
-    t->keys = fai_spot_k(a, &seq); /* registers are few here */
-    fai_mbarrier_arrive_expect_tx(bars + FAI_Q_FULL, WGS * FAI_PANELS(D) * Q_PANEL);
+    fai_mbarrier_arrive_expect_tx(shared + FAI_Q_FULL, wgs * FAI_PANELS(D) * Q_PANEL);
 #pragma unroll 1
-    for (int n = 0; n < WGS; n++)
+    for (int n = 0; n < wgs; n++)
 #pragma unroll
         for (int p = 0; p < FAI_PANELS(D); p++)
-            fai_cp_async_bulk_tensor_5d_load(shared + SQ + n * Q_BYTES + p * Q_PANEL, &m->q,
-                                             bars + FAI_Q_FULL, p * 64, t->first_h,
-                                             q.x + t->first + n * (64 / m->group), q.y, q.z);
-    uint32_t stage = 0, empty = 1; /* of the tile of K; parity of "it may be filled", which it may at first */
+            fai_cp_async_bulk_tensor_5d_load(
+                shared + FAI_HOPPER_SQ(bn) + n * FAI_HOPPER_Q_BYTES(wgs, bn) + p * Q_PANEL, &m->q,
+                shared + FAI_Q_FULL, p * 64, t->first_h, q.x + t->first + n * (64 / m->group), q.y, q.z);
+}
+
+FAI_ATOM void FAI_(copy_k)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
+                           int32_t first, uint32_t stage, const int wgs, const int bn) {
+    FAI_(copy_kv)(a, t, m, &m->k, first, shared + FAI_HOPPER_SK + stage * FAI_HOPPER_K_BYTES(bn),
+                  shared + FAI_K_FULL + 8 * stage, FA_HEAD_DIM, wgs, bn);
+}
+FAI_ATOM void FAI_(copy_v)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
+                           int32_t first, uint32_t stage, uint32_t bar, const int wgs, const int bn) {
+    FAI_(copy_kv)(a, t, m, &m->v, first, shared + FAI_HOPPER_SV(bn) + stage * FAI_HOPPER_V_BYTES(bn),
+                  shared + bar + 8 * stage, FA_HEAD_DIM_V, wgs, bn);
+}
+
+/* Must V of this tile be mended? The same for all warpgroups. */
+FAI_ATOM int FAI_(is_mended)(const fa_args *a, const FAI_(tile) *t, int32_t first, const int bn) {
+    return FAI_(is_masked)(a) || FAI_(drops)(a) || first < t->all.lo || first + bn > t->all.hi;
+}
+
+/* Copies Q and all the tiles of K and, one behind, of V. n: tiles of queries before; ring: tiles of keys before, those of
+ * this one included when it returns. */
+FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
+                                  uint32_t n, uint32_t ring, const int wgs, const int bn) {
+    const int32_t end = FAI_(first_tile)(t, bn), leads = threadIdx.x % 32 == 0;
+    int32_t first = t->last, next = first, before = 0;
+    if (first < end) { /* nothing to multiply */
+        fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
+        if (leads) fai_mbarrier_arrive(shared + FAI_Q_FULL);
+        return ring;
+    }
 #pragma unroll 1
-    for (int32_t first = walk.last; first >= walk.end - BN; first -= BN) {
-        if (first >= walk.end) {
-            fai_mbarrier_try_wait_parity(bars + FAI_K_EMPTY + 8 * stage, empty);
-            FAI_(copy_kv)(a, t, m, &m->k, first, shared + SK + stage * K_BYTES, bars + FAI_K_FULL + 8 * stage,
-                          D);
+    for (int step = 0;; step++, ring++, before = first, first = next) {
+        const uint32_t stage = ring % 2, other = stage ^ 1;
+        if (first >= end) {
+            next = FAI_(seen)(a, t, first - bn, end, bn);
+            fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
+            if (leads) {
+                if (FAI_(skips)(a)) t->next_k[stage] = next;
+                FAI_(copy_k)(a, t, m, shared, first, stage, wgs, bn);
+            }
         }
-        stage ^= 1;
-        if (first < walk.last) {
-            const uint32_t full = FAI_(is_mended)(a, t, first + BN) ? FAI_V_RAW : FAI_V_FULL;
-            fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY + 8 * stage, stage ? empty ^ 1 : empty);
-            FAI_(copy_kv)(a, t, m, &m->v, first + BN, shared + SV + stage * V_BYTES, bars + full + 8 * stage,
-                          DV);
+        if (step) {
+            const uint32_t full = FAI_(is_mended)(a, t, before, bn) ? FAI_V_RAW : FAI_V_FULL;
+            fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY + 8 * other, (ring - 1) / 2 % 2 ^ 1);
+            if (leads) {
+                if (FAI_(skips)(a)) t->next_v[other] = first;
+                FAI_(copy_v)(a, t, m, shared, before, other, full, wgs, bn);
+            }
         }
-        empty ^= stage ^ 1;
+        if (step == (n != 0)) { /* it is free later than the stages */
+            fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
+            if (leads) FAI_(copy_q)(a, t, m, shared, wgs, bn);
+        }
+        if (first < end) return ring;
     }
 }
 
-/* Three warps make rows of V that no row of the tile sees zeros, and what is not finite, too, as in
- * make_finite: in tiles that are masked, before they may be used. */
-FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *t, uint32_t shared) {
-    FAI_HOPPER_SIZES
-    const FAI_(walk) walk = FAI_(walk_of)(t);
-    const uint32_t bars = shared + BARS, thread = threadIdx.x % 128 - 32;
-    uint32_t stage = 0, raw = 0; /* raw: bit n: parity of V_RAW of stage n */
+/* A warp copies what the others multiply. */
+FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps *m, uint32_t shared,
+                            const int wgs, const int bn) {
+    uint32_t ring = 0;
 #pragma unroll 1
-    for (int32_t first = walk.last; first >= walk.end; first -= BN, stage ^= 1) {
-        if (!FAI_(is_mended)(a, t, first)) continue;
-        fai_mbarrier_try_wait_parity(bars + FAI_V_RAW + 8 * stage, raw >> stage & 1); /* V may be read */
-        raw ^= 1u << stage;
-        int found = 0;
+    for (uint32_t n = 0;; n++) {
+        FAI_(tile) *const t = tiles + n % 2;
+        fai_mbarrier_try_wait_parity(shared + FAI_TILE_FULL + n % 2 * 8, n / 2 % 2); /* *t may be read */
+        if (t->rows == 0) return;
+        ring = FAI_(copy_tile)(a, t, m, shared, n, ring, wgs, bn);
+        __syncwarp(); /* the warp no longer reads *t */
+        if (threadIdx.x % 32 == 0) fai_mbarrier_arrive(shared + FAI_TILE_EMPTY + n % 2 * 8);
+    }
+}
+
+/* Makes rows of V that no row of the tile sees zeros, and what is not finite, too, as in make_finite: by threads
+ * 0 .. step - 1. 1 if this thread found such an element. */
+FAI_ATOM int FAI_(mend_stage)(const FAI_(tile) *t, uint32_t sv, int32_t first, uint32_t thread, const int step,
+                              const int bn) {
+    int found = 0;
 #pragma unroll 1
-        for (uint32_t c = thread; c < V_BYTES / 16; c += 96) {
-            const uint32_t at = shared + SV + stage * V_BYTES + c * 16;
-            const int32_t j = first + (int32_t)(c / 8 % BN);
-            if (j < t->any.lo || j >= t->any.hi)
-                fai_st_shared_v4_b32(at, make_uint4(0, 0, 0, 0));
-            else
-                found |= FAI_(make_chunk_finite)(at);
+    for (uint32_t c = thread; c < FAI_HOPPER_V_BYTES(bn) / 16; c += step) {
+        const int32_t j = first + (int32_t)(c / 8 % bn);
+        if (j < t->any.lo || j >= t->any.hi)
+            fai_st_shared_v4_b32(sv + c * 16, make_uint4(0, 0, 0, 0));
+        else
+            found |= FAI_(make_chunk_finite)(sv + c * 16);
+    }
+    fai_fence_proxy_async(); /* what is written here is what wgmma will read */
+    return found;
+}
+
+/* Two warps mend V of tiles that are masked, before it may be used. */
+FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, const int bn) {
+    const uint32_t thread = threadIdx.x % 64;
+    uint32_t ring = 0, raw = 0; /* tiles of keys so far; bit n: parity of V_RAW of stage n */
+#pragma unroll 1
+    for (uint32_t n = 0;; n++) {
+        FAI_(tile) *const t = tiles + n % 2;
+        fai_mbarrier_try_wait_parity(shared + FAI_TILE_FULL + n % 2 * 8, n / 2 % 2); /* *t may be read */
+        if (t->rows == 0) return;
+        const int32_t end = FAI_(first_tile)(t, bn);
+#pragma unroll 1
+        for (int32_t first = t->last, next; first >= end; first = next, ring++) {
+            const uint32_t stage = ring % 2;
+            next = first - bn;
+            if (!FAI_(is_mended)(a, t, first, bn)) continue;
+            fai_mbarrier_try_wait_parity(shared + FAI_V_RAW + 8 * stage, raw >> stage & 1); /* V may be read */
+            raw ^= 1u << stage;
+            if (FAI_(skips)(a)) next = t->next_v[stage];
+            int found = FAI_(mend_stage)(t, shared + FAI_HOPPER_SV(bn) + stage * FAI_HOPPER_V_BYTES(bn), first,
+                                         thread, 64, bn);
+            found = fai_bar_red_or(FAI_BAR_MEND, 64, found);
+            if (thread == 0) {
+                if (found) t->infinite = 1;
+                fai_mbarrier_arrive(shared + FAI_V_FULL + 8 * stage);
+            }
         }
-        fai_fence_proxy_async(); /* what is written here is what wgmma will read */
-        found = fai_bar_red_or(FAI_BAR_MEND, 96, found);
-        if (thread == 0) {
-            if (found) t->infinite = 1;
-            fai_mbarrier_arrive(bars + FAI_V_FULL + 8 * stage);
-        }
+        __syncwarp(); /* the warp no longer reads *t */
+        if (thread % 32 == 0) fai_mbarrier_arrive(shared + FAI_TILE_EMPTY + n % 2 * 8);
     }
 }
 
 /* ---- the warpgroups that compute --------------------------------------------------------- */
 
+/* x, the same in all lanes, where it waits for the end of the loops: a shuffle tells ptxas to take a uniform register. Three
+ * warpgroups have these to spare, two have others. */
+FAI_ATOM int32_t FAI_(put_by)(int32_t x) { return FAI_HOPPER_WGS == 3 ? __shfl_sync(~0u, x, 0) : x; }
+
 /* What a warpgroup needs in every step. */
 typedef struct FAI_(group) {
-    uint64_t dq, dk, dv;    /* descriptors, of stage 0 */
-    uint32_t bars;          /* mbarriers */
-    int32_t turn, next, wg; /* named barriers: its turn, that of the next warpgroup; its number */
-    int32_t leads;          /* this thread speaks for all */
-    int32_t row;            /* first of the thread's rows */
-    int32_t lo, hi;         /* keys that all its rows see */
-    float scale_log2;       /* of S to log2 units */
+    uint64_t dq, dk, dv;     /* descriptors, of stage 0 */
+    uint32_t shared;         /* memory */
+    int32_t turn, next;      /* named barriers: its turn, that of the next warpgroup */
+    int32_t leads;           /* this thread speaks for all */
+    int32_t row;             /* first of the thread's rows */
+    int32_t lo, hi;          /* keys that all its rows see */
+    float scale_log2;        /* of S to log2 units */
 } FAI_(group);
+
+FAI_ATOM FAI_(group) FAI_(group_of)(const fa_args *a, uint32_t shared, int wg, const int wgs, const int bn) {
+    FAI_(group) g;
+    g.shared = shared, g.dq = fai_descriptor(shared + FAI_HOPPER_SQ(bn) + wg * FAI_HOPPER_Q_BYTES(wgs, bn), 16);
+    g.dk = fai_descriptor(shared + FAI_HOPPER_SK, 16);
+    g.dv = fai_descriptor(shared + FAI_HOPPER_SV(bn), bn * 128);
+    g.turn = FAI_BAR_TURN + wg, g.next = FAI_BAR_TURN + (wg + 1 == wgs ? 0 : wg + 1);
+    g.leads = threadIdx.x % 128 == 0;
+    g.row = (int)threadIdx.x / 32 * 16 + FAI_C_ROW((int)threadIdx.x % 32, 0);
+    g.lo = 0, g.hi = 0, g.scale_log2 = FAI_(scale)(a) * FAI_LOG2E;
+    return g;
+}
 
 /* A stage, and how to get from one to the other without a multiplication. */
 typedef struct FAI_(stage) {
@@ -3544,34 +3740,64 @@ typedef struct FAI_(stage) {
     uint32_t parity; /* bit 31 */
 } FAI_(stage);
 
-FAI_ATOM FAI_(stage) FAI_(next_stage)(const FAI_(group) *g, FAI_(stage) s) {
-    FAI_HOPPER_SIZES
-    FAI_(stage) n = {2 * g->bars + 8 - s.bars, K_BYTES / 16 - s.k, V_BYTES / 16 - s.v, s.parity + (1u << 30)};
-    if (K_BYTES == V_BYTES) n.v = n.k;
+FAI_ATOM FAI_(stage) FAI_(next_stage)(const FAI_(group) *g, FAI_(stage) s, const int bn) {
+    FAI_(stage) n = {2 * g->shared + 8 - s.bars, FAI_HOPPER_K_BYTES(bn) / 16 - s.k,
+                     FAI_HOPPER_V_BYTES(bn) / 16 - s.v, s.parity + (1u << 30)};
+    if (FAI_HOPPER_K_BYTES(bn) == FAI_HOPPER_V_BYTES(bn)) n.v = n.k;
     return n;
+}
+
+/* the stage that the first one comes after */
+FAI_ATOM FAI_(stage) FAI_(stage_before)(uint32_t shared, const int bn) {
+    FAI_(stage) s = {shared + 8, (uint32_t)FAI_HOPPER_K_BYTES(bn) / 16, (uint32_t)FAI_HOPPER_V_BYTES(bn) / 16, 3u << 30};
+    return s;
 }
 
 FAI_ATOM void FAI_(wait)(uint32_t bar, FAI_(stage) s) {
     fai_mbarrier_try_wait_parity(s.bars + bar, s.parity >> 31);
 }
 
-/* S = Q K^T, issued: s (BN/8, C4) */
-FAI_ATOM void FAI_(issue_qk)(float s[FAI_HOPPER_N / 2], uint64_t dq, uint64_t dk) {
+/* First key of the tile after the one whose K is in stage s, and there. */
+FAI_ATOM int32_t FAI_(following)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g, FAI_(stage) s,
+                                 int32_t first, const int bn) {
+    return FAI_(skips)(a) ? __shfl_sync(~0u, t->next_k[s.bars != g->shared], 0) : first - bn;
+}
+
+/* K, V of the tile from `first` on are no longer needed. A warpgroup that is alone copies, in their place, those of the
+ * tile after the next. Of a block mask all warps must have read where the next tile is. */
+FAI_ATOM void FAI_(free_k)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, const FAI_(group) *g,
+                           FAI_(stage) s, int32_t first, const int wgs, const int bn) {
+    const int speaks = FAI_HAS(FA_BLOCK_MASK) ? threadIdx.x % 32 == 0 : g->leads;
+    if (FAI_HAS(FA_BLOCK_MASK)) __syncwarp(); /* all lanes have */
+    if (wgs > 1 && speaks) fai_mbarrier_arrive(s.bars + FAI_K_EMPTY);
+    if (wgs == 1 && speaks && first - 2 * bn >= FAI_(first_tile)(t, bn))
+        FAI_(copy_k)(a, t, m, g->shared, first - 2 * bn, s.bars != g->shared, wgs, bn);
+}
+FAI_ATOM void FAI_(free_v)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, const FAI_(group) *g,
+                           FAI_(stage) s, int32_t first, const int wgs, const int bn) {
+    if (wgs > 1 && g->leads) fai_mbarrier_arrive(s.bars + FAI_V_EMPTY);
+    if (wgs == 1 && g->leads && first - 2 * bn >= FAI_(first_tile)(t, bn))
+        FAI_(copy_v)(a, t, m, g->shared, first - 2 * bn, s.bars != g->shared, FAI_V_FULL, wgs, bn);
+}
+
+/* S = Q K^T, issued: s (bn/8, C4) */
+FAI_ATOM void FAI_(issue_qk)(float s[FAI_HOPPER_MOST / 2], uint64_t dq, uint64_t dk, const int bn) {
     FAI_HOPPER_SIZES
     fai_wgmma_fence(); /* registers of S are free */
 #pragma unroll
     for (int c = 0; c < D / 16; c++)
-        FAI_WGMMA_SS(BN, s, dq + (c / 4 * Q_PANEL + c % 4 * 32) / 16, dk + (c / 4 * PANEL + c % 4 * 32) / 16,
+        FAI_WGMMA_SS(bn, s, dq + (c / 4 * Q_PANEL + c % 4 * 32) / 16, dk + (c / 4 * bn * 128 + c % 4 * 32) / 16,
                      c != 0);
     fai_wgmma_commit_group();
 }
 
-/* O += P V, issued: o (DV/8, C4), p (BN/16, A4) */
-FAI_ATOM void FAI_(issue_pv)(float o[FA_HEAD_DIM_V / 2], const uint32_t p[FAI_HOPPER_N / 4], uint64_t dv) {
+/* O += P V, issued: o (DV/8, C4), p (bn/16, A4) */
+FAI_ATOM void FAI_(issue_pv)(float o[FA_HEAD_DIM_V / 2], const uint32_t p[FAI_HOPPER_MOST / 4], uint64_t dv,
+                             const int bn) {
     FAI_HOPPER_SIZES
     fai_wgmma_fence(); /* P and O are written */
 #pragma unroll
-    for (int c = 0; c < BN / 16; c++) FAI_WGMMA_RS(DV, o, p + 4 * c, dv + c * 16 * 128 / 16);
+    for (int c = 0; c < bn / 16; c++) FAI_WGMMA_RS(DV, o, p + 4 * c, dv + c * 16 * 128 / 16);
     fai_wgmma_commit_group();
 }
 
@@ -3582,19 +3808,19 @@ FAI_ATOM void FAI_(rescale)(float o[FA_HEAD_DIM_V / 2], const float factor[2]) {
 }
 
 /* P from S - reference, in place, and its sums */
-FAI_ATOM void FAI_(exponentials)(float s[FAI_HOPPER_N / 2], float l[2]) {
+FAI_ATOM void FAI_(exponentials)(float s[FAI_HOPPER_MOST / 2], float l[2], const int bn) {
 #pragma unroll
-    for (int i = 0; i < FAI_HOPPER_N / 2; i += 2) {
+    for (int i = 0; i < bn / 2; i += 2) {
         s[i] = fai_ex2_approx_ftz_f32(s[i]), s[i + 1] = fai_ex2_approx_ftz_f32(s[i + 1]);
         l[i / 2 % 2] += s[i] + s[i + 1];
     }
 }
 
 /* The largest of a row; NaN is ignored, and reaches the sum through P. h: row h * 8 */
-FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
+FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_MOST / 2], const int h, const int bn) {
     float x = -INFINITY;
 #pragma unroll
-    for (int i = 2 * h; i < FAI_HOPPER_N / 2; i += 4) x = fmaxf(x, fmaxf(s[i], s[i + 1]));
+    for (int i = 2 * h; i < bn / 2; i += 4) x = fmaxf(x, fmaxf(s[i], s[i + 1]));
     x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 1));
     return fmaxf(x, fai_shfl_sync_bfly_f32(x, 2));
 }
@@ -3611,26 +3837,26 @@ FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
 #endif
 #define FAI_UNSEEN 1e30f
 
-/* With a maximum: for tiles that are masked, and as long as a row may have seen nothing. factor: for O */
-FAI_ATOM void FAI_(softmax_exact)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
-                                  float scale) {
+/* With a maximum: for tiles that are masked, and as long as a row may have seen nothing. factor: for O; scale > 0 */
+FAI_ATOM void FAI_(softmax_exact)(float s[FAI_HOPPER_MOST / 2], float m[2], float l[2], float factor[2],
+                                  float scale, const int bn) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const float x = fminf(m[h], -FAI_HEAD - FAI_(row_maximum)(s, h) * scale); /* m if that is -inf */
-        factor[h] = fai_ex2_approx_ftz_f32(x - m[h]);                             /* 0 the first time */
+        const float x = fminf(m[h], -FAI_HEAD - FAI_(row_maximum)(s, h, bn) * scale); /* m if that is -inf */
+        factor[h] = fai_ex2_approx_ftz_f32(x - m[h]);                                 /* 0 the first time */
         m[h] = x, l[h] *= factor[h];
     }
 #pragma unroll
-    for (int i = 0; i < FAI_HOPPER_N / 2; i++) s[i] = fmaf(s[i], scale, m[i / 2 % 2]);
-    FAI_(exponentials)(s, l);
+    for (int i = 0; i < bn / 2; i++) s[i] = fmaf(s[i], scale, m[i / 2 % 2]);
+    FAI_(exponentials)(s, l, bn);
 }
 
 /* Without, all rows having seen a key. 1 if a reference of the warp has moved. */
-FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
-                                float scale) {
+FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_MOST / 2], float m[2], float l[2], float factor[2],
+                                float scale, const int bn) {
     int below = -1; /* bit 31: all are */
 #pragma unroll
-    for (int i = 0; i < FAI_HOPPER_N / 2; i++) {
+    for (int i = 0; i < bn / 2; i++) {
         s[i] = fmaf(s[i], scale, m[i / 2 % 2]);
         below &= __float_as_int(s[i]);
     }
@@ -3638,75 +3864,102 @@ FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2
     if (moves) {
 #pragma unroll
         for (int h = 0; h < 2; h++) {
-            const float x = fminf(0, -FAI_HEAD - FAI_(row_maximum)(s, h));
+            const float x = fminf(0, -FAI_HEAD - FAI_(row_maximum)(s, h, bn));
             factor[h] = fai_ex2_approx_ftz_f32(x);
             m[h] += x, l[h] *= factor[h];
 #pragma unroll
-            for (int i = 2 * h; i < FAI_HOPPER_N / 2; i += 4) s[i] += x, s[i + 1] += x;
+            for (int i = 2 * h; i < bn / 2; i += 4) s[i] += x, s[i + 1] += x;
         }
     }
-    FAI_(exponentials)(s, l);
+    FAI_(exponentials)(s, l, bn);
     return moves;
 }
 
 /* P of a tile from S, whatever the features are */
 FAI_ATOM void FAI_(softmax_tile)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g,
-                                  float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
-                                  int32_t first) {
-    FAI_HOPPER_SIZES
+                                  float s[FAI_HOPPER_MOST / 2], float m[2], float l[2], float factor[2],
+                                  int32_t first, const int bn) {
     float(*const c4)[4] = (float(*)[4])s;
-    if (FAI_(is_modified)(a)) FAI_(modify)(a, t, c4, first, g->row, FAI_(scale)(a), 1, BN);
-    if (FAI_(is_masked)(a) || first < g->lo || first + BN > g->hi) FAI_(mask)(a, t, c4, first, g->row, 1, BN);
-    FAI_(softmax_exact)(s, m, l, factor, FAI_(is_modified)(a) ? 1 : g->scale_log2);
-    if (FAI_(drops)(a)) FAI_(dropout)(a, t, c4, first, g->row, 1, BN);
-}
-
-/* p (BN/16, A4) <- P */
-FAI_ATOM void FAI_(pack)(uint32_t p[FAI_HOPPER_N / 4], const float s[FAI_HOPPER_N / 2]) {
+    float scale = fabsf(g->scale_log2);
+    if (FAI_(is_modified)(a))
+        FAI_(modify)(a, t, c4, first, g->row, FAI_(scale)(a), 1, bn), scale = 1;
+    else if (g->scale_log2 < 0) /* a maximum of S, not a minimum */
 #pragma unroll
-    for (int i = 0; i < FAI_HOPPER_N / 4; i++) p[i] = FAI_PACK(s[2 * i + 1], s[2 * i]);
+        for (int i = 0; i < bn / 2; i++) s[i] = -s[i];
+    if (FAI_(is_masked)(a) || first < g->lo || first + bn > g->hi) FAI_(mask)(a, t, c4, first, g->row, 1, bn);
+    FAI_(softmax_exact)(s, m, l, factor, scale, bn);
+    if (FAI_(drops)(a)) FAI_(dropout)(a, t, c4, first, g->row, 1, bn);
 }
 
-FAI_ATOM void FAI_(take_turn)(const FAI_(group) *g) {
-    if (FAI_HOPPER_WGS > 1) fai_bar_sync(g->turn, 256);
-}
-FAI_ATOM void FAI_(pass_turn)(const FAI_(group) *g) {
-    if (FAI_HOPPER_WGS > 1) fai_bar_arrive(g->next, 256);
+/* A warpgroup that is alone mends V of a tile itself, which nobody reads before the next step. Votes tell ptxas that all
+ * lanes go the same way. */
+FAI_ATOM void FAI_(mend_own)(const fa_args *a, FAI_(tile) *t, const FAI_(group) *g, FAI_(stage) s, int32_t first,
+                             const int bn) {
+    if (__any_sync(~0u, FAI_(is_mended)(a, t, first, bn))) {
+        FAI_(wait)(FAI_V_FULL, s);
+        const int found = FAI_(mend_stage)(t, g->shared + FAI_HOPPER_SV(bn) + s.v * 16, first, fai_tid(), 128, bn);
+        if (__any_sync(~0u, fai_bar_red_or(FAI_BAR_WG, 128, found))) { /* all have mended */
+            if (g->leads) t->infinite = 1;
+            fai_bar_sync(FAI_BAR_WG, 128); /* and know what was found */
+        }
+    }
 }
 
-/* A tile: S = Q K^T of it and, at the same time, O += P V of the one before; then its P. */
-FAI_ATOM void FAI_(step)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g, FAI_(stage) *before,
-                         float o[FA_HEAD_DIM_V / 2], uint32_t p[FAI_HOPPER_N / 4], float m[2], float l[2],
-                         int32_t first, const int exact) {
-    const FAI_(stage) now = FAI_(next_stage)(g, *before);
-    float s[FAI_HOPPER_N / 2], factor[2]; /* (BN/8, C4) */
+/* p (bn/16, A4) <- P */
+FAI_ATOM void FAI_(pack)(uint32_t p[FAI_HOPPER_MOST / 4], const float s[FAI_HOPPER_MOST / 2], const int bn) {
+#pragma unroll
+    for (int i = 0; i < bn / 4; i++) p[i] = FAI_PACK(s[2 * i + 1], s[2 * i]);
+}
+
+FAI_ATOM void FAI_(take_turn)(const FAI_(group) *g, const int wgs) {
+    if (wgs > 1) fai_bar_sync(g->turn, 256);
+}
+FAI_ATOM void FAI_(pass_turn)(const FAI_(group) *g, const int wgs) {
+    if (wgs > 1) fai_bar_arrive(g->next, 256);
+}
+
+/* A tile: S = Q K^T of it and, at the same time, O += P V of the one before; then its P. The first key of the next. */
+FAI_ATOM int32_t FAI_(step)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps, const FAI_(group) *g,
+                            FAI_(stage) *before, float o[FA_HEAD_DIM_V / 2], uint32_t p[FAI_HOPPER_MOST / 4],
+                            float m[2], float l[2], int32_t first, const int exact, const int wgs,
+                            const int bn) {
+    const FAI_(stage) now = FAI_(next_stage)(g, *before, bn);
+    float s[FAI_HOPPER_MOST / 2], factor[2]; /* (bn/8, C4) */
     int moves = 1;
     FAI_(wait)(FAI_K_FULL, now);
-    FAI_(take_turn)(g);
-    FAI_(issue_qk)(s, g->dq, g->dk + now.k);
+    const int32_t next = FAI_(following)(a, t, g, now, first, bn);
+    FAI_(take_turn)(g, wgs);
+    FAI_(issue_qk)(s, g->dq, g->dk + now.k, bn);
     FAI_(wait)(FAI_V_FULL, *before);
-    FAI_(issue_pv)(o, p, g->dv + before->v);
-    FAI_(pass_turn)(g);
+    FAI_(issue_pv)(o, p, g->dv + before->v, bn);
+    FAI_(pass_turn)(g, wgs);
     fai_wgmma_wait_group_1(); /* S is there, K no longer needed */
-    if (g->leads) fai_mbarrier_arrive(now.bars + FAI_K_EMPTY);
+    FAI_(free_k)(a, t, maps, g, now, first, wgs, bn);
     if (exact)
-        FAI_(softmax_tile)(a, t, g, s, m, l, factor, first);
+        FAI_(softmax_tile)(a, t, g, s, m, l, factor, first, bn);
     else
-        moves = FAI_(softmax_lazy)(s, m, l, factor, g->scale_log2);
+        moves = FAI_(softmax_lazy)(s, m, l, factor, g->scale_log2, bn);
     fai_wgmma_wait_group_0(); /* O is there, P and V no longer needed */
-    if (g->leads) fai_mbarrier_arrive(before->bars + FAI_V_EMPTY);
-    FAI_(pack)(p, s);
+    FAI_(free_v)(a, t, maps, g, *before, first + bn, wgs, bn);
+    if (wgs == 1 && exact) FAI_(mend_own)(a, t, g, now, first, bn);
+    FAI_(pack)(p, s, bn);
     if (moves) FAI_(rescale)(o, factor);
     *before = now;
+    return next;
 }
 
-/* O / l and LSE. O through the shared memory of this warpgroup's Q, then by TMA where its box has only rows
- * that exist or can be cut off, and O will not be read again here. */
+/* O / l and LSE. O through the shared memory of this warpgroup, then by TMA where its box has only rows that exist or
+ * can be cut off, and O will not be read again here. */
 FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *maps,
                                     const FAI_(group) *g, float o[FA_HEAD_DIM_V / 2], const float m[2],
-                                    float l[2], uint32_t sq) {
+                                    float l[2], const int wgs, const int bn) {
     FAI_HOPPER_SIZES
-    const int lane = (int)threadIdx.x % 32, warp_row = g->row - FAI_C_ROW(lane, 0);
+    const int thread = fai_tid(), lane = thread % 32, warp_row = thread / 32 * 16, row = warp_row + FAI_C_ROW(lane, 0);
+    const int own = warp_row % 64 + lane % 16;
+    const int wg = thread / 128;
+    const uint32_t sm = FAI_HOPPER_OWN_O(wgs, bn)
+                            ? g->shared + FAI_HOPPER_SO(wgs, bn) + wg * (FAI_PANELS(DV) * Q_PANEL)
+                            : g->shared + FAI_HOPPER_SQ(bn) + wg * FAI_HOPPER_Q_BYTES(wgs, bn);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const fai_strides sl = fai_strides_lse(a), so = fai_strides_o(a, DV);
     float factor[2];
@@ -3716,28 +3969,33 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
         l[h] += fai_shfl_sync_bfly_f32(l[h], 2);
         const float kept = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1;
         factor[h] = l[h] == 0 ? 0 : kept / l[h]; /* an empty row is 0 */
-        const int r = g->row + h * 8;
+        const int r = row + h * 8;
         if (a->lse.data && lane % 4 == 0 && r < t->rows)
             ((float *)a->lse.data)[fai_offset_q(&seq, sl, FAI_(find)(t, r).i, FAI_(find)(t, r).h)] =
                 (fai_lg2_approx_f32(l[h]) - m[h]) * FAI_LN2; /* -inf if empty */
     }
     FAI_(rescale)(o, factor);
-    const int own = warp_row % 64 + lane % 16;
+    if (FAI_HOPPER_OWN_O(wgs, bn)) {
+        if (g->leads) fai_cp_async_bulk_wait_group_read_0();
+        fai_bar_sync(FAI_BAR_WG + wg, 128); /* O of the tile before has been read */
+    }
 #pragma unroll
     for (int c = 0; c < DV / 8; c += 2) /* two chunks of 16 rows */
-        fai_stmatrix_x4(sq + FAI_PANEL_AT(64, own, c + lane / 16), FAI_PACK(o[4 * c + 1], o[4 * c]),
+        fai_stmatrix_x4(sm + FAI_PANEL_AT(64, own, c + lane / 16), FAI_PACK(o[4 * c + 1], o[4 * c]),
                         FAI_PACK(o[4 * c + 3], o[4 * c + 2]), FAI_PACK(o[4 * c + 5], o[4 * c + 4]),
                         FAI_PACK(o[4 * c + 7], o[4 * c + 6]));
-    if ((a->cu_seqlens_q || !a->seqused_q || t->rows == BM) && !t->infinite) {
+    if ((a->cu_seqlens_q || !a->seqused_q || t->rows == wgs * 64) && !t->infinite) {
         fai_fence_proxy_async();               /* what is written here is what TMA will read */
-        fai_bar_sync(FAI_BAR_WG + g->wg, 128); /* all have written */
+        fai_bar_sync(FAI_BAR_WG + wg, 128); /* all have written */
         if (!g->leads) return;
         const fai_spot at = fai_spot_q(a, &seq);
         for (int p = 0; p < FAI_PANELS(DV); p++)
-            fai_cp_async_bulk_tensor_5d_store(&maps->o, sq + p * Q_PANEL, p * 64, t->first_h,
-                                              at.x + t->first + g->wg * (64 / maps->group), at.y, at.z);
+            fai_cp_async_bulk_tensor_5d_store(&maps->o, sm + p * Q_PANEL, p * 64, t->first_h,
+                                              at.x + t->first + wg * (64 / maps->group), at.y, at.z);
         fai_cp_async_bulk_commit_group();
-        fai_cp_async_bulk_wait_group_read_0(); /* shared memory outlives its reader */
+        if (FAI_HOPPER_OWN_O(wgs, bn)) return;
+        fai_cp_async_bulk_wait_group_read_0(); /* Q may be written there */
+        if (wgs > 1) fai_mbarrier_arrive(g->shared + FAI_Q_EMPTY);
         return;
     }
     __syncwarp(); /* all lanes have written: rows of the warp may be read */
@@ -3747,173 +4005,276 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
         uint16_t *const to = (uint16_t *)a->o.data + fai_offset_q(&seq, so, at.i, at.h);
         for (int c = lane % 8; c < DV / 8; c += 8)
             *(uint4 *)(void *)(to + c * 8) =
-                fai_ld_shared_v4_b32(sq + FAI_PANEL_AT(64, warp_row % 64 + r, c));
+                fai_ld_shared_v4_b32(sm + FAI_PANEL_AT(64, warp_row % 64 + r, c));
     }
+    if (FAI_HOPPER_OWN_O(wgs, bn) || wgs == 1) return;
+    fai_fence_proxy_async();               /* TMA will write Q where O was written and read here */
+    fai_bar_sync(FAI_BAR_WG + wg, 128); /* all have read */
+    if (g->leads) fai_mbarrier_arrive(g->shared + FAI_Q_EMPTY);
 }
 
 /* Has a row of the warpgroup not seen a key? The vote tells ptxas that the answer is that of all lanes. */
 FAI_ATOM int FAI_(any_unseen)(const FAI_(group) *g, const float m[2]) {
     const int unseen = m[0] == FAI_UNSEEN || m[1] == FAI_UNSEEN;
-    return __any_sync(~0u, fai_bar_red_or(FAI_BAR_WG + g->wg, 128, unseen));
+    return __any_sync(~0u, fai_bar_red_or(g->turn - FAI_BAR_TURN + FAI_BAR_WG, 128, unseen));
 }
 
-/* 64 rows and all the keys that the tile sees */
-FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps, uint32_t shared,
-                            int wg) {
-    FAI_HOPPER_SIZES
-    FAI_(walk) walk = FAI_(walk_of)(t);
-    walk.last = __shfl_sync(~0u, walk.last, 0), walk.end = __shfl_sync(~0u, walk.end, 0);
-    const int lane = (int)threadIdx.x % 32;
-    const fa_range top = FAI_(keys)(a, t, FAI_(find)(t, wg * 64).i),
-                   bottom = FAI_(keys)(a, t, FAI_(find)(t, wg * 64 + 63).i);
-    FAI_(group) g;
-    g.dq = fai_descriptor(shared + SQ + wg * Q_BYTES, 16), g.dk = fai_descriptor(shared + SK, 16);
-    g.dv = fai_descriptor(shared + SV, PANEL), g.bars = shared + BARS;
-    g.wg = wg, g.turn = FAI_BAR_TURN + wg, g.next = FAI_BAR_TURN + (wg + 1 == WGS ? 0 : wg + 1);
-    g.leads = threadIdx.x % 128 == 0, g.row = (int)threadIdx.x / 32 * 16 + FAI_C_ROW(lane, 0);
-    g.lo = __shfl_sync(~0u, bottom.lo, 0), g.hi = __shfl_sync(~0u, top.hi, 0);
-    g.scale_log2 = FAI_(scale)(a) * FAI_LOG2E;
+/* The products of a tile of queries, 64 rows of it, and all the keys that it sees. before: the stage of the last tile
+ * of keys. */
+FAI_ATOM void FAI_(multiply)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps, const FAI_(group) *g,
+                             FAI_(stage) *before, int32_t last, int32_t end, float o[FA_HEAD_DIM_V / 2],
+                             float m[2], float l[2], const int wgs, const int bn) {
     const int plain = !FAI_(is_modified)(a) && !FAI_(is_masked)(a) && !FAI_(drops)(a);
+    FAI_(stage) stage = FAI_(next_stage)(g, *before, bn);
+    uint32_t p[FAI_HOPPER_MOST / 4]; /* (bn/16, A4) */
+    int32_t first = last;
+    FAI_(wait)(FAI_K_FULL, stage);
+    {
+        float s[FAI_HOPPER_MOST / 2], factor[2];
+        const int32_t next = FAI_(following)(a, t, g, stage, first, bn);
+        FAI_(issue_qk)(s, g->dq, g->dk + stage.k, bn);
+        fai_wgmma_wait_group_0(); /* S is there, K no longer needed */
+        FAI_(free_k)(a, t, maps, g, stage, first, wgs, bn);
+        FAI_(softmax_tile)(a, t, g, s, m, l, factor, first, bn);
+        if (wgs == 1) FAI_(mend_own)(a, t, g, stage, first, bn);
+        FAI_(pack)(p, s, bn);
+        first = next;
+    }
+    do {
+#pragma unroll 1
+        while (first >= end &&
+               (!plain || __any_sync(~0u, first < g->lo || first + bn > g->hi) || FAI_(any_unseen)(g, m)))
+            first = FAI_(step)(a, t, maps, g, &stage, o, p, m, l, first, 1, wgs, bn);
+        const int32_t stop = __shfl_sync(~0u, end > g->lo ? end : g->lo, 0);
+#pragma unroll 1
+        while (first >= stop) first = FAI_(step)(a, t, maps, g, &stage, o, p, m, l, first, 0, wgs, bn);
+    } while (first >= end);
+    if (FAI_HOPPER_OWN_O(wgs, bn) && g->leads) fai_mbarrier_arrive(g->shared + FAI_Q_EMPTY); /* no product with Q left */
+    FAI_(wait)(FAI_V_FULL, stage);
+    FAI_(issue_pv)(o, p, g->dv + stage.v, bn);
+    fai_wgmma_wait_group_0(); /* O is there, V no longer needed */
+    if (wgs > 1 && g->leads) fai_mbarrier_arrive(stage.bars + FAI_V_EMPTY);
+    *before = stage;
+}
 
-    float o[DV / 2], m[2], l[2], factor[2]; /* (DV/8, C4); of the thread's rows */
-    uint32_t p[BN / 4];                     /* (BN/16, A4) */
+/* 64 rows of a tile of queries; q: parity of its Q */
+FAI_ATOM void FAI_(consume_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps, FAI_(group) *g,
+                                 FAI_(stage) *stage, uint32_t q, const int wgs, const int bn) {
+    FAI_HOPPER_SIZES
+    const int32_t last = __shfl_sync(~0u, t->last, 0), end = __shfl_sync(~0u, FAI_(first_tile)(t, bn), 0);
+    const int row0 = (int)threadIdx.x / 128 * 64;
+    g->lo = FAI_(put_by)(FAI_(keys)(a, t, FAI_(find)(t, row0 + 63).i).lo);
+    g->hi = FAI_(put_by)(FAI_(keys)(a, t, FAI_(find)(t, row0).i).hi);
+    float o[DV / 2], m[2], l[2]; /* (DV/8, C4); of the thread's rows */
 #pragma unroll
     for (int i = 0; i < DV / 2; i++) o[i] = 0;
 #pragma unroll
     for (int h = 0; h < 2; h++) { /* a sink is a key that has been seen, without a value */
-        const float sink = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, g.row + h * 8).h] : -INFINITY;
+        const float sink = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, g->row + h * 8).h] : -INFINITY;
         m[h] = sink == -INFINITY ? FAI_UNSEEN : -FAI_HEAD - sink * FAI_LOG2E;
-        l[h] = sink == -INFINITY || lane % 4 ? 0 : fai_ex2_approx_ftz_f32(-FAI_HEAD);
+        l[h] = sink == -INFINITY || threadIdx.x % 4 ? 0 : fai_ex2_approx_ftz_f32(-FAI_HEAD);
     }
-
-    if (walk.last >= walk.end) {
-        FAI_(stage) stage = {g.bars, 0, 0, 0};
-        int32_t first = walk.last;
-        if (wg == WGS - 1) FAI_(pass_turn)(&g); /* the first turn is warpgroup 0's */
-        fai_mbarrier_try_wait_parity(g.bars + FAI_Q_FULL, 0);
-        FAI_(wait)(FAI_K_FULL, stage);
-        {
-            float s[BN / 2];
-            FAI_(issue_qk)(s, g.dq, g.dk);
-            fai_wgmma_wait_group_0(); /* S is there, K no longer needed */
-            if (g.leads) fai_mbarrier_arrive(g.bars + FAI_K_EMPTY);
-            FAI_(softmax_tile)(a, t, &g, s, m, l, factor, first);
-            FAI_(pack)(p, s);
-        }
-        first -= BN;
-        do {
-#pragma unroll 1
-            for (; first >= walk.end &&
-                   (!plain || first < g.lo || first + BN > g.hi || FAI_(any_unseen)(&g, m));
-                 first -= BN)
-                FAI_(step)(a, t, &g, &stage, o, p, m, l, first, 1);
-            const int32_t stop = walk.end > g.lo ? walk.end : g.lo;
-#pragma unroll 1
-            for (; first >= stop; first -= BN) FAI_(step)(a, t, &g, &stage, o, p, m, l, first, 0);
-        } while (first >= walk.end);
-        FAI_(wait)(FAI_V_FULL, stage);
-        FAI_(issue_pv)(o, p, g.dv + stage.v);
-        fai_wgmma_wait_group_0();         /* O is there */
-        if (wg == 0) FAI_(take_turn)(&g); /* the turn that nobody needs any more */
-    }
-    FAI_(hopper_epilogue)(a, t, maps, &g, o, m, l, shared + SQ + wg * Q_BYTES);
+    if (wgs > 1 || last >= end) fai_mbarrier_try_wait_parity(g->shared + FAI_Q_FULL, q); /* Q is there, if there are keys */
+    if (last >= end)
+        FAI_(multiply)(a, t, maps, g, stage, last, end, o, m, l, wgs, bn);
+    else if (FAI_HOPPER_OWN_O(wgs, bn) && g->leads)
+        fai_mbarrier_arrive(g->shared + FAI_Q_EMPTY);
+    FAI_(hopper_epilogue)(a, t, maps, g, o, m, l, wgs, bn);
     if (t->infinite) {
-        fai_bar_sync(FAI_BAR_ALL, WGS * 128); /* O is written */
-        FAI_(add_infinite)(a, t, FAI_(is_masked)(a) || FAI_(drops)(a), BN, WGS * 128);
+        fai_bar_sync(FAI_BAR_ALL, wgs * 128); /* O is written */
+        FAI_(add_infinite)(a, t, FAI_(is_masked)(a) || FAI_(drops)(a), bn, wgs * 128);
     }
 }
 
-/* The tile of this block. Those of `section` heads, whose K and V fit in L2, are interleaved; the last tile
- * of each head goes first: under a causal mask it is the longest. */
-FAI_ATOM int FAI_(hopper_begin)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps) {
-    FAI_HOPPER_SIZES
-    const uint32_t heads = (uint32_t)(a->num_heads / maps->group) * (uint32_t)a->batch,
-                   tiles = gridDim.x / heads;
-    const uint32_t section = blockIdx.x / (maps->section * tiles),
-                   rest = blockIdx.x % (maps->section * tiles);
-    const uint32_t left = heads - section * maps->section, wide = left < maps->section ? left : maps->section;
-    return FAI_(set_tile)(a, t, BM, maps->group, tiles - 1 - rest / wide,
-                          section * maps->section + rest % wide);
+/* Tile after tile, 64 rows of each */
+FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps *maps, uint32_t shared,
+                            int wg, const int wgs, const int bn) {
+    FAI_(group) g = FAI_(group_of)(a, shared, wg, wgs, bn);
+    FAI_(stage) stage = FAI_(stage_before)(shared, bn);
+    if (wg == wgs - 1) FAI_(pass_turn)(&g, wgs); /* the first turn is warpgroup 0's */
+#pragma unroll 1
+    for (uint32_t n = 0;; n++) {
+        FAI_(tile) *const t = tiles + n % 2;
+        fai_mbarrier_try_wait_parity(shared + FAI_TILE_FULL + n % 2 * 8, n / 2 % 2); /* *t may be read */
+        if (__shfl_sync(~0u, t->rows, 0) == 0) break;
+        FAI_(consume_tile)(a, t, maps, &g, &stage, n % 2, wgs, bn);
+        n = FAI_(put_by)(t->n);
+        __syncwarp(); /* the warp no longer reads *t */
+        if (threadIdx.x % 32 == 0) fai_mbarrier_arrive(shared + FAI_TILE_EMPTY + n % 2 * 8);
+    }
+    if (g.leads) fai_cp_async_bulk_wait_group_read_0(); /* shared memory outlives its reader */
+    if (wg == 0) FAI_(take_turn)(&g, wgs);              /* the turn that nobody needs any more */
+}
+
+/* mbarriers before their first use. By one thread. */
+FAI_ATOM void FAI_(init_barriers)(uint32_t bars, const int wgs) {
+    fai_mbarrier_init(bars + FAI_Q_FULL, 1);
+    fai_mbarrier_init(bars + FAI_Q_EMPTY, wgs);
+    for (uint32_t stage = 0; stage < 2; stage++) {
+        fai_mbarrier_init(bars + FAI_TILE_FULL + 8 * stage, 1);
+        fai_mbarrier_init(bars + FAI_TILE_EMPTY + 8 * stage, wgs * 4 + 3); /* warps that read it */
+        fai_mbarrier_init(bars + FAI_K_FULL + 8 * stage, 1);
+        fai_mbarrier_init(bars + FAI_V_FULL + 8 * stage, 1);
+        fai_mbarrier_init(bars + FAI_V_RAW + 8 * stage, 1);
+        fai_mbarrier_init(bars + FAI_K_EMPTY + 8 * stage, FAI_HAS(FA_BLOCK_MASK) ? wgs * 4 : wgs);
+        fai_mbarrier_init(bars + FAI_V_EMPTY + 8 * stage, wgs);
+    }
+    fai_fence_mbarrier_init();
+}
+
+/* A block whose last warpgroup loads */
+FAI_ATOM void FAI_(hopper_block)(const fa_args *a, const fa_cuda_maps *maps, unsigned char *memory, const int wgs,
+                                 const int bn) {
+    FAI_(tile) *const tiles = (FAI_(tile) *)(void *)(memory + FAI_HOPPER_TILES);
+    const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(memory), 0);
+    if (threadIdx.x == 0) FAI_(init_barriers)(shared, wgs);
+    __syncthreads(); /* all see the mbarriers */
+    const int wg = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
+    if (wg == wgs) {
+        FAI_SETMAXNREG_DEC(FAI_HOPPER_LOW);
+        const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32 % 4, 0);
+        if (warp == 0)
+            FAI_(produce)(a, tiles, maps, shared, wgs, bn);
+        else if (warp == 1)
+            FAI_(find_tiles)(a, tiles, maps, shared, wgs, bn);
+        else
+            FAI_(mend)(a, tiles, shared, bn);
+    } else {
+        FAI_SETMAXNREG_INC(FAI_HOPPER_HIGH);
+        FAI_(consume)(a, tiles, maps, shared, wg, wgs, bn);
+    }
 }
 
 /* one block an SM; the bound of 32 threads tells the launch that this binary has no code for it */
 static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
     FAI_(hopper_kernel)(const __grid_constant__ fa_args args, const __grid_constant__ fa_cuda_maps maps) {
 #if FAI_SM90A
-    FAI_HOPPER_SIZES
     extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
-    FAI_(tile) *const t = (FAI_(tile) *)(void *)(fai_shared_1024 + TILE);
-    const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(fai_shared_1024), 0), bars = shared + BARS;
-    if (threadIdx.x == 0) {
-        fai_mbarrier_init(bars + FAI_Q_FULL, 1);
-        for (uint32_t stage = 0; stage < 2; stage++) {
-            fai_mbarrier_init(bars + FAI_K_FULL + 8 * stage, 1);
-            fai_mbarrier_init(bars + FAI_V_FULL + 8 * stage, 1);
-            fai_mbarrier_init(bars + FAI_V_RAW + 8 * stage, 1);
-            fai_mbarrier_init(bars + FAI_K_EMPTY + 8 * stage, WGS);
-            fai_mbarrier_init(bars + FAI_V_EMPTY + 8 * stage, WGS);
-        }
-        fai_fence_mbarrier_init();
-    }
-    if (!FAI_(hopper_begin)(&args, t, &maps)) return; /* its barrier: all see t and the mbarriers */
-    const int wg = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
-    if (wg == WGS) {
-        FAI_SETMAXNREG_DEC(FAI_HOPPER_LOW);
-        if (threadIdx.x % 128 == 0)
-            FAI_(produce)(&args, t, &maps, shared);
-        else if (threadIdx.x % 128 >= 32)
-            FAI_(mend)(&args, t, shared);
-    } else {
-        FAI_SETMAXNREG_INC(FAI_HOPPER_HIGH);
-        FAI_(consume)(&args, t, &maps, shared, wg);
-    }
+    FAI_(hopper_block)(&args, &maps, fai_shared_1024, FAI_HOPPER_WGS, FAI_HOPPER_N);
 #endif
 }
 
-/* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
- * do (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8. */
-static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
-    FAI_HOPPER_SIZES
-    struct cudaFuncAttributes attributes;
-    const void *kernel = (const void *)FAI_(hopper_kernel);
-    const fai_strides sq = fai_strides_q(a, D), so = fai_strides_o(a, DV);
-    const fai_strides sk = fai_strides_kv(a, &a->k, D), sv = fai_strides_kv(a, &a->v, DV);
-    const int heads_k = fai_num_heads_k(a), shared_by = a->num_heads / heads_k,
-              paged = a->block_table != NULL;
-    const int group =
-        64 % shared_by == 0 ? shared_by : 1; /* heads that share K and V, if a box can have them */
-    fa_cuda_maps *const m = &launch->maps;
-    if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess ||
-        attributes.maxThreadsPerBlock < FAI_HOPPER_THREADS) {
-        (void)cudaGetLastError();
-        return 0;
+#if FAI_HOPPER_WIDE
+static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
+    FAI_(hopper_wide_kernel)(const __grid_constant__ fa_args args, const __grid_constant__ fa_cuda_maps maps) {
+#if FAI_SM90A
+    extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
+    FAI_(hopper_block)(&args, &maps, fai_shared_1024, FAI_HOPPER_WGS, FAI_HOPPER_MOST);
+#endif
+}
+#endif
+
+#if FAI_HOPPER_FEW
+/* three blocks an SM, of one warpgroup and one tile */
+static __global__ void __launch_bounds__(FAI_SM90A ? 128 : 32, 3)
+    FAI_(hopper_few_kernel)(const __grid_constant__ fa_args args, const __grid_constant__ fa_cuda_maps maps) {
+#if FAI_SM90A
+    enum { BN = FAI_HOPPER_N };
+    extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
+    FAI_(tile) *const t = (FAI_(tile) *)(void *)(fai_shared_1024 + FAI_HOPPER_TILES);
+    const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(fai_shared_1024), 0);
+    const int found = FAI_(hopper_tile)(&args, t, &maps, 64, blockIdx.x, (int32_t)threadIdx.x, 64);
+    if (!__any_sync(~0u, found)) return; /* all threads: the vote tells ptxas */
+    if (threadIdx.x == 0) FAI_(init_barriers)(shared, 1);
+    __syncthreads(); /* all see the mbarriers, and *t so far */
+    if (threadIdx.x < 32) FAI_(set_keys)(&args, t, 0, BN);
+    __syncthreads(); /* all of *t */
+    FAI_(group) g = FAI_(group_of)(&args, shared, 0, 1, BN);
+    FAI_(stage) stage = FAI_(stage_before)(shared, BN);
+    if (g.leads && t->last >= FAI_(first_tile)(t, BN)) {
+        FAI_(copy_q)(&args, t, &maps, shared, 1, BN);
+        for (int n = 0; n < 2 && t->last - n * BN >= FAI_(first_tile)(t, BN); n++) {
+            FAI_(copy_k)(&args, t, &maps, shared, t->last - n * BN, n, 1, BN);
+            FAI_(copy_v)(&args, t, &maps, shared, t->last - n * BN, n, FAI_V_FULL, 1, BN);
+        }
     }
-    if (a->softmax_scale < 0 || (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data) || a->seqlen_k == 0) return 0;
-    m->page_rows = paged ? fai_cuda_gcd(BN, a->page_size) : BN;
-    if (m->page_rows % 8) return 0;
+    FAI_(consume_tile)(&args, t, &maps, &g, &stage, 0, 1, BN);
+#endif
+}
+#endif
+
+/* Which shape computes args, by counts of what an SM does, in times of the tensor products of 64 x N; none of it has been
+ * measured.
+ *     FEW: 64 rows instead of 192. Its K and V are read from L2 three times as often, 9/8 of what shared memory can do
+ *     in that time, and one block alone on an SM waits for its own softmax: for what leaves rows of large tiles, or SMs,
+ *     without work.
+ *     WIDE: 176 keys instead of 128, 3 % less of all that is done once a tile: unless a mask cuts tiles, pages make small
+ *     boxes of them, or the last tile adds more than that. */
+static inline int FAI_(is_other_shape)(const fa_args *a, int64_t sms, int64_t heads, int group) {
+    const int64_t rows = (int64_t)a->seqlen_q * group;
+    const int64_t large = ((rows + FAI_HOPPER_WGS * 64 - 1) / (FAI_HOPPER_WGS * 64) * heads + sms - 1) / sms,
+                  small = ((rows + 63) / 64 * heads + sms - 1) / sms;
+    const int64_t wide = ((int64_t)a->seqlen_k + FAI_HOPPER_MOST - 1) / FAI_HOPPER_MOST * FAI_HOPPER_MOST,
+                  usual = ((int64_t)a->seqlen_k + FAI_HOPPER_N - 1) / FAI_HOPPER_N * FAI_HOPPER_N;
+    if (a->block_table) return 0;
+    if (FAI_HOPPER_FEW) return (small < 2 ? 16 : 9 * small) < 8 * large * FAI_HOPPER_WGS;
+    return FAI_HOPPER_WIDE && !a->causal && !a->window_left && !a->window_right && 32 * wide <= 33 * usual;
+}
+
+/* A kernel, its tile and its resources, as the shape wants. */
+static inline void FAI_(set_shape)(fa_cuda_launch *launch, int other) {
+    const int few = other && FAI_HOPPER_FEW;
+    launch->kernel = (const void *)FAI_(hopper_kernel);
+    launch->block_m = few ? 64 : FAI_HOPPER_WGS * 64, launch->block_n = other ? FAI_HOPPER_MOST : FAI_HOPPER_N;
+    launch->block = few ? 128 : FAI_HOPPER_THREADS;
+    launch->shared = few     ? FAI_HOPPER_SHARED(1, FAI_HOPPER_N)
+                     : other ? FAI_HOPPER_SHARED(FAI_HOPPER_WGS, FAI_HOPPER_MOST)
+                             : FAI_HOPPER_SHARED(FAI_HOPPER_WGS, FAI_HOPPER_N);
+#if FAI_HOPPER_FEW
+    if (other) launch->kernel = (const void *)FAI_(hopper_few_kernel);
+#elif FAI_HOPPER_WIDE
+    if (other) launch->kernel = (const void *)FAI_(hopper_wide_kernel);
+#endif
+}
+
+/* The maps of q, k, v and o; 0 if there is none for one of them. */
+static inline int FAI_(set_maps)(const fa_args *a, fa_cuda_maps *m) {
+    enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
+    const int heads_k = fai_num_heads_k(a), paged = a->block_table != NULL, ragged_q = a->cu_seqlens_q != NULL,
+              ragged_k = a->cu_seqlens_k != NULL && !paged, rows = 64 / m->group;
     const int64_t rows_k = paged ? a->page_size : a->seqlen_k, many_k = paged ? a->num_pages : a->batch;
-    const int ragged_q = a->cu_seqlens_q != NULL, ragged_k = a->cu_seqlens_k != NULL && !paged;
-    const uint32_t rows = 64 / (uint32_t)group;
-    if (!fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, sq, ragged_q, group,
-                      rows) ||
-        !fai_cuda_map(&m->o, FA_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch, so, ragged_q,
-                      group, rows) ||
-        !fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k, sk, ragged_k, 1,
-                      m->page_rows) ||
-        !fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k, sv, ragged_k, 1, m->page_rows))
+    if (!fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, fai_strides_q(a, D),
+                      ragged_q, m->group, rows) ||
+        !fai_cuda_map(&m->o, FA_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch, fai_strides_o(a, DV),
+                      ragged_q, m->group, rows))
         return 0;
-    const int64_t tiles = ((int64_t)a->seqlen_q * group + BM - 1) / BM,
-                  heads = (int64_t)a->batch * a->num_heads / group;
-    const int64_t bytes = (int64_t)a->seqlen_k * (D + DV) * 2,
+    if (a->seqlen_k == 0) return 1; /* nobody will read k and v */
+    return fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k, fai_strides_kv(a, &a->k, D),
+                        ragged_k, 1, m->page_rows) &&
+           fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k, fai_strides_kv(a, &a->v, DV),
+                        ragged_k, 1, m->page_rows);
+}
+
+/* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
+ * do (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8.
+ * Blocks take turns, one an SM, where all tiles are of one length, or get longer tile by tile; else there is one for
+ * each tile, unless fai_cuda_count_tiles gives them a counter. */
+static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
+    const int shared_by = a->num_heads / fai_num_heads_k(a);
+    int device = 0, sms = 0;
+    fa_cuda_maps *const m = &launch->maps;
+    memset(m, 0, sizeof *m);
+    if (!fai_cuda_has_kernel((const void *)FAI_(hopper_kernel), FAI_HOPPER_THREADS) ||
+        cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+        return 0;
+    m->group = 64 % shared_by == 0 ? shared_by : 1; /* heads that share K and V, if a box can have them */
+    const int64_t heads = (int64_t)a->batch * a->num_heads / m->group;
+    const int other = FAI_(is_other_shape)(a, sms, heads, m->group);
+    FAI_(set_shape)(launch, other);
+    m->page_rows = a->block_table ? fai_cuda_gcd(launch->block_n, a->page_size) : launch->block_n;
+    if (m->page_rows % 8 || !FAI_(set_maps)(a, m)) return 0;
+    const int64_t tiles = ((int64_t)a->seqlen_q * m->group + launch->block_m - 1) / launch->block_m;
+    const int64_t bytes = ((int64_t)a->seqlen_k + 1) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * 2,
                   fit = (32 << 20) / bytes; /* of 50 MB or more of L2 */
     if (tiles > INT32_MAX / heads) return 0;
-    m->group = group, m->section = (uint32_t)(fit < 1 ? 1 : fit < heads ? fit : heads);
+    m->section = (uint32_t)(fit < 1 ? 1 : fit < heads ? fit : heads);
     if (m->section > INT32_MAX / tiles) m->section = 1;
-    launch->kernel = kernel, launch->arch = 900;
-    launch->block_m = BM, launch->block_n = BN;
-    launch->grid = (unsigned)(tiles * heads), launch->block = FAI_HOPPER_THREADS;
-    launch->shared = TILE + offsetof(FAI_(tile), row) + BM * 4;
-    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch->shared) ==
+    const int even = !a->cu_seqlens_q && !a->cu_seqlens_k && !a->seqused_q && !a->seqused_k && !a->block_mask.data;
+    m->tiles = (uint32_t)tiles, m->total = (uint32_t)(tiles * heads);
+    m->slots = other && FAI_HOPPER_FEW ? m->total : (uint32_t)sms;
+    launch->arch = 900, launch->grid = even && m->slots < m->total ? m->slots : m->total;
+    if (cudaFuncSetAttribute(launch->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)launch->shared) ==
         cudaSuccess)
         return 1;
     (void)cudaGetLastError();
@@ -3930,7 +4291,21 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
 #undef FAI_V_FULL
 #undef FAI_K_EMPTY
 #undef FAI_K_FULL
+#undef FAI_TILE_EMPTY
+#undef FAI_TILE_FULL
+#undef FAI_Q_EMPTY
 #undef FAI_Q_FULL
+#undef FAI_HOPPER_SHARED
+#undef FAI_HOPPER_Q_BYTES
+#undef FAI_HOPPER_OWN_O
+#undef FAI_HOPPER_BOTH
+#undef FAI_HOPPER_SO
+#undef FAI_HOPPER_SQ
+#undef FAI_HOPPER_SV
+#undef FAI_HOPPER_SK
+#undef FAI_HOPPER_TILES
+#undef FAI_HOPPER_V_BYTES
+#undef FAI_HOPPER_K_BYTES
 #undef FAI_HOPPER_SIZES
 #undef FAI_HOPPER_THREADS
 #endif /* FAI_HOPPER */
@@ -5304,6 +5679,7 @@ static const fa_cuda_info FA_(cuda_info) = {{FAI_STRING(FA_NAME), FA_HEAD_DIM, F
 static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_launch *launch) {
 #if FAI_HOPPER
     if (FAI_(hopper_launch)(args, launch)) return FA_OK;
+    launch->maps.total = 0; /* another kernel */
 #endif
     fa_status status = fai_cuda_prepare(args, launch, (const void *)FAI_(forward_kernel));
     if (status != FA_OK) return status;
@@ -5322,19 +5698,29 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
     return fai_cuda_allow(args, launch);
 }
 
-/* Bytes of device memory that the call needs: none. */
+/* Bytes of device memory that the call can use, at any alignment; it needs none. */
 static inline size_t FA_(forward_cuda_workspace)(const fa_args *args) {
+#if FAI_HOPPER
+    fa_cuda_launch launch;
+    if (!fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_FORWARD) && FAI_(hopper_launch)(args, &launch) &&
+        launch.maps.total > launch.maps.slots)
+        return FA_CUDA_COUNTER_BYTES;
+#endif
     (void)args;
     return 0;
 }
 
-/* O and LSE, on the stream. Nothing is launched unless the result is FA_OK. */
+/* O and LSE, on the stream. Nothing is launched unless the result is FA_OK. workspace may be NULL. */
 static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, size_t bytes,
                                           cudaStream_t stream) {
     fa_cuda_launch launch;
     fa_status status = fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_FORWARD);
-    (void)workspace, (void)bytes;
+    launch.maps.slots = 0;
     if (status == FA_OK) status = FA_(forward_cuda_launch)(args, &launch);
+    if (status == FA_OK && workspace && bytes >= FA_CUDA_COUNTER_BYTES && launch.maps.slots) {
+        status = fai_cuda_check_pointer(args, workspace, "workspace");
+        fai_cuda_count_tiles(&launch, workspace);
+    }
     if (status != FA_OK) return status;
     void *parameters[2] = {(void *)args, &launch.maps};
     return fai_cuda_start(args, &launch, parameters, stream);
@@ -5518,6 +5904,9 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_TILE_ROWS
 #undef FAI_HOPPER_LOW
 #undef FAI_HOPPER_HIGH
+#undef FAI_HOPPER_MOST
+#undef FAI_HOPPER_WIDE
+#undef FAI_HOPPER_FEW
 #undef FAI_HOPPER_N
 #undef FAI_HOPPER_WGS
 #undef FAI_HOPPER

@@ -89,27 +89,27 @@ unaligned-k-accepted     /FAI_CHECK_ROWS(k, K, kv_dtype)/d
 host-pointer-accepted    /FAI_CHECK_POINTER(k.data)/d
 grid-overflows           s/tiles > INT32_MAX \/ heads/tiles > INT32_MAX/
 hopper-swizzle           s/(chunk) % 8 ^ (row) % 8) \* 16/(chunk) % 8) * 16/
-hopper-no-wait-q         /fai_mbarrier_try_wait_parity(g.bars + FAI_Q_FULL, 0);/d
-hopper-no-wait-first-k   s/^        FAI_(wait)(FAI_K_FULL, stage);//
+hopper-no-wait-q         /fai_mbarrier_try_wait_parity(g->shared + FAI_Q_FULL, q);/d
+hopper-no-wait-first-k   s/^    FAI_(wait)(FAI_K_FULL, stage);//
 hopper-no-wait-k         /FAI_(wait)(FAI_K_FULL, now);/d
 hopper-no-wait-v         /FAI_(wait)(FAI_V_FULL, \*before);/d
 hopper-no-wait-last-v    /FAI_(wait)(FAI_V_FULL, stage);/d
-hopper-k-not-empty       /fai_mbarrier_try_wait_parity(bars + FAI_K_EMPTY/d
-hopper-v-not-empty       /fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY/d
-hopper-parity-of-v       s/stage ? empty ^ 1 : empty);/empty);/
+hopper-k-not-empty       /fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY/d
+hopper-v-not-empty       /fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY/d
+hopper-parity-of-v       s/(ring - 1) \/ 2 % 2 ^ 1);/ring \/ 2 % 2 ^ 1);/
 hopper-parity-each-step  s/s.parity + (1u << 30)/s.parity + (1u << 31)/
 hopper-no-wait-s         /fai_wgmma_wait_group_1();.*S is there/d
 hopper-no-wait-first-s   /fai_wgmma_wait_group_0();.*S is there/d
 hopper-no-wait-o         /fai_wgmma_wait_group_0();.*O is there, P and V/d
-hopper-no-wait-last-o    /fai_wgmma_wait_group_0();.*O is there \*/d
+hopper-no-wait-last-o    /fai_wgmma_wait_group_0();.*O is there, V no/d
 hopper-no-wgmma-fence-s  /fai_wgmma_fence();.*S are free/d
 hopper-no-wgmma-fence-p  /fai_wgmma_fence();.*P and O are written/d
-hopper-k-never-freed     /if (g->leads) fai_mbarrier_arrive(now.bars + FAI_K_EMPTY);/d
-hopper-k-freed-by-one    s/fai_mbarrier_init(bars + FAI_K_EMPTY + 8 \* stage, WGS)/fai_mbarrier_init(bars + FAI_K_EMPTY + 8 * stage, 1)/
+hopper-k-never-freed     s/if (wgs > 1 \&\& speaks) fai_mbarrier_arrive(s.bars + FAI_K_EMPTY);//
+hopper-k-freed-by-one    s/FAI_HAS(FA_BLOCK_MASK) ? wgs \* 4 : wgs)/1)/
 hopper-no-init-fence     /fai_fence_mbarrier_init();$/d
-hopper-turn-not-passed   s/^    FAI_(pass_turn)(g);//
+hopper-turn-not-passed   s/^    FAI_(pass_turn)(g, wgs);//
 hopper-no-fence-of-o     /fai_fence_proxy_async();.*what TMA will read/d
-hopper-no-barrier-of-o   /fai_bar_sync(FAI_BAR_WG + g->wg, 128);.*all have written/d
+hopper-no-barrier-of-o   /fai_bar_sync(FAI_BAR_WG + wg, 128);.*all have written/d
 hopper-no-wait-of-o      /fai_cp_async_bulk_wait_group_read_0();.*outlives/d
 hopper-no-fence-of-v     /fai_fence_proxy_async();.*what wgmma will read/d
 hopper-no-wait-raw-v     /FAI_V_RAW + 8 \* stage, raw >> stage & 1);/d
@@ -120,13 +120,27 @@ hopper-o-not-scaled      s/if (moves) FAI_(rescale)(o, factor);//
 hopper-growth-not-seen   s/__any_sync(~0u, below >= 0)/__any_sync(~0u, 0)/
 hopper-growth-of-a-lane  s/const int moves = __any_sync(~0u, below >= 0);/const int moves = below >= 0;/
 hopper-sums-not-scaled   s/m\[h\] += x, l\[h\] \*= factor\[h\];/m[h] += x;/
-hopper-unseen-row        s/FAI_(any_unseen)(&g, m));/0);/
-hopper-boundary-late     s/first < g.lo || first + BN > g.hi ||/first < g.lo || first + BN > g.hi + BN ||/
-hopper-left-boundary     s/walk.end > g.lo ? walk.end : g.lo;/walk.end;/
+hopper-unseen-row        s/FAI_(any_unseen)(g, m)))/0))/
+hopper-boundary-late     s/first + bn > g->hi) ||/first + bn > g->hi + bn) ||/
+hopper-left-boundary     s/end > g->lo ? end : g->lo, 0);/end, 0);/
 hopper-rows-of-group     s/n \* (64 \/ m->group), q.y/n * 64, q.y/
 hopper-ragged-length     s/r.x = FAI_RAGGED - rows,/r.x = FAI_RAGGED - rows - 1,/
 hopper-ragged-end        s/r.y = (int32_t)row + rows,/r.y = (int32_t)row + rows + 1,/
-hopper-used-rows-stored  s/(a->cu_seqlens_q || !a->seqused_q || t->rows == BM)/(1)/
+hopper-used-rows-stored  s/(a->cu_seqlens_q || !a->seqused_q || t->rows == wgs \* 64)/(1)/
+hopper-q-not-empty       s/^            fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);//
+hopper-q-over-o          /fai_cp_async_bulk_wait_group_read_0();.*Q may be written/d
+hopper-o-over-o          /if (g->leads) fai_cp_async_bulk_wait_group_read_0();/d
+hopper-q-over-read-o     /fai_fence_proxy_async();.*TMA will write Q/d
+hopper-tile-not-empty    /fai_mbarrier_try_wait_parity(shared + FAI_TILE_EMPTY/d
+hopper-tile-not-full     s/fai_mbarrier_try_wait_parity(shared + FAI_TILE_FULL.*may be read.*//
+hopper-tile-freed-early  /__syncwarp(); .*the warp no longer reads/d
+hopper-tile-not-written  /__syncwarp();.*t is written, but/d
+hopper-counter-left      s/m->counter, m->total - 1)/m->counter, m->total)/
+hopper-turns-overlap     s/(round % 2 ? blocks - 1 - own : own)/(round % 2 ? blocks - own : own)/
+hopper-next-block-early  /__syncwarp();.*all lanes have \*/d
+hopper-block-not-skipped s/if (!FAI_(skips)(a)) return first;/return first;/
+hopper-block-of-a-lane   s/if (__any_sync(~0u, visible)) break;/if (__all_sync(~0u, visible)) break;/
+hopper-negative-maximum  s/else if (g->scale_log2 < 0)/else if (g->scale_log2 < -1e30f)/
 END
 }
 

@@ -18,6 +18,12 @@
 #define FA_HEAD_DIM 256
 #include "flashattn_cuda.cuh"
 
+#define FA_NAME f16_128_blocks /* tiles of a block mask that nobody sees are left out */
+#define FA_HEAD_DIM 128
+#define FA_DTYPE FA_F16
+#define FA_FEATURES (FA_CAUSAL | FA_VARLEN | FA_BLOCK_MASK | FA_SINK)
+#include "flashattn_cuda.cuh"
+
 #if !defined(FA_TEST_CORE) /* the others; mutants.sh compiles often */
 #define FA_NAME f16_64
 #define FA_HEAD_DIM 64
@@ -129,6 +135,9 @@ static const instance whole[] = {INSTANCE(bf16_64), INSTANCE(bf16_128),
 
 #include "device.h"
 
+/* Few SMs, so that a block computes several tiles: of the PTX machine; a GPU has what it has. */
+__attribute__((constructor)) static void few_sms(void) { setenv("FA_PTX_SMS", "2", 0); }
+
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
 static int due(void) { /* FA_TEST_SCALE=quick: every sixth case */
@@ -137,10 +146,8 @@ static int due(void) { /* FA_TEST_SCALE=quick: every sixth case */
     return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
 }
 
-/* 1 if the kernel for sm_90a runs these arguments: it has a warpgroup more than the others have threads. */
-static int is_hopper(const fa_cuda_launch *launch) {
-    return launch->block == (unsigned)launch->block_m * 2 + 128;
-}
+/* 1 if a kernel for sm_90a runs these arguments: the others have no maps. */
+static int is_hopper(const fa_cuda_launch *launch) { return launch->maps.total != 0; }
 static int on_hopper(void) {
     struct cudaDeviceProp device;
     return cudaGetDeviceProperties(&device, 0) == cudaSuccess && device.major == 9;
@@ -255,6 +262,67 @@ FA_TEST(windows) {
         }
 }
 
+/* ---- blocks ------------------------------------------------------------------------------ */
+
+/* Runs p by `blocks` blocks that take turns, or 0: as forward does with a counter, which has to be 0 again. */
+static int run_by_blocks(const instance *i, fap_problem *p, unsigned blocks) {
+    device_copy c;
+    device_workspace w = {NULL, 0};
+    fa_cuda_launch launch;
+    uint32_t counter = 1;
+    int ok = device_upload(p, &c) && i->launch(&c.args, &launch) == FA_OK && is_hopper(&launch) &&
+             device_reserve(&w, FA_CUDA_COUNTER_BYTES);
+    if (ok && blocks) {
+        void *parameters[2] = {&c.args, &launch.maps};
+        const unsigned grid = launch.block == 128 || blocks > launch.maps.total ? launch.maps.total : blocks;
+        ok = device_ok(cudaLaunchKernel(launch.kernel, dim3(grid), dim3(launch.block), parameters,
+                                        launch.shared, 0),
+                       "launch");
+    } else if (ok)
+        ok = i->cuda->forward_workspace(&c.args) == (launch.maps.total > launch.maps.slots ? FA_CUDA_COUNTER_BYTES : 0) &&
+             i->cuda->forward(&c.args, w.data, w.bytes, 0) == FA_OK;
+    ok = ok && device_ok(cudaDeviceSynchronize(), "kernel") && device_download(p, &c) &&
+         device_ok(cudaMemcpy(&counter, w.data, 4, cudaMemcpyDeviceToHost), "counter") && counter == 0;
+    cudaFree(w.data), device_free(&c);
+    return ok && fap_judge(p, "blocks");
+}
+
+/* Any number of blocks, in turns and by a counter; tiles without rows and without keys among them. */
+FA_TEST(blocks_share_tiles) {
+    static const char *const lines[] = {"hq=3 sq=390 sk=200", "b=2 hq=2 sq=400 sk=390 causal=1",
+                                        "b=6 hq=2 hk=1 sq=200 sk=150 varlen=1 causal=1",
+                                        "b=5 sq=200 sk=100 used=1", "b=2 hq=2 sq=400 sk=90 causal=1"};
+    static const unsigned blocks[] = {1, 3, 0};
+    NEEDS_HOPPER;
+    for (int n = 0; n < COUNT(lines) * COUNT(whole) * COUNT(blocks); n++) {
+        const int l = n % COUNT(lines), w = n / COUNT(lines) % COUNT(whole), k = n / COUNT(lines) / COUNT(whole);
+        fap_problem p;
+        if (!due()) continue;
+        fap_unit = 8;
+        FA_REQUIRE(fap_build(&p, lines[l], &whole[w].cuda->info));
+        FA_EXPECT_MSG(run_by_blocks(&whole[w], &p, blocks[k]), "%s: %s, %u blocks", whole[w].cuda->info.name, lines[l],
+                      blocks[k]);
+        fap_free(&p);
+    }
+}
+
+/* Two shapes of a kernel; 176 keys: for many that all rows see. */
+FA_TEST(shapes) {
+    NEEDS_HOPPER;
+    for (int n = 0; n < 8; n++)
+        FA_EXPECT(check(&whole[1], spare, "b=%d hq=2 sq=%d sk=%d seed=%d", 1 + n % 2, 100 + 40 * n, 340 + n * 2, n));
+    for (int n = 0; n < 8; n++)
+        FA_EXPECT(check(&whole[0], spare, "b=%d hq=2 hk=1 sq=%d sk=%d causal=%d", 1 + n % 2, 33 + 57 * n, 100 + 90 * n, n / 2 % 2));
+}
+
+FA_TEST(negative_scales_and_no_keys) {
+    NEEDS_HOPPER;
+    for (int w = 0; w < COUNT(whole); w++) {
+        FA_EXPECT(check(&whole[w], spare, "b=2 sq=200 sk=400 scale=-0.5 causal=%d", w % 2));
+        FA_EXPECT(check(&whole[w], spare, "b=2 hq=2 sq=200 sk=0"));
+    }
+}
+
 /* ---- softmax ----------------------------------------------------------------------------- */
 
 /* Scores that rise or fall along the keys, so that the reference moves in steps without a maximum, too. */
@@ -292,6 +360,14 @@ FA_TEST(rows_that_have_seen_nothing) {
         }
     for (int w = 0; w < COUNT(whole); w++)
         FA_EXPECT(check(&whole[w], infinite_key, "sq=128 sk=512 causal=1"));
+}
+
+/* A row with a sink has seen a key before its first tile, so that only its boundary tells that a tile is to be masked. */
+FA_TEST(sinks) {
+    const instance i = INSTANCE(f16_128_blocks);
+    NEEDS_HOPPER;
+    for (int n = 0; n < 12; n++)
+        FA_EXPECT(check(&i, spare, "hq=2 sq=%d sk=%d causal=1 sink=1 seed=%d", 128 + 64 * (n % 3), 230 + 30 * n, n));
 }
 
 #if !defined(FA_TEST_CORE)
@@ -341,7 +417,7 @@ FA_TEST(random_problems) {
 
 /* What this kernel does not do is left to the other one. */
 FA_TEST(other_kernel) {
-    static const char *const lines[] = {"scale=-0.5", "page=7", "page=20", "layout=bcast b=2", "sk=0"};
+    static const char *const lines[] = {"page=7", "page=20", "layout=bcast b=2"};
     NEEDS_HOPPER;
     for (int n = 0; n < COUNT(lines); n++) {
         char line[128];
@@ -367,6 +443,51 @@ static double visible_macs(const fa_info *info, const fa_cuda_launch *tile, int 
         macs += (double)tile->block_m * (tiles * tile->block_n) * (info->head_dim + info->head_dim_v);
     }
     return macs;
+}
+
+/* Products of the tiles in which some row sees a block of a mask. */
+static double block_macs(const fap_problem *p, const fa_info *info, const fa_cuda_launch *tile) {
+    const fa_args *const a = &p->args;
+    const fa_sequence seq = {0, a->seqlen_q, a->seqlen_k, 0, 0, 0, 0};
+    double macs = 0;
+    for (int h = 0; h < a->num_heads; h++)
+        for (int i0 = 0; i0 < a->seqlen_q; i0 += tile->block_m)
+            for (int j0 = 0; j0 < a->seqlen_k; j0 += tile->block_n) {
+                int seen = 0;
+                for (int i = i0; i < i0 + tile->block_m && i < a->seqlen_q; i++)
+                    for (int j = j0; j < j0 + tile->block_n && j < a->seqlen_k; j++)
+                        seen |= fa_block_visible(a, &seq, h, i, j) && (!a->causal || j <= i + a->seqlen_k - a->seqlen_q);
+                macs += seen * (double)tile->block_m * tile->block_n * (info->head_dim + info->head_dim_v);
+            }
+    return macs;
+}
+
+FA_TEST(blocks_that_nobody_sees_are_skipped) {
+    const instance i = INSTANCE(f16_128_blocks);
+    NEEDS_HOPPER;
+    for (int n = 0; n < 12; n++) {
+        char line[128];
+        fap_problem p;
+        device_copy c;
+        fa_cuda_launch launch;
+        if (!due()) continue;
+        fap_unit = 8;
+        snprintf(line, sizeof line, "hq=2 sq=%d sk=%d bm=%d seed=%d causal=%d", 100 + 40 * n, 500 + n, n % 2 ? 128 : 64, n, n % 3 == 2);
+        FA_REQUIRE(fap_build(&p, line, &i.cuda->info));
+        uint8_t *const blocks = (uint8_t *)(uintptr_t)p.args.block_mask.data;
+        const int64_t many = (int64_t)((p.args.seqlen_q - 1) / p.args.block_mask.block_q + 1) *
+                             ((p.args.seqlen_k - 1) / p.args.block_mask.block_k + 1) * p.args.num_heads;
+        for (int64_t x = 0; x < many; x++) blocks[x] = blocks[x] && x % 3 == 0; /* few */
+        FA_EXPECT(device_upload(&p, &c) && i.launch(&c.args, &launch) == FA_OK && is_hopper(&launch));
+        device_free(&c);
+        FA_EXPECT_MSG(device_forward(i.cuda, &p) && fap_judge(&p, "blocks"), "%s", line);
+        if (ptx_counter && n % 3 != 2) {
+            const double macs = (double)ptx_counter("mac_wgmma"), wanted = block_macs(&p, &i.cuda->info, &launch);
+            FA_EXPECT_MSG(macs == wanted, "%s: %.0f products, wanted %.0f", line, macs, wanted);
+        }
+        FA_EXPECT(check(&i, spare, "b=3 hq=4 hk=2 sq=170 sk=390 varlen=1 bm=32 seed=%d", n));
+        fap_free(&p);
+    }
 }
 
 /* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees
