@@ -3707,8 +3707,13 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, c
 /* ---- the warpgroups that compute --------------------------------------------------------- */
 
 /* x, the same in all lanes, where it waits for the end of the loops: a shuffle tells ptxas to take a uniform register. Three
- * warpgroups have these to spare, two have others. */
-FAI_ATOM int32_t FAI_(put_by)(int32_t x) { return FAI_HOPPER_WGS == 3 ? __shfl_sync(~0u, x, 0) : x; }
+ * warpgroups have these to spare, and tiles with the largest O must, others have registers. */
+FAI_ATOM int32_t FAI_(put_by)(int32_t x) {
+    return FAI_HOPPER_WGS == 3 || FAI_DIM > 192 ? __shfl_sync(~0u, x, 0) : x;
+}
+
+/* first of the thread's rows */
+FAI_ATOM int FAI_(own_row)(int thread) { return thread / 32 * 16 + FAI_C_ROW(thread % 32, 0); }
 
 /* What a warpgroup needs in every step. */
 typedef struct FAI_(group) {
@@ -3716,7 +3721,6 @@ typedef struct FAI_(group) {
     uint32_t shared;         /* memory */
     int32_t turn, next;      /* named barriers: its turn, that of the next warpgroup */
     int32_t leads;           /* this thread speaks for all */
-    int32_t row;             /* first of the thread's rows */
     int32_t lo, hi;          /* keys that all its rows see */
     float scale_log2;        /* of S to log2 units */
 } FAI_(group);
@@ -3727,8 +3731,7 @@ FAI_ATOM FAI_(group) FAI_(group_of)(const fa_args *a, uint32_t shared, int wg, c
     g.dk = fai_descriptor(shared + FAI_HOPPER_SK, 16);
     g.dv = fai_descriptor(shared + FAI_HOPPER_SV(bn), bn * 128);
     g.turn = FAI_BAR_TURN + wg, g.next = FAI_BAR_TURN + (wg + 1 == wgs ? 0 : wg + 1);
-    g.leads = threadIdx.x % 128 == 0;
-    g.row = (int)threadIdx.x / 32 * 16 + FAI_C_ROW((int)threadIdx.x % 32, 0);
+    g.leads = fai_tid() % 128 == 0;
     g.lo = 0, g.hi = 0, g.scale_log2 = FAI_(scale)(a) * FAI_LOG2E;
     return g;
 }
@@ -3881,14 +3884,15 @@ FAI_ATOM void FAI_(softmax_tile)(const fa_args *a, const FAI_(tile) *t, const FA
                                   int32_t first, const int bn) {
     float(*const c4)[4] = (float(*)[4])s;
     float scale = fabsf(g->scale_log2);
+    const int row = FAI_(own_row)(fai_tid());
     if (FAI_(is_modified)(a))
-        FAI_(modify)(a, t, c4, first, g->row, FAI_(scale)(a), 1, bn), scale = 1;
+        FAI_(modify)(a, t, c4, first, row, FAI_(scale)(a), 1, bn), scale = 1;
     else if (g->scale_log2 < 0) /* a maximum of S, not a minimum */
 #pragma unroll
         for (int i = 0; i < bn / 2; i++) s[i] = -s[i];
-    if (FAI_(is_masked)(a) || first < g->lo || first + bn > g->hi) FAI_(mask)(a, t, c4, first, g->row, 1, bn);
+    if (FAI_(is_masked)(a) || first < g->lo || first + bn > g->hi) FAI_(mask)(a, t, c4, first, row, 1, bn);
     FAI_(softmax_exact)(s, m, l, factor, scale, bn);
-    if (FAI_(drops)(a)) FAI_(dropout)(a, t, c4, first, g->row, 1, bn);
+    if (FAI_(drops)(a)) FAI_(dropout)(a, t, c4, first, row, 1, bn);
 }
 
 /* A warpgroup that is alone mends V of a tile itself, which nobody reads before the next step. Votes tell ptxas that all
@@ -3954,7 +3958,7 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
                                     const FAI_(group) *g, float o[FA_HEAD_DIM_V / 2], const float m[2],
                                     float l[2], const int wgs, const int bn) {
     FAI_HOPPER_SIZES
-    const int thread = fai_tid(), lane = thread % 32, warp_row = thread / 32 * 16, row = warp_row + FAI_C_ROW(lane, 0);
+    const int thread = fai_tid(), lane = thread % 32, warp_row = thread / 32 * 16, row = FAI_(own_row)(thread);
     const int own = warp_row % 64 + lane % 16;
     const int wg = thread / 128;
     const uint32_t sm = FAI_HOPPER_OWN_O(wgs, bn)
@@ -4062,15 +4066,16 @@ FAI_ATOM void FAI_(consume_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_
                                  FAI_(stage) *stage, uint32_t q, const int wgs, const int bn) {
     FAI_HOPPER_SIZES
     const int32_t last = __shfl_sync(~0u, t->last, 0), end = __shfl_sync(~0u, FAI_(first_tile)(t, bn), 0);
-    const int row0 = (int)threadIdx.x / 128 * 64;
+    const int row0 = fai_tid() / 128 * 64;
     g->lo = FAI_(put_by)(FAI_(keys)(a, t, FAI_(find)(t, row0 + 63).i).lo);
     g->hi = FAI_(put_by)(FAI_(keys)(a, t, FAI_(find)(t, row0).i).hi);
+    const int row = FAI_(own_row)(fai_tid());
     float o[DV / 2], m[2], l[2]; /* (DV/8, C4); of the thread's rows */
 #pragma unroll
     for (int i = 0; i < DV / 2; i++) o[i] = 0;
 #pragma unroll
     for (int h = 0; h < 2; h++) { /* a sink is a key that has been seen, without a value */
-        const float sink = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, g->row + h * 8).h] : -INFINITY;
+        const float sink = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, row + h * 8).h] : -INFINITY;
         m[h] = sink == -INFINITY ? FAI_UNSEEN : -FAI_HEAD - sink * FAI_LOG2E;
         l[h] = sink == -INFINITY || threadIdx.x % 4 ? 0 : fai_ex2_approx_ftz_f32(-FAI_HEAD);
     }
@@ -4100,10 +4105,10 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_m
         FAI_(consume_tile)(a, t, maps, &g, &stage, n % 2, wgs, bn);
         n = FAI_(put_by)(t->n);
         __syncwarp(); /* the warp no longer reads *t */
-        if (threadIdx.x % 32 == 0) fai_mbarrier_arrive(shared + FAI_TILE_EMPTY + n % 2 * 8);
+        if (fai_tid() % 32 == 0) fai_mbarrier_arrive(shared + FAI_TILE_EMPTY + n % 2 * 8);
     }
-    if (g.leads) fai_cp_async_bulk_wait_group_read_0(); /* shared memory outlives its reader */
-    if (wg == 0) FAI_(take_turn)(&g, wgs);              /* the turn that nobody needs any more */
+    if (FAI_HOPPER_OWN_O(wgs, bn) && g.leads) fai_cp_async_bulk_wait_group_read_0(); /* shared memory outlives its reader */
+    if (wgs > 1 && wg == 0) fai_bar_sync(FAI_BAR_TURN, 256); /* the turn that nobody needs any more */
 }
 
 /* mbarriers before their first use. By one thread. */

@@ -1,7 +1,7 @@
 /* sass.c - counts the machine instructions of each kernel in a cubin, and fails if they are not as they
  * should be. Needs no tool of NVIDIA.
  *
- *     sass FILE... [--kernel PART] [--require LIST] [--forbid LIST] ...
+ *     sass FILE... [--loops] [--kernel PART] [--require LIST] [--forbid LIST] ...
  *
  * FILE is a cubin, or a host object or program with uncompressed cubins in its fat binaries. LIST is
  * separated by commas: HGMMA (at least one), HGMMA=16, LDS>=8, MOV<=100. --kernel selects the kernels, by
@@ -9,6 +9,9 @@
  * assertions: only the table.
  *
  *     sass k.cubin --forbid LDL,STL --kernel forward --require HGMMA=16,UTMALDG --forbid HMMA
+ *
+ * --loops also prints, for each innermost loop with a wgmma, how many instructions a warp issues in an iteration: along
+ * the shortest path, on which waits succeed at once and rare branches are not taken, and if it took all there are.
  *
  * SASS of sm_80 to sm_90 has 16 bytes an instruction; bits 0 to 8 are the opcode. The table of opcodes was
  * made by compiling one PTX instruction at a time (ptxas 13.0); what it lacks is shown by number.
@@ -64,6 +67,7 @@ static const char *const names[OPCODES] = {
 typedef struct {
     const char *name;
     int arch, instructions, count[OPCODES];
+    const uint64_t *code; /* two words an instruction */
 } Kernel;
 
 static Kernel kernels[MAX_KERNELS];
@@ -83,7 +87,7 @@ static void read_cubin(const char *file, const uint8_t *data, size_t bytes) {
         Kernel *k = &kernels[nkernels++];
         k->name = name + 6;
         k->arch = e->e_ident[EI_OSABI] == 0x41 ? e->e_flags >> 8 & 0xff : e->e_flags & 0xff;
-        const uint64_t *word = (const void *)(data + section[i].sh_offset);
+        const uint64_t *word = k->code = (const void *)(data + section[i].sh_offset);
         k->instructions = (int)(section[i].sh_size / 16);
         for (int j = 0; j < k->instructions; j++) k->count[word[2 * j] % OPCODES]++;
     }
@@ -172,6 +176,60 @@ static void print(const Kernel *k) {
     putchar('\n');
 }
 
+/* ---- loops ---- */
+
+enum { BRA = 0x147, EXIT = 0x14d, HGMMA = 0x1f0, QGMMA = 0x1f3, FAR = 1 << 30, ALWAYS = 7 /* predicate */ };
+static int opcode(const Kernel *k, int i) { return (int)(k->code[2 * i] % OPCODES); }
+static int predicate(const Kernel *k, int i) { return (int)(k->code[2 * i] >> 12 & 15); }
+
+/* Where a branch with an offset goes; -1 if instruction i is none. */
+static int target(const Kernel *k, int i) {
+    const uint64_t low = k->code[2 * i], high = k->code[2 * i + 1];
+    if ((low & 0xfff) != 0x947) return -1;
+    /* 48 bits from bit 34 on, then 8 more, in units of 4 bytes */
+    const int64_t offset = ((int64_t)((low >> 34 | high << 30) << 16) >> 16) * 256 + (int64_t)(low >> 16 & 255);
+    const int64_t to = i + 1 + offset / 4;
+    return offset % 4 == 0 && to >= 0 && to < k->instructions ? (int)to : -1;
+}
+
+/* Instructions of the shortest path from first to last, both counted; FAR: there is none. */
+static int shortest(const Kernel *k, int first, int last) {
+    int *const dist = malloc(((size_t)k->instructions + 1) * sizeof *dist);
+    bool again = true;
+    if (!dist) exit(2);
+    for (int i = 0; i <= k->instructions; i++) dist[i] = FAR;
+    for (dist[first] = 1; again;) {
+        again = false;
+        for (int i = 0; i < k->instructions; i++) {
+            if (dist[i] == FAR || i == last) continue;
+            const int to = target(k, i), op = opcode(k, i);
+            if (to >= 0 && dist[to] > dist[i] + 1) dist[to] = dist[i] + 1, again = true;
+            if (predicate(k, i) == ALWAYS && (op == BRA || op == EXIT)) continue;
+            if (dist[i + 1] > dist[i] + 1) dist[i + 1] = dist[i] + 1, again = true;
+        }
+    }
+    const int length = dist[last];
+    free(dist);
+    return length;
+}
+
+static void print_loops(const Kernel *k) {
+    for (int last = 0; last < k->instructions; last++) {
+        const int first = target(k, last);
+        bool innermost = true;
+        int products = 0;
+        if (first < 0 || first > last || predicate(k, last) == ALWAYS) continue;
+        for (int i = first; i < last; i++) {
+            const int to = target(k, i); /* waits are short loops of their own */
+            products += opcode(k, i) == HGMMA || opcode(k, i) == QGMMA;
+            innermost &= !(to >= first && to < i && i - to > 8);
+        }
+        const int length = products && innermost ? shortest(k, first, last) : FAR;
+        if (length <= last - first + 1)
+            printf("  loop at %d: %d issued of %d, %d wgmma\n", first, length, last - first + 1, products);
+    }
+}
+
 /* It only returns, as a kernel that is for another architecture: LDC, EXIT, the BRA behind it. Nothing is required
  * of it. */
 static bool is_empty(const Kernel *k) { return k->instructions - k->count[0x118 /* NOP */] <= 3; }
@@ -219,8 +277,13 @@ int main(int argc, char **argv) {
     int first = 1;
     for (; first < argc && argv[first][0] != '-'; first++) read_file(argv[first]);
     if (first == 1)
-        return fprintf(stderr, "usage: sass FILE... [--kernel PART] [--require LIST] [--forbid LIST]\n"), 2;
-    for (int i = 0; i < nkernels; i++) print(&kernels[i]);
+        return fprintf(stderr, "usage: sass FILE... [--loops] [--kernel PART] [--require LIST] [--forbid LIST]\n"), 2;
+    bool loops = first < argc && !strcmp(argv[first], "--loops");
+    first += loops;
+    for (int i = 0; i < nkernels; i++) {
+        print(&kernels[i]);
+        if (loops) print_loops(&kernels[i]);
+    }
     for (int i = first; i < argc; i += 2) {
         bool require = !strcmp(argv[i], "--require"), forbid = !strcmp(argv[i], "--forbid");
         if (i + 1 == argc || (!require && !forbid && strcmp(argv[i], "--kernel"))) {
