@@ -139,6 +139,7 @@ gpu: ## on a machine with a GPU: CUDA tests, compute-sanitizer, benchmark next t
 
 cuda-model: ## what the PTX machine predicts for each CUDA kernel, without a GPU
 	@sh bench/cuda_model.sh
+	@sh bench/hopper_cost.sh
 
 compile-time: ## seconds that nvcc takes for an instance, by pass
 	@sh bench/compile_time.sh

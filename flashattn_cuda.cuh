@@ -54,9 +54,9 @@
               workspace begins with FA_CUDA_COUNTER_BYTES of counters: 0 before its first use, 0 again after every
               call, whatever its args. Calls that may run at the same time need workspaces of their own. One launch,
               or two for splits by split_keys of more than 1024 (batch, key/value head, 16 rows).
-              forward needs no workspace: NULL, 0 is right. On sm_90a it makes use of one of FA_CUDA_COUNTER_BYTES or
-              more, which begins with the same counters, and may be that of decode: blocks then take tiles when they
-              are free, and the results are the same bits.
+              forward needs no workspace: NULL, 0 is right. On sm_90a it makes use of one of
+              FA_CUDA_COUNTER_BYTES or more, which begins with the same counters, and may be that of decode:
+              blocks then take tiles when they are free. The results are the same bits.
 
     CONFIGURE, sticky, before any include, the first one or a later one. What they compile, once, takes the argument
               structs of flashattn.h, with pointers to device memory.
@@ -85,9 +85,9 @@
     HOPPER    Compiled for sm_90a (-gencode arch=compute_90a,code=sm_90a, alone or next to others), the
               forward pass has a second kernel, by TMA and wgmma, for head dims of 64 to 256; to 192 with
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
-              leaves to the other kernel: strides of 0, and pages whose size is no multiple of 8, as TMA takes neither
-              in boxes that wgmma can read. It has up to two shapes, of which the launch takes one by counts (the rule,
-              and what the tiles are: is_other_shape, >>tiles). Tiles in which a block mask shows nothing are skipped.
+              leaves to the other kernel: strides of 0, and pages whose size is no multiple of 8: TMA makes no
+              boxes of them that wgmma can read. It has up to two shapes, of which the launch takes one by counts
+              (>>hopper, is_other_shape). Tiles in which a block mask shows nothing are skipped.
               It asks the runtime for the driver's cuTensorMapEncodeTiled at every call; who has that
               function may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
 
@@ -2309,8 +2309,9 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
 #endif
 #endif
-/* A second kernel, by shape: launch says when. Up to 64 dims for few queries: three blocks an SM, of one warpgroup, 74 KB
- * and 168 registers a thread. Up to 128 dims for many keys that all rows see: more of them, as no mask needs registers. */
+/* A second kernel, by shape: launch says when. Up to 64 dims for few queries: three blocks an SM, of one
+ * warpgroup, 74 KB and 168 registers a thread. Up to 128 dims for many keys that all rows see: more of
+ * them, as no mask needs registers. */
 #define FAI_HOPPER_FEW (FAI_DIM <= 64 && !FAI_HEAVY)
 #define FAI_HOPPER_WIDE (FAI_DIM > 64 && FAI_DIM <= 128 && !FAI_HEAVY)
 #define FAI_HOPPER_MOST (FAI_HOPPER_WIDE ? 176 : FAI_HOPPER_N) /* keys of the larger tile */
@@ -2435,8 +2436,8 @@ typedef struct FAI_(tile) {
     int32_t infinite;                   /* >>hopper: V had elements that are not finite */
     fai_spot keys;                      /* >>hopper: where TMA finds K and V */
     uint32_t n;                         /* >>hopper: tiles of this block before */
-    int32_t last;                       /* >>hopper: first key of the tile of K that comes first, the last one */
-    int32_t next_k[2], next_v[2];       /* >>hopper: that of the one after the tile in stage n, if block masks skip some */
+    int32_t last;                       /* >>hopper: first key of the tile that comes first: the last */
+    int32_t next_k[2], next_v[2];       /* >>hopper: of the one after that in stage n, if some are skipped */
     fa_range any, all;                  /* keys of the block that some row sees, that all rows see */
     uint32_t row[FAI_TILE_ROWS];             /* query - first, and (head - first_h) << 10 */
 } FAI_(tile);
@@ -2472,7 +2473,8 @@ FAI_HD static inline int64_t FAI_(tiles)(const fa_args *a, int rows) {
 }
 
 /* Tile `number`, of bm rows, of `group` heads that share K and V; head: where these are, counted in groups
- * through the batch. 0 if the sequence has no such rows. Done by threads 0, 1 .. step - 1, which then have to meet. */
+ * through the batch. 0 if the sequence has no such rows. Done by threads 0, 1 .. step - 1, which then have
+ * to meet. */
 FAI_ATOM int FAI_(set_tile)(const fa_args *a, FAI_(tile) *t, const int bm, int32_t group, uint32_t number,
                             uint32_t head, const int32_t thread, const int step) {
     const uint32_t heads = (uint32_t)(a->num_heads / group);
@@ -2501,7 +2503,8 @@ FAI_ATOM int FAI_(set_tile)(const fa_args *a, FAI_(tile) *t, const int bm, int32
 /* Tile `n` of the launch, of `most` rows of the heads that share K and V; 0 if there are no such rows. */
 FAI_ATOM int FAI_(begin)(const fa_args *a, FAI_(tile) *t, uint32_t n, const int most) {
     const uint32_t tiles = (uint32_t)FAI_(tiles)(a, most);
-    if (!FAI_(set_tile)(a, t, most, a->num_heads / fai_num_heads_k(a), n % tiles, n / tiles, (int32_t)threadIdx.x, most))
+    if (!FAI_(set_tile)(a, t, most, a->num_heads / fai_num_heads_k(a), n % tiles, n / tiles,
+                        (int32_t)threadIdx.x, most))
         return 0;
     __syncthreads(); /* *t is written */
     return 1;
@@ -3407,20 +3410,38 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 /* >>hopper   [FA3] the same for sm_90a: TMA, wgmma, warps that load and warps that compute  */
 /* ======================================================================================== */
 
-/*  Warpgroups 0 .. wgs - 1 compute 64 rows each. Of the last one, a warp copies by TMA, one finds the
- *  tiles of queries, two mend V. K and V are rings of two stages, so that the product Q K of the next tile of bn keys runs
- *  during a softmax:
+/*  Warpgroups 0 .. wgs - 1 compute 64 rows each. Of the last one, a warp copies by TMA, one finds the tiles of
+ *  queries, two mend V. K and V are rings of two stages, so that the product Q K of the next tile of bn keys
+ *  runs during a softmax:
  *
  *      copies     Q K0 K1 V0 K2 V1 ..
  *      products   S0 = Q K0 | S1 = Q K1, O += P0 V0 | S2 = Q K2, O += P1 V1 | .. | O += Pn Vn
  *      softmax              P0                      P1                      ..  Pn
  *
  *  One warpgroup issues its products while the others are in their softmax: they take turns.
- *  A block computes one tile of queries after the other. What one is stands in one of two tile structs, so that K0, K1
- *  and V0 of the next, and its Q where O has shared memory of its own, are on their way while O is stored.
- *  The other shape, FAI_HOPPER_FEW, is one warpgroup that does everything, for one tile; three blocks an SM hide what
- *  each waits for.
- *  Shared memory: barriers and tile structs; K; V; Q by warpgroup; O, there or where Q was. In panels of 64 columns. */
+ *  A block computes one tile of queries after the other. What a tile is stands in one of two structs, so that
+ *  K0, K1 and V0 of the next, and its Q where O has shared memory of its own, are on their way while O is stored.
+ *  The other shape up to 64 dims is one warpgroup that does everything, for one tile of queries; three blocks an
+ *  SM hide what each waits for.
+ *  Shared memory: barriers and tile structs; K; V; Q by warpgroup; O, there or where Q was. In panels of 64
+ *  columns.
+ *
+ *  What a warp issues for 64 queries and 128 keys where no mask cuts the tile, counted in the machine code, and
+ *  the clocks of the other parts of an SM by published rates: a model, not measured (bench/hopper_cost.sh).
+ *
+ *      tile             issue slots   tensor cores   exp2   shared memory
+ *      d64   192 x 128          321            512    512             405
+ *      d64    64 x 128          384            512    512             576
+ *      d128  128 x 128          330           1024    512             896
+ *      d128  128 x 176          319           1024    512             861
+ *      d192  128 x 112          366           1536    512            1371
+ *      d256  128 x  80          434           2048    512            1946
+ *
+ *  So tensor cores limit, exp2 as much at 64 dims. A quarter of the exponentials by a polynomial would take 384
+ *  clocks of exp2 and some 110 issue slots more, and change nothing about the 512 of the tensor cores.
+ *  A tile that a mask cuts issues 412 .. 630. At most this is added there, and to all tiles, at 64 dims: ALiBi
+ *  370, dropout 850, bias 2080 (its three types, of which one runs), softcap 2440, FA_SCORE_MOD 50 and what it
+ *  computes; a sink nothing; block and tree masks ask for key after key, in a loop. */
 #define FAI_HOPPER_THREADS (FAI_HOPPER_WGS * 128 + 128)
 #define FAI_HOPPER_SIZES enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V, Q_PANEL = 64 * 128 };
 #define FAI_HOPPER_K_BYTES(bn) (FAI_PANELS(FA_HEAD_DIM) * (bn)*128) /* of a stage */
@@ -3438,7 +3459,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 #define FAI_HOPPER_SHARED(wgs, bn) \
     (FAI_HOPPER_OWN_O(wgs, bn) ? FAI_HOPPER_BOTH(wgs, bn) \
                                : FAI_HOPPER_SQ(bn) + (wgs)*FAI_HOPPER_Q_BYTES(wgs, bn))
-FA_STATIC_ASSERT(FAI_HOPPER_TILES + 2 * sizeof(FAI_(tile)) <= FAI_HOPPER_SK, "flashattn_cuda.cuh: FAI_HOPPER_SK");
+FA_STATIC_ASSERT(FAI_HOPPER_TILES + 2 * sizeof(FAI_(tile)) <= FAI_HOPPER_SK,
+                 "flashattn_cuda.cuh: FAI_HOPPER_SK is too small");
 /* mbarriers; those of stage 1, or of the other tile struct, are 8 behind those of stage 0 */
 #define FAI_Q_FULL 0
 #define FAI_Q_EMPTY 8
@@ -3467,8 +3489,8 @@ FAI_ATOM int32_t FAI_(first_tile)(const FAI_(tile) *t, const int bn) { return t-
 
 /* ---- what the warps that load have to find ----------------------------------------------- */
 
-/* The tile of bn keys from `first` on, or the next to the left, in which some row sees a key; less than end if there is
- * none. All lanes of a warp ask. */
+/* The tile of bn keys from `first` on, or the next to the left, in which some row sees a key; less than end
+ * if there is none. All lanes of a warp ask. */
 FAI_ATOM int32_t FAI_(seen)(const fa_args *a, const FAI_(tile) *t, int32_t first, int32_t end, const int bn) {
     if (!FAI_(skips)(a)) return first;
     const fa_sequence seq = {t->b, t->len_q, t->len_k, 0, 0, 0, 0};
@@ -3488,8 +3510,8 @@ FAI_ATOM int32_t FAI_(seen)(const fa_args *a, const FAI_(tile) *t, int32_t first
     return first;
 }
 
-/* Tile `number` of all. Those of `section` heads, whose K and V fit in L2, are interleaved; the last tile of each head
- * goes first: under a causal mask it is the longest. By threads 0 .. step - 1. */
+/* Tile `number` of all. Those of `section` heads, whose K and V fit in L2, are interleaved; the last tile
+ * of each head goes first: under a causal mask it is the longest. By threads 0 .. step - 1. */
 FAI_ATOM int FAI_(hopper_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, const int bm,
                                uint32_t number, const int32_t thread, const int step) {
     const uint32_t heads = m->total / m->tiles, section = number / (m->section * m->tiles),
@@ -3509,16 +3531,18 @@ FAI_ATOM void FAI_(set_keys)(const fa_args *a, FAI_(tile) *t, uint32_t n, const 
     }
 }
 
-/* The number of the tile after this block's first `round`. With a counter the first block that is free takes the longest
- * tile that is left; that is asked m->total times in all, which brings the counter back to 0. Without, the order of the
- * blocks changes from round to round, so that none always gets the longer one. */
+/* The number of the tile after this block's first `round`. With a counter the first block that is free
+ * takes the longest tile that is left; that is asked m->total times in all, which brings the counter back
+ * to 0. Without, the order of the blocks changes from round to round, so that none always gets the longer
+ * one. */
 FAI_ATOM uint32_t FAI_(number_of)(const fa_cuda_maps *m, uint32_t round) {
     const uint32_t blocks = gridDim.x, own = blockIdx.x;
     if (m->counter) return blocks + fai_atom_global_inc_u32(m->counter, m->total - 1);
     return round * blocks + (round % 2 ? blocks - 1 - own : own);
 }
 
-/* A warp finds the tiles of this block that have rows, and tells the others; rows 0: there is none any more. */
+/* A warp finds the tiles of this block that have rows, and tells the others; rows 0: there is none any
+ * more. */
 FAI_ATOM void FAI_(find_tiles)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps *m, uint32_t shared,
                                const int wgs, const int bn) {
     const int32_t lane = (int32_t)threadIdx.x % 32;
@@ -3526,7 +3550,7 @@ FAI_ATOM void FAI_(find_tiles)(const fa_args *a, FAI_(tile) *tiles, const fa_cud
     int found;
     for (uint32_t n = 0;; n++) {
         FAI_(tile) *const t = tiles + n % 2;
-        fai_mbarrier_try_wait_parity(shared + FAI_TILE_EMPTY + n % 2 * 8, n / 2 % 2 ^ 1); /* *t may be written */
+        fai_mbarrier_try_wait_parity(shared + FAI_TILE_EMPTY + n % 2 * 8, n / 2 % 2 ^ 1); /* it may be written */
         for (found = 0; !found && number < m->total; round++) {
             found = FAI_(hopper_tile)(a, t, m, wgs * 64, number, lane, 32);
             if (lane == 0) number = FAI_(number_of)(m, round);
@@ -3551,7 +3575,8 @@ FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda
     const int32_t head = t->head_k;
     const uint32_t panel = bn * 128;
     fai_mbarrier_arrive_expect_tx(bar, FAI_PANELS(dim) * panel);
-    if (FAI_HAS(FA_PAGED) && bn == FAI_HOPPER_N && wgs == FAI_HOPPER_WGS && a->block_table) { /* other shapes: none */
+    const int usual = bn == FAI_HOPPER_N && wgs == FAI_HOPPER_WGS; /* the other shape has no pages */
+    if (FAI_HAS(FA_PAGED) && usual && a->block_table) {
         const int32_t rows = m->page_rows, size = a->page_size;
         const int32_t *const table = a->block_table + t->b * fai_table_stride(a);
 #pragma unroll 1
@@ -3603,8 +3628,8 @@ FAI_ATOM int FAI_(is_mended)(const fa_args *a, const FAI_(tile) *t, int32_t firs
     return FAI_(is_masked)(a) || FAI_(drops)(a) || first < t->all.lo || first + bn > t->all.hi;
 }
 
-/* Copies Q and all the tiles of K and, one behind, of V. n: tiles of queries before; ring: tiles of keys before, those of
- * this one included when it returns. */
+/* Copies Q and all the tiles of K and, one behind, of V. n: tiles of queries before; ring: tiles of keys
+ * before, those of this one included when it returns. */
 FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
                                   uint32_t n, uint32_t ring, const int wgs, const int bn) {
     const int32_t end = FAI_(first_tile)(t, bn), leads = threadIdx.x % 32 == 0;
@@ -3656,10 +3681,10 @@ FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_m
     }
 }
 
-/* Makes rows of V that no row of the tile sees zeros, and what is not finite, too, as in make_finite: by threads
- * 0 .. step - 1. 1 if this thread found such an element. */
-FAI_ATOM int FAI_(mend_stage)(const FAI_(tile) *t, uint32_t sv, int32_t first, uint32_t thread, const int step,
-                              const int bn) {
+/* Makes rows of V that no row of the tile sees zeros, and what is not finite, too, as in make_finite: by
+ * threads 0 .. step - 1. 1 if this thread found such an element. */
+FAI_ATOM int FAI_(mend_stage)(const FAI_(tile) *t, uint32_t sv, int32_t first, uint32_t thread,
+                              const int step, const int bn) {
     int found = 0;
 #pragma unroll 1
     for (uint32_t c = thread; c < FAI_HOPPER_V_BYTES(bn) / 16; c += step) {
@@ -3688,11 +3713,11 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, c
             const uint32_t stage = ring % 2;
             next = first - bn;
             if (!FAI_(is_mended)(a, t, first, bn)) continue;
-            fai_mbarrier_try_wait_parity(shared + FAI_V_RAW + 8 * stage, raw >> stage & 1); /* V may be read */
+            fai_mbarrier_try_wait_parity(shared + FAI_V_RAW + 8 * stage, raw >> stage & 1); /* V is there */
             raw ^= 1u << stage;
             if (FAI_(skips)(a)) next = t->next_v[stage];
-            int found = FAI_(mend_stage)(t, shared + FAI_HOPPER_SV(bn) + stage * FAI_HOPPER_V_BYTES(bn), first,
-                                         thread, 64, bn);
+            const uint32_t sv = shared + FAI_HOPPER_SV(bn) + stage * FAI_HOPPER_V_BYTES(bn);
+            int found = FAI_(mend_stage)(t, sv, first, thread, 64, bn);
             found = fai_bar_red_or(FAI_BAR_MEND, 64, found);
             if (thread == 0) {
                 if (found) t->infinite = 1;
@@ -3706,8 +3731,9 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, c
 
 /* ---- the warpgroups that compute --------------------------------------------------------- */
 
-/* x, the same in all lanes, where it waits for the end of the loops: a shuffle tells ptxas to take a uniform register. Three
- * warpgroups have these to spare, and tiles with the largest O must, others have registers. */
+/* x, the same in all lanes, where it waits for the end of the loops: a shuffle tells ptxas to take a
+ * uniform register. Three warpgroups have these to spare, and tiles with the largest O must, others have
+ * registers. */
 FAI_ATOM int32_t FAI_(put_by)(int32_t x) {
     return FAI_HOPPER_WGS == 3 || FAI_DIM > 192 ? __shfl_sync(~0u, x, 0) : x;
 }
@@ -3727,7 +3753,8 @@ typedef struct FAI_(group) {
 
 FAI_ATOM FAI_(group) FAI_(group_of)(const fa_args *a, uint32_t shared, int wg, const int wgs, const int bn) {
     FAI_(group) g;
-    g.shared = shared, g.dq = fai_descriptor(shared + FAI_HOPPER_SQ(bn) + wg * FAI_HOPPER_Q_BYTES(wgs, bn), 16);
+    g.shared = shared;
+    g.dq = fai_descriptor(shared + FAI_HOPPER_SQ(bn) + wg * FAI_HOPPER_Q_BYTES(wgs, bn), 16);
     g.dk = fai_descriptor(shared + FAI_HOPPER_SK, 16);
     g.dv = fai_descriptor(shared + FAI_HOPPER_SV(bn), bn * 128);
     g.turn = FAI_BAR_TURN + wg, g.next = FAI_BAR_TURN + (wg + 1 == wgs ? 0 : wg + 1);
@@ -3752,7 +3779,8 @@ FAI_ATOM FAI_(stage) FAI_(next_stage)(const FAI_(group) *g, FAI_(stage) s, const
 
 /* the stage that the first one comes after */
 FAI_ATOM FAI_(stage) FAI_(stage_before)(uint32_t shared, const int bn) {
-    FAI_(stage) s = {shared + 8, (uint32_t)FAI_HOPPER_K_BYTES(bn) / 16, (uint32_t)FAI_HOPPER_V_BYTES(bn) / 16, 3u << 30};
+    const uint32_t k = FAI_HOPPER_K_BYTES(bn) / 16, v = FAI_HOPPER_V_BYTES(bn) / 16;
+    FAI_(stage) s = {shared + 8, k, v, 3u << 30};
     return s;
 }
 
@@ -3766,8 +3794,8 @@ FAI_ATOM int32_t FAI_(following)(const fa_args *a, const FAI_(tile) *t, const FA
     return FAI_(skips)(a) ? __shfl_sync(~0u, t->next_k[s.bars != g->shared], 0) : first - bn;
 }
 
-/* K, V of the tile from `first` on are no longer needed. A warpgroup that is alone copies, in their place, those of the
- * tile after the next. Of a block mask all warps must have read where the next tile is. */
+/* K, V of the tile from `first` on are no longer needed. A warpgroup that is alone copies, in their place,
+ * those of the tile after the next. Of a block mask all warps must have read where the next tile is. */
 FAI_ATOM void FAI_(free_k)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, const FAI_(group) *g,
                            FAI_(stage) s, int32_t first, const int wgs, const int bn) {
     const int speaks = FAI_HAS(FA_BLOCK_MASK) ? threadIdx.x % 32 == 0 : g->leads;
@@ -3789,8 +3817,8 @@ FAI_ATOM void FAI_(issue_qk)(float s[FAI_HOPPER_MOST / 2], uint64_t dq, uint64_t
     fai_wgmma_fence(); /* registers of S are free */
 #pragma unroll
     for (int c = 0; c < D / 16; c++)
-        FAI_WGMMA_SS(bn, s, dq + (c / 4 * Q_PANEL + c % 4 * 32) / 16, dk + (c / 4 * bn * 128 + c % 4 * 32) / 16,
-                     c != 0);
+        FAI_WGMMA_SS(bn, s, dq + (c / 4 * Q_PANEL + c % 4 * 32) / 16,
+                     dk + (c / 4 * bn * 128 + c % 4 * 32) / 16, c != 0);
     fai_wgmma_commit_group();
 }
 
@@ -3840,7 +3868,8 @@ FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_MOST / 2], const int h
 #endif
 #define FAI_UNSEEN 1e30f
 
-/* With a maximum: for tiles that are masked, and as long as a row may have seen nothing. factor: for O; scale > 0 */
+/* With a maximum: for tiles that are masked, and as long as a row may have seen nothing. factor: for O;
+ * scale > 0 */
 FAI_ATOM void FAI_(softmax_exact)(float s[FAI_HOPPER_MOST / 2], float m[2], float l[2], float factor[2],
                                   float scale, const int bn) {
 #pragma unroll
@@ -3895,13 +3924,14 @@ FAI_ATOM void FAI_(softmax_tile)(const fa_args *a, const FAI_(tile) *t, const FA
     if (FAI_(drops)(a)) FAI_(dropout)(a, t, c4, first, row, 1, bn);
 }
 
-/* A warpgroup that is alone mends V of a tile itself, which nobody reads before the next step. Votes tell ptxas that all
- * lanes go the same way. */
-FAI_ATOM void FAI_(mend_own)(const fa_args *a, FAI_(tile) *t, const FAI_(group) *g, FAI_(stage) s, int32_t first,
-                             const int bn) {
+/* A warpgroup that is alone mends V of a tile itself, which nobody reads before the next step. Votes tell
+ * ptxas that all lanes go the same way. */
+FAI_ATOM void FAI_(mend_own)(const fa_args *a, FAI_(tile) *t, const FAI_(group) *g, FAI_(stage) s,
+                             int32_t first, const int bn) {
     if (__any_sync(~0u, FAI_(is_mended)(a, t, first, bn))) {
         FAI_(wait)(FAI_V_FULL, s);
-        const int found = FAI_(mend_stage)(t, g->shared + FAI_HOPPER_SV(bn) + s.v * 16, first, fai_tid(), 128, bn);
+        const uint32_t sv = g->shared + FAI_HOPPER_SV(bn) + s.v * 16;
+        const int found = FAI_(mend_stage)(t, sv, first, fai_tid(), 128, bn);
         if (__any_sync(~0u, fai_bar_red_or(FAI_BAR_WG, 128, found))) { /* all have mended */
             if (g->leads) t->infinite = 1;
             fai_bar_sync(FAI_BAR_WG, 128); /* and know what was found */
@@ -3922,7 +3952,8 @@ FAI_ATOM void FAI_(pass_turn)(const FAI_(group) *g, const int wgs) {
     if (wgs > 1) fai_bar_arrive(g->next, 256);
 }
 
-/* A tile: S = Q K^T of it and, at the same time, O += P V of the one before; then its P. The first key of the next. */
+/* A tile: S = Q K^T of it and, at the same time, O += P V of the one before; then its P. The first key of
+ * the next. */
 FAI_ATOM int32_t FAI_(step)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps, const FAI_(group) *g,
                             FAI_(stage) *before, float o[FA_HEAD_DIM_V / 2], uint32_t p[FAI_HOPPER_MOST / 4],
                             float m[2], float l[2], int32_t first, const int exact, const int wgs,
@@ -3952,13 +3983,14 @@ FAI_ATOM int32_t FAI_(step)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
     return next;
 }
 
-/* O / l and LSE. O through the shared memory of this warpgroup, then by TMA where its box has only rows that exist or
- * can be cut off, and O will not be read again here. */
+/* O / l and LSE. O through the shared memory of this warpgroup, then by TMA where its box has only rows
+ * that exist or can be cut off, and O will not be read again here. */
 FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *maps,
                                     const FAI_(group) *g, float o[FA_HEAD_DIM_V / 2], const float m[2],
                                     float l[2], const int wgs, const int bn) {
     FAI_HOPPER_SIZES
-    const int thread = fai_tid(), lane = thread % 32, warp_row = thread / 32 * 16, row = FAI_(own_row)(thread);
+    const int thread = fai_tid(), lane = thread % 32, warp_row = thread / 32 * 16;
+    const int row = FAI_(own_row)(thread);
     const int own = warp_row % 64 + lane % 16;
     const int wg = thread / 128;
     const uint32_t sm = FAI_HOPPER_OWN_O(wgs, bn)
@@ -4023,8 +4055,8 @@ FAI_ATOM int FAI_(any_unseen)(const FAI_(group) *g, const float m[2]) {
     return __any_sync(~0u, fai_bar_red_or(g->turn - FAI_BAR_TURN + FAI_BAR_WG, 128, unseen));
 }
 
-/* The products of a tile of queries, 64 rows of it, and all the keys that it sees. before: the stage of the last tile
- * of keys. */
+/* The products of a tile of queries, 64 rows of it, and all the keys that it sees. before: the stage of the
+ * last tile of keys. */
 FAI_ATOM void FAI_(multiply)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps, const FAI_(group) *g,
                              FAI_(stage) *before, int32_t last, int32_t end, float o[FA_HEAD_DIM_V / 2],
                              float m[2], float l[2], const int wgs, const int bn) {
@@ -4053,7 +4085,8 @@ FAI_ATOM void FAI_(multiply)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps
 #pragma unroll 1
         while (first >= stop) first = FAI_(step)(a, t, maps, g, &stage, o, p, m, l, first, 0, wgs, bn);
     } while (first >= end);
-    if (FAI_HOPPER_OWN_O(wgs, bn) && g->leads) fai_mbarrier_arrive(g->shared + FAI_Q_EMPTY); /* no product with Q left */
+    if (FAI_HOPPER_OWN_O(wgs, bn) && g->leads)
+        fai_mbarrier_arrive(g->shared + FAI_Q_EMPTY); /* no product with Q is left */
     FAI_(wait)(FAI_V_FULL, stage);
     FAI_(issue_pv)(o, p, g->dv + stage.v, bn);
     fai_wgmma_wait_group_0(); /* O is there, V no longer needed */
@@ -4079,7 +4112,8 @@ FAI_ATOM void FAI_(consume_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_
         m[h] = sink == -INFINITY ? FAI_UNSEEN : -FAI_HEAD - sink * FAI_LOG2E;
         l[h] = sink == -INFINITY || threadIdx.x % 4 ? 0 : fai_ex2_approx_ftz_f32(-FAI_HEAD);
     }
-    if (wgs > 1 || last >= end) fai_mbarrier_try_wait_parity(g->shared + FAI_Q_FULL, q); /* Q is there, if there are keys */
+    if (wgs > 1 || last >= end)
+        fai_mbarrier_try_wait_parity(g->shared + FAI_Q_FULL, q); /* Q is there, if there are keys */
     if (last >= end)
         FAI_(multiply)(a, t, maps, g, stage, last, end, o, m, l, wgs, bn);
     else if (FAI_HOPPER_OWN_O(wgs, bn) && g->leads)
@@ -4107,7 +4141,8 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_m
         __syncwarp(); /* the warp no longer reads *t */
         if (fai_tid() % 32 == 0) fai_mbarrier_arrive(shared + FAI_TILE_EMPTY + n % 2 * 8);
     }
-    if (FAI_HOPPER_OWN_O(wgs, bn) && g.leads) fai_cp_async_bulk_wait_group_read_0(); /* shared memory outlives its reader */
+    if (FAI_HOPPER_OWN_O(wgs, bn) && g.leads)
+        fai_cp_async_bulk_wait_group_read_0(); /* shared memory outlives its reader */
     if (wgs > 1 && wg == 0) fai_bar_sync(FAI_BAR_TURN, 256); /* the turn that nobody needs any more */
 }
 
@@ -4128,8 +4163,8 @@ FAI_ATOM void FAI_(init_barriers)(uint32_t bars, const int wgs) {
 }
 
 /* A block whose last warpgroup loads */
-FAI_ATOM void FAI_(hopper_block)(const fa_args *a, const fa_cuda_maps *maps, unsigned char *memory, const int wgs,
-                                 const int bn) {
+FAI_ATOM void FAI_(hopper_block)(const fa_args *a, const fa_cuda_maps *maps, unsigned char *memory,
+                                 const int wgs, const int bn) {
     FAI_(tile) *const tiles = (FAI_(tile) *)(void *)(memory + FAI_HOPPER_TILES);
     const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(memory), 0);
     if (threadIdx.x == 0) FAI_(init_barriers)(shared, wgs);
@@ -4198,13 +4233,13 @@ static __global__ void __launch_bounds__(FAI_SM90A ? 128 : 32, 3)
 }
 #endif
 
-/* Which shape computes args, by counts of what an SM does, in times of the tensor products of 64 x N; none of it has been
- * measured.
- *     FEW: 64 rows instead of 192. Its K and V are read from L2 three times as often, 9/8 of what shared memory can do
- *     in that time, and one block alone on an SM waits for its own softmax: for what leaves rows of large tiles, or SMs,
- *     without work.
- *     WIDE: 176 keys instead of 128, 3 % less of all that is done once a tile: unless a mask cuts tiles, pages make small
- *     boxes of them, or the last tile adds more than that. */
+/* Which shape computes args, by counts of what an SM does, in times of the tensor products of 64 x N; none of
+ * it has been measured.
+ *     FEW   64 rows instead of 192. Its K and V come from L2 three times as often, 9/8 of what shared memory can
+ *           do in that time, and one block alone on an SM waits for its own softmax: where 192 rows would leave
+ *           more of them, or of the SMs, without work.
+ *     WIDE  176 keys instead of 128, 3 % less of all that is done once a tile: unless a mask cuts tiles, pages
+ *           make small boxes of them, or the last tile adds more than that. */
 static inline int FAI_(is_other_shape)(const fa_args *a, int64_t sms, int64_t heads, int group) {
     const int64_t rows = (int64_t)a->seqlen_q * group;
     const int64_t large = ((rows + FAI_HOPPER_WGS * 64 - 1) / (FAI_HOPPER_WGS * 64) * heads + sms - 1) / sms,
@@ -4220,7 +4255,8 @@ static inline int FAI_(is_other_shape)(const fa_args *a, int64_t sms, int64_t he
 static inline void FAI_(set_shape)(fa_cuda_launch *launch, int other) {
     const int few = other && FAI_HOPPER_FEW;
     launch->kernel = (const void *)FAI_(hopper_kernel);
-    launch->block_m = few ? 64 : FAI_HOPPER_WGS * 64, launch->block_n = other ? FAI_HOPPER_MOST : FAI_HOPPER_N;
+    launch->block_m = few ? 64 : FAI_HOPPER_WGS * 64;
+    launch->block_n = other ? FAI_HOPPER_MOST : FAI_HOPPER_N;
     launch->block = few ? 128 : FAI_HOPPER_THREADS;
     launch->shared = few     ? FAI_HOPPER_SHARED(1, FAI_HOPPER_N)
                      : other ? FAI_HOPPER_SHARED(FAI_HOPPER_WGS, FAI_HOPPER_MOST)
@@ -4235,8 +4271,8 @@ static inline void FAI_(set_shape)(fa_cuda_launch *launch, int other) {
 /* The maps of q, k, v and o; 0 if there is none for one of them. */
 static inline int FAI_(set_maps)(const fa_args *a, fa_cuda_maps *m) {
     enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
-    const int heads_k = fai_num_heads_k(a), paged = a->block_table != NULL, ragged_q = a->cu_seqlens_q != NULL,
-              ragged_k = a->cu_seqlens_k != NULL && !paged, rows = 64 / m->group;
+    const int heads_k = fai_num_heads_k(a), paged = a->block_table != NULL, rows = 64 / m->group;
+    const int ragged_q = a->cu_seqlens_q != NULL, ragged_k = a->cu_seqlens_k != NULL && !paged;
     const int64_t rows_k = paged ? a->page_size : a->seqlen_k, many_k = paged ? a->num_pages : a->batch;
     if (!fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, fai_strides_q(a, D),
                       ragged_q, m->group, rows) ||
@@ -4252,8 +4288,8 @@ static inline int FAI_(set_maps)(const fa_args *a, fa_cuda_maps *m) {
 
 /* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
  * do (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8.
- * Blocks take turns, one an SM, where all tiles are of one length, or get longer tile by tile; else there is one for
- * each tile, unless fai_cuda_count_tiles gives them a counter. */
+ * Blocks take turns, one an SM, where all tiles are of one length, or get longer tile by tile; else there
+ * is one for each tile, unless fai_cuda_count_tiles gives them a counter. */
 static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
     const int shared_by = a->num_heads / fai_num_heads_k(a);
     int device = 0, sms = 0;
@@ -4275,7 +4311,8 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     if (tiles > INT32_MAX / heads) return 0;
     m->section = (uint32_t)(fit < 1 ? 1 : fit < heads ? fit : heads);
     if (m->section > INT32_MAX / tiles) m->section = 1;
-    const int even = !a->cu_seqlens_q && !a->cu_seqlens_k && !a->seqused_q && !a->seqused_k && !a->block_mask.data;
+    const int even =
+        !a->cu_seqlens_q && !a->cu_seqlens_k && !a->seqused_q && !a->seqused_k && !a->block_mask.data;
     m->tiles = (uint32_t)tiles, m->total = (uint32_t)(tiles * heads);
     m->slots = other && FAI_HOPPER_FEW ? m->total : (uint32_t)sms;
     launch->arch = 900, launch->grid = even && m->slots < m->total ? m->slots : m->total;

@@ -26,9 +26,13 @@ row() { # name, head dim, features, other defines
             unit = 128 / keys
             rows = kernel == "few" ? 64 : usual
             shared = (rows / 64 * (64 + 2 * keys) + 2 * keys) * d * 2 / 128 * unit * 64 / rows
-            plain = n == 2 ? sprintf("%.0f", issued[2] * unit) : "-" # with a score mod all tiles are masked
-            printf "%-18s %4d %-6s %3d x %-4d %6s %7.0f %6.0f   %6d %6d %6.0f %6.0f\n", name, d, kernel, rows, keys, plain,
-                issued[1] * unit, all[1] * unit, 8 * d, 512, issued[n] * unit, shared
+            # the last loop is the plain one; the masked one is not innermost where keys are asked for one by one, and
+            # where the warpgroup mends V itself
+            plain = issued[n] * unit
+            masked = n == 2 ? sprintf("%.0f", issued[1] * unit) : "-"
+            most = n == 2 ? sprintf("%.0f", all[1] * unit) : "-"
+            printf "%-18s %4d %-6s %3d x %-4d %6.0f %7s %6s   %6d %6d %6.0f %6.0f\n", name, d, kernel, rows, keys, plain,
+                masked, most, 8 * d, 512, plain, shared
         }
         /^[^ ]/ { flush(); kernel = ""; n = 0; if (match($0, /hopper[a-z_]*kernel/)) {
             kernel = substr($0, RSTART + 6, RLENGTH - 12); gsub(/_/, "", kernel); if (kernel == "") kernel = "usual" } }

@@ -89,7 +89,7 @@ unaligned-k-accepted     /FAI_CHECK_ROWS(k, K, kv_dtype)/d
 host-pointer-accepted    /FAI_CHECK_POINTER(k.data)/d
 grid-overflows           s/tiles > INT32_MAX \/ heads/tiles > INT32_MAX/
 hopper-swizzle           s/(chunk) % 8 ^ (row) % 8) \* 16/(chunk) % 8) * 16/
-hopper-no-wait-q         /fai_mbarrier_try_wait_parity(g->shared + FAI_Q_FULL, q);/d
+hopper-no-wait-q         s/fai_mbarrier_try_wait_parity(g->shared + FAI_Q_FULL, q);/;/
 hopper-no-wait-first-k   s/^    FAI_(wait)(FAI_K_FULL, stage);//
 hopper-no-wait-k         /FAI_(wait)(FAI_K_FULL, now);/d
 hopper-no-wait-v         /FAI_(wait)(FAI_V_FULL, \*before);/d
@@ -110,7 +110,7 @@ hopper-no-init-fence     /fai_fence_mbarrier_init();$/d
 hopper-turn-not-passed   s/^    FAI_(pass_turn)(g, wgs);//
 hopper-no-fence-of-o     /fai_fence_proxy_async();.*what TMA will read/d
 hopper-no-barrier-of-o   /fai_bar_sync(FAI_BAR_WG + wg, 128);.*all have written/d
-hopper-no-wait-of-o      /fai_cp_async_bulk_wait_group_read_0();.*outlives/d
+hopper-no-wait-of-o      s/fai_cp_async_bulk_wait_group_read_0();.*outlives/; \/* /
 hopper-no-fence-of-v     /fai_fence_proxy_async();.*what wgmma will read/d
 hopper-no-wait-raw-v     /FAI_V_RAW + 8 \* stage, raw >> stage & 1);/d
 hopper-parity-of-raw     /raw ^= 1u << stage;/d
