@@ -271,7 +271,7 @@ FA_TEST(vector_sums) {
             p[fat_below(&state, N)] = 1.5f, q[fat_below(&state, N)] = 2.5f, q[fat_below(&state, N)] = -0.001f;
         const fa_rows pr = rows_of(p + shift, FA_F32, FA_PROBS),
                       qr = rows_of(q + 7 - shift, FA_F32, FA_PROBS);
-        fai_row pp = fai_row_open(&pr, 0, n, NULL, 0), qq = fai_row_open(&qr, 0, n, NULL, 0);
+        fai_row pp = fai_row_open(&pr, 0, n, NULL, 0, NULL), qq = fai_row_open(&qr, 0, n, NULL, 0, NULL);
         for (int both = 0; both < 2; both++) {
             fai_mass m = {&pp, both ? &qq : NULL, 0, NULL, NULL, 0, n};
             uint64_t want = 0;
