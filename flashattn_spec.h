@@ -416,6 +416,18 @@ FAI_INLINE fai_spec_ints fai_spec_max(fai_spec_ints a, fai_spec_ints b) {
     return (fai_spec_ints)vmaxq_s32((int32x4_t)a, (int32x4_t)b);
 #endif
 }
+/* Bit l: lane l is -1, not 0. */
+FAI_INLINE uint64_t fai_spec_mask(fai_spec_ints x) {
+#if defined(__AVX512F__)
+    return _mm512_test_epi32_mask((__m512i)x, (__m512i)x);
+#elif defined(__AVX2__)
+    return (uint32_t)_mm256_movemask_ps((__m256)x);
+#else
+    uint64_t mask = 0;
+    for (int l = 0; l < 4; l++) mask |= (uint64_t)(x[l] & 1) << l;
+    return mask;
+#endif
+}
 
 /* fai_unit of logits.  What the tests there are for needs none here: NaN, infinity and numbers beyond 2^47
  * leave bits from 2^47 on, so n is at least 64. */
@@ -474,6 +486,35 @@ static inline uint32_t fai_chunk_key(const fai_row *row, int32_t from, int32_t c
     return top;
 }
 
+/* Which of entries from .. from+count-1, count <= FAI_CHUNK, have keys low .. high?  Bit n: entry from + n. */
+static inline uint64_t fai_chunk_find(const fai_row *row, int32_t from, int32_t count, uint32_t low,
+                                      uint32_t high) {
+    uint64_t found = 0;
+    int32_t n = 0;
+    float room[FAI_CHUNK];
+    const float *x = fai_row_floats(row, from, count, room);
+#if defined(FAI_SPEC_LOGITS)
+    const int32_t least = (int32_t)(low ^ 0x80000000u), most = (int32_t)(high ^ 0x80000000u);
+    enum { L = 2 * FAI_SPEC_LANES };
+    for (; n + L <= count; n += L) {
+        const fai_spec_ints bits = *(const fai_spec_bits *)(x + n), size = bits & 0x7fffffff;
+        fai_spec_ints key; /* fai_key_of, but for the highest bit */
+        if (row->kind == FA_LOGITS) {
+            const fai_spec_ints nan = size > 0x7f800000, minus_zero = bits == -0x7fffffff - 1;
+            key = ((bits ^ (bits >> 31 & 0x7fffffff)) & ~nan & ~minus_zero) | (nan & (-0x7fffffff - 1));
+        } else {
+            key = bits & (bits >= 0) & (bits < 0x7f800000);
+        }
+        found |= fai_spec_mask((key >= least) & (key <= most)) << n;
+    }
+#endif
+    for (; n < count; n++) {
+        const uint32_t key = fai_key_of(row->kind, x[n]);
+        found |= (uint64_t)(key >= low && key <= high) << n;
+    }
+    return found;
+}
+
 /* The largest entry, the first of equals; NaN is less than anything. */
 static inline int32_t fai_argmax(const fai_row *row, uint32_t *bad) {
     uint32_t top = 0;
@@ -502,11 +543,17 @@ static inline void fai_units(const fai_row *row, int32_t from, int32_t count, ui
     for (; n < count; n++) unit[n] = fai_unit(row, from + n);
 }
 
-/* 0 for those that top-k, top-p and min-p have cut. */
-static inline void fai_units_cut(const fai_row *row, int32_t from, int32_t count, uint64_t *unit) {
+/* The same, 0 for those that top-k, top-p and min-p have cut; have: units are there already. */
+static inline void fai_units_left(const fai_row *row, int32_t from, int32_t count, int have, uint64_t *unit) {
+    uint64_t left = UINT64_MAX;
+    if (row->cut_key) left = fai_chunk_find(row, from, count, row->cut_key, UINT32_MAX);
+    if (row->cut_key && from + count - 1 > row->cut_id) /* equal keys behind cut_id */
+        left &= ~(fai_chunk_find(row, from, count, row->cut_key, row->cut_key) &
+                  (row->cut_id < from ? UINT64_MAX : UINT64_MAX << (row->cut_id - from) << 1));
+    if (left && !have) fai_units(row, from, count, unit);
     if (!row->cut_key && !row->least) return;
     for (int32_t n = 0; n < count; n++)
-        if (unit[n] && !fai_kept(row, from + n, fai_row_key(row, from + n), unit[n])) unit[n] = 0;
+        if (!(left >> n & 1) || unit[n] < row->least) unit[n] = 0;
 }
 
 static inline uint64_t fai_add_up(const uint64_t *w, int32_t count) {
@@ -546,17 +593,13 @@ static inline void fai_subtract(uint64_t *w, const uint64_t *q, int32_t count) {
 
 /* fai_weight of entries from .. from+count-1, count <= FAI_CHUNK. */
 static inline void fai_weights(const fai_row *row, int32_t from, int32_t count, uint64_t *w) {
-    uint32_t bad;
     if (row->only >= 0 || row->kind == FA_PROBS) {
         for (int32_t n = 0; n < count; n++) w[n] = fai_weight(row, from + n);
     } else if (row->units) {
         memcpy(w, row->units + from, (size_t)count * sizeof *w);
         fai_scale_all(row->scale, w, count);
-    } else if (row->cut_key && fai_chunk_key(row, from, count, &bad) < row->cut_key) {
-        memset(w, 0, (size_t)count * sizeof *w);
     } else {
-        fai_units(row, from, count, w);
-        fai_units_cut(row, from, count, w);
+        fai_units_left(row, from, count, 0, w);
         fai_scale_all(row->scale, w, count);
     }
 }
@@ -570,25 +613,26 @@ static inline void fai_row_cut(fai_row *row, const uint64_t *kept, int64_t k, ui
     const fai_sum wanted = fai_sum_share(total, share);
     fai_sum sums[256], units = {0, 0}; /* units, count: of entries before the current range of keys */
     int64_t counts[256], count = 0;
-    uint32_t prefix = 0, bad;
+    uint32_t prefix = 0;
     const uint32_t old_key = row->cut_key;
     const int32_t old_id = row->cut_id;
     memset(sums, 0, sizeof sums);
     for (int shift = 24; shift >= 0; shift -= 8) {
-        const uint32_t first = shift < 24 ? prefix << (shift + 8) : 0;
+        const uint32_t ones = shift < 24 ? ((uint32_t)1 << (shift + 8)) - 1 : UINT32_MAX,
+                       first = shift < 24 ? prefix << (shift + 8) : 0, least = first > old_key ? first : old_key;
         if (!k) memset(sums, 0, sizeof sums);
         memset(counts, 0, sizeof counts);
         for (int32_t from = 0; from < row->vocab; from += FAI_CHUNK) {
             const int32_t left = row->vocab - from, n = left < FAI_CHUNK ? left : FAI_CHUNK;
-            const uint32_t top = kept ? 0xffffffffu : fai_chunk_key(row, from, n, &bad);
-            uint64_t chunk[FAI_CHUNK];
+            const uint64_t found = fai_chunk_find(row, from, n, least, first | ones);
             const int all = !k && !kept && shift > 8; /* later, few are looked at */
-            if (top < first || top < old_key) continue;
+            uint64_t chunk[FAI_CHUNK];
+            if (!found) continue;
             if (all) fai_units(row, from, n, chunk);
             for (int32_t id = from; id < from + n; id++) {
+                if (!(found >> (id - from) & 1)) continue;
                 const uint32_t key = fai_row_key(row, id), digit = key >> shift & 255;
-                if (shift < 24 && key >> (shift + 8) != prefix) continue;
-                if (key < old_key || (key == old_key && id > old_id)) continue;
+                if (key == old_key && id > old_id) continue;
                 counts[digit]++;
                 if (k) continue;
                 sums[digit] = fai_sum_add(sums[digit], kept  ? kept[id]
@@ -608,11 +652,15 @@ static inline void fai_row_cut(fai_row *row, const uint64_t *kept, int64_t k, ui
     }
     row->cut_key = prefix;
     row->cut_id = row->vocab - 1;
-    for (int32_t id = 0; id < row->vocab; id++) { /* equal keys have equal units */
-        if (fai_row_key(row, id) != prefix || (prefix == old_key && id > old_id)) continue;
-        units = fai_sum_add(units, fai_unit(row, id)), count++;
-        row->cut_id = id;
-        if (k ? count >= k : !fai_sum_less(units, wanted)) break;
+    for (int32_t from = 0; from < row->vocab; from += FAI_CHUNK) { /* equal keys have equal units */
+        const int32_t left = row->vocab - from;
+        uint64_t found = fai_chunk_find(row, from, left < FAI_CHUNK ? left : FAI_CHUNK, prefix, prefix);
+        for (int32_t id = from; found; id++, found >>= 1) {
+            if (!(found & 1) || (prefix == old_key && id > old_id)) continue;
+            units = fai_sum_add(units, fai_unit(row, id)), count++;
+            row->cut_id = id;
+            if (k ? count >= k : !fai_sum_less(units, wanted)) return;
+        }
     }
 }
 
@@ -647,10 +695,7 @@ static inline void fai_row_prepare(fai_row *row, float temperature, int32_t top_
         for (int32_t from = 0; from < row->vocab; from += FAI_CHUNK) {
             const int32_t left = row->vocab - from, n = left < FAI_CHUNK ? left : FAI_CHUNK;
             uint64_t chunk[FAI_CHUNK], *const unit = room ? room + from : chunk;
-            uint32_t bad;
-            if (!room && row->cut_key && fai_chunk_key(row, from, n, &bad) < row->cut_key) continue;
-            if (!room || !pass || !nucleus) fai_units(row, from, n, unit);
-            fai_units_cut(row, from, n, unit);
+            fai_units_left(row, from, n, room && pass && nucleus, unit);
             total = fai_sum_add(total, fai_add_up(unit, n));
         }
         if (!pass) fai_row_cut(row, room, 0, (uint32_t)(fai_fixed(fai_bits_of(top_p), 0) >> 28), total);
