@@ -328,7 +328,9 @@ FAI_HD static inline void fai_row_temperature(fai_row *row, float temperature) {
         row->slope = fai_div(log2e >> 1, log2e << 63, t), row->slope_exponent = -23 - exponent;
 }
 
-/* ---- many entries at once: the same numbers, eight times as fast ---- */
+/* ---- many entries at once ---- */
+
+/* The same bits as the functions above give; a draw from logits is eight times as fast (bench_spec). */
 
 #define FAI_CHUNK 64  /* entries */
 #define FAI_SMALL 512 /* a row of so many entries keeps its units */
@@ -346,7 +348,6 @@ typedef float fai_spec_floats __attribute__((vector_size(4 * FAI_SPEC_LANES), al
 typedef uint64_t fai_spec_longs __attribute__((vector_size(8 * FAI_SPEC_LANES)));
 typedef double fai_spec_doubles __attribute__((vector_size(8 * FAI_SPEC_LANES)));
 
-
 FAI_INLINE fai_spec_doubles fai_spec_wide(const float *x) {
 #if defined(__AVX512F__)
     return (fai_spec_doubles)_mm512_maskz_cvtps_pd(255, _mm256_loadu_ps(x));
@@ -362,7 +363,8 @@ FAI_INLINE fai_spec_doubles fai_spec_wide(const float *x) {
 FAI_INLINE fai_spec_doubles fai_spec_one_plus(const float *x) { return fai_spec_wide(x) + 1.0; }
 #endif
 
-#if defined(FAI_SPEC_LANES) && (defined(__AVX2__) || defined(__aarch64__)) /* SSE2 cannot shift lane by lane */
+/* SSE2 cannot shift lane by lane */
+#if defined(FAI_SPEC_LANES) && (defined(__AVX2__) || defined(__aarch64__))
 #define FAI_SPEC_LOGITS
 typedef uint64_t fai_spec_words __attribute__((vector_size(8 * FAI_SPEC_LANES), aligned(8), may_alias));
 typedef int64_t fai_spec_signed __attribute__((vector_size(8 * FAI_SPEC_LANES)));
@@ -450,7 +452,15 @@ FAI_INLINE fai_spec_longs fai_spec_unit(const fai_row *row, double unit, const f
 /* Entries from .. from+count-1 as f32; room is for FAI_CHUNK of them. */
 static inline const float *fai_row_floats(const fai_row *row, int32_t from, int32_t count, float *room) {
     if (row->dtype == FA_F32) return (const float *)row->data + from;
-    for (int32_t n = 0; n < count; n++) room[n] = fai_row_load(row, (int64_t)from + n);
+    int32_t n = 0;
+#if defined(FAI_SPEC_LOGITS) && defined(__F16C__)
+    for (; n + 8 <= count; n += 8) {
+        const __m128i codes = _mm_loadu_si128((const __m128i *)((const uint16_t *)row->data + from + n));
+        const __m256i high = _mm256_slli_epi32(_mm256_cvtepu16_epi32(codes), 16);
+        _mm256_storeu_ps(room + n, row->dtype == FA_F16 ? _mm256_cvtph_ps(codes) : _mm256_castsi256_ps(high));
+    }
+#endif
+    for (; n < count; n++) room[n] = fai_row_load(row, (int64_t)from + n);
     return room;
 }
 
@@ -473,20 +483,20 @@ static inline uint32_t fai_chunk_key(const fai_row *row, int32_t from, int32_t c
         int32_t most = high[0], other = low[0];
         for (int n = 1; n < L; n++)
             most = high[n] > most ? high[n] : most, other = low[n] > other ? low[n] : other;
-        if (most < 0x7f800000 && ~other >= least)
-            return (uint32_t)(most == -1 ? 0 : most) + 0x80000000u;
+        if (most < 0x7f800000 && ~other >= least) return (uint32_t)(most == -1 ? 0 : most) + 0x80000000u;
     }
 #endif
     for (int32_t n = 0; n < count; n++) {
         const uint32_t key = fai_key_of(row->kind, x[n]);
-        if (row->kind == FA_LOGITS ? key == 0 || key == 0xff800000u : fai_bad_weight(fai_bits_of(x[n]), 0x7f800000u))
+        if (row->kind == FA_LOGITS ? key == 0 || key == 0xff800000u
+                                   : fai_bad_weight(fai_bits_of(x[n]), 0x7f800000u))
             *bad = 1;
         if (key > top) top = key;
     }
     return top;
 }
 
-/* Which of entries from .. from+count-1, count <= FAI_CHUNK, have keys low .. high?  Bit n: entry from + n. */
+/* Which of entries from .. from+count-1, count <= FAI_CHUNK, have keys low .. high?  Bit n: entry from+n. */
 static inline uint64_t fai_chunk_find(const fai_row *row, int32_t from, int32_t count, uint32_t low,
                                       uint32_t high) {
     uint64_t found = 0;
@@ -574,7 +584,8 @@ static inline void fai_scale_all(fai_scale s, uint64_t *w, int32_t count) {
 #if defined(FAI_SPEC_LOGITS)
     const fai_spec_longs zero = {0}, factor = zero + s.factor;
     for (; n + FAI_SPEC_LANES <= count; n += FAI_SPEC_LANES)
-        *(fai_spec_words *)(w + n) = fai_spec_mulhi(*(fai_spec_words *)(w + n) << s.before, factor) >> s.after;
+        *(fai_spec_words *)(w + n) =
+            fai_spec_mulhi(*(fai_spec_words *)(w + n) << s.before, factor) >> s.after;
 #endif
     for (; n < count; n++) w[n] = fai_scaled(s, w[n]);
 }
@@ -584,7 +595,8 @@ static inline void fai_subtract(uint64_t *w, const uint64_t *q, int32_t count) {
     int32_t n = 0;
 #if defined(FAI_SPEC_LOGITS)
     for (; n + FAI_SPEC_LANES <= count; n += FAI_SPEC_LANES) {
-        const fai_spec_signed more = (fai_spec_signed)(*(fai_spec_words *)(w + n) - *(const fai_spec_words *)(q + n));
+        const fai_spec_signed more =
+            (fai_spec_signed)(*(fai_spec_words *)(w + n) - *(const fai_spec_words *)(q + n));
         *(fai_spec_words *)(w + n) = (fai_spec_longs)(more & (more > 0));
     }
 #endif
@@ -619,7 +631,8 @@ static inline void fai_row_cut(fai_row *row, const uint64_t *kept, int64_t k, ui
     memset(sums, 0, sizeof sums);
     for (int shift = 24; shift >= 0; shift -= 8) {
         const uint32_t ones = shift < 24 ? ((uint32_t)1 << (shift + 8)) - 1 : UINT32_MAX,
-                       first = shift < 24 ? prefix << (shift + 8) : 0, least = first > old_key ? first : old_key;
+                       first = shift < 24 ? prefix << (shift + 8) : 0,
+                       least = first > old_key ? first : old_key;
         if (!k) memset(sums, 0, sizeof sums);
         memset(counts, 0, sizeof counts);
         for (int32_t from = 0; from < row->vocab; from += FAI_CHUNK) {
@@ -989,7 +1002,7 @@ static inline void fai_spec_pointer(fai_spec_call *c, fa_status status, const ch
 
 /* fields: names of data, stride, dtype, kind */
 static inline void fai_check_spec_rows(fai_spec_call *c, fa_status status, const fa_rows *rows, int32_t vocab,
-                                  int64_t count, const char *const fields[4]) {
+                                       int64_t count, const char *const fields[4]) {
     const fa_dtype dtype = rows->dtype ? rows->dtype : FA_F32;
     fai_spec_range(c, status, fields[2], -1, rows->dtype, 0, FA_BF16);
     fai_spec_range(c, status, fields[3], -1, rows->kind, 0, FA_WEIGHTS);
@@ -1767,8 +1780,7 @@ static inline fai_spec_call fai_check_verify_chain(const fa_verify_args *a, int 
         fai_spec_bad(&c, FA_ERR_SPEC_RULE, "rule", -1, a->rule, 1, 0);
     fai_check_chains(&c, t, a->vocab);
     if (c.status == FA_OK) {
-        const int64_t drafts =
-            t->indptr && !device ? t->indptr[t->batch] : (int64_t)t->batch * t->num_tokens;
+        const int64_t drafts = t->indptr && !device ? t->indptr[t->batch] : (int64_t)t->batch * t->num_tokens;
         fai_check_verify(&c, a, t->batch, drafts + t->batch, drafts, t->num_tokens + 1);
     }
     return c;
@@ -1821,8 +1833,8 @@ static inline fai_spec_call fai_check_verify_tree(const fa_verify_args *a, int d
             fai_spec_pointer(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", a->draft_row, 4, 1);
             fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "num_draft_rows", -1, a->num_draft_rows, 0, INT32_MAX);
             for (int64_t b = 0; b < t->batch && !device; b++)
-                for (int64_t first = fa_tree_begin(t, b), n = 1;
-                     n < fa_tree_count(t, b) && c.status == FA_OK; n++) {
+                for (int64_t first = fa_tree_begin(t, b), n = 1; n < fa_tree_count(t, b) && c.status == FA_OK;
+                     n++) {
                     const int64_t parent = first + t->parent[first + n];
                     fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", parent, a->draft_row[parent], 0,
                                    a->num_draft_rows - 1);
@@ -1851,7 +1863,8 @@ static inline fa_status fa_verify_tree(const fa_verify_args *a, void *workspace,
     for (int64_t b = 0; b < t->batch; b++) {
         fai_request r;
         memset(&r, 0, sizeof r);
-        r.a = a, r.b = b, r.room = room, r.vocab = a->vocab, r.nodes = fa_tree_count(t, b), r.first = fa_tree_begin(t, b);
+        r.a = a, r.b = b, r.room = room, r.vocab = a->vocab, r.nodes = fa_tree_count(t, b),
+        r.first = fa_tree_begin(t, b);
         r.parent = t->parent + r.first, r.token = t->token + r.first + 1;
         if (needed) r.p = (uint64_t *)(((uintptr_t)workspace + 7) & ~(uintptr_t)7), r.q = r.p + r.vocab;
         fai_run_request(&r, a->max_out ? a->max_out : t->num_nodes);

@@ -11,8 +11,8 @@
  *   memory, many rounds; the fastest round of each is compared.  cold: all rows were flushed from the caches;
  *   warm: one chain again and again, its rows in the cache.
  *
- *   Logits: f32, temperature 0.8, vocabularies 256 and 128,256, warm; drafts are drawn from their rows, which are the
- *   target's with noise.  The fastest of several rounds over 16 offsets of the coins, divided by 16. */
+ *   Logits: f32, temperature 0.8, vocabularies 256 and 128,256, warm; drafts are drawn from their rows,
+ *   which are the target's with noise.  The fastest of several rounds over 16 offsets of the coins. */
 #include "bench.h"
 
 #include "flashattn_spec.h"
@@ -168,7 +168,8 @@ static int bench_logits(int32_t vocab, int quick, FILE *file) {
         x.target[i] = sum[0] * 3, x.draft[i] = x.target[i] + sum[1] * 0.7f;
     }
     x.sample.batch = 1, x.sample.vocab = vocab, x.sample.rows.data = x.draft, x.sample.tokens = x.out;
-    x.sample.sampling.temperature = &temperature, x.sample.coins.seed = &x.seed, x.sample.coins.offset = &x.offset;
+    x.sample.sampling.temperature = &temperature, x.sample.coins.seed = &x.seed,
+    x.sample.coins.offset = &x.offset;
     printf("logits, vocabulary %d, one thread\n", vocab);
     report(file, &x, "sample", time_logits(&x, sample_logits, quick));
     x.sample.num_samples = 4, x.sample.without_replacement = 1;
@@ -248,7 +249,8 @@ int main(int argc, char **argv) {
         slow |= !warm && !(verify / read <= 1.5);
         free(x.target), free(x.draft), free(x.drafts), free(x.tokens), free(x.num_out), free(x.coins);
     }
-    if (bench_logits(256, quick, file) || bench_logits(VOCAB, quick, file)) return puts("fa_sample failed"), 2;
+    if (bench_logits(256, quick, file) || bench_logits(VOCAB, quick, file))
+        return puts("fa_sample failed"), 2;
     if (file) fclose(file);
     return slow;
 }

@@ -298,11 +298,14 @@ FA_TEST(chunks_are_their_entries) {
     uint64_t state = fat_seed;
     for (int round = 0; round < 4000; round++) {
         const int n = 1 + fat_below(&state, N), kind = round % 4 ? FA_LOGITS : FA_WEIGHTS,
-                  dtype = fat_below(&state, 2) ? FA_F32 : fat_below(&state, 2) ? FA_F16 : FA_BF16,
+                  dtype = fat_below(&state, 2)   ? FA_F32
+                          : fat_below(&state, 2) ? FA_F16
+                                                 : FA_BF16,
                   odds = fat_below(&state, 3), cuts = fat_below(&state, 2);
         const float spread = ldexpf(1, fat_below(&state, 30) - 15), t = temperatures[fat_below(&state, 6)];
         for (int i = 0; i < n; i++) {
-            f[i] = kind == FA_LOGITS ? (float)fat_normal(&state) * spread : (float)fat_uniform(&state) * spread;
+            f[i] =
+                kind == FA_LOGITS ? (float)fat_normal(&state) * spread : (float)fat_uniform(&state) * spread;
             if (fat_below(&state, 4) == 0) f[i] = f[fat_below(&state, i + 1)];
             if (odds && fat_below(&state, odds == 1 ? 8 : 100) == 0) f[i] = odd[fat_below(&state, 11)];
             h[i] = dtype == FA_F16 ? fa_f32_to_f16(f[i]) : fa_f32_to_bf16(f[i]);
@@ -313,7 +316,8 @@ FA_TEST(chunks_are_their_entries) {
         const fa_sampling s = {kind == FA_LOGITS ? &t : NULL, &k, &top_p, &min_p};
         const fa_rows rows = rows_of(dtype == FA_F32 ? (const void *)f : h, (fa_dtype)dtype, kind);
         uint64_t room[FAI_SMALL], unit[FAI_CHUNK], w[FAI_CHUNK], kept[FAI_CHUNK];
-        const fai_row row = fai_row_open(&rows, 0, n, &s, 0, NULL), same = fai_row_open(&rows, 0, n, &s, 0, room);
+        const fai_row row = fai_row_open(&rows, 0, n, &s, 0, NULL),
+                      same = fai_row_open(&rows, 0, n, &s, 0, room);
         fai_sum total = {0, 0};
         uint32_t top = 0, bad = 0, found_bad = 0;
         int32_t best = 0;
@@ -331,11 +335,13 @@ FA_TEST(chunks_are_their_entries) {
         FA_EXPECT_MSG(scale.factor == row.scale.factor && scale.after == row.scale.after, "round %d", round);
         const int from = fat_below(&state, n),
                   count = n - from < FAI_CHUNK ? n - from : 1 + fat_below(&state, FAI_CHUNK);
-        const uint32_t low = fai_row_key(&row, fat_below(&state, n)), high = fai_row_key(&row, fat_below(&state, n));
+        const uint32_t low = fai_row_key(&row, fat_below(&state, n)),
+                       high = fai_row_key(&row, fat_below(&state, n));
         const uint64_t found = fai_chunk_find(&row, from, count, low, high);
         uint64_t sum = 0;
         uint32_t most = 0;
-        fai_units(&row, from, count, unit), fai_weights(&row, from, count, w), fai_weights(&same, from, count, kept);
+        fai_units(&row, from, count, unit), fai_weights(&row, from, count, w),
+            fai_weights(&same, from, count, kept);
         for (int i = 0; i < count; i++) {
             const uint32_t key = fai_row_key(&row, from + i);
             most = key > most ? key : most, sum += w[i];
