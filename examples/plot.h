@@ -1,0 +1,293 @@
+/*  plot.h - line plots as SVG files: linear and logarithmic axes, several series, one or more panels
+
+        const double step[] = {0, 100, 200, 300}, loss[] = {5.55, 3.31, 2.84, 2.69};
+        plot_series series[1] = {{0}};
+        series[0].name = "training", series[0].x = step, series[0].y = loss, series[0].count = 4;
+        series[0].modelled = 1;              // the last point was not measured: dashed line, hollow marker
+        plot panel = {0};                    // zero is the default everywhere
+        panel.title = "Loss", panel.x.title = "step", panel.y.title = "nats per byte";
+        panel.series = series, panel.num_series = 1;
+        int error = plot_write("loss.svg", &panel, 1, 1);
+        if (error) fprintf(stderr, "loss.svg: %s\n", strerror(error));
+
+    C11 that is also C++17, and the C library alone. The file appears in one piece: it is written beside its place, as
+    PATH.tmp, and renamed. Points that cannot be drawn (NaN, infinite, not positive on a logarithmic axis) leave a gap;
+    points closer than half a pixel to the last one are left out, so that a series may have any length. The background
+    is painted, for pages with a dark theme; colours differ in brightness, too. */
+
+#ifndef PLOT_H
+#define PLOT_H
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct plot_axis {
+    const char *title;
+    const char *unit; /* "s": labels like 10 ms; "B" with log_base 2: like 16 MiB; NULL: plain numbers */
+    int log_base;     /* 2 or 10; 0 = linear */
+    double from, to;  /* both 0: from the data. Widened to whole ticks */
+} plot_axis;
+
+typedef struct plot_series {
+    const char *name; /* for the legend */
+    const double *x, *y;
+    int count;
+    int modelled;      /* so many of the last points are not measured: dashed line, hollow markers */
+    const char *color; /* of CSS; NULL = the next of the palette */
+} plot_series;
+
+typedef struct plot { /* one panel */
+    const char *title;
+    plot_axis x, y;
+    const plot_series *series;
+    int num_series;
+    int width, height; /* 0 = 420 x 320; those of the first panel are those of all */
+} plot;
+
+/* Writes panels, in rows of `columns`, to an SVG file. Returns 0, or the errno of what failed: then PATH is as before. */
+static inline int plot_write(const char *path, const plot *panels, int count, int columns);
+
+/* ---------------------------------------------------------------------------------------- */
+
+#define PLOT_FONT "font-family='system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif'"
+#define PLOT_INK "#24292f"
+#define PLOT_GRID "#d8dee4"
+enum {
+    PLOT_MARKERS = 40, /* a series with more points has a line alone */
+    PLOT_LEFT = 74,    /* margins of a panel, for titles, legend and labels */
+    PLOT_RIGHT = 18,
+    PLOT_TOP = 36,
+    PLOT_BOTTOM = 50,
+    PLOT_LEGEND_ROW = 18,
+    PLOT_LETTER = 7 /* pixels, the mean width of a letter: no font can be asked */
+};
+
+typedef struct plot_scale { /* values from .. to (their logarithms) on pixels start .. end */
+    double from, to, step, start, end;
+    int base;
+} plot_scale;
+
+static inline double plot_coordinate(int base, double value) {
+    return base ? log(value) / log((double)base) : value;
+}
+
+static inline double plot_pixel(const plot_scale *s, double value) {
+    const double part = (plot_coordinate(s->base, value) - s->from) / (s->to - s->from);
+    return s->start + part * (s->end - s->start);
+}
+
+static inline int plot_drawable(int base, double value) { return isfinite(value) && (!base || value > 0); }
+
+/* Ticks 1, 2 or 5 times a power of ten apart, at most seven; on logarithmic axes whole powers of the base. */
+static inline double plot_step(double length, int base) {
+    double step = base ? 1 : pow(10, floor(log10(length / 7)));
+    while (length / step > 7) {
+        const double first = step / pow(10, floor(log10(step) + 1e-9));
+        step *= base || first < 1.5 || first > 4.5 ? 2 : 2.5;
+    }
+    return step;
+}
+
+static inline plot_scale plot_axis_scale(const plot_axis *axis, const plot *panel, int is_x, double start,
+                                         double end) {
+    plot_scale s = {INFINITY, -INFINITY, 1, start, end, axis->log_base};
+    if (axis->from != 0 || axis->to != 0) {
+        s.from = plot_coordinate(s.base, axis->from), s.to = plot_coordinate(s.base, axis->to);
+    } else {
+        for (int i = 0; i < panel->num_series; i++)
+            for (int p = 0; p < panel->series[i].count; p++) {
+                const plot_series *series = &panel->series[i];
+                const double x = series->x[p], y = series->y[p];
+                if (!plot_drawable(panel->x.log_base, x) || !plot_drawable(panel->y.log_base, y)) continue;
+                const double c = plot_coordinate(s.base, is_x ? x : y);
+                s.from = c < s.from ? c : s.from, s.to = c > s.to ? c : s.to;
+            }
+    }
+    if (!isfinite(s.from) || !isfinite(s.to)) s.from = 0, s.to = 1; /* nothing to draw */
+    if (!(s.to - s.from > 1e-9 * fabs(s.to))) s.from -= 0.5, s.to += 0.5;
+    s.step = plot_step(s.to - s.from, s.base);
+    const double whole = s.base ? 1 : s.step; /* widened to */
+    s.from = floor(s.from / whole + 1e-6) * whole, s.to = ceil(s.to / whole - 1e-6) * whole;
+    return s;
+}
+
+static inline void plot_label(char text[48], double value, const plot_axis *axis) {
+    static const char *const binary[] = {"", "Ki", "Mi", "Gi", "Ti", "Pi"};
+    static const char *const si[] = {"n", "\302\265", "m", "", "k", "M", "G", "T", "P"};
+    const char *prefix = "";
+    if (axis->unit && axis->log_base == 2) {
+        int p = 0;
+        for (; p < 5 && fabs(value) >= 1024; p++) value /= 1024;
+        prefix = binary[p];
+    } else if (axis->unit && value != 0) {
+        int p = 3;
+        for (; p < 8 && fabs(value) > 999.9; p++) value /= 1000;
+        for (; p > 0 && fabs(value) < 0.9999; p--) value *= 1000;
+        prefix = si[p];
+    }
+    snprintf(text, 48, "%.6g%s%s%s", value, axis->unit ? " " : "", prefix, axis->unit ? axis->unit : "");
+}
+
+/* Text of an XML document: markup is escaped, bytes that XML does not allow become question marks. */
+static inline void plot_text(FILE *file, const char *text) {
+    for (; text && *text; text++) {
+        const char *name = *text == '&' ? "&amp;" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;" : NULL;
+        if (name)
+            fputs(name, file);
+        else
+            fputc((unsigned char)*text < 32 ? '?' : *text, file);
+    }
+}
+
+static inline void plot_words(FILE *file, double x, double y, const char *attributes, const char *text) {
+    fprintf(file, "<text x='%.1f' y='%.1f' %s>", x, y, attributes);
+    plot_text(file, text);
+    fputs("</text>\n", file);
+}
+
+static inline void plot_grid(FILE *file, const plot_axis *axis, const plot_scale *s, const plot_scale *other,
+                             int is_x) {
+    char label[48];
+    for (double tick = ceil(s->from / s->step - 1e-6) * s->step; tick <= s->to + 1e-6 * s->step;
+         tick += s->step) {
+        const double at = s->start + (tick - s->from) / (s->to - s->from) * (s->end - s->start);
+        const double clean = fabs(tick) < 1e-9 * s->step ? 0 : tick; /* not 5.6e-17 */
+        plot_label(label, s->base ? pow((double)s->base, clean) : clean, axis);
+        if (is_x)
+            fprintf(file, "<path d='M%.1f %.1fV%.1f' stroke='" PLOT_GRID "'/>", at, other->start, other->end);
+        else
+            fprintf(file, "<path d='M%.1f %.1fH%.1f' stroke='" PLOT_GRID "'/>", other->start, at, other->end);
+        if (is_x)
+            plot_words(file, at, other->start + 16, "text-anchor='middle'", label);
+        else
+            plot_words(file, other->start - 6, at + 4, "text-anchor='end'", label);
+    }
+}
+
+/* Points first .. last-1 as one path; markers filled or, for what was modelled, hollow. */
+static inline void plot_curve(FILE *file, const plot_series *series, const plot_scale *x, const plot_scale *y,
+                              int first, int last, const char *style) {
+    double last_x = 0, last_y = 0;
+    int pen = 0, begun = 0; /* the pen is down; the path has begun */
+    for (int p = first < 0 ? 0 : first; p < last; p++) {
+        if (!plot_drawable(x->base, series->x[p]) || !plot_drawable(y->base, series->y[p])) {
+            pen = 0;
+            continue;
+        }
+        const double px = plot_pixel(x, series->x[p]), py = plot_pixel(y, series->y[p]);
+        if (pen && p + 1 < last && fabs(px - last_x) < 0.5 && fabs(py - last_y) < 0.5) continue;
+        if (!begun) fputs("<path d='", file);
+        fprintf(file, "%c%.1f %.1f", pen ? 'L' : 'M', px, py);
+        last_x = px, last_y = py, pen = begun = 1;
+    }
+    if (begun) fprintf(file, "' fill='none' stroke-width='2' stroke-linejoin='round' %s/>\n", style);
+}
+
+static inline void plot_marker(FILE *file, double x, double y, const char *color, int hollow) {
+    fprintf(file, "<circle cx='%.1f' cy='%.1f' r='3.2' stroke-width='1.6' stroke='%s' fill='%s'/>", x, y,
+            color, hollow ? "#fff" : color);
+}
+
+static inline const char *plot_color(const plot *panel, int i) {
+    static const char *const palette[] = {"#b3370b", "#0072b2", "#e69f00", "#56b4e9", "#009e73", "#a0487b"};
+    return panel->series[i].color ? panel->series[i].color : palette[i % 6];
+}
+
+static inline void plot_draw_series(FILE *file, const plot *panel, int i, const plot_scale *x,
+                                    const plot_scale *y) {
+    const plot_series *s = &panel->series[i];
+    const char *color = plot_color(panel, i);
+    char style[100];
+    const int measured = s->count > s->modelled ? s->count - s->modelled : 0;
+    snprintf(style, sizeof style, "stroke='%.40s'", color);
+    plot_curve(file, s, x, y, 0, measured, style);
+    snprintf(style, sizeof style, "stroke='%.40s' stroke-dasharray='5 4'", color);
+    plot_curve(file, s, x, y, measured - 1, s->modelled > 0 ? s->count : 0, style);
+    for (int p = 0; p < s->count && s->count <= PLOT_MARKERS; p++)
+        if (plot_drawable(x->base, s->x[p]) && plot_drawable(y->base, s->y[p]))
+            plot_marker(file, plot_pixel(x, s->x[p]), plot_pixel(y, s->y[p]), color, p >= measured);
+    fputc('\n', file);
+}
+
+/* One entry after the other, from the left, in as many rows as it needs. Returns the height; file NULL: that alone. */
+static inline double plot_legend(FILE *file, const plot *panel, double left, double right, double top) {
+    double x = left, y = top;
+    int modelled = 0;
+    for (int i = 0; i < panel->num_series; i++) modelled |= panel->series[i].modelled > 0;
+    for (int i = 0; i < panel->num_series + modelled; i++) { /* the last one explains the dashes */
+        const char *name = i < panel->num_series ? panel->series[i].name : "modelled";
+        const char *color = i < panel->num_series ? plot_color(panel, i) : PLOT_INK;
+        if (!name) continue;
+        const double width = 34 + PLOT_LETTER * (double)strlen(name) + 10;
+        if (x > left && x + width > right) x = left, y += PLOT_LEGEND_ROW;
+        if (file) {
+            fprintf(file, "<path d='M%.1f %.1fh26' stroke='%s' stroke-width='2'%s/>", x, y - 4, color,
+                    i < panel->num_series ? "" : " stroke-dasharray='5 4'");
+            plot_marker(file, x + 13, y - 4, color, i >= panel->num_series);
+            plot_words(file, x + 32, y, "", name);
+        }
+        x += width;
+    }
+    return x > left ? y - top + PLOT_LEGEND_ROW : 0;
+}
+
+static inline void plot_panel(FILE *file, const plot *panel, double left, double top, int width, int height) {
+    const double right = left + width - PLOT_RIGHT, first = left + PLOT_LEFT;
+    const double legend = plot_legend(NULL, panel, first, right, 0);
+    const plot_scale x = plot_axis_scale(&panel->x, panel, 1, first, right);
+    const plot_scale y =
+        plot_axis_scale(&panel->y, panel, 0, top + height - PLOT_BOTTOM, top + PLOT_TOP + legend);
+    if (panel->title) plot_words(file, first, top + 22, "font-size='15' font-weight='600'", panel->title);
+    plot_legend(file, panel, first, right, top + PLOT_TOP + 8);
+    plot_grid(file, &panel->x, &x, &y, 1);
+    plot_grid(file, &panel->y, &y, &x, 0);
+    if (panel->x.title)
+        plot_words(file, (first + right) / 2, top + height - 14, "text-anchor='middle'", panel->x.title);
+    if (panel->y.title) {
+        char turned[100];
+        const double middle = (y.start + y.end) / 2;
+        snprintf(turned, sizeof turned, "text-anchor='middle' transform='rotate(-90 %.1f %.1f)'", left + 16,
+                 middle);
+        plot_words(file, left + 16, middle, turned, panel->y.title);
+    }
+    for (int i = 0; i < panel->num_series; i++) plot_draw_series(file, panel, i, &x, &y);
+}
+
+static inline int plot_write(const char *path, const plot *panels, int count, int columns) {
+    const int width = count > 0 && panels->width > 0 ? panels->width : 420;
+    const int height = count > 0 && panels->height > 0 ? panels->height : 320;
+    columns = columns < 1 ? 1 : columns > count ? count : columns;
+    const int rows = count > 0 ? (count + columns - 1) / columns : 0;
+    char *beside = (char *)malloc(strlen(path) + sizeof ".tmp");
+    if (!beside) return ENOMEM;
+    strcat(strcpy(beside, path), ".tmp");
+    errno = 0;
+    FILE *file = fopen(beside, "w");
+    int error = file ? 0 : errno ? errno : EIO;
+    if (file) {
+        fprintf(file,
+                "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d' width='%d' height='%d' "
+                "role='img' " PLOT_FONT " font-size='12' fill='" PLOT_INK "'>\n<title>",
+                columns * width, rows * height, columns * width, rows * height);
+        for (int i = 0; i < count; i++) {
+            if (i) fputs("; ", file);
+            plot_text(file, panels[i].title);
+        }
+        fprintf(file, "</title>\n<rect width='%d' height='%d' rx='6' fill='#fff'/>\n", columns * width,
+                rows * height);
+        for (int i = 0; i < count; i++)
+            plot_panel(file, &panels[i], i % columns * width, i / columns * height, width, height);
+        fputs("</svg>\n", file);
+        if (ferror(file)) error = errno ? errno : EIO;
+        if (fclose(file) != 0 && !error) error = errno ? errno : EIO;
+        if (!error && rename(beside, path) != 0) error = errno;
+        if (error) remove(beside);
+    }
+    free(beside);
+    return error;
+}
+
+#endif
