@@ -10,10 +10,10 @@
         int error = plot_write("loss.svg", &panel, 1, 1);
         if (error) fprintf(stderr, "loss.svg: %s\n", strerror(error));
 
-    C11 that is also C++17, and the C library alone. The file appears in one piece: it is written beside its place, as
-    PATH.tmp, and renamed. Points that cannot be drawn (NaN, infinite, not positive on a logarithmic axis) leave a gap;
-    points closer than half a pixel to the last one are left out, so that a series may have any length. The background
-    is painted, for pages with a dark theme; colours differ in brightness, too. */
+    C11 that is also C++17, and the C library alone. The file appears in one piece: it is written beside its
+    place, as PATH.tmp, and renamed. Points that cannot be drawn (NaN, infinite, not positive on a logarithmic
+    axis) leave a gap; points closer than half a pixel to the last one are left out, so that a series may have
+    any length. The background is painted, for pages with a dark theme; colours differ in brightness, too. */
 
 #ifndef PLOT_H
 #define PLOT_H
@@ -47,7 +47,7 @@ typedef struct plot { /* one panel */
     int width, height; /* 0 = 420 x 320; those of the first panel are those of all */
 } plot;
 
-/* Writes panels, in rows of `columns`, to an SVG file. Returns 0, or the errno of what failed: then PATH is as before. */
+/* Writes panels, in rows of `columns`, as an SVG file. Returns 0, or an errno; then PATH is as it was. */
 static inline int plot_write(const char *path, const plot *panels, int count, int columns);
 
 /* ---------------------------------------------------------------------------------------- */
@@ -143,33 +143,37 @@ static inline void plot_text(FILE *file, const char *text) {
 }
 
 static inline void plot_words(FILE *file, double x, double y, const char *attributes, const char *text) {
-    fprintf(file, "<text x='%.1f' y='%.1f' %s>", x, y, attributes);
+    fprintf(file, "<text x='%.1f' y='%.1f'%s%s>", x, y, *attributes ? " " : "", attributes);
     plot_text(file, text);
     fputs("</text>\n", file);
 }
 
 static inline void plot_grid(FILE *file, const plot_axis *axis, const plot_scale *s, const plot_scale *other,
                              int is_x) {
-    char label[48];
-    for (double tick = ceil(s->from / s->step - 1e-6) * s->step; tick <= s->to + 1e-6 * s->step;
-         tick += s->step) {
-        const double at = s->start + (tick - s->from) / (s->to - s->from) * (s->end - s->start);
-        const double clean = fabs(tick) < 1e-9 * s->step ? 0 : tick; /* not 5.6e-17 */
-        plot_label(label, s->base ? pow((double)s->base, clean) : clean, axis);
+    const double first = ceil(s->from / s->step - 1e-6) * s->step, last = s->to + 1e-6 * s->step;
+    const double scale = (s->end - s->start) / (s->to - s->from);
+    fputs("<path stroke='" PLOT_GRID "' d='", file);
+    for (double tick = first; tick <= last; tick += s->step) {
+        const double at = s->start + (tick - s->from) * scale;
         if (is_x)
-            fprintf(file, "<path d='M%.1f %.1fV%.1f' stroke='" PLOT_GRID "'/>", at, other->start, other->end);
+            fprintf(file, "M%.1f %.1fV%.1f", at, other->start, other->end);
         else
-            fprintf(file, "<path d='M%.1f %.1fH%.1f' stroke='" PLOT_GRID "'/>", other->start, at, other->end);
-        if (is_x)
-            plot_words(file, at, other->start + 16, "text-anchor='middle'", label);
-        else
-            plot_words(file, other->start - 6, at + 4, "text-anchor='end'", label);
+            fprintf(file, "M%.1f %.1fH%.1f", other->start, at, other->end);
     }
+    fprintf(file, "'/>\n<g text-anchor='%s'>\n", is_x ? "middle" : "end");
+    for (double tick = first; tick <= last; tick += s->step) {
+        const double at = s->start + (tick - s->from) * scale;
+        const double clean = fabs(tick) < 1e-9 * s->step ? 0 : tick; /* not 5.6e-17 */
+        char label[48];
+        plot_label(label, s->base ? pow((double)s->base, clean) : clean, axis);
+        plot_words(file, is_x ? at : other->start - 6, is_x ? other->start + 16 : at + 4, "", label);
+    }
+    fputs("</g>\n", file);
 }
 
-/* Points first .. last-1 as one path; markers filled or, for what was modelled, hollow. */
-static inline void plot_curve(FILE *file, const plot_series *series, const plot_scale *x, const plot_scale *y,
-                              int first, int last, const char *style) {
+/* Points first .. last-1 as one path: a line, or dots (line = 0), the round ends of lines without length. */
+static inline void plot_path(FILE *file, const plot_series *series, const plot_scale *x, const plot_scale *y,
+                             int first, int last, int line, const char *style) {
     double last_x = 0, last_y = 0;
     int pen = 0, begun = 0; /* the pen is down; the path has begun */
     for (int p = first < 0 ? 0 : first; p < last; p++) {
@@ -179,16 +183,21 @@ static inline void plot_curve(FILE *file, const plot_series *series, const plot_
         }
         const double px = plot_pixel(x, series->x[p]), py = plot_pixel(y, series->y[p]);
         if (pen && p + 1 < last && fabs(px - last_x) < 0.5 && fabs(py - last_y) < 0.5) continue;
-        if (!begun) fputs("<path d='", file);
-        fprintf(file, "%c%.1f %.1f", pen ? 'L' : 'M', px, py);
-        last_x = px, last_y = py, pen = begun = 1;
+        if (!begun) fprintf(file, "<path %s d='", style);
+        fprintf(file, "%c%.1f %.1f%s", pen ? 'L' : 'M', px, py, line ? "" : "h.01");
+        last_x = px, last_y = py, pen = line, begun = 1;
     }
-    if (begun) fprintf(file, "' fill='none' stroke-width='2' stroke-linejoin='round' %s/>\n", style);
+    if (begun) fputs("'/>\n", file);
 }
 
-static inline void plot_marker(FILE *file, double x, double y, const char *color, int hollow) {
-    fprintf(file, "<circle cx='%.1f' cy='%.1f' r='3.2' stroke-width='1.6' stroke='%s' fill='%s'/>", x, y,
-            color, hollow ? "#fff" : color);
+static inline void plot_dots(FILE *file, const plot_series *series, const plot_scale *x, const plot_scale *y,
+                             int first, int last, const char *color, int hollow) {
+    char style[120];
+    snprintf(style, sizeof style, "stroke='%.40s' stroke-width='8' stroke-linecap='round'", color);
+    plot_path(file, series, x, y, first, last, 0, style);
+    if (hollow)
+        plot_path(file, series, x, y, first, last, 0,
+                  "stroke='#fff' stroke-width='4.6' stroke-linecap='round'");
 }
 
 static inline const char *plot_color(const plot *panel, int i) {
@@ -199,20 +208,20 @@ static inline const char *plot_color(const plot *panel, int i) {
 static inline void plot_draw_series(FILE *file, const plot *panel, int i, const plot_scale *x,
                                     const plot_scale *y) {
     const plot_series *s = &panel->series[i];
-    const char *color = plot_color(panel, i);
-    char style[100];
     const int measured = s->count > s->modelled ? s->count - s->modelled : 0;
-    snprintf(style, sizeof style, "stroke='%.40s'", color);
-    plot_curve(file, s, x, y, 0, measured, style);
-    snprintf(style, sizeof style, "stroke='%.40s' stroke-dasharray='5 4'", color);
-    plot_curve(file, s, x, y, measured - 1, s->modelled > 0 ? s->count : 0, style);
-    for (int p = 0; p < s->count && s->count <= PLOT_MARKERS; p++)
-        if (plot_drawable(x->base, s->x[p]) && plot_drawable(y->base, s->y[p]))
-            plot_marker(file, plot_pixel(x, s->x[p]), plot_pixel(y, s->y[p]), color, p >= measured);
-    fputc('\n', file);
+    const char *color = plot_color(panel, i);
+    char style[140];
+    snprintf(style, sizeof style, "fill='none' stroke='%.40s' stroke-width='2' stroke-linejoin='round'",
+             color);
+    plot_path(file, s, x, y, 0, measured, 1, style);
+    strcat(style, " stroke-dasharray='5 4'");
+    if (s->modelled > 0) plot_path(file, s, x, y, measured - 1, s->count, 1, style);
+    if (s->count > PLOT_MARKERS) return;
+    plot_dots(file, s, x, y, 0, measured, color, 0);
+    plot_dots(file, s, x, y, measured, s->count, color, 1);
 }
 
-/* One entry after the other, from the left, in as many rows as it needs. Returns the height; file NULL: that alone. */
+/* One entry after the other, in as many rows as it needs. Returns the height; file NULL: that alone. */
 static inline double plot_legend(FILE *file, const plot *panel, double left, double right, double top) {
     double x = left, y = top;
     int modelled = 0;
@@ -224,9 +233,15 @@ static inline double plot_legend(FILE *file, const plot *panel, double left, dou
         const double width = 34 + PLOT_LETTER * (double)strlen(name) + 10;
         if (x > left && x + width > right) x = left, y += PLOT_LEGEND_ROW;
         if (file) {
-            fprintf(file, "<path d='M%.1f %.1fh26' stroke='%s' stroke-width='2'%s/>", x, y - 4, color,
-                    i < panel->num_series ? "" : " stroke-dasharray='5 4'");
-            plot_marker(file, x + 13, y - 4, color, i >= panel->num_series);
+            const double lx[] = {x, x + 13, x + 26}, ly[] = {y - 4, y - 4, y - 4};
+            const plot_series sample = {NULL, lx, ly, 3, 0, NULL};
+            const plot_scale pixels = {0, 1, 1, 0, 1, 0};
+            char style[100];
+            snprintf(style, sizeof style, "stroke='%.40s' stroke-width='2'%s", color,
+                     i < panel->num_series ? "" : " stroke-dasharray='5 4'");
+            plot_path(file, &sample, &pixels, &pixels, 0, 3, 1, style);
+            if (panel->series[i % panel->num_series].count <= PLOT_MARKERS)
+                plot_dots(file, &sample, &pixels, &pixels, 1, 2, color, i >= panel->num_series);
             plot_words(file, x + 32, y, "", name);
         }
         x += width;
