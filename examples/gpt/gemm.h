@@ -105,7 +105,8 @@ static inline void gemm_panel(int64_t m, int64_t columns, int64_t depth, const f
 #define GEMM_CASE(r) \
     case r: gemm_tile(r, depth, a + i * row, row, column, b, to, ld, add); break;
             GEMM_CASE(1)
-            GEMM_CASE(2) GEMM_CASE(3) GEMM_CASE(4)
+            GEMM_CASE(2)
+            GEMM_CASE(3) GEMM_CASE(4)
 #if GEMM_ROWS > 4
                 GEMM_CASE(5) GEMM_CASE(6)
 #endif
