@@ -183,21 +183,11 @@ static inline void plot_path(FILE *file, const plot_series *series, const plot_s
         }
         const double px = plot_pixel(x, series->x[p]), py = plot_pixel(y, series->y[p]);
         if (pen && p + 1 < last && fabs(px - last_x) < 0.5 && fabs(py - last_y) < 0.5) continue;
-        if (!begun) fprintf(file, "<path %s d='", style);
+        if (!begun) fprintf(file, "<path %sd='", style);
         fprintf(file, "%c%.1f %.1f%s", pen ? 'L' : 'M', px, py, line ? "" : "h.01");
         last_x = px, last_y = py, pen = line, begun = 1;
     }
     if (begun) fputs("'/>\n", file);
-}
-
-static inline void plot_dots(FILE *file, const plot_series *series, const plot_scale *x, const plot_scale *y,
-                             int first, int last, const char *color, int hollow) {
-    char style[120];
-    snprintf(style, sizeof style, "stroke='%.40s' stroke-width='8' stroke-linecap='round'", color);
-    plot_path(file, series, x, y, first, last, 0, style);
-    if (hollow)
-        plot_path(file, series, x, y, first, last, 0,
-                  "stroke='#fff' stroke-width='4.6' stroke-linecap='round'");
 }
 
 static inline const char *plot_color(const plot *panel, int i) {
@@ -205,20 +195,17 @@ static inline const char *plot_color(const plot *panel, int i) {
     return panel->series[i].color ? panel->series[i].color : palette[i % 6];
 }
 
-static inline void plot_draw_series(FILE *file, const plot *panel, int i, const plot_scale *x,
-                                    const plot_scale *y) {
-    const plot_series *s = &panel->series[i];
+/* Lines, then dots: points dot_first .. dot_last-1, hollow where they are modelled. */
+static inline void plot_draw(FILE *file, const plot_series *s, const char *color, const plot_scale *x,
+                             const plot_scale *y, int dot_first, int dot_last) {
     const int measured = s->count > s->modelled ? s->count - s->modelled : 0;
-    const char *color = plot_color(panel, i);
-    char style[140];
-    snprintf(style, sizeof style, "fill='none' stroke='%.40s' stroke-width='2' stroke-linejoin='round'",
-             color);
-    plot_path(file, s, x, y, 0, measured, 1, style);
-    strcat(style, " stroke-dasharray='5 4'");
-    if (s->modelled > 0) plot_path(file, s, x, y, measured - 1, s->count, 1, style);
-    if (s->count > PLOT_MARKERS) return;
-    plot_dots(file, s, x, y, 0, measured, color, 0);
-    plot_dots(file, s, x, y, measured, s->count, color, 1);
+    const int hollow = measured > dot_first ? measured : dot_first;
+    fprintf(file, "<g fill='none' stroke='%s' stroke-width='2'>\n", color);
+    plot_path(file, s, x, y, 0, measured, 1, "");
+    if (s->modelled > 0) plot_path(file, s, x, y, measured - 1, s->count, 1, "stroke-dasharray='4 5' ");
+    plot_path(file, s, x, y, dot_first, dot_last, 0, "stroke-width='8' ");
+    plot_path(file, s, x, y, hollow, dot_last, 0, "stroke='#fff' stroke-width='4.6' ");
+    fputs("</g>\n", file);
 }
 
 /* One entry after the other, in as many rows as it needs. Returns the height; file NULL: that alone. */
@@ -234,14 +221,10 @@ static inline double plot_legend(FILE *file, const plot *panel, double left, dou
         if (x > left && x + width > right) x = left, y += PLOT_LEGEND_ROW;
         if (file) {
             const double lx[] = {x, x + 13, x + 26}, ly[] = {y - 4, y - 4, y - 4};
-            const plot_series sample = {NULL, lx, ly, 3, 0, NULL};
+            const plot_series sample = {NULL, lx, ly, 3, i < panel->num_series ? 0 : 3, NULL};
             const plot_scale pixels = {0, 1, 1, 0, 1, 0};
-            char style[100];
-            snprintf(style, sizeof style, "stroke='%.40s' stroke-width='2'%s", color,
-                     i < panel->num_series ? "" : " stroke-dasharray='5 4'");
-            plot_path(file, &sample, &pixels, &pixels, 0, 3, 1, style);
-            if (panel->series[i % panel->num_series].count <= PLOT_MARKERS)
-                plot_dots(file, &sample, &pixels, &pixels, 1, 2, color, i >= panel->num_series);
+            const int dot = panel->series[i % panel->num_series].count <= PLOT_MARKERS;
+            plot_draw(file, &sample, color, &pixels, &pixels, 1, 1 + dot);
             plot_words(file, x + 32, y, "", name);
         }
         x += width;
@@ -268,7 +251,11 @@ static inline void plot_panel(FILE *file, const plot *panel, double left, double
                  middle);
         plot_words(file, left + 16, middle, turned, panel->y.title);
     }
-    for (int i = 0; i < panel->num_series; i++) plot_draw_series(file, panel, i, &x, &y);
+    for (int i = 0; i < panel->num_series; i++) {
+        const plot_series *series = &panel->series[i];
+        const int dots = series->count <= PLOT_MARKERS ? series->count : 0;
+        plot_draw(file, series, plot_color(panel, i), &x, &y, 0, dots);
+    }
 }
 
 static inline int plot_write(const char *path, const plot *panels, int count, int columns) {
@@ -285,7 +272,9 @@ static inline int plot_write(const char *path, const plot *panels, int count, in
     if (file) {
         fprintf(file,
                 "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d' width='%d' height='%d' "
-                "role='img' " PLOT_FONT " font-size='12' fill='" PLOT_INK "'>\n<title>",
+                "role='img' " PLOT_FONT
+                " font-size='12' stroke-linejoin='round' stroke-linecap='round' fill='" PLOT_INK
+                "'>\n<title>",
                 columns * width, rows * height, columns * width, rows * height);
         for (int i = 0; i < count; i++) {
             if (i) fputs("; ", file);

@@ -1,23 +1,26 @@
-/*  why_flash - time, memory and traffic of attention with and without its N x N matrix
+/*  why_flash - time, memory and traffic of attention, with and without its N x N matrix
         cc -O2 -march=native -fopenmp -I.. why_flash.c -o why_flash -lm
         ./why_flash [--quick] [--seconds S] [file.svg]
 
-    One head in f32, no mask, N = 256 .. 65,536 queries and keys, head dim 64 and 128, forward and with the backward pass.
-    Prints tables and plots them (default build/why_flash.svg; --quick: N up to 2,048, in a second).
+    One head in f32, no causal mask, N = 256 .. 65,536 queries and keys, head dim 64 and 128, forward, and
+    forward + backward. Prints tables and plots them (build/why_flash.svg). --quick: N up to 2,048, a second.
 
-    standard   S = Q K^T;  P = softmax(S);  O = P V  [FA1 Alg. 0], each over all of the matrix: products by gpt/gemm.h,
-               a vectorised softmax in place, every thread. Backward [FA1 Alg. 3] from P, which was kept, with a second
-               matrix for dP.
-    flash      the instances of flashattn.h below. The outputs of the two are compared.
+    standard   S = Q K^T, P = softmax(S), O = P V [FA1 Alg. 0], each over all of the matrix: the products of
+               gpt/gemm.h, a vectorised softmax in place, all threads. Backward [FA1 Alg. 3] from P, which was
+               kept, with a second matrix for dP.
+    flash      the instances of flashattn.h below. What the two compute is compared.
     memory     all tensors and workspaces of a call, counted.
-    traffic    to and from memory behind ON_CHIP bytes that are shared with nobody, as fa_io_model() counts it, in
-               tiles of M / 4d rows (M: elements that fit there) [FA1 Alg. 1]; no other cache is counted.
+    traffic    to and from the memory behind ON_CHIP bytes, as fa_io_model() counts it, with tiles of M / 4d
+               rows (M: elements that fit there) [FA1 Alg. 1]; no other cache is counted.
 
-    What is marked with * was not measured: standard attention where its matrices would take more than half of the
-    memory that is free, or more than 2 GiB, and whatever --seconds (55) leaves no time for. Its time is that of the longest
-    sequence measured times the square of the ratio of lengths.
+    What is marked with * was not measured: standard attention where its matrices would take more than half of
+    the memory that is free, or more than 2 GiB, and whatever --seconds (55) leaves no time for. Its time is
+    that of the longest sequence measured, times the square of the ratio of lengths.
 
-    Exit status: 0 fine; 1 the two disagree by more than 1e-4; 2 bad usage, no memory, or no file: nothing is written. */
+    Exit status: 0 fine; 1 the two differ by more than 1e-4; 2 bad usage, no memory, or a file that cannot be
+    written: then there is none.
+
+    [FA1] Dao et al. 2022, FlashAttention, arXiv 2205.14135 */
 
 #define _POSIX_C_SOURCE 200809L /* isatty, sysconf */
 
@@ -240,7 +243,7 @@ static void clear_progress(void) {
     if (isatty(fileno(stderr))) fprintf(stderr, "\r%79s\r", "");
 }
 
-/* Best of as many runs as fit into a tenth of a second, at most 20. Returns 0: no memory. */
+/* The best of 20 runs, or of those that fit into 0.15 s. Returns 0: no memory. */
 static double measure(int pass, int method, const fa_info *info, int64_t n, const tensors *t) {
     const fa_args args = arguments(n, t);
     const size_t bytes = method == FLASH ? flash_workspace(pass, info, &args) : 0;
@@ -250,7 +253,7 @@ static double measure(int pass, int method, const fa_info *info, int64_t n, cons
     if (method == STANDARD && pass == BOTH) dp = floats(n * n);
     double best = INFINITY, spent = 0;
     const int fits = method == FLASH ? workspace != NULL : p && packed && (dp || pass == FORWARD);
-    for (int run = 0; fits && run < 20 && (run == 0 || spent + best < 0.1); run++) {
+    for (int run = 0; fits && run < 20 && (run == 0 || spent + best < 0.15); run++) {
         const double start = now();
         fa_status status = FA_OK;
         if (method == STANDARD) {
@@ -359,13 +362,16 @@ static void print_quantity(double value, const char *unit, int binary, int measu
     printf(" %9s%s", text, measured ? " " : "*");
 }
 
-static void print_ratio(double x, double y) { printf(" %5.*f ", x / y < 9.95 ? 1 : 0, x / y); }
+static void print_ratio(double x, double y) {
+    const double ratio = x / y;
+    printf(" %5.*f ", ratio < 0.95 ? 2 : ratio < 9.95 ? 1 : 0, ratio);
+}
 
 static void print_table(int pass, int dim) {
     const cell(*c)[LENGTHS] = all.cells[pass][dim];
-    printf("\nd = %d, %s\n%7s %29s %31s %29s\n%7s", INSTANCE[dim]->head_dim, PASS_NAME[pass], "",
-           "time            ", "memory           ", "modelled traffic      ", "N");
-    for (int i = 0; i < 3; i++) printf(" %10s %9s  ratio ", "standard", "flash");
+    printf("\nd = %d, %s\n", INSTANCE[dim]->head_dim, PASS_NAME[pass]);
+    printf("%7s%16s%13s%17s%12s%23s\n%7s", "", "time", "", "memory", "", "modelled traffic", "N");
+    for (int i = 0; i < 3; i++) printf(" %9s  %9s  ratio ", "standard", "flash");
     printf("\n");
     for (int i = 0; i < all.lengths; i++) {
         const cell *s = &c[STANDARD][i], *f = &c[FLASH][i];
@@ -390,28 +396,29 @@ static void print_gpt2(void) {
     const double standard_bytes = (forward.bytes_standard + back.bytes_standard) * 1e-9;
     const double flash_bytes = (forward.bytes_flash + back.bytes_flash) * 1e-9;
     const double once = (forward.bytes_minimum + back.bytes_minimum) * 1e-9;
-    printf("\nGPT-2 medium, one layer's attention: batch 64, 16 heads, N = 1024, d = 64, f16, forward + "
+    printf("\nAttention of a layer of GPT-2 medium: N = 1024, d = 64, 16 heads, batch 64, f16, forward + "
            "backward\n"
-           "                       standard              flash\n"
-           "                    paper    model      paper    model\n");
-    printf("GFLOP               %5.1f   %6.1f      %5.1f   %6.1f\n", 66.6, standard_flops, 75.2, flash_flops);
-    printf("GB to and from HBM  %5.1f   %6.1f      %5.1f   %6.1f\n", 40.3, standard_bytes, 4.4, flash_bytes);
-    printf("ms                  %5.1f        -      %5.1f        -\n", 41.7, 7.3);
-    printf("paper: FlashAttention, arXiv 2205.14135, Figure 2 left, measured on an A100. model: products of "
-           "matrices\n"
-           "alone, and fa_io_model() with the %d KiB of an A100's multiprocessor on chip.\n",
+           "                         standard            flash\n"
+           "                      paper   model      paper   model\n");
+    printf("GFLOP                 %5.1f  %6.1f      %5.1f  %6.1f\n", 66.6, standard_flops, 75.2, flash_flops);
+    printf("GB to and from HBM    %5.1f  %6.1f      %5.1f  %6.1f\n", 40.3, standard_bytes, 4.4, flash_bytes);
+    printf("ms                    %5.1f       -      %5.1f       -\n", 41.7, 7.3);
+    printf("Paper: FlashAttention (arXiv 2205.14135), Figure 2, left, measured on an A100.\n"
+           "Model: products of matrices alone; fa_io_model() with an A100's %d KiB on chip.\n"
+           "What lies between the two:\n",
            A100_ON_CHIP >> 10);
-    printf("  GFLOP   6 and 7 products of %.1f GFLOP. The paper's figures are %.0f times smaller, but differ "
-           "by %.1f:\n"
-           "          one product of one head in 16. In 7.3 ms the model's count means %.0f TFLOP/s; an A100 "
-           "has 312.\n",
-           product, standard_flops / 66.6, 75.2 - 66.6, flash_flops / 7.3);
-    printf("  GB      standard: the model passes 11 times over a matrix of %.2f GB; the paper's figure is "
-           "%.1f times,\n"
-           "          as separate kernels for masking and dropout would make it. flash: between %.1f GB, "
-           "each tensor\n"
-           "          once, and the model, which counts no L2.\n",
-           matrix, (40.3 - once) / matrix, once);
+    printf("- GFLOP: the model counts %.0f and %.0f products of %.1f for the 64 x 16 heads. The paper's\n"
+           "  figures are about a twelfth, and %.1f apart, which is a product for 64 heads: as if\n"
+           "  one head in 16 were counted. Bytes and times are of all: %.1f GB in %.1f ms is\n"
+           "  %.2f TB/s, of an A100's 1.5 to 2.\n",
+           standard_flops / product, flash_flops / product, product, 75.2 - 66.6, 40.3, 41.7, 40.3 / 41.7);
+    printf("- GB, standard: the model goes %.0f times over a matrix of %.2f GB, the paper's figure\n"
+           "  %.0f times. A mask would add 2 and dropout 5, in kernels of their own; the model has\n"
+           "  neither.\n",
+           (standard_bytes - once) / matrix, matrix, (40.3 - once) / matrix);
+    printf("- GB, flash: each tensor once would be %.1f; the model counts no cache, and an A100 has\n"
+           "  one behind its multiprocessors.\n",
+           once);
 }
 
 static int plot_all(const char *path) {
@@ -499,8 +506,7 @@ int main(int argc, char **argv) {
 #endif
     printf("One head, f32, no causal mask, %d thread%s; traffic is modelled for %d KiB on chip.\n", threads,
            threads > 1 ? "s" : "", ON_CHIP >> 10);
-    printf("* not measured: time by the square law from the longest sequence that was; memory is what it "
-           "would take.\n");
+    printf("* not measured: the time by the square law from the longest sequence that was.\n");
     fflush(stdout);
     measure_all();
     for (int pass = 0; pass < PASSES; pass++)
