@@ -808,13 +808,12 @@ FA_TEST(io_model_closed_forms) {
  * products alone, of all heads, and no mask, dropout or cache: see examples/why_flash.c. */
 FA_TEST(io_model_gpt2) {
     const int64_t b = 64, h = 16, n = 1024, d = 64, sram = 192 * 1024;
-    const int64_t held = sram / 2 / (4 * d); /* rows of a tile [FA1 Alg. 1] */
+    const int64_t held = sram / 2 / (4 * d); /* 384 rows of a tile [FA1 Alg. 1] */
     fa_io f = fa_io_model(b, h, n, n, d, d, 2, 0, held, d, sram, 0);
     fa_io r = fa_io_model(b, h, n, n, d, d, 2, 0, d, held, sram, 1);
     const double matrix = (double)(b * h * n * n), product = 2 * matrix * (double)d;
     const double standard = f.bytes_standard + r.bytes_standard, flash = f.bytes_flash + r.bytes_flash;
     const double once = f.bytes_minimum + r.bytes_minimum;
-    FA_EXPECT(held == 384);
     FA_EXPECT_NEAR(f.flops + r.flops, 7 * product, 0); /* one of them is Q K^T again */
     FA_EXPECT_NEAR((f.flops + r.flops) * 1e-9, 962.07, 0.01);
     FA_EXPECT_NEAR((75.2 - 66.6) * 1e9 * 16 / product, 1, 0.01); /* as if one head in 16 were counted */
