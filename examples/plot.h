@@ -142,8 +142,11 @@ static inline void plot_text(FILE *file, const char *text) {
     }
 }
 
+static inline double plot_tenth(double pixels) { return round(pixels * 10) / 10; } /* for %g */
+
 static inline void plot_words(FILE *file, double x, double y, const char *attributes, const char *text) {
-    fprintf(file, "<text x='%.1f' y='%.1f'%s%s>", x, y, *attributes ? " " : "", attributes);
+    fprintf(file, "<text x='%g' y='%g'%s%s>", plot_tenth(x), plot_tenth(y), *attributes ? " " : "",
+            attributes);
     plot_text(file, text);
     fputs("</text>\n", file);
 }
@@ -156,9 +159,9 @@ static inline void plot_grid(FILE *file, const plot_axis *axis, const plot_scale
     for (double tick = first; tick <= last; tick += s->step) {
         const double at = s->start + (tick - s->from) * scale;
         if (is_x)
-            fprintf(file, "M%.1f %.1fV%.1f", at, other->start, other->end);
+            fprintf(file, "M%g %gV%g", plot_tenth(at), other->start, other->end);
         else
-            fprintf(file, "M%.1f %.1fH%.1f", other->start, at, other->end);
+            fprintf(file, "M%g %gH%g", other->start, plot_tenth(at), other->end);
     }
     fprintf(file, "'/>\n<g text-anchor='%s'>\n", is_x ? "middle" : "end");
     for (double tick = first; tick <= last; tick += s->step) {
@@ -184,7 +187,7 @@ static inline void plot_path(FILE *file, const plot_series *series, const plot_s
         const double px = plot_pixel(x, series->x[p]), py = plot_pixel(y, series->y[p]);
         if (pen && p + 1 < last && fabs(px - last_x) < 0.5 && fabs(py - last_y) < 0.5) continue;
         if (!begun) fprintf(file, "<path %sd='", style);
-        fprintf(file, "%c%.1f %.1f%s", pen ? 'L' : 'M', px, py, line ? "" : "h.01");
+        fprintf(file, "%c%g %g%s", pen ? 'L' : 'M', plot_tenth(px), plot_tenth(py), line ? "" : "h.01");
         last_x = px, last_y = py, pen = line, begun = 1;
     }
     if (begun) fputs("'/>\n", file);
@@ -232,30 +235,30 @@ static inline double plot_legend(FILE *file, const plot *panel, double left, dou
     return x > left ? y - top + PLOT_LEGEND_ROW : 0;
 }
 
-static inline void plot_panel(FILE *file, const plot *panel, double left, double top, int width, int height) {
-    const double right = left + width - PLOT_RIGHT, first = left + PLOT_LEFT;
+static inline void plot_panel(FILE *file, const plot *panel, int left, int top, int width, int height) {
+    const double first = PLOT_LEFT, right = width - PLOT_RIGHT;
     const double legend = plot_legend(NULL, panel, first, right, 0);
     const plot_scale x = plot_axis_scale(&panel->x, panel, 1, first, right);
-    const plot_scale y =
-        plot_axis_scale(&panel->y, panel, 0, top + height - PLOT_BOTTOM, top + PLOT_TOP + legend);
-    if (panel->title) plot_words(file, first, top + 22, "font-size='15' font-weight='600'", panel->title);
-    plot_legend(file, panel, first, right, top + PLOT_TOP + 8);
+    const plot_scale y = plot_axis_scale(&panel->y, panel, 0, height - PLOT_BOTTOM, PLOT_TOP + legend);
+    fprintf(file, "<g transform='translate(%d %d)'>\n", left, top);
+    if (panel->title) plot_words(file, first, 22, "font-size='15' font-weight='600'", panel->title);
+    plot_legend(file, panel, first, right, PLOT_TOP + 8);
     plot_grid(file, &panel->x, &x, &y, 1);
     plot_grid(file, &panel->y, &y, &x, 0);
     if (panel->x.title)
-        plot_words(file, (first + right) / 2, top + height - 14, "text-anchor='middle'", panel->x.title);
+        plot_words(file, (first + right) / 2, height - 14, "text-anchor='middle'", panel->x.title);
     if (panel->y.title) {
         char turned[100];
         const double middle = (y.start + y.end) / 2;
-        snprintf(turned, sizeof turned, "text-anchor='middle' transform='rotate(-90 %.1f %.1f)'", left + 16,
-                 middle);
-        plot_words(file, left + 16, middle, turned, panel->y.title);
+        snprintf(turned, sizeof turned, "text-anchor='middle' transform='rotate(-90 16 %g)'", middle);
+        plot_words(file, 16, middle, turned, panel->y.title);
     }
     for (int i = 0; i < panel->num_series; i++) {
         const plot_series *series = &panel->series[i];
         const int dots = series->count <= PLOT_MARKERS ? series->count : 0;
         plot_draw(file, series, plot_color(panel, i), &x, &y, 0, dots);
     }
+    fputs("</g>\n", file);
 }
 
 static inline int plot_write(const char *path, const plot *panels, int count, int columns) {
