@@ -52,9 +52,16 @@ static inline int plot_write(const char *path, const plot *panels, int count, in
 
 /* ---------------------------------------------------------------------------------------- */
 
-#define PLOT_FONT "font-family='system-ui,-apple-system,Segoe UI,Helvetica,Arial,sans-serif'"
 #define PLOT_INK "#24292f"
-#define PLOT_GRID "#d8dee4"
+#define PLOT_STYLE \
+    "\ntext { font: 12px system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif; " \
+    "fill: " PLOT_INK " }" \
+    "\ntext.title { font-size: 15px; font-weight: 600 }" \
+    "\npath { fill: none; stroke-width: 2; stroke-linejoin: round; stroke-linecap: round }" \
+    "\npath.grid { stroke: #d8dee4; stroke-width: 1 }" \
+    "\npath.dash { stroke-dasharray: 4 5 }" \
+    "\npath.dot { stroke-width: 8 }" \
+    "\npath.hole { stroke: #fff; stroke-width: 4.6 }\n"
 enum {
     PLOT_MARKERS = 40, /* a series with more points has a line alone */
     PLOT_LEFT = 74,    /* margins of a panel, for titles, legend and labels */
@@ -155,7 +162,7 @@ static inline void plot_grid(FILE *file, const plot_axis *axis, const plot_scale
                              int is_x) {
     const double first = ceil(s->from / s->step - 1e-6) * s->step, last = s->to + 1e-6 * s->step;
     const double scale = (s->end - s->start) / (s->to - s->from);
-    fputs("<path stroke='" PLOT_GRID "' d='", file);
+    fputs("<path class='grid' d='", file);
     for (double tick = first; tick <= last; tick += s->step) {
         const double at = s->start + (tick - s->from) * scale;
         if (is_x)
@@ -187,7 +194,7 @@ static inline void plot_path(FILE *file, const plot_series *series, const plot_s
         const double px = plot_pixel(x, series->x[p]), py = plot_pixel(y, series->y[p]);
         if (pen && p + 1 < last && fabs(px - last_x) < 0.5 && fabs(py - last_y) < 0.5) continue;
         if (!begun) fprintf(file, "<path %sd='", style);
-        fprintf(file, "%c%g %g%s", pen ? 'L' : 'M', plot_tenth(px), plot_tenth(py), line ? "" : "h.01");
+        fprintf(file, "%c%g %g%s", pen ? 'L' : 'M', plot_tenth(px), plot_tenth(py), line ? "" : "h0");
         last_x = px, last_y = py, pen = line, begun = 1;
     }
     if (begun) fputs("'/>\n", file);
@@ -203,11 +210,11 @@ static inline void plot_draw(FILE *file, const plot_series *s, const char *color
                              const plot_scale *y, int dot_first, int dot_last) {
     const int measured = s->count > s->modelled ? s->count - s->modelled : 0;
     const int hollow = measured > dot_first ? measured : dot_first;
-    fprintf(file, "<g fill='none' stroke='%s' stroke-width='2'>\n", color);
+    fprintf(file, "<g stroke='%s'>\n", color);
     plot_path(file, s, x, y, 0, measured, 1, "");
-    if (s->modelled > 0) plot_path(file, s, x, y, measured - 1, s->count, 1, "stroke-dasharray='4 5' ");
-    plot_path(file, s, x, y, dot_first, dot_last, 0, "stroke-width='8' ");
-    plot_path(file, s, x, y, hollow, dot_last, 0, "stroke='#fff' stroke-width='4.6' ");
+    if (s->modelled > 0) plot_path(file, s, x, y, measured - 1, s->count, 1, "class='dash' ");
+    plot_path(file, s, x, y, dot_first, dot_last, 0, "class='dot' ");
+    plot_path(file, s, x, y, hollow, dot_last, 0, "class='hole' ");
     fputs("</g>\n", file);
 }
 
@@ -241,7 +248,7 @@ static inline void plot_panel(FILE *file, const plot *panel, int left, int top, 
     const plot_scale x = plot_axis_scale(&panel->x, panel, 1, first, right);
     const plot_scale y = plot_axis_scale(&panel->y, panel, 0, height - PLOT_BOTTOM, PLOT_TOP + legend);
     fprintf(file, "<g transform='translate(%d %d)'>\n", left, top);
-    if (panel->title) plot_words(file, first, 22, "font-size='15' font-weight='600'", panel->title);
+    if (panel->title) plot_words(file, first, 22, "class='title'", panel->title);
     plot_legend(file, panel, first, right, PLOT_TOP + 8);
     plot_grid(file, &panel->x, &x, &y, 1);
     plot_grid(file, &panel->y, &y, &x, 0);
@@ -275,10 +282,9 @@ static inline int plot_write(const char *path, const plot *panels, int count, in
     if (file) {
         fprintf(file,
                 "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 %d %d' width='%d' height='%d' "
-                "role='img' " PLOT_FONT
-                " font-size='12' stroke-linejoin='round' stroke-linecap='round' fill='" PLOT_INK
-                "'>\n<title>",
+                "role='img'>\n",
                 columns * width, rows * height, columns * width, rows * height);
+        fputs("<style>" PLOT_STYLE "</style>\n<title>", file);
         for (int i = 0; i < count; i++) {
             if (i) fputs("; ", file);
             plot_text(file, panels[i].title);
