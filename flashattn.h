@@ -5967,12 +5967,14 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
         return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)each * threads,
                         INFINITY);
 #if defined(_OPENMP)
+    if (threads > 1 && tasks > 1) { /* a team costs microseconds, even one of one */
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t task = 0; task < tasks; task++)
-        FA_(forward_run_task)(args, task, (char *)workspace + each * (size_t)omp_get_thread_num());
-#else
-    for (int64_t task = 0; task < tasks; task++) FA_(forward_run_task)(args, task, workspace);
+        for (int64_t task = 0; task < tasks; task++)
+            FA_(forward_run_task)(args, task, (char *)workspace + each * (size_t)omp_get_thread_num());
+        return FA_OK;
+    }
 #endif
+    for (int64_t task = 0; task < tasks; task++) FA_(forward_run_task)(args, task, workspace);
     return FA_OK;
 }
 #endif /* FA_FORWARD */
@@ -6050,12 +6052,14 @@ static inline fa_status FA_(decode)(const fa_args *args, void *workspace, size_t
     for (int stage = 0; stage < 2; stage++) {
         const int64_t tasks = FA_(decode_count)(args, &plan, stage);
 #if defined(_OPENMP)
+        if (threads > 1 && tasks > 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t task = 0; task < tasks; task++)
-            FA_(decode_task)(args, &plan, stage, task, omp_get_thread_num(), workspace);
-#else
-        for (int64_t task = 0; task < tasks; task++) FA_(decode_task)(args, &plan, stage, task, 0, workspace);
+            for (int64_t task = 0; task < tasks; task++)
+                FA_(decode_task)(args, &plan, stage, task, omp_get_thread_num(), workspace);
+            continue;
+        }
 #endif
+        for (int64_t task = 0; task < tasks; task++) FA_(decode_task)(args, &plan, stage, task, 0, workspace);
     }
     return FA_OK;
 }
@@ -6137,13 +6141,15 @@ static inline fa_status FA_(backward)(const fa_args *args, void *workspace, size
     for (int stage = 0; stage < 3; stage++) {
         const int64_t tasks = FA_(backward_num_tasks)(args, stage);
 #if defined(_OPENMP)
+        if (threads > 1 && tasks > 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t task = 0; task < tasks; task++)
-            FA_(backward_run_task)(args, stage, task, omp_get_thread_num(), workspace);
-#else
+            for (int64_t task = 0; task < tasks; task++)
+                FA_(backward_run_task)(args, stage, task, omp_get_thread_num(), workspace);
+            continue;
+        }
+#endif
         (void)threads;
         for (int64_t task = 0; task < tasks; task++) FA_(backward_run_task)(args, stage, task, 0, workspace);
-#endif
     }
     return FA_OK;
 }
