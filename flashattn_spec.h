@@ -698,7 +698,7 @@ static inline void fai_spec_pointer(fai_spec_call *c, fa_status status, const ch
 
 /* fields: names of data, stride, dtype, kind */
 static inline void fai_check_spec_rows(fai_spec_call *c, fa_status status, const fa_rows *rows, int32_t vocab,
-                                  int64_t count, const char *const fields[4]) {
+                                       int64_t count, const char *const fields[4]) {
     const fa_dtype dtype = rows->dtype ? rows->dtype : FA_F32;
     fai_spec_range(c, status, fields[2], -1, rows->dtype, 0, FA_BF16);
     fai_spec_range(c, status, fields[3], -1, rows->kind, 0, FA_WEIGHTS);
@@ -1450,8 +1450,7 @@ static inline fai_spec_call fai_check_verify_chain(const fa_verify_args *a, int 
         fai_spec_bad(&c, FA_ERR_SPEC_RULE, "rule", -1, a->rule, 1, 0);
     fai_check_chains(&c, t, a->vocab);
     if (c.status == FA_OK) {
-        const int64_t drafts =
-            t->indptr && !device ? t->indptr[t->batch] : (int64_t)t->batch * t->num_tokens;
+        const int64_t drafts = t->indptr && !device ? t->indptr[t->batch] : (int64_t)t->batch * t->num_tokens;
         fai_check_verify(&c, a, t->batch, drafts + t->batch, drafts, t->num_tokens + 1);
     }
     return c;
@@ -1503,8 +1502,8 @@ static inline fai_spec_call fai_check_verify_tree(const fa_verify_args *a, int d
             fai_spec_pointer(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", a->draft_row, 4, 1);
             fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "num_draft_rows", -1, a->num_draft_rows, 0, INT32_MAX);
             for (int64_t b = 0; b < t->batch && !device; b++)
-                for (int64_t first = fa_tree_begin(t, b), n = 1;
-                     n < fa_tree_count(t, b) && c.status == FA_OK; n++) {
+                for (int64_t first = fa_tree_begin(t, b), n = 1; n < fa_tree_count(t, b) && c.status == FA_OK;
+                     n++) {
                     const int64_t parent = first + t->parent[first + n];
                     fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", parent, a->draft_row[parent], 0,
                                    a->num_draft_rows - 1);
@@ -2411,7 +2410,8 @@ FAI_INLINE fai_gvec fai_gsigmoid(fai_gvec u) {
 #if FAI_GL == 1
     return 1 / (1 + expf(-u));
 #else
-    const fai_gvec zero = {0}, one = zero + 1.0f, e = fai_gexp((fai_gvec)((fai_gint)u | INT32_MIN)); /* of -|u| */
+    const fai_gvec zero = {0}, one = zero + 1.0f,
+                   e = fai_gexp((fai_gvec)((fai_gint)u | INT32_MIN)); /* of -|u| */
     const fai_gint minus = u < zero;
     return (fai_gvec)(((fai_gint)e & minus) | ((fai_gint)one & ~minus)) / (one + e);
 #endif
@@ -2489,16 +2489,16 @@ FAI_INLINE void fai_dot_tile(const int rows, const int cols, int64_t depth, cons
 }
 
 /* The same for FAI_GD rows of A */
-FAI_INLINE void fai_dot_strip(const int cols, int64_t depth, const float *a, int64_t lda, const float *b, int64_t ldb,
-                              float *c, int64_t ldc) {
+FAI_INLINE void fai_dot_strip(const int cols, int64_t depth, const float *a, int64_t lda, const float *b,
+                              int64_t ldb, float *c, int64_t ldc) {
     for (int i = 0; i < FAI_GD; i += FAI_GD / cols)
         fai_dot_tile(FAI_GD / cols, cols, depth, a + i * lda, lda, b, ldb, c + i, ldc);
 }
 
 /* C (n, m; ldc) += B (n, k; ldb) A (m, k; lda)^T. A is read once for every 8 rows of B or more, 16 KiB of them, which
  * stay in cache. */
-FAI_NOINLINE void fai_dots(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b, int64_t ldb,
-                           float *c, int64_t ldc) {
+FAI_NOINLINE void fai_dots(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                           int64_t ldb, float *c, int64_t ldc) {
     int64_t most = 8, end;
     while (most / 2 >= n) most /= 2;
     for (int64_t p = 0, depth; p < k; p += depth) {
@@ -2525,13 +2525,14 @@ FAI_NOINLINE void fai_dots(int64_t m, int64_t n, int64_t k, const float *a, int6
 }
 
 /* rows: a constant, 1 .. FAI_GM; b: 2 vectors for each step */
-FAI_INLINE void fai_gemm_tile(const int rows, int64_t depth, const float *a, int64_t ra, int64_t ca, const float *b,
-                              float *c, int64_t ldc) {
+FAI_INLINE void fai_gemm_tile(const int rows, int64_t depth, const float *a, int64_t ra, int64_t ca,
+                              const float *b, float *c, int64_t ldc) {
     fai_gvec acc[FAI_GM][2];
     FAI_EACH (i, 0, rows)
         FAI_EACH (n, 0, 2) acc[i][n] = *(const fai_gvec *)(c + i * ldc + n * FAI_GL);
     for (int64_t p = 0; p < depth; p++) {
-        const fai_gvec b0 = *(const fai_gvec *)(b + p * 2 * FAI_GL), b1 = *(const fai_gvec *)(b + (p * 2 + 1) * FAI_GL);
+        const fai_gvec b0 = *(const fai_gvec *)(b + p * 2 * FAI_GL),
+                       b1 = *(const fai_gvec *)(b + (p * 2 + 1) * FAI_GL);
         FAI_EACH (i, 0, rows) {
             const fai_gvec x = fai_gsplat(a[i * ra + p * ca]);
             acc[i][0] = fai_gfma(x, b0, acc[i][0]), acc[i][1] = fai_gfma(x, b1, acc[i][1]);
@@ -2553,7 +2554,8 @@ FAI_NOINLINE void fai_gemm(int64_t m, int64_t n, int64_t k, const float *a, int6
         for (int64_t j = 0; j < whole; j += WIDTH) {
             const float *at = a + p * ca;
             int64_t i = 0;
-            for (int64_t q = 0; q < depth; q++) memcpy(strip + q * WIDTH, b + (p + q) * ldb + j, WIDTH * sizeof(float));
+            for (int64_t q = 0; q < depth; q++)
+                memcpy(strip + q * WIDTH, b + (p + q) * ldb + j, WIDTH * sizeof(float));
             for (; i + FAI_GM <= m; i += FAI_GM)
                 fai_gemm_tile(FAI_GM, depth, at + i * ra, ra, ca, strip, c + i * ldc + j, ldc);
             for (; i < m; i++) fai_gemm_tile(1, depth, at + i * ra, ra, ca, strip, c + i * ldc + j, ldc);
@@ -2569,8 +2571,9 @@ FAI_NOINLINE void fai_gemm(int64_t m, int64_t n, int64_t k, const float *a, int6
 enum {
     FAI_LINES = 64,   /* rows of x that share what is read of W and P */
     FAI_PANEL = 1024, /* rows that share what is read of the gradients of W and P */
-    FAI_VOCAB = 256,  /* tokens of the vocabulary at a time, and at most, for FAI_LINES rows, 16 KiB of logits */
-    FAI_PIECE = 64    /* elements of h, or FAI_VOCAB tokens, that are worth a thread */
+    FAI_VOCAB =
+        256,       /* tokens of the vocabulary at a time, and at most, for FAI_LINES rows, 16 KiB of logits */
+    FAI_PIECE = 64 /* elements of h, or FAI_VOCAB tokens, that are worth a thread */
 };
 
 /* The statistics of a row and head, of a part of the vocabulary or all of it. */
@@ -2595,10 +2598,10 @@ typedef struct fai_medusa {
     int64_t lines, groups;
 
     /* loss */
-    float *u, *d_h;          /* (rows, dim): W x + b, and at the end its gradient; the gradient of h */
-    float *logits;           /* (rows, FAI_VOCAB): of the tokens v .. v + width - 1, then their gradient */
+    float *u, *d_h; /* (rows, dim): W x + b, and at the end its gradient; the gradient of h */
+    float *logits;  /* (rows, FAI_VOCAB): of the tokens v .. v + width - 1, then their gradient */
     int64_t v, width;
-    int32_t k;               /* head */
+    int32_t k; /* head */
     int backward;
 } fai_medusa;
 
@@ -2651,7 +2654,9 @@ static inline fa_status fai_medusa_check(const fa_medusa_args *a, int loss) {
 }
 
 /* A stage shares out n things as up to 32 pieces of so many, a multiple of unit, whatever num_threads is. */
-static inline int64_t fai_medusa_piece(int64_t n, int64_t unit) { return (n + 32 * unit - 1) / (32 * unit) * unit; }
+static inline int64_t fai_medusa_piece(int64_t n, int64_t unit) {
+    return (n + 32 * unit - 1) / (32 * unit) * unit;
+}
 static inline int64_t fai_medusa_pieces(int64_t n, int64_t unit) {
     return (n - 1) / fai_medusa_piece(n, unit) + 1;
 }
@@ -2663,7 +2668,8 @@ static inline uintptr_t fai_medusa_lay_out(fai_medusa *t, const fa_medusa_args *
     const int64_t most = a->shared ? FAI_LINES / a->heads : FAI_LINES;
     const int64_t rows = fai_least(a->rows, loss ? FAI_PANEL : most);
     const int64_t lines = loss ? rows : a->heads * rows * fai_medusa_pieces(a->vocab, FAI_VOCAB);
-    const uintptr_t h = (uintptr_t)rows * (uintptr_t)a->dim * (loss ? 1 : (uintptr_t)a->heads) * sizeof(float);
+    const uintptr_t h =
+        (uintptr_t)rows * (uintptr_t)a->dim * (loss ? 1 : (uintptr_t)a->heads) * sizeof(float);
     uintptr_t at = base;
     t->a = a, t->rows = rows, t->stride = a->stride_x ? a->stride_x : a->dim;
     t->groups = a->shared ? 1 : a->heads;
@@ -2707,8 +2713,8 @@ static inline void fai_medusa_run(fai_medusa *t, void (*stage)(const fai_medusa 
 
 /* Elements i .. end-1 of u = W x + b and h = x + SiLU(u) of head k: `rows` of them, (rows, dim), from a row on. u may
  * be h. */
-static inline void fai_medusa_hidden(const fai_medusa *t, int32_t k, int64_t row, int64_t rows, int64_t i, int64_t end,
-                                     float *u, float *h) {
+static inline void fai_medusa_hidden(const fai_medusa *t, int32_t k, int64_t row, int64_t rows, int64_t i,
+                                     int64_t end, float *u, float *h) {
     const int64_t dim = t->a->dim;
     const float *x = t->a->x + row * t->stride, *bias = t->a->bias ? t->a->bias + k * dim : NULL;
     for (int64_t r = 0; r < rows; r++)
@@ -2720,13 +2726,14 @@ static inline void fai_medusa_hidden(const fai_medusa *t, int32_t k, int64_t row
     for (int64_t r = 0; r < rows; r++)
         for (int64_t n = i; n < end; n += FAI_GL) {
             const fai_gvec y = fai_gload(u + r * dim + n, end - n, 0);
-            fai_gstore(h + r * dim + n, end - n, fai_gload(x + r * t->stride + n, end - n, 0) + y * fai_gsigmoid(y));
+            fai_gstore(h + r * dim + n, end - n,
+                       fai_gload(x + r * t->stride + n, end - n, 0) + y * fai_gsigmoid(y));
         }
 }
 
 /* Logits (rows, width; ld) of `count` tokens from v on. */
-static inline void fai_medusa_logits(const fai_medusa *t, int64_t group, const float *h, int64_t rows, int64_t v,
-                                     int64_t count, float *logits, int64_t ld) {
+static inline void fai_medusa_logits(const fai_medusa *t, int64_t group, const float *h, int64_t rows,
+                                     int64_t v, int64_t count, float *logits, int64_t ld) {
     const int64_t dim = t->a->dim;
     for (int64_t r = 0; r < rows; r++) memset(logits + r * ld, 0, (size_t)count * sizeof *logits);
     fai_dots(count, rows, dim, t->a->projection + (group * t->a->vocab + v) * dim, dim, h, dim, logits, ld);
@@ -2743,7 +2750,8 @@ static inline void fai_medusa_sum(fai_medusa_line *line, const float *logits, in
     fai_gvec top = fai_gsplat(line->max), part = fai_gsplat(0);
     float lane[FAI_GL], max = line->max;
     double sum = 0;
-    for (int64_t i = 0; i < count; i += FAI_GL) top = fai_gmax(top, fai_gload(logits + i, count - i, -INFINITY));
+    for (int64_t i = 0; i < count; i += FAI_GL)
+        top = fai_gmax(top, fai_gload(logits + i, count - i, -INFINITY));
     memcpy(lane, &top, sizeof lane);
     for (int l = 0; l < FAI_GL; l++) max = lane[l] > max ? lane[l] : max;
     for (int64_t i = 0; i < count; i += FAI_GL)
@@ -2756,7 +2764,8 @@ static inline void fai_medusa_sum(fai_medusa_line *line, const float *logits, in
 /* ---- forward: stages of the rows that share what is read ---- */
 
 static inline void fai_medusa_forward_hidden(const fai_medusa *t, int64_t task) {
-    const int64_t dim = t->a->dim, each = fai_medusa_piece(dim, FAI_PIECE), k = task / fai_medusa_pieces(dim, FAI_PIECE);
+    const int64_t dim = t->a->dim, each = fai_medusa_piece(dim, FAI_PIECE),
+                  k = task / fai_medusa_pieces(dim, FAI_PIECE);
     const int64_t i = task % fai_medusa_pieces(dim, FAI_PIECE) * each;
     float *h = t->h + k * t->rows * dim;
     fai_medusa_hidden(t, (int32_t)k, t->row, t->rows, i, fai_least(i + each, dim), h, h);
@@ -2765,8 +2774,10 @@ static inline void fai_medusa_forward_hidden(const fai_medusa *t, int64_t task) 
 /* A piece of a vocabulary, for all lines of a group: maxima, sums, the best tokens; logits, if they are wanted. */
 static inline void fai_medusa_forward_logits(const fai_medusa *t, int64_t task) {
     const fa_medusa_args *a = t->a;
-    const int64_t vocab = a->vocab, each = fai_medusa_piece(vocab, FAI_VOCAB), group = task / fai_medusa_pieces(vocab, FAI_VOCAB);
-    const int64_t first = task % fai_medusa_pieces(vocab, FAI_VOCAB) * each, end = fai_least(first + each, vocab);
+    const int64_t vocab = a->vocab, each = fai_medusa_piece(vocab, FAI_VOCAB),
+                  group = task / fai_medusa_pieces(vocab, FAI_VOCAB);
+    const int64_t first = task % fai_medusa_pieces(vocab, FAI_VOCAB) * each,
+                  end = fai_least(first + each, vocab);
     const int64_t ld = fai_least(FAI_VOCAB, FAI_LINES * FAI_PIECE / t->lines);
     float logits[FAI_LINES * FAI_PIECE]; /* (lines, ld) */
     fai_medusa_line *line = t->line + task * t->lines;
@@ -2793,7 +2804,8 @@ static inline void fai_medusa_forward_logits(const fai_medusa *t, int64_t task) 
 /* The pieces of a row and head together. */
 static inline void fai_medusa_forward_best(const fai_medusa *t, int64_t task) {
     const fa_medusa_args *a = t->a;
-    const int64_t pieces = fai_medusa_pieces(a->vocab, FAI_VOCAB), group = task / t->lines, l = task % t->lines;
+    const int64_t pieces = fai_medusa_pieces(a->vocab, FAI_VOCAB), group = task / t->lines,
+                  l = task % t->lines;
     const int64_t k = group + l / t->rows, at = ((t->row + l % t->rows) * a->heads + k) * t->top;
     const int64_t first = group * pieces * t->lines + l;
     fai_medusa_line *line = t->line + first;
@@ -2801,7 +2813,8 @@ static inline void fai_medusa_forward_best(const fai_medusa *t, int64_t task) {
     for (int64_t n = 1; n < pieces; n++) {
         const fai_medusa_line *more = line + n * t->lines;
         fai_medusa_add(line, more->max, more->sum);
-        for (int32_t i = 0; i < more->held; i++) fai_offer(key, &line->held, t->top, key[n * t->lines * t->top + i]);
+        for (int32_t i = 0; i < more->held; i++)
+            fai_offer(key, &line->held, t->top, key[n * t->lines * t->top + i]);
     }
     line->lse = (float)((double)line->max + log(line->sum));
     fai_sort(key, t->top);
@@ -2890,7 +2903,8 @@ static inline void fai_medusa_loss_logits(const fai_medusa *t, int64_t task) {
         float *x = logits + r * t->width;
         for (int64_t i = 0; i < count; i += FAI_GL)
             fai_gstore(x + i, count - i,
-                       fai_gexp(fai_gload(x + i, count - i, 0) - fai_gsplat(line->lse)) * fai_gsplat(line->scale));
+                       fai_gexp(fai_gload(x + i, count - i, 0) - fai_gsplat(line->lse)) *
+                           fai_gsplat(line->scale));
         if (line->label >= t->v && line->label < t->v + count) x[line->label - t->v] -= line->scale;
     }
     fai_gemm(rows, dim, count, logits, t->width, 1, t->a->projection + (group * vocab + t->v) * dim, dim,
@@ -2900,9 +2914,10 @@ static inline void fai_medusa_loss_logits(const fai_medusa *t, int64_t task) {
 /* d_P of FAI_PIECE tokens and FAI_PIECE elements of each. */
 static inline void fai_medusa_loss_projection(const fai_medusa *t, int64_t task) {
     const int64_t dim = t->a->dim, across = (dim + FAI_PIECE - 1) / FAI_PIECE;
-    const int64_t i = task / across * FAI_PIECE, j = task % across * FAI_PIECE, group = t->a->shared ? 0 : t->k;
-    fai_gemm(fai_least(fai_least(t->a->vocab - t->v, t->width) - i, FAI_PIECE), fai_least(dim - j, FAI_PIECE), t->rows,
-             t->logits + i, 1, t->width, t->h + j, dim,
+    const int64_t i = task / across * FAI_PIECE, j = task % across * FAI_PIECE,
+                  group = t->a->shared ? 0 : t->k;
+    fai_gemm(fai_least(fai_least(t->a->vocab - t->v, t->width) - i, FAI_PIECE), fai_least(dim - j, FAI_PIECE),
+             t->rows, t->logits + i, 1, t->width, t->h + j, dim,
              t->a->d_projection + (group * t->a->vocab + t->v + i) * dim + j, dim);
 }
 
@@ -2925,12 +2940,14 @@ static inline void fai_medusa_loss_block(const fai_medusa *t, int64_t task) {
 /* d_W of FAI_PIECE rows and columns, and d_b with the first of these. */
 static inline void fai_medusa_loss_weight(const fai_medusa *t, int64_t task) {
     const int64_t dim = t->a->dim, across = (dim + FAI_PIECE - 1) / FAI_PIECE;
-    const int64_t i = task / across * FAI_PIECE, j = task % across * FAI_PIECE, rows = fai_least(dim - i, FAI_PIECE);
+    const int64_t i = task / across * FAI_PIECE, j = task % across * FAI_PIECE,
+                  rows = fai_least(dim - i, FAI_PIECE);
     for (int64_t r = 0; t->a->d_bias && j == 0 && r < t->rows; r++)
         for (int64_t n = i; n < i + rows; n++) t->a->d_bias[t->k * dim + n] += t->u[r * dim + n];
     if (t->a->d_weight)
-        fai_gemm(rows, fai_least(dim - j, FAI_PIECE), t->rows, t->u + i, 1, dim, t->a->x + t->row * t->stride + j,
-                 t->stride, t->a->d_weight + (t->k * dim + i) * dim + j, dim);
+        fai_gemm(rows, fai_least(dim - j, FAI_PIECE), t->rows, t->u + i, 1, dim,
+                 t->a->x + t->row * t->stride + j, t->stride, t->a->d_weight + (t->k * dim + i) * dim + j,
+                 dim);
 }
 
 /* The loss and its gradients. A head without a label that counts has neither. */
@@ -2941,7 +2958,8 @@ static inline fa_status fa_medusa_loss(const fa_medusa_args *args, void *workspa
     const fa_medusa_args *a = args;
     const fa_status status = fai_medusa_begin(&t, a, workspace, bytes, 1);
     if (status != FA_OK) return status;
-    const int64_t dim = a->dim, heads = a->heads, vocab = a->vocab, across = (dim + FAI_PIECE - 1) / FAI_PIECE;
+    const int64_t dim = a->dim, heads = a->heads, vocab = a->vocab,
+                  across = (dim + FAI_PIECE - 1) / FAI_PIECE;
     if (!a->accumulate) {
         if (a->d_x) memset(a->d_x, 0, (size_t)(a->rows * dim) * sizeof(float));
         if (a->d_weight) memset(a->d_weight, 0, (size_t)(heads * dim * dim) * sizeof(float));

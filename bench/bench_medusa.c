@@ -68,7 +68,8 @@ static double peak(void) {
     for (int n = 0; n < parts; n++) {
         fai_gvec x[CHAINS], a = fai_gsplat(0.5f), b = fai_gsplat((float)n);
         FAI_EACH (c, 0, CHAINS) x[c] = fai_gsplat((float)c);
-        for (int s = 0; s < STEPS; s++) FAI_EACH (c, 0, CHAINS) x[c] = fai_gfma(x[c], a, b);
+        for (int s = 0; s < STEPS; s++)
+            FAI_EACH (c, 0, CHAINS) x[c] = fai_gfma(x[c], a, b);
         FAI_EACH (c, 0, CHAINS) total += (double)((const float *)&x[c])[0];
     }
     return total < -1 ? 0 : 2.0 * STEPS * CHAINS * LANES * parts / (bench_wall() - t);
@@ -108,15 +109,16 @@ static void call(const model *m, int rows, int loss, int rounds) {
             read = fmin(read, bench_wall() - t);
         }
         const double t = bench_wall();
-        if ((loss ? fa_medusa_loss : fa_medusa_forward)(&a, workspace, bytes) != FA_OK) puts("failed"), exit(2);
+        if ((loss ? fa_medusa_loss : fa_medusa_forward)(&a, workspace, bytes) != FA_OK)
+            puts("failed"), exit(2);
         best = fmin(best, bench_wall() - t);
     }
     printf("  dim %4d vocab %5d heads %d  rows %4d  %s %9.1f us", m->dim, m->vocab, m->heads, rows,
            loss ? "loss   " : "forward", best * 1e6);
     const double flops = 2.0 * rows * ((loss ? 3.0 : 1.0) * (double)m->w + (loss ? 4.0 : 1.0) * (double)m->p);
     if (loss)
-        printf("  %6.1f GFLOP/s, %2.0f %% of %.1f%s\n", flops / best * 1e-9, 100 * flops / best / most, most * 1e-9,
-               isfinite(value) ? "" : " !");
+        printf("  %6.1f GFLOP/s, %2.0f %% of %.1f%s\n", flops / best * 1e-9, 100 * flops / best / most,
+               most * 1e-9, isfinite(value) ? "" : " !");
     else
         printf("  reading %9.1f us (%.1f GB/s): %.2f times as long%s\n", read * 1e6,
                (double)(m->w + m->p) * 4e-9 / read, best / read, isfinite(value) ? "" : " !");
@@ -127,7 +129,9 @@ static model make(int dim, int vocab, int heads) {
     model m = {dim, vocab, heads, 0, 0, NULL, NULL, NULL};
     m.w = (size_t)heads * (size_t)dim * (size_t)dim, m.p = (size_t)heads * (size_t)vocab * (size_t)dim;
     m.weights = uniform(m.w + m.p, 1 / sqrtf((float)dim)), m.x = uniform((size_t)MOST * (size_t)dim, 1);
-    m.out = uniform((size_t)(dim > 1024 ? 64 : MOST) * (size_t)(dim > heads * vocab ? dim : heads * vocab) + m.w + m.p, 0);
+    m.out = uniform((size_t)(dim > 1024 ? 64 : MOST) * (size_t)(dim > heads * vocab ? dim : heads * vocab) +
+                        m.w + m.p,
+                    0);
     return m;
 }
 
