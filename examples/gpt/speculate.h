@@ -36,8 +36,7 @@ typedef struct plan {
     method way;
     fa_tree shape; /* of ranks; not of NGRAM and MERGED */
     int32_t parent[MAX_NODES], rank[MAX_NODES];
-    fa_cost cost;                     /* of this machine; draft: seconds of a step of the guessing */
-    int32_t steps;                    /* of the guessing, for a step of the model */
+    fa_cost cost; /* of this machine; base: seconds of guessing and of the verdict, in a step */
     double acceptance[LEVELS][RANKS]; /* chance that a child of this rank is taken, where its parent was */
 } plan;
 
@@ -239,6 +238,7 @@ typedef struct tally {
     int64_t steps, tokens, refused; /* tokens written; steps that ended because no guess was right */
     double law;                     /* tokens that the plan's acceptance predicts */
     double cost;                    /* seconds that the plan's costs predict */
+    double aside;                   /* seconds of guessing and of verdicts */
 } tally;
 
 /* Writes 1 or more tokens behind the text, room permitting; how many. */
@@ -247,9 +247,12 @@ static inline int32_t write_step(writer *w, const plan *p, tally *t, fa_rank_est
     const int greedy = w->how.temperature == 0;
     decoder *m = w->model;
     fa_error error;
+    const double start = now();
     guess(w, p);
+    const double guessed = now();
     const int32_t nodes = w->tree.num_nodes;
     run_nodes(m, &w->tree, nodes);
+    const double run = now();
 
     fa_sampling plain = {0}; /* of the drafts */
     plain.temperature = &w->how.temperature;
@@ -274,11 +277,12 @@ static inline int32_t write_step(writer *w, const plan *p, tally *t, fa_rank_est
     else
         decoder_keep(m, accepted, count);
     if (t) {
+        t->aside += now() - run + guessed - start;
         int32_t children = 0;
         for (int32_t i = last + 1; i < nodes; i++) children += w->tree.parent[i] == last;
         t->steps++, t->tokens += count, t->refused += children > 0;
         t->law += fa_tree_value(&w->tree, p->acceptance[0], RANKS, LEVELS, RANKS);
-        t->cost += fa_cost_step(&p->cost, nodes, p->steps);
+        t->cost += fa_cost_step(&p->cost, nodes, 0);
     }
     if (estimator) check_status(fa_rank_update(estimator, &w->tree, accepted + 1, count - 1, &error), &error);
     w->offset++;
