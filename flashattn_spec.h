@@ -2338,6 +2338,8 @@ typedef struct fa_medusa_args {
 
 /* ---- f32 matrix products ---- */
 
+static inline int64_t fai_least(int64_t x, int64_t y) { return x < y ? x : y; }
+
 /* FAI_GL: floats of a vector. Tiles in registers: FAI_GM rows x 2 vectors, or FAI_GD sums of vectors, enough
  * to hide the latency of a multiply-add; the shapes of >>vector, for the same reasons. */
 #if defined(__GNUC__) && !defined(__CUDACC__)
@@ -2502,7 +2504,7 @@ FAI_NOINLINE void fai_dots(int64_t m, int64_t n, int64_t k, const float *a, int6
     int64_t most = 8, end;
     while (most / 2 >= n) most /= 2;
     for (int64_t p = 0, depth; p < k; p += depth) {
-        depth = k - p < 4096 / most ? k - p : 4096 / most;
+        depth = fai_least(k - p, 4096 / most);
         for (int64_t first = 0; first < n; first = end) {
             end = n - first < 4096 / depth ? n : first + 4096 / depth;
             for (int64_t i = 0; i < m; i += FAI_GD)
@@ -2550,7 +2552,7 @@ FAI_NOINLINE void fai_gemm(int64_t m, int64_t n, int64_t k, const float *a, int6
     float strip[MOST * WIDTH]; /* of B: 32 KiB or less, in cache for all of m whatever ldb is */
     const int64_t whole = n - n % WIDTH;
     for (int64_t p = 0; p < k; p += MOST) {
-        const int64_t depth = k - p < MOST ? k - p : MOST;
+        const int64_t depth = fai_least(k - p, MOST);
         for (int64_t j = 0; j < whole; j += WIDTH) {
             const float *at = a + p * ca;
             int64_t i = 0;
@@ -2660,12 +2662,10 @@ static inline int64_t fai_medusa_pieces(int64_t n, int64_t unit) {
     return (n - 1) / fai_medusa_piece(n, unit) + 1;
 }
 
-static inline int64_t fai_least(int64_t x, int64_t y) { return x < y ? x : y; }
-
 /* The memory of either call at base, which is aligned to 64; returns how many bytes it has. */
 static inline uintptr_t fai_medusa_lay_out(fai_medusa *t, const fa_medusa_args *a, uintptr_t base, int loss) {
     const int64_t most = a->shared ? FAI_LINES / a->heads : FAI_LINES;
-    const int64_t rows = fai_least(a->rows, loss ? FAI_PANEL : most);
+    const int64_t rows = fai_least(a->rows, loss ? (int64_t)FAI_PANEL : most);
     const int64_t lines = loss ? rows : a->heads * rows * fai_medusa_pieces(a->vocab, FAI_VOCAB);
     const uintptr_t h =
         (uintptr_t)rows * (uintptr_t)a->dim * (loss ? 1 : (uintptr_t)a->heads) * sizeof(float);
