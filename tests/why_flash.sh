@@ -20,7 +20,7 @@ check 'standard and flash agree to 1e-4' $?
 cat >"$dir/rows.awk" <<'END'
 function bytes(number, unit) {
     sub(/\*/, "", unit)
-    return number * (unit == "kiB" ? 1024 : unit == "MiB" ? 1024 ^ 2 : unit == "GiB" ? 1024 ^ 3 : 0)
+    return number * (unit == "KiB" ? 1024 : unit == "MiB" ? 1024 ^ 2 : unit == "GiB" ? 1024 ^ 3 : 0)
 }
 function near(x, y, part) { return x > y * (1 - part) && x < y * (1 + part) }
 function wrong(what) { print "# " table ", N = " $1 ": " what; bad = 1 }
