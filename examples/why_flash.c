@@ -374,7 +374,7 @@ static void print_quantity(double value, const char *unit, int binary, int measu
              value < 9.995   ? 2
              : value < 99.95 ? 1
                              : 0,
-             value, names[p], binary && p > 3 ? "i" : "", unit);
+             value, p == 4 && binary ? "K" : names[p], binary && p > 3 ? "i" : "", unit);
     printf(" %9s%s", text, measured ? " " : "*");
 }
 
