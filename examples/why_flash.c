@@ -369,12 +369,10 @@ static void print_quantity(double value, const char *unit, int binary, int measu
     int p = 3;
     while (p < 7 && value >= 0.9995 * base) value /= base, p++;
     while (p > 0 && value < 0.9995) value *= base, p--;
+    const int decimals = value < 9.995 ? 2 : value < 99.95 ? 1 : 0; /* three digits */
+    const char *prefix = p == 4 && binary ? "K" : names[p];
     char text[40];
-    snprintf(text, sizeof text, "%.*f %s%s%s",
-             value < 9.995   ? 2
-             : value < 99.95 ? 1
-                             : 0,
-             value, p == 4 && binary ? "K" : names[p], binary && p > 3 ? "i" : "", unit);
+    snprintf(text, sizeof text, "%.*f %s%s%s", decimals, value, prefix, binary && p > 3 ? "i" : "", unit);
     printf(" %9s%s", text, measured ? " " : "*");
 }
 
