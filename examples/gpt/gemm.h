@@ -179,8 +179,13 @@ static inline void gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t
         for (int64_t task = 0; task < tasks; task++) gemm_task(&job, task);
         return;
     }
-#pragma omp parallel for schedule(dynamic, blocks == 1 ? (panels + 3) / 4 : 1)
-    for (int64_t task = 0; task < tasks; task++) gemm_task(&job, task);
+    if (blocks == 1) { /* short tasks: each thread takes its share at once */
+#pragma omp parallel for schedule(static)
+        for (int64_t task = 0; task < tasks; task++) gemm_task(&job, task);
+    } else {
+#pragma omp parallel for schedule(dynamic)
+        for (int64_t task = 0; task < tasks; task++) gemm_task(&job, task);
+    }
 }
 
 #endif
