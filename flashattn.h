@@ -1661,6 +1661,7 @@ static inline fa_range fai_keys(const fa_args *a, const fa_sequence *s) {
 #define FAI_GRAIN 192
 /* Merging costs a row as much as 2 to 4 keys do, so with this many it is below 1 %. */
 #define FAI_LEAST_KEYS 512
+#define FAI_TEAM 4096 /* scores (row, key) below which a second thread costs more than it takes off */
 
 static inline int32_t fai_count_splits(const fa_args *a, const fai_plan *p, const fa_sequence *s) {
     const fa_range r = fai_keys(a, s);
@@ -1732,6 +1733,11 @@ static inline fai_plan fai_make_plan(const fa_args *a, int32_t threads, int32_t 
         const fa_sequence s = fa_get_sequence(a, b);
         const int32_t count = fai_count_splits(a, &p, &s);
         if (count > p.most) p.most = count;
+    }
+    tasks = (int64_t)a->batch * fai_num_heads_k(a) / p.heads * p.most;
+    if (p.fixed && tasks < threads && rows * a->seqlen_k >= FAI_TEAM) { /* rows are alone anyway: share them, too */
+        p.rows = (int32_t)(((rows < p.rows ? rows : p.rows) * tasks + threads - 1) / threads);
+        p.blocks = (rows + p.rows - 1) / p.rows;
     }
     return p;
 }
@@ -5967,12 +5973,14 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
         return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)each * threads,
                         INFINITY);
 #if defined(_OPENMP)
+    if (threads > 1 && tasks > 1) { /* a team costs microseconds, even one of one */
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t task = 0; task < tasks; task++)
-        FA_(forward_run_task)(args, task, (char *)workspace + each * (size_t)omp_get_thread_num());
-#else
-    for (int64_t task = 0; task < tasks; task++) FA_(forward_run_task)(args, task, workspace);
+        for (int64_t task = 0; task < tasks; task++)
+            FA_(forward_run_task)(args, task, (char *)workspace + each * (size_t)omp_get_thread_num());
+        return FA_OK;
+    }
 #endif
+    for (int64_t task = 0; task < tasks; task++) FA_(forward_run_task)(args, task, workspace);
     return FA_OK;
 }
 #endif /* FA_FORWARD */
@@ -6050,12 +6058,14 @@ static inline fa_status FA_(decode)(const fa_args *args, void *workspace, size_t
     for (int stage = 0; stage < 2; stage++) {
         const int64_t tasks = FA_(decode_count)(args, &plan, stage);
 #if defined(_OPENMP)
+        if (threads > 1 && tasks > 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t task = 0; task < tasks; task++)
-            FA_(decode_task)(args, &plan, stage, task, omp_get_thread_num(), workspace);
-#else
-        for (int64_t task = 0; task < tasks; task++) FA_(decode_task)(args, &plan, stage, task, 0, workspace);
+            for (int64_t task = 0; task < tasks; task++)
+                FA_(decode_task)(args, &plan, stage, task, omp_get_thread_num(), workspace);
+            continue;
+        }
 #endif
+        for (int64_t task = 0; task < tasks; task++) FA_(decode_task)(args, &plan, stage, task, 0, workspace);
     }
     return FA_OK;
 }
@@ -6137,13 +6147,15 @@ static inline fa_status FA_(backward)(const fa_args *args, void *workspace, size
     for (int stage = 0; stage < 3; stage++) {
         const int64_t tasks = FA_(backward_num_tasks)(args, stage);
 #if defined(_OPENMP)
+        if (threads > 1 && tasks > 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t task = 0; task < tasks; task++)
-            FA_(backward_run_task)(args, stage, task, omp_get_thread_num(), workspace);
-#else
+            for (int64_t task = 0; task < tasks; task++)
+                FA_(backward_run_task)(args, stage, task, omp_get_thread_num(), workspace);
+            continue;
+        }
+#endif
         (void)threads;
         for (int64_t task = 0; task < tasks; task++) FA_(backward_run_task)(args, stage, task, 0, workspace);
-#endif
     }
     return FA_OK;
 }

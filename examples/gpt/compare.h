@@ -7,10 +7,10 @@
 #include "speculate.h"
 
 enum {
-    PROMPT = 96, /* bytes of a prompt */
-    LEARN = 4,   /* prompts from which acceptance is estimated */
-    TRY = 4,     /* prompts that are measured then */
-    ROUNDS = 5,  /* of which the median counts */
+    PROMPT = 64, /* bytes of a prompt */
+    LEARN = 12,  /* prompts from which acceptance is estimated */
+    TRY = 12,    /* prompts that are measured then */
+    ROUNDS = 3,  /* of which the median counts */
     TRIGRAMS = 3 /* tokens that the chi-square test looks at */
 };
 
@@ -25,7 +25,7 @@ typedef struct outcome { /* of a way */
     tally t;
     double seconds;              /* for the whole, the median of ROUNDS */
     double chi, degrees, chance; /* of the test against plain sampling */
-    int same;                    /* text, as plain decoding writes it */
+    int same;                    /* text, as plain decoding writes it; 2: but for a tie */
     char note[32];               /* its shape */
 } outcome;
 
@@ -55,10 +55,10 @@ static inline double write_text(const comparison *c, int prompt, const plan *p, 
 
 /* ---- what is known beforehand ---- */
 
-/* Seconds of a step with 1, 2, 4 .. rows behind a text of usual length. */
+/* Seconds of a step of the model with 1, 2, 4 .. rows, behind a text of usual length. */
 static inline void measure_steps(decoder *d, int32_t length, int32_t *rows, double *seconds, int32_t count) {
     enum { TIMES = 15 };
-    int32_t token[STEP_ROWS] = {0};
+    const int32_t token[STEP_ROWS] = {0};
     for (int32_t n = 0; n < count; n++) {
         double each[TIMES];
         rows[n] = 1 << n, d->length = length;
@@ -71,17 +71,15 @@ static inline void measure_steps(decoder *d, int32_t length, int32_t *rows, doub
     }
 }
 
-/* acceptance of all levels, from what an estimator saw */
-static inline void put_acceptance(plan *p, const fa_rank_estimator *e) {
-    for (int l = 0; l < LEVELS; l++) fa_rank_acceptance(e, p->acceptance[l]);
-}
-
-/* Acceptance of a way's guesses, by trying it on the first prompts. */
-static inline void learn_acceptance(const comparison *c, plan *p, const sampling *how) {
+/* What a way's guesses cost, and with acceptance 1 how often they are taken: by trying it on the first prompts. */
+static inline void learn(const comparison *c, plan *p, const sampling *how, int acceptance) {
     double prior[RANKS] = {0.5}, hits[RANKS] = {0}, tried[RANKS] = {0};
     fa_rank_estimator e = {RANKS, prior, 1, 1, hits, tried};
-    for (int n = 0; n < LEARN; n++) write_text(c, n, p, how, NULL, &e);
-    put_acceptance(p, &e);
+    tally t;
+    memset(&t, 0, sizeof t);
+    for (int n = 0; n < LEARN; n++) write_text(c, n, p, how, &t, &e);
+    p->cost.base = t.aside / (double)t.steps;
+    for (int l = 0; l < LEVELS && acceptance; l++) fa_rank_acceptance(&e, p->acceptance[l]);
 }
 
 /* How often a head's first, second .. guess is what plain decoding writes: accuracy (GUESSES, RANKS), of the best 1, 2 ..
@@ -130,70 +128,75 @@ static inline void point_shape(plan *p) {
     p->shape = shape;
 }
 
-/* Plans of all ways, each as good as what is known of it allows. */
-static inline void make_plans(const comparison *c, const sampling *how, const fa_cost *machine, double heads,
+/* Plans of all ways, each as good as what is known of it allows. steps: what the model's cost. */
+static inline void make_plans(const comparison *c, const sampling *how, const fa_cost *steps,
                               plan plans[METHODS], outcome *out) {
     static const int32_t ones[LEVELS] = {1, 1, 1, 1, 1, 1, 1, 1}, fixed[] = {3, 2, 1, 1}, wide[] = {6, 2, 1};
     fa_error error;
     for (int m = 0; m < METHODS; m++) {
         memset(&plans[m], 0, sizeof plans[m]);
-        plans[m].way = (method)m, plans[m].cost = *machine, point_shape(&plans[m]);
+        plans[m].way = (method)m, plans[m].cost = *steps, point_shape(&plans[m]);
     }
-    plan *p = &plans[NGRAM]; /* nothing to decide: what repeats goes on for long */
-    p->cost.draft = 0;
-    check_status(fa_tree_expand(ones, 7, &p->shape, &error), &error);
-    learn_acceptance(c, p, how);
-    snprintf(out[NGRAM].note, sizeof out->note, "up to %d", p->shape.num_nodes - 1);
+    learn(c, &plans[PLAIN], how, 0);
 
-    plan *seen = &plans[SEQUOIA]; /* a wide tree shows what children of each rank are worth */
+    plan *p = &plans[NGRAM]; /* nothing to decide: what repeats goes on for long */
+    check_status(fa_tree_expand(ones, LEVELS - 1, &p->shape, &error), &error);
+    learn(c, p, how, 1);
+    snprintf(out[NGRAM].note, sizeof out->note, "up to %d", LEVELS - 1);
+
+    plan *seen =
+        &plans[SEQUOIA]; /* a wide tree of 3 levels shows what children of each rank are worth, and cost */
     check_status(fa_tree_expand(wide, 3, &seen->shape, &error), &error);
-    learn_acceptance(c, seen, how);
+    learn(c, seen, how, 1);
+    fa_cost draft = *steps;
+    draft.draft = seen->cost.base / 3;
 
     int32_t gamma = 0;
     p = &plans[CHAIN], memcpy(p->acceptance, seen->acceptance, sizeof p->acceptance);
-    check_status(fa_choose_gamma(seen->acceptance[0][0], machine, 1, LEVELS - 1, &gamma, NULL, &error),
+    check_status(fa_choose_gamma(seen->acceptance[0][0], &draft, 1, LEVELS - 1, &gamma, NULL, &error),
                  &error);
-    p->steps = gamma ? gamma : 1;
-    check_status(fa_tree_expand(ones, p->steps, &p->shape, &error), &error);
-    snprintf(out[CHAIN].note, sizeof out->note, "%d", p->steps);
+    if (!gamma) gamma = 1; /* no draft pays here: the shortest, to show it */
+    check_status(fa_tree_expand(ones, gamma, &p->shape, &error), &error);
+    learn(c, p, how, 0);
+    snprintf(out[CHAIN].note, sizeof out->note, "%d", gamma);
 
-    p = &plans[EXPANSION], memcpy(p->acceptance, seen->acceptance, sizeof p->acceptance), p->steps = 4;
+    p = &plans[EXPANSION], memcpy(p->acceptance, seen->acceptance, sizeof p->acceptance);
     check_status(fa_tree_expand(fixed, 4, &p->shape, &error), &error);
+    learn(c, p, how, 0);
     snprintf(out[EXPANSION].note, sizeof out->note, "<3,2,1,1>");
 
-    p = &plans[MERGED], p->steps = DRAFTS * 3;
+    p = &plans[MERGED];
     check_status(fa_tree_expand(ones, 3, &p->shape, &error), &error);
-    learn_acceptance(c, p, how);
+    learn(c, p, how, 1);
     snprintf(out[MERGED].note, sizeof out->note, "2 chains of 3");
 
-    p = seen;
     int32_t nodes = 0, depth = 0;
     fa_sequoia_args a = {0};
-    a.acceptance = p->acceptance[0], a.ranks = RANKS, a.max_nodes = MAX_NODES, a.max_depth = LEVELS - 1,
+    a.acceptance = seen->acceptance[0], a.ranks = RANKS, a.max_nodes = MAX_NODES, a.max_depth = LEVELS - 1;
     a.error = &error;
     const size_t bytes = fa_sequoia_workspace(&a);
     void *workspace = allocate(bytes, 1);
     check_status(fa_sequoia(&a, workspace, bytes), &error);
-    check_status(fa_choose_tree(&a, workspace, bytes, machine, 1, &nodes, &depth, NULL), &error);
-    if (nodes < 2) nodes = 2, depth = 1; /* no tree pays here: the smallest, to show it */
-    check_status(fa_sequoia_tree(&a, workspace, bytes, nodes, depth, &p->shape), &error);
-    p->steps = depth;
-    snprintf(out[SEQUOIA].note, sizeof out->note, "%d nodes, depth %d", p->shape.num_nodes, depth);
+    check_status(fa_choose_tree(&a, workspace, bytes, &draft, 1, &nodes, &depth, NULL), &error);
+    if (nodes < 2) nodes = 2, depth = 1;
+    check_status(fa_sequoia_tree(&a, workspace, bytes, nodes, depth, &seen->shape), &error);
     free(workspace);
+    learn(c, seen, how, 0);
+    snprintf(out[SEQUOIA].note, sizeof out->note, "%d nodes, depth %d", seen->shape.num_nodes, depth);
 
-    double accuracy[GUESSES][RANKS], value = 0, most = 0, likely[MAX_NODES];
-    p = &plans[MEDUSA], p->cost.draft = heads, p->steps = 1;
-    learn_heads(c, p, &plans[PLAIN], how, accuracy);
-    check_status(fa_tree_greedy(accuracy[0], GUESSES, RANKS, &p->shape, &value, &error), &error);
+    double accuracy[GUESSES][RANKS], likely[MAX_NODES] = {1};
     int32_t level[MAX_NODES] = {0};
-    likely[0] = 1;
-    for (int32_t i = 1; i < p->shape.num_nodes; i++) {
+    p = &plans[MEDUSA];
+    learn_heads(c, p, &plans[PLAIN], how, accuracy);
+    check_status(fa_tree_greedy(accuracy[0], GUESSES, RANKS, &p->shape, NULL, &error), &error);
+    for (int32_t i = 1; i < p->shape.num_nodes; i++) { /* likeliest first: the first nodes are the best few */
         level[i] = level[p->parent[i]] + 1;
         likely[i] = likely[p->parent[i]] * p->acceptance[level[i] - 1][p->rank[i]];
     }
-    check_status(fa_choose_nodes(likely, p->shape.num_nodes, &p->cost, 1, &nodes, &most, &error), &error);
+    check_status(fa_choose_nodes(likely, p->shape.num_nodes, steps, 1, &nodes, NULL, &error), &error);
     p->shape.num_nodes = nodes < 2 ? 2 : nodes;
-    snprintf(out[MEDUSA].note, sizeof out->note, "%d nodes of %d heads", p->shape.num_nodes, GUESSES);
+    learn(c, p, how, 0);
+    snprintf(out[MEDUSA].note, sizeof out->note, "%d nodes, %d heads", p->shape.num_nodes, GUESSES);
 }
 
 /* ---- is it the same law? ---- */
@@ -260,6 +263,22 @@ static inline void compare_laws(drawn *d, int32_t count, outcome *o) {
     o->chance = o->degrees > 0 ? chi_square_chance(o->chi, o->degrees) : 1;
 }
 
+/* ---- is it the same text? ---- */
+
+/* 1: it is; 2: up to a place where two bytes are equally good but for rounding, which depends on where in a tree a token
+ * stood; 0: no. plain: what plain decoding has written behind the prompt. */
+static inline int same_text(const comparison *c, const int32_t *plain) {
+    const float least = 1e-5f; /* ten times the noise of f32 in a logit */
+    writer *w = c->w;
+    int32_t at = 0;
+    while (at < c->length && w->token[PROMPT + at] == plain[at]) at++;
+    if (at == c->length) return 1;
+    w->model->length = 0;
+    const int32_t row = decoder_read(w->model, w->token, PROMPT + at);
+    const float *x = w->model->logits + row * VOCAB;
+    return fabsf(x[plain[at]] - x[w->token[PROMPT + at]]) < least ? 2 : 0;
+}
+
 /* ---- the table ---- */
 
 /* One half of it. Not 0: a way wrote another text than plain decoding, or had another law. */
@@ -268,37 +287,28 @@ static inline int compare_ways(const comparison *c, const sampling *how) {
     static plan plans[METHODS];
     outcome out[METHODS];
     int32_t rows[COSTS];
-    double steps[COSTS], draft[1], heads = 0, times[METHODS][ROUNDS];
+    double steps[COSTS], times[METHODS][ROUNDS];
     const int greedy = how->temperature == 0;
     int32_t *plain = (int32_t *)allocate((size_t)(TRY * c->length), sizeof *plain);
     int wrong = 0;
     memset(out, 0, sizeof out);
     writer_begin(c->w, prompt_of(c, 0), PROMPT, how);
-    measure_steps(c->w->draft[0], PROMPT + c->length / 2, rows, draft, 1);
     measure_steps(c->w->model, PROMPT + c->length / 2, rows, steps, COSTS);
-    const fa_cost machine = {COSTS, rows, steps, draft[0], 0};
-    plan one;
-    memset(&one, 0, sizeof one), one.way = MEDUSA, point_shape(&one);
-    fa_tree_expand((const int32_t[]){1}, 1, &one.shape, NULL);
-    for (int i = 0; i < ROUNDS; i++) {
-        const double start = now();
-        guess_heads(c->w, &one.shape);
-        times[0][i] = now() - start;
-    }
-    heads = median(times[0], ROUNDS);
-    make_plans(c, how, &machine, heads, plans, out);
+    const fa_cost machine = {COSTS, rows, steps, 0, 0};
+    make_plans(c, how, &machine, plans, out);
 
     for (int round = 0; round < ROUNDS; round++) /* one after the other, so that all meet the same machine */
         for (int m = 0; m < METHODS; m++) {
             times[m][round] = 0;
-            out[m].same = 1;
+            if (!round) out[m].same = 1;
             for (int n = 0; n < TRY; n++) {
                 times[m][round] += write_text(c, LEARN + n, &plans[m], how, round ? NULL : &out[m].t, NULL);
                 if (m == PLAIN)
                     memcpy(plain + n * c->length, c->w->token + PROMPT, (size_t)c->length * sizeof *plain);
-                else if (memcmp(plain + n * c->length, c->w->token + PROMPT,
-                                (size_t)c->length * sizeof *plain) != 0)
-                    out[m].same = 0;
+                else if (greedy && !round) {
+                    const int same = same_text(c, plain + n * c->length);
+                    out[m].same = !same ? 0 : same == 2 && out[m].same ? 2 : out[m].same;
+                }
             }
         }
     for (int m = 0; m < METHODS; m++) out[m].seconds = median(times[m], ROUNDS);
@@ -317,40 +327,37 @@ static inline int compare_ways(const comparison *c, const sampling *how) {
     }
 
     if (greedy)
-        printf("greedy: every way writes the same text\n");
+        printf("greedy: every way has to write the same text\n");
     else
-        printf("temperature %g, top-k %d, top-p %g: every way draws from the same law (chi-square of %d "
-               "texts of %d bytes)\n",
+        printf("temperature %g, top-k %d, top-p %g: every way has to draw from the same law (chi-square of "
+               "%d texts of %d "
+               "bytes)\n",
                (double)how->temperature, how->top_k, (double)how->top_p, c->draws, TRIGRAMS);
-    printf("  %-10s %-19s  tokens a step  law    accepted  speedup  law    %s\n", "way", "shape",
-           greedy ? "same text" : "chi-square (degrees)  chance");
+    printf("  %-10s %-18s tokens a step (law)  accepted  speedup (law)  %s\n", "way", "guesses",
+           greedy ? "same text" : "chi-square (degrees)   chance");
     for (int m = 0; m < METHODS; m++) {
         const outcome *o = &out[m];
         const double count = (double)o->t.steps, tried = (double)(o->t.tokens - o->t.steps + o->t.refused);
-        const double law = steps[0] * o->t.law / o->t.cost;
-        printf("  %-10s %-19s  %8.2f     %6.2f ", method_name[m], out[m].note, (double)o->t.tokens / count,
-               o->t.law / count);
+        char accepted[16] = "-";
         if (tried > 0)
-            printf(" %6.1f %% ", 100 * (double)(o->t.tokens - o->t.steps) / tried);
-        else
-            printf("        -  ");
-        printf("  %6.2f %6.2f    ", out[PLAIN].seconds / o->seconds * (double)c->length / (double)c->length,
-               law);
+            snprintf(accepted, sizeof accepted, "%.0f %%", 100 * (double)(o->t.tokens - o->t.steps) / tried);
+        printf("  %-10s %-18s   %6.2f (%4.2f)      %8s   %5.2f (%4.2f)    ", method_name[m],
+               m ? out[m].note : "none", (double)o->t.tokens / count, o->t.law / count, accepted,
+               out[PLAIN].seconds / o->seconds,
+               fa_cost_step(&plans[PLAIN].cost, 1, 0) * o->t.law / o->t.cost);
         if (m == PLAIN)
             printf("-\n");
         else if (greedy)
-            printf("%s\n", o->same ? "yes" : "NO");
+            printf("%s\n", o->same == 1 ? "yes" : o->same ? "but for a tie" : "NO");
         else if (c->draws)
-            printf("%10.1f (%.0f) %13.3f\n", o->chi, o->degrees, o->chance);
+            printf("%8.1f (%.0f) %15.3f\n", o->chi, o->degrees, o->chance);
         else
             printf("-\n");
         /* one in a million: some are small by chance, and a wrong law gives far smaller ones */
         if (m != PLAIN && (greedy ? !o->same : c->draws && !(o->chance > 1e-6))) wrong++;
     }
-    printf("  a step of the model takes %.0f us for 1 token, %.0f us for 8, %.0f us for %d; of a draft %.0f "
-           "us; heads %.0f us\n\n",
-           1e6 * steps[0], 1e6 * steps[3], 1e6 * steps[COSTS - 1], rows[COSTS - 1], 1e6 * draft[0],
-           1e6 * heads);
+    printf("  a step of the model takes %.0f us with 1 token, %.0f us with 8, %.0f us with %d\n\n",
+           1e6 * steps[0], 1e6 * steps[3], 1e6 * steps[COSTS - 1], rows[COSTS - 1]);
     free(plain);
     return wrong;
 }

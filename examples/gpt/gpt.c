@@ -14,6 +14,8 @@
 
 #include "compare.h"
 
+#include "../plot.h"
+
 #include <sys/stat.h>
 
 typedef struct options {
@@ -36,10 +38,10 @@ static const char usage[] =
     "(20)\n"
     "  --steps N            or a number of steps, which makes it repeatable; --guess-steps N\n"
     "  --save S             seconds between checkpoints (15)\n"
-    "  --dim N --layers N --heads N --heads-k N --hidden N --context N    shape (128 4 2 1 384 512)\n"
-    "  --batch N --seqlen N --rate R --decay R                            learning (2 512 0.003 0.1)\n"
+    "  --dim N --layers N --heads N --heads-k N --hidden N --context N    shape (128 4 2 1 384 256)\n"
+    "  --batch N --seqlen N --rate R --decay R                            learning (4 256 0.003 0.1)\n"
     "  --prompt TEXT        to go on with (a line of C)\n"
-    "  --bytes N            to write (320), for compare behind each prompt (192)\n"
+    "  --bytes N            to write: up to the context, for compare behind each prompt (176)\n"
     "  --temperature T --top-k K --top-p P --seed N                       sampling (0.8 0 0 1); T = 0: "
     "greedy\n"
     "  --draws N            texts for each chi-square test of compare (2000)\n";
@@ -62,10 +64,10 @@ static double number(const char *option, const char *value, double least, double
 static options read_options(int argc, char **argv) {
     options o;
     memset(&o, 0, sizeof o);
-    const gpt_config model = {128, 4, 2, 1, 384, 512}, draft = {64, 1, 1, 1, 192, 512};
+    const gpt_config model = {128, 4, 2, 1, 384, 256}, draft = {64, 1, 1, 1, 192, 256};
     o.directory = "build/gpt", o.model = model, o.draft = draft, o.guess_seconds = 20;
     o.prompt = "/* Returns the number of ";
-    o.train.seconds = 95, o.train.save = 15, o.train.batch = 2, o.train.seqlen = 512, o.train.rate = 3e-3;
+    o.train.seconds = 95, o.train.save = 15, o.train.batch = 4, o.train.seqlen = 256, o.train.rate = 3e-3;
     o.train.decay = 0.1, o.train.seed = 1, o.how.temperature = 0.8f, o.how.seed = 1, o.draws = 2000;
     if (argc < 2) bad_usage("a command is", "missing");
     o.command = argv[1];
@@ -154,6 +156,29 @@ static corpus load(const options *o) {
 
 /* ---- commands ---- */
 
+static void draw_curve(const options *o, const checkpoint *h, const float *curve, double trigram) {
+    char path[4096];
+    double *x = (double *)allocate((size_t)h->curve * 4 + 4, sizeof *x), *y = x + h->curve;
+    double *vx = y + h->curve, *vy = vx + h->curve, *tx = vy + h->curve, *ty = tx + 2;
+    plot_series series[3] = {{0}, {0}, {0}};
+    plot panel = {0};
+    int32_t count = 0;
+    for (int32_t i = 0; i < h->curve; i++) {
+        x[i] = (double)curve[3 * i] * h->elapsed, y[i] = (double)curve[3 * i + 1];
+        if (curve[3 * i + 2] > 0) vx[count] = x[i], vy[count++] = (double)curve[3 * i + 2];
+    }
+    tx[0] = 0, tx[1] = h->elapsed, ty[0] = ty[1] = trigram;
+    series[0].name = "training", series[0].x = x, series[0].y = y, series[0].count = h->curve;
+    series[1].name = "not seen", series[1].x = vx, series[1].y = vy, series[1].count = count;
+    series[2].name = "trigram, not seen", series[2].x = tx, series[2].y = ty, series[2].count = 2;
+    panel.title = "Loss", panel.x.title = "seconds of training", panel.y.title = "bits a byte";
+    panel.series = series, panel.num_series = 3;
+    const int error = plot_write(path_of(o, "curve.svg", path, sizeof path), &panel, 1, 1);
+    if (error) fail("%s: %s", path, strerror(error));
+    printf("loss curve: %s\n", path);
+    free(x);
+}
+
 static gpt *train(const options *o, const corpus *x) {
     char path[4096];
     checkpoint h;
@@ -170,6 +195,7 @@ static gpt *train(const options *o, const corpus *x) {
            g->count, c->layers, c->dim, c->heads, c->heads_k, h.step, h.elapsed, attention_device);
     const double trigram = corpus_trigram(x);
     printf("bits a byte of text not seen: %.3f; a trigram model with backoff: %.3f\n", h.valid, trigram);
+    draw_curve(o, &h, curve, trigram);
     return g;
 }
 
@@ -193,7 +219,7 @@ static gpt *load_model(const options *o) {
 static void generate(const options *o, const gpt *g) {
     plan plain;
     memset(&plain, 0, sizeof plain);
-    const int32_t bytes = o->bytes ? o->bytes : 320, length = (int32_t)strlen(o->prompt);
+    const int32_t bytes = o->bytes ? o->bytes : g->config.context, length = (int32_t)strlen(o->prompt);
     const int32_t room = g->config.context - 1;
     if (length >= room) fail("the prompt has %d bytes, the context %d", length, g->config.context);
     writer *w = writer_new(g, NULL, length + bytes < room ? length + bytes : room);
@@ -217,7 +243,7 @@ static int compare(const options *o, const gpt *g, const corpus *x) {
     t.path = path_of(o, "guess.gpt", path, sizeof path), t.seconds = o->guess_seconds,
     t.steps = o->guess_steps;
     guessers s = train_guessers(g, &o->draft, x, &t);
-    comparison c = {x, o->bytes ? o->bytes : 192, o->draws, NULL};
+    comparison c = {x, o->bytes ? o->bytes : 176, o->draws, NULL};
     const int32_t room = PROMPT + c.length;
     if (room + LEVELS > g->config.context)
         fail("--bytes is at most %d: prompts have %d, the context %d", g->config.context - LEVELS - PROMPT,
@@ -239,6 +265,7 @@ static int compare(const options *o, const gpt *g, const corpus *x) {
 
 int main(int argc, char **argv) {
     const options o = read_options(argc, argv);
+    setvbuf(stdout, NULL, _IOLBF, 0); /* in step with the progress on stderr */
     int wrong = 0;
     if (strcmp(o.command, "run") == 0) {
         corpus x = load(&o);

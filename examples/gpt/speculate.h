@@ -36,8 +36,7 @@ typedef struct plan {
     method way;
     fa_tree shape; /* of ranks; not of NGRAM and MERGED */
     int32_t parent[MAX_NODES], rank[MAX_NODES];
-    fa_cost cost;                     /* of this machine; draft: seconds of a step of the guessing */
-    int32_t steps;                    /* of the guessing, for a step of the model */
+    fa_cost cost; /* of this machine; base: seconds of guessing and of the verdict, in a step */
     double acceptance[LEVELS][RANKS]; /* chance that a child of this rank is taken, where its parent was */
 } plan;
 
@@ -141,18 +140,21 @@ static inline void run_nodes(decoder *d, const fa_tree *tree, int32_t count) {
 
 /* A tree of that shape from a small model, level by level. The shape is breadth first. */
 static inline void guess_tree(writer *w, decoder *d, const fa_tree *shape, fa_tree *tree) {
-    decoder_read(d, w->token, w->count - 1);
+    if (w->count - d->length > STEP_ROWS) decoder_read(d, w->token, w->count - 1);
+    const int32_t behind = w->count - 1 - d->length; /* tokens since the last time; they go with the root */
     tree->num_nodes = shape->num_nodes, tree->token[0] = w->token[w->count - 1];
     memcpy(tree->parent, shape->parent, (size_t)shape->num_nodes * sizeof *tree->parent);
     memcpy(tree->rank, shape->rank, (size_t)shape->num_nodes * sizeof *tree->rank);
+    decoder_step(d, behind + 1, w->token + d->length, NULL, NULL);
+    decoder_keep(d, NULL, behind);
     for (int32_t begin = 0, end = 1;
          end < shape->num_nodes;) { /* nodes begin .. end-1: the last level with tokens */
-        run_nodes(d, tree, end);
         int32_t child = end;
+        if (begin) run_nodes(d, tree, end);
         for (int32_t node = begin; node < end; node++) {
             int32_t count = 0;
             while (child + count < shape->num_nodes && shape->parent[child + count] == node) count++;
-            memcpy(w->guess[node], d->logits + node * VOCAB, sizeof w->guess[node]);
+            memcpy(w->guess[node], d->logits + (begin ? node : behind) * VOCAB, sizeof w->guess[node]);
             if (count) draw_children(w, w->guess[node], child, count, tree->token + child);
             child += count;
         }
@@ -239,6 +241,7 @@ typedef struct tally {
     int64_t steps, tokens, refused; /* tokens written; steps that ended because no guess was right */
     double law;                     /* tokens that the plan's acceptance predicts */
     double cost;                    /* seconds that the plan's costs predict */
+    double aside;                   /* seconds of guessing and of verdicts */
 } tally;
 
 /* Writes 1 or more tokens behind the text, room permitting; how many. */
@@ -247,9 +250,12 @@ static inline int32_t write_step(writer *w, const plan *p, tally *t, fa_rank_est
     const int greedy = w->how.temperature == 0;
     decoder *m = w->model;
     fa_error error;
+    const double start = now();
     guess(w, p);
+    const double guessed = now();
     const int32_t nodes = w->tree.num_nodes;
     run_nodes(m, &w->tree, nodes);
+    const double run = now();
 
     fa_sampling plain = {0}; /* of the drafts */
     plain.temperature = &w->how.temperature;
@@ -274,11 +280,12 @@ static inline int32_t write_step(writer *w, const plan *p, tally *t, fa_rank_est
     else
         decoder_keep(m, accepted, count);
     if (t) {
+        t->aside += now() - run + guessed - start;
         int32_t children = 0;
         for (int32_t i = last + 1; i < nodes; i++) children += w->tree.parent[i] == last;
         t->steps++, t->tokens += count, t->refused += children > 0;
         t->law += fa_tree_value(&w->tree, p->acceptance[0], RANKS, LEVELS, RANKS);
-        t->cost += fa_cost_step(&p->cost, nodes, p->steps);
+        t->cost += fa_cost_step(&p->cost, nodes, 0);
     }
     if (estimator) check_status(fa_rank_update(estimator, &w->tree, accepted + 1, count - 1, &error), &error);
     w->offset++;
