@@ -330,7 +330,7 @@ FAI_HD static inline void fai_row_temperature(fai_row *row, float temperature) {
 
 /* ---- many entries at once ---- */
 
-/* The same bits as the functions above give; a draw from logits is eight times as fast (bench_spec). */
+/* The same bits as the functions above give; a draw from logits is seven times as fast (bench_spec). */
 
 #define FAI_CHUNK 64  /* entries */
 #define FAI_SMALL 512 /* a row of so many entries keeps its units */
