@@ -131,7 +131,7 @@ static inline void point_shape(plan *p) {
 /* Plans of all ways, each as good as what is known of it allows. steps: what the model's cost. */
 static inline void make_plans(const comparison *c, const sampling *how, const fa_cost *steps,
                               plan plans[METHODS], outcome *out) {
-    static const int32_t ones[LEVELS] = {1, 1, 1, 1, 1, 1, 1, 1}, fixed[] = {3, 2, 1, 1}, wide[] = {6, 2, 1};
+    static const int32_t ones[LEVELS] = {1, 1, 1, 1, 1, 1, 1, 1}, fixed[] = {2, 1, 1}, wide[] = {6, 2, 1};
     fa_error error;
     for (int m = 0; m < METHODS; m++) {
         memset(&plans[m], 0, sizeof plans[m]);
@@ -161,9 +161,9 @@ static inline void make_plans(const comparison *c, const sampling *how, const fa
     snprintf(out[CHAIN].note, sizeof out->note, "%d", gamma);
 
     p = &plans[EXPANSION], memcpy(p->acceptance, seen->acceptance, sizeof p->acceptance);
-    check_status(fa_tree_expand(fixed, 4, &p->shape, &error), &error);
+    check_status(fa_tree_expand(fixed, 3, &p->shape, &error), &error);
     learn(c, p, how, 0);
-    snprintf(out[EXPANSION].note, sizeof out->note, "<3,2,1,1>");
+    snprintf(out[EXPANSION].note, sizeof out->note, "<2,1,1>");
 
     p = &plans[MERGED];
     check_status(fa_tree_expand(ones, 3, &p->shape, &error), &error);

@@ -266,7 +266,7 @@ static inline guessers train_guessers(const gpt *g, const gpt_config *draft, con
     double *weight = (double *)allocate(rows, sizeof *weight), saved = now(), seen = 0;
     progress bar = progress_begin("drafts", h.done);
     while (h.done < 1) {
-        const double start = now(), rate = rate_at(o->rate, (int64_t)h.step, h.done);
+        const double start = now(), rate = rate_at(2 * o->rate, (int64_t)h.step, h.done);
         draw_batch(x, h.seed + 1, h.step++, big->batch, big->seqlen, token, token + rows);
         gpt_forward(big, token);
         const double loss = heads_gradient(&s, big, token, grad);
