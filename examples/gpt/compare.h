@@ -216,10 +216,10 @@ static inline int by_text(const void *a, const void *b) {
     const drawn *x = (const drawn *)a, *y = (const drawn *)b;
     return (x->text > y->text) - (x->text < y->text);
 }
-static inline int by_count(const void *a, const void *b) {
+static inline int by_count(const void *a, const void *b) { /* the most frequent first */
     const drawn *x = (const drawn *)a, *y = (const drawn *)b;
     const uint32_t n = x->count[0] + x->count[1], m = y->count[0] + y->count[1];
-    return (n < m) - (n > m) ? (n < m) - (n > m) : by_text(a, b);
+    return n != m ? (n < m) - (n > m) : by_text(a, b);
 }
 
 /* Draws that many short texts behind the first prompt, as entries with count[which] 1. */

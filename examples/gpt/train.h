@@ -31,7 +31,7 @@ static inline void progress_show(progress *p, double done, double rate, const ch
     const int terminal = isatty(STDERR_FILENO), end = done >= 1;
     const double t = now(), spent = t - p->start;
     if (!end && t - p->last < (terminal ? 0.2 : 10)) return;
-    if (!end && !p->last && !terminal) { /* no line for the first moment */
+    if (!end && !(p->last > 0) && !terminal) { /* no line for the first moment */
         p->last = t;
         return;
     }
