@@ -29,9 +29,10 @@ typedef struct outcome { /* of a way */
     char note[32];               /* its shape */
 } outcome;
 
-static inline const uint8_t *prompt_of(const comparison *c,
-                                       int n) { /* spread over the second part of the text */
-    return c->text->valid + (c->text->num_valid - PROMPT) / (LEARN + TRY) * (size_t)n;
+/* Spread over the second part of the text; those to learn from and those to try take turns. */
+static inline const uint8_t *prompt_of(const comparison *c, int n) {
+    const size_t place = (size_t)(n < LEARN ? 2 * n : 2 * (n - LEARN) + 1);
+    return c->text->valid + (c->text->num_valid - PROMPT) / (LEARN + TRY) * place;
 }
 
 static inline int by_size(const void *a, const void *b) {
