@@ -3437,11 +3437,13 @@ static __global__ void __launch_bounds__(FAI_THREADS)
  *      d192  128 x 112          366           1536    512            1371
  *      d256  128 x  80          434           2048    512            1946
  *
- *  So tensor cores limit, exp2 as much at 64 dims. A quarter of the exponentials by a polynomial would take 384
- *  clocks of exp2 and some 110 issue slots more, and change nothing about the 512 of the tensor cores.
- *  A tile that a mask cuts issues 412 .. 630. At most this is added there, and to all tiles, at 64 dims: ALiBi
- *  370, dropout 850, bias 2080 (its three types, of which one runs), softcap 2440, FA_SCORE_MOD 50 and what it
- *  computes; a sink nothing; block and tree masks ask for key after key, in a loop. */
+ *  So tensor cores limit: with them exp2 at 64 dims, and shared memory where a block has 64 rows. A quarter of
+ *  the exponentials by a polynomial would take 384 clocks of exp2 and some 110 issue slots more, and change
+ *  nothing about the 512 of the tensor cores.
+ *  A tile that a mask cuts issues at most 770, 820, 930, 1150 at 64, 128, 192, 256 dims. This is added there at
+ *  most, and to all tiles, at 64 dims: ALiBi 370, dropout 850, bias 2080 (its three types, of which one runs),
+ *  softcap 2440, FA_SCORE_MOD 50 and what it computes; a sink nothing; block and tree masks ask for key after
+ *  key, in a loop. */
 #define FAI_HOPPER_THREADS (FAI_HOPPER_WGS * 128 + 128)
 #define FAI_HOPPER_SIZES enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V, Q_PANEL = 64 * 128 };
 #define FAI_HOPPER_K_BYTES(bn) (FAI_PANELS(FA_HEAD_DIM) * (bn)*128) /* of a stage */
