@@ -4118,8 +4118,10 @@ FAI_ATOM void FAI_(consume_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_
         fai_mbarrier_try_wait_parity(g->shared + FAI_Q_FULL, q); /* Q is there, if there are keys */
     if (last >= end)
         FAI_(multiply)(a, t, maps, g, stage, last, end, o, m, l, wgs, bn);
-    else if (FAI_HOPPER_OWN_O(wgs, bn) && g->leads)
-        fai_mbarrier_arrive(g->shared + FAI_Q_EMPTY);
+    else if (FAI_HOPPER_OWN_O(wgs, bn)) {
+        fai_bar_sync(FAI_BAR_WG + row0 / 64, 128); /* all have seen this phase of Q: it may go on */
+        if (g->leads) fai_mbarrier_arrive(g->shared + FAI_Q_EMPTY);
+    }
     FAI_(hopper_epilogue)(a, t, maps, g, o, m, l, wgs, bn);
     if (t->infinite) {
         fai_bar_sync(FAI_BAR_ALL, wgs * 128); /* O is written */

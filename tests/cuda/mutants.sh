@@ -141,6 +141,7 @@ hopper-next-block-early  /__syncwarp();.*all lanes have \*/d
 hopper-block-not-skipped s/if (!FAI_(skips)(a)) return first;/return first;/
 hopper-block-of-a-lane   s/if (__any_sync(~0u, visible)) break;/if (__all_sync(~0u, visible)) break;/
 hopper-negative-maximum  s/else if (g->scale_log2 < 0)/else if (g->scale_log2 < -1e30f)/
+hopper-no-keys-early     /fai_bar_sync(FAI_BAR_WG + row0/d
 END
 }
 
