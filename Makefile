@@ -95,10 +95,14 @@ define cuda_rule
 build/cuda$(1)/%: ARCH = $(2)
 build/cuda$(1)/%: %.cu build/libfa_ptx.a
 	@mkdir -p $$(@D)
-	$$(NVCC_PTX) -cudart none -o $$@ $$< build/libfa_ptx.a -lm -lpthread
+	$$(NVCC_PTX) -cudart none -o $$@ $$< $$(filter %.o,$$^) build/libfa_ptx.a -lm -lpthread
 endef
 $(foreach a,80 86 89,$(eval $(call cuda_rule,$(a),$(a))))
 $(eval $(call cuda_rule,90,90a))
+build/cuda80/test_gpt build/cuda90/test_gpt: build/cuda/gpt_cpu.o
+build/cuda/%.o: tests/cuda/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) $(NATIVE) $(WARN) -I. -MMD -MP -MF $@.d -c -o $@ $<
 build/cuda/%: tests/cuda/%.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(WARN) -I. -Itests -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LDLIBS)

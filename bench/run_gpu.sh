@@ -53,7 +53,9 @@ flags="-O3 -lineinfo -gencode arch=compute_$arch,code=sm_$arch -I. -Itests"
 [ -z "$stand_in" ] || flags="-O3 -lineinfo -no-compress -cudart shared -gencode arch=compute_$arch,code=compute_$arch -I. -Itests"
 tests=$(for file in tests/cuda/test_*.cu; do basename "$file" .cu; done)
 commands() {
-    for name in $tests; do echo "$nvcc $flags -o $out/$name tests/cuda/$name.cu"; done
+    for name in $tests; do
+        echo "$nvcc $flags -o $out/$name tests/cuda/$name.cu$([ "$name" != test_gpt ] || echo ' tests/cuda/gpt_cpu.c')"
+    done
     echo "$nvcc $flags -o $out/each_kernel bench/each_kernel.cu"
     for dim in 64 128 256; do
         echo "$nvcc $flags -shared -Xcompiler -fPIC -Xlinker -Bsymbolic -DBENCH_DIM=$dim -o $out/libbench$dim.so bench/gpu_kernels.cu"
