@@ -29,7 +29,7 @@
 #endif
 #define GEMM_COLUMNS (2 * GEMM_LANES)
 #define GEMM_DEPTH 256 /* rows of a panel at a time: at most 32 KiB, which L1 keeps for all tiles */
-#define GEMM_TASK 96   /* rows of C in a task */
+#define GEMM_TASK 64   /* rows of C in a task */
 
 typedef float gemm_vector __attribute__((vector_size(4 * GEMM_LANES), aligned(4), may_alias));
 
@@ -91,9 +91,9 @@ static inline __attribute__((always_inline)) void gemm_tile(const int rows, int6
 
 /* rows 0 .. m-1 of one panel; columns of C that exist */
 static inline void gemm_panel(int64_t m, int64_t columns, int64_t depth, const float *a, int64_t row,
-                              int64_t column, const float *b, float *c, int64_t ldc, int add) {
+                              int64_t column, int64_t tile, const float *b, float *c, int64_t ldc, int add) {
     float copy[GEMM_ROWS * GEMM_COLUMNS];
-    for (int64_t i = 0; i < m; i += GEMM_ROWS) {
+    for (int64_t i = 0; i < m; i += GEMM_ROWS, a += tile) {
         const int64_t rows = m - i < GEMM_ROWS ? m - i : GEMM_ROWS;
         const int narrow = columns < GEMM_COLUMNS;
         float *to = narrow ? copy : c + i * ldc;
@@ -103,15 +103,17 @@ static inline void gemm_panel(int64_t m, int64_t columns, int64_t depth, const f
                 memcpy(copy + r * GEMM_COLUMNS, c + (i + r) * ldc, (size_t)columns * sizeof *c);
         switch (rows) { /* constants, so that the tile is in registers */
 #define GEMM_CASE(r) \
-    case r: gemm_tile(r, depth, a + i * row, row, column, b, to, ld, add); break;
+    case r: gemm_tile(r, depth, a, row, column, b, to, ld, add); break;
             GEMM_CASE(1)
             GEMM_CASE(2)
-            GEMM_CASE(3) GEMM_CASE(4)
+            GEMM_CASE(3)
+            GEMM_CASE(4)
 #if GEMM_ROWS > 4
-                GEMM_CASE(5) GEMM_CASE(6)
+            GEMM_CASE(5)
+            GEMM_CASE(6)
 #endif
 #if GEMM_ROWS > 6
-                    GEMM_CASE(7) GEMM_CASE(8)
+            GEMM_CASE(7) GEMM_CASE(8)
 #endif
 #undef GEMM_CASE
         }
@@ -121,23 +123,42 @@ static inline void gemm_panel(int64_t m, int64_t columns, int64_t depth, const f
     }
 }
 
+/* rows x depth of A, by columns of GEMM_ROWS rows: what a tile reads at once lies together */
+static inline void gemm_pack_rows(int64_t rows, int64_t depth, const float *a, int64_t row, int64_t column,
+                                  float *packed) {
+    for (int64_t i = 0; i < rows; i += GEMM_ROWS)
+        for (int64_t p = 0; p < depth; p++, packed += GEMM_ROWS)
+            for (int64_t r = 0; r < GEMM_ROWS && i + r < rows; r++) packed[r] = a[(i + r) * row + p * column];
+}
+
 /* C (m, n; ldc) = A B, or += with add; element (i, p) of A is a[i*row + p*column], b is packed. */
 static inline void gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t row, int64_t column,
                         const float *b, float *c, int64_t ldc, int add) {
     const int64_t panels = gemm_panels(n), blocks = (m + GEMM_TASK - 1) / GEMM_TASK;
     const int64_t share = blocks == 1 ? 1 : panels; /* panels of a task: few rows are split by columns */
     const int64_t tasks = blocks * (panels / share);
-#pragma omp parallel for schedule(static) if (m * n * k > 1 << 16)
+    const int pack =
+        column != 1 && blocks > 1; /* rows of A lie far apart: a copy is cheaper than the way to them */
+#pragma omp parallel for schedule(dynamic, blocks == 1 ? (panels + 3) / 4 : 1) if (m * n * k > 1 << 16)
     for (int64_t task = 0; task < tasks; task++) {
+        float copy[GEMM_TASK * GEMM_DEPTH];
         const int64_t i = task / (panels / share) * GEMM_TASK, first = task % (panels / share) * share;
         const int64_t rows = m - i < GEMM_TASK ? m - i : GEMM_TASK;
         for (int64_t p = 0; p < k; p += GEMM_DEPTH) {
             const int64_t depth = k - p < GEMM_DEPTH ? k - p : GEMM_DEPTH;
+            const float *from = a + i * row + p * column;
+            if (pack) gemm_pack_rows(rows, depth, from, row, column, copy);
             for (int64_t j = first; j < first + share; j++) {
-                const int64_t there = n - j * GEMM_COLUMNS;
-                gemm_panel(rows, there < GEMM_COLUMNS ? there : GEMM_COLUMNS, depth, a + i * row + p * column,
-                           row, column, b + (j * k + p) * GEMM_COLUMNS, c + i * ldc + j * GEMM_COLUMNS, ldc,
-                           add || p);
+                const int64_t there = n - j * GEMM_COLUMNS,
+                              columns = there < GEMM_COLUMNS ? there : GEMM_COLUMNS;
+                const float *panel = b + (j * k + p) * GEMM_COLUMNS;
+                float *to = c + i * ldc + j * GEMM_COLUMNS;
+                if (pack)
+                    gemm_panel(rows, columns, depth, copy, 1, GEMM_ROWS, GEMM_ROWS * depth, panel, to, ldc,
+                               add || p);
+                else
+                    gemm_panel(rows, columns, depth, from, row, column, GEMM_ROWS * row, panel, to, ldc,
+                               add || p);
             }
         }
     }
