@@ -1661,6 +1661,7 @@ static inline fa_range fai_keys(const fa_args *a, const fa_sequence *s) {
 #define FAI_GRAIN 192
 /* Merging costs a row as much as 2 to 4 keys do, so with this many it is below 1 %. */
 #define FAI_LEAST_KEYS 512
+#define FAI_TEAM 4096 /* scores (row, key) below which a second thread costs more than it takes off */
 
 static inline int32_t fai_count_splits(const fa_args *a, const fai_plan *p, const fa_sequence *s) {
     const fa_range r = fai_keys(a, s);
@@ -1732,6 +1733,11 @@ static inline fai_plan fai_make_plan(const fa_args *a, int32_t threads, int32_t 
         const fa_sequence s = fa_get_sequence(a, b);
         const int32_t count = fai_count_splits(a, &p, &s);
         if (count > p.most) p.most = count;
+    }
+    tasks = (int64_t)a->batch * fai_num_heads_k(a) / p.heads * p.most;
+    if (p.fixed && tasks < threads && rows * a->seqlen_k >= FAI_TEAM) { /* rows are alone anyway: share them, too */
+        p.rows = (int32_t)(((rows < p.rows ? rows : p.rows) * tasks + threads - 1) / threads);
+        p.blocks = (rows + p.rows - 1) / p.rows;
     }
     return p;
 }

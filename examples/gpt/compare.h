@@ -8,9 +8,9 @@
 
 enum {
     PROMPT = 64, /* bytes of a prompt */
-    LEARN = 6,   /* prompts from which acceptance is estimated */
-    TRY = 6,     /* prompts that are measured then */
-    ROUNDS = 5,  /* of which the median counts */
+    LEARN = 12,  /* prompts from which acceptance is estimated */
+    TRY = 12,    /* prompts that are measured then */
+    ROUNDS = 3,  /* of which the median counts */
     TRIGRAMS = 3 /* tokens that the chi-square test looks at */
 };
 

@@ -131,36 +131,60 @@ static inline void gemm_pack_rows(int64_t rows, int64_t depth, const float *a, i
             for (int64_t r = 0; r < GEMM_ROWS && i + r < rows; r++) packed[r] = a[(i + r) * row + p * column];
 }
 
+typedef struct gemm_job {
+    int64_t m, n, k;
+    const float *a;
+    int64_t row, column;
+    const float *b;
+    float *c;
+    int64_t ldc;
+    int add;
+    int64_t panels, share; /* panels of B, and how many of them a task has */
+} gemm_job;
+
+/* GEMM_TASK rows of C by the panels of a task */
+static inline void gemm_task(const gemm_job *g, int64_t task) {
+    float copy[GEMM_TASK * GEMM_DEPTH];
+    const int64_t parts = g->panels / g->share, i = task / parts * GEMM_TASK, first = task % parts * g->share;
+    const int64_t rows = g->m - i < GEMM_TASK ? g->m - i : GEMM_TASK;
+    const int pack =
+        g->column != 1 && g->m > GEMM_TASK; /* rows of A lie far apart: a copy is cheaper than the way */
+    for (int64_t p = 0; p < g->k; p += GEMM_DEPTH) {
+        const int64_t depth = g->k - p < GEMM_DEPTH ? g->k - p : GEMM_DEPTH;
+        const float *from = g->a + i * g->row + p * g->column;
+        if (pack) gemm_pack_rows(rows, depth, from, g->row, g->column, copy);
+        for (int64_t j = first; j < first + g->share; j++) {
+            const int64_t there = g->n - j * GEMM_COLUMNS,
+                          columns = there < GEMM_COLUMNS ? there : GEMM_COLUMNS;
+            const float *panel = g->b + (j * g->k + p) * GEMM_COLUMNS;
+            float *to = g->c + i * g->ldc + j * GEMM_COLUMNS;
+            if (pack)
+                gemm_panel(rows, columns, depth, copy, 1, GEMM_ROWS, GEMM_ROWS * depth, panel, to, g->ldc,
+                           g->add || p);
+            else
+                gemm_panel(rows, columns, depth, from, g->row, g->column, GEMM_ROWS * g->row, panel, to,
+                           g->ldc, g->add || p);
+        }
+    }
+}
+
 /* C (m, n; ldc) = A B, or += with add; element (i, p) of A is a[i*row + p*column], b is packed. */
 static inline void gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t row, int64_t column,
                         const float *b, float *c, int64_t ldc, int add) {
     const int64_t panels = gemm_panels(n), blocks = (m + GEMM_TASK - 1) / GEMM_TASK;
-    const int64_t share = blocks == 1 ? 1 : panels; /* panels of a task: few rows are split by columns */
+    const int64_t share = blocks == 1 ? 1 : panels; /* few rows are split by columns */
     const int64_t tasks = blocks * (panels / share);
-    const int pack =
-        column != 1 && blocks > 1; /* rows of A lie far apart: a copy is cheaper than the way to them */
-#pragma omp parallel for schedule(dynamic, blocks == 1 ? (panels + 3) / 4 : 1) if (m * n * k > 1 << 16)
-    for (int64_t task = 0; task < tasks; task++) {
-        float copy[GEMM_TASK * GEMM_DEPTH];
-        const int64_t i = task / (panels / share) * GEMM_TASK, first = task % (panels / share) * share;
-        const int64_t rows = m - i < GEMM_TASK ? m - i : GEMM_TASK;
-        for (int64_t p = 0; p < k; p += GEMM_DEPTH) {
-            const int64_t depth = k - p < GEMM_DEPTH ? k - p : GEMM_DEPTH;
-            const float *from = a + i * row + p * column;
-            if (pack) gemm_pack_rows(rows, depth, from, row, column, copy);
-            for (int64_t j = first; j < first + share; j++) {
-                const int64_t there = n - j * GEMM_COLUMNS,
-                              columns = there < GEMM_COLUMNS ? there : GEMM_COLUMNS;
-                const float *panel = b + (j * k + p) * GEMM_COLUMNS;
-                float *to = c + i * ldc + j * GEMM_COLUMNS;
-                if (pack)
-                    gemm_panel(rows, columns, depth, copy, 1, GEMM_ROWS, GEMM_ROWS * depth, panel, to, ldc,
-                               add || p);
-                else
-                    gemm_panel(rows, columns, depth, from, row, column, GEMM_ROWS * row, panel, to, ldc,
-                               add || p);
-            }
-        }
+    const gemm_job job = {m, n, k, a, row, column, b, c, ldc, add, panels, share};
+    if (m * n * k <= 1 << 16) { /* less than what waking threads costs */
+        for (int64_t task = 0; task < tasks; task++) gemm_task(&job, task);
+        return;
+    }
+    if (blocks == 1) { /* short tasks: each thread takes its share at once */
+#pragma omp parallel for schedule(static)
+        for (int64_t task = 0; task < tasks; task++) gemm_task(&job, task);
+    } else {
+#pragma omp parallel for schedule(dynamic)
+        for (int64_t task = 0; task < tasks; task++) gemm_task(&job, task);
     }
 }
 

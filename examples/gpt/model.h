@@ -164,20 +164,30 @@ static inline void linear(int64_t rows, int64_t in, int64_t out, const float *x,
     gemm(rows, out, in, x, in, 1, packed, y, out, add);
 }
 
-/* y = x / rms(x) * gain; scale (rows): 1 / rms. */
+/* A team of threads costs microseconds, even a team of one: loops over few rows do without. */
+#define FOR_ROWS(i, rows, few, call) \
+    do { \
+        if ((rows) <= (few)) { \
+            for (int64_t i = 0; i < (rows); i++) call; \
+        } else { \
+            _Pragma("omp parallel for schedule(static)") for (int64_t i = 0; i < (rows); i++) call; \
+        } \
+    } while (0)
+
+static inline void norm_row(int64_t dim, const float *x, const float *gain, float *y, float *scale) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t d = 0; d < dim; d++) sum += x[d] * x[d];
+    const float s = 1 / sqrtf(sum / (float)dim + 1e-5f);
+#pragma omp simd
+    for (int64_t d = 0; d < dim; d++) y[d] = x[d] * s * gain[d];
+    if (scale) *scale = s;
+}
+
+/* y = x / rms(x) * gain; scale (rows), NULL: not wanted: 1 / rms. */
 static inline void norm(int64_t rows, int64_t dim, const float *x, const float *gain, float *y,
                         float *scale) {
-#pragma omp parallel for schedule(static) if (rows > 16)
-    for (int64_t i = 0; i < rows; i++) {
-        const float *from = x + i * dim;
-        float *to = y + i * dim, sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t d = 0; d < dim; d++) sum += from[d] * from[d];
-        const float s = 1 / sqrtf(sum / (float)dim + 1e-5f);
-#pragma omp simd
-        for (int64_t d = 0; d < dim; d++) to[d] = from[d] * s * gain[d];
-        if (scale) scale[i] = s;
-    }
+    FOR_ROWS(i, rows, 16, norm_row(dim, x + i * dim, gain, y + i * dim, scale ? scale + i : NULL));
 }
 
 /* dx (rows, dim) += the gradient of norm, d_gain += that of the gain; d_gain NULL: not wanted */
@@ -201,15 +211,15 @@ static inline void norm_backward(int64_t rows, int64_t dim, const float *x, cons
                 d_gain[k] += dy[i * dim + k] * x[i * dim + k] * scale[i];
 }
 
+static inline void swiglu_row(int64_t hidden, const float *gate, const float *up, float *act) {
+#pragma omp simd
+    for (int64_t k = 0; k < hidden; k++) act[k] = gate[k] * sigmoid(gate[k]) * up[k];
+}
+
 /* act (rows, hidden) = SiLU(gate) * up */
 static inline void swiglu(int64_t rows, int64_t hidden, const float *gate_up, float *act) {
-#pragma omp parallel for schedule(static) if (rows > 4)
-    for (int64_t i = 0; i < rows; i++) {
-        const float *gate = gate_up + i * 2 * hidden, *up = gate + hidden;
-        float *to = act + i * hidden;
-#pragma omp simd
-        for (int64_t k = 0; k < hidden; k++) to[k] = gate[k] * sigmoid(gate[k]) * up[k];
-    }
+    FOR_ROWS(i, rows, 8,
+             swiglu_row(hidden, gate_up + i * 2 * hidden, gate_up + (i * 2 + 1) * hidden, act + i * hidden));
 }
 
 static inline void swiglu_backward(int64_t rows, int64_t hidden, const float *gate_up, const float *d_act,
@@ -243,24 +253,25 @@ static inline void rotate(const gpt *g, const float *sin, int32_t batch, int32_t
         fail("%d positions are too many for a context of %d", seqlen, g->config.context);
 }
 
+static inline void softmax_row(float *x, float *log_sum) {
+    float max = x[0], sum = 0;
+#pragma omp simd reduction(max : max)
+    for (int k = 0; k < VOCAB; k++) max = x[k] > max ? x[k] : max;
+#pragma omp simd reduction(+ : sum)
+    for (int k = 0; k < VOCAB; k++) {
+        const float y = x[k] - max;
+        x[k] = quick_exp(y < -80 ? -80 : y);
+        sum += x[k];
+    }
+    const float share = 1 / sum;
+#pragma omp simd
+    for (int k = 0; k < VOCAB; k++) x[k] *= share;
+    if (log_sum) *log_sum = logf(sum) + max;
+}
+
 /* logits (rows, VOCAB) become probabilities; log_sum (rows), NULL: not wanted. */
 static inline void softmax(int64_t rows, float *logits, float *log_sum) {
-#pragma omp parallel for schedule(static) if (rows > 16)
-    for (int64_t i = 0; i < rows; i++) {
-        float *x = logits + i * VOCAB, max = x[0], sum = 0;
-#pragma omp simd reduction(max : max)
-        for (int k = 0; k < VOCAB; k++) max = x[k] > max ? x[k] : max;
-#pragma omp simd reduction(+ : sum)
-        for (int k = 0; k < VOCAB; k++) {
-            const float y = x[k] - max;
-            x[k] = quick_exp(y < -80 ? -80 : y);
-            sum += x[k];
-        }
-        const float share = 1 / sum;
-#pragma omp simd
-        for (int k = 0; k < VOCAB; k++) x[k] *= share;
-        if (log_sum) log_sum[i] = logf(sum) + max;
-    }
+    FOR_ROWS(i, rows, 16, softmax_row(logits + i * VOCAB, log_sum ? log_sum + i : NULL));
 }
 
 /* The mean over rows of the cross entropy, natural logarithm; logits become its gradient by them: (softmax -

@@ -140,18 +140,21 @@ static inline void run_nodes(decoder *d, const fa_tree *tree, int32_t count) {
 
 /* A tree of that shape from a small model, level by level. The shape is breadth first. */
 static inline void guess_tree(writer *w, decoder *d, const fa_tree *shape, fa_tree *tree) {
-    decoder_read(d, w->token, w->count - 1);
+    if (w->count - d->length > STEP_ROWS) decoder_read(d, w->token, w->count - 1);
+    const int32_t behind = w->count - 1 - d->length; /* tokens since the last time; they go with the root */
     tree->num_nodes = shape->num_nodes, tree->token[0] = w->token[w->count - 1];
     memcpy(tree->parent, shape->parent, (size_t)shape->num_nodes * sizeof *tree->parent);
     memcpy(tree->rank, shape->rank, (size_t)shape->num_nodes * sizeof *tree->rank);
+    decoder_step(d, behind + 1, w->token + d->length, NULL, NULL);
+    decoder_keep(d, NULL, behind);
     for (int32_t begin = 0, end = 1;
          end < shape->num_nodes;) { /* nodes begin .. end-1: the last level with tokens */
-        run_nodes(d, tree, end);
         int32_t child = end;
+        if (begin) run_nodes(d, tree, end);
         for (int32_t node = begin; node < end; node++) {
             int32_t count = 0;
             while (child + count < shape->num_nodes && shape->parent[child + count] == node) count++;
-            memcpy(w->guess[node], d->logits + node * VOCAB, sizeof w->guess[node]);
+            memcpy(w->guess[node], d->logits + (begin ? node : behind) * VOCAB, sizeof w->guess[node]);
             if (count) draw_children(w, w->guess[node], child, count, tree->token + child);
             child += count;
         }
