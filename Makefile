@@ -77,8 +77,8 @@ build/libfa_ptx.so: $(PTX_OBJECTS) tests/ptx/libcudart.map
 	    -o $@ $(PTX_OBJECTS) -lm -lpthread
 	@mkdir -p build/ptx/lib && ln -sf ../../libfa_ptx.so build/ptx/lib/libcudart.so.13
 # A CUDA program for the machine: PTX only, uncompressed, with source lines. ARCH=80 for another target.
-NVCC_PTX = $(NVCC) -O3 -lineinfo -no-compress -gencode arch=compute_$(or $(ARCH),90a),code=compute_$(or $(ARCH),90a) \
-             -I. -Itests -Itests/ptx -MMD -MP -MF $@.d -MT $@
+NVCC_ONLY = $(NVCC) -O3 -lineinfo -no-compress -gencode arch=compute_$(or $(ARCH),90a),code=compute_$(or $(ARCH),90a)
+NVCC_PTX  = $(NVCC_ONLY) -I. -Itests -Itests/ptx -MMD -MP -MF $@.d -MT $@
 build/ptx/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
 	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
 build/ptx/sm_80/%: ARCH = 80
@@ -99,6 +99,14 @@ build/cuda$(1)/%: %.cu build/libfa_ptx.a
 endef
 $(foreach a,80 86 89,$(eval $(call cuda_rule,$(a),$(a))))
 $(eval $(call cuda_rule,90,90a))
+# examples/gpt with one attention or the other
+GPT := examples/gpt/gpt.c $(wildcard examples/gpt/*.h) examples/plot.h flashattn.h flashattn_spec.h
+build/native/gpt: $(GPT) examples/gpt/attention.c Makefile
+	@mkdir -p $(@D)
+	$(CC.native) $(WARN) -I. -o $@ $(filter %.c,$^) $(LDLIBS)
+build/cuda90/gpt: $(GPT) examples/gpt/attention.cu flashattn_cuda.cuh build/libfa_ptx.a
+	@mkdir -p $(@D)
+	$(NVCC_ONLY) $(NATIVE:%=-Xcompiler %) -I. -cudart none -o $@ $(filter %.c %.cu %.a,$^) -lm -lpthread
 build/cuda80/test_gpt build/cuda90/test_gpt: build/cuda/gpt_cpu.o
 build/cuda/%.o: tests/cuda/%.c Makefile
 	@mkdir -p $(@D)

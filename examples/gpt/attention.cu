@@ -1,6 +1,6 @@
 /*  attention.cu - attention.h on a GPU: rows come as f32, are rounded there, bf16 to learn and f16 to decode, and what
-    goes back is f32 again. A cache stays there.
-        nvcc -O3 -arch=native -I. -o gpt examples/gpt/gpt.c examples/gpt/attention.cu */
+    goes back is f32 again. A cache stays there. From the folder above examples:
+        nvcc -O3 -arch=native -Xcompiler -march=native,-fopenmp -I. examples/gpt/gpt.c examples/gpt/attention.cu -o gpt */
 
 #define FA_CUDA_CACHE
 #define FA_CUDA_SPEC
@@ -267,7 +267,11 @@ static fa_status verify(const fa_verify_args *a, int tree) {
         d.chains.indptr = send(indptr, batch + 1), d.chains.lengths = send(a->chains.lengths, batch);
         d.chains.token = send(a->chains.token, total);
     }
-    d.target = send_rows(a->target, nodes, a->vocab), d.draft = send_rows(a->draft, drafts, a->vocab);
+    d.target = send_rows(a->target, nodes, a->vocab);
+    const int drawn =
+        a->rule != FA_VERIFY_GREEDY && a->rule != FA_VERIFY_TARGET_ONLY && a->rule != FA_VERIFY_TYPICAL;
+    if (drawn)
+        d.draft = send_rows(a->draft, drafts, a->vocab); /* of all nodes, leaves too; others do without */
     d.sampling = send_sampling(&a->sampling, batch);
     const fa_sampling draft_sampling =
         send_sampling(a->draft_sampling ? a->draft_sampling : &a->sampling, batch);
