@@ -129,9 +129,9 @@ fi
 # ---- examples/gpt: exit status 1 also if a way of decoding changed the text ----
 gpt="run --seconds 20 --guess-seconds 10 --bytes 96 --draws 500 --dir $out/model --fresh flashattn.h README.md"
 [ -z "$stand_in" ] || gpt="train --steps 2 --layers 1 --batch 1 --seqlen 32 --dir $out/model --fresh examples/01_hello.c"
+# shellcheck disable=SC2086  # options
 if [ ! -x "$out/gpt" ]; then
     say 'no gpt: skipped'
-# shellcheck disable=SC2086  # options
 elif timeout $(($(left) / 3)) "$out/gpt" $gpt >"$log/gpt" 2>&1; then
     say 'gpt:' && cat "$log/gpt"
 else

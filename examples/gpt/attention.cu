@@ -54,7 +54,7 @@ typedef struct buffer {
 
 static void *reserve(buffer *b, size_t bytes) { /* zeroed when it grows */
     if (bytes > b->bytes || !b->data) {
-        check(cudaFree(b->data), "cudaFree"); /* of NULL: nothing */
+        if (b->data) check(cudaFree(b->data), "cudaFree");
         b->data = NULL, b->bytes = bytes + bytes / 2 + 64;
         check(cudaMalloc(&b->data, b->bytes), "cudaMalloc");
         check(cudaMemset(b->data, 0, b->bytes), "cudaMemset");
