@@ -155,8 +155,20 @@ cuda-model: ## what the PTX machine predicts for each CUDA kernel, without a GPU
 compile-time: ## seconds that nvcc takes for an instance, by pass
 	@sh bench/compile_time.sh
 
-run: build/native/recall ## a text predictor made of attention alone, on this repository's own text
-	$< $(SOURCES)
+# GPT: a model over bytes that learns from this repository's own text, writes, and decodes speculatively.
+build/native/gpt: examples/gpt/gpt.c examples/gpt/attention.c Makefile
+	@mkdir -p $(@D)
+	$(CC.native) $(WARN) -I. -Iexamples -MMD -MP -MF $@.d -MT $@ -c -o $@.o $<
+	$(CC.native) $(WARN) -I. -MMD -MP -MF $@.attention.d -MT $@ -c -o $@.attention.o examples/gpt/attention.c
+	$(CC.native) -o $@ $@.o $@.attention.o $(LDLIBS)
+
+run: build/native/gpt ## a GPT trains on this repository's own text, writes, and decodes speculatively (three minutes)
+	@$< run $(SOURCES)
+
+readme-run: build/native/gpt ## what `make run` prints, into README.md, between its markers
+	@$< run --fresh --dir build/readme $(SOURCES) > build/run.txt
+	awk -v mark=run -f bench/splice.awk build/run.txt README.md > build/README.md
+	cp build/README.md README.md
 
 why-flash: build/native/why_flash ## what attention costs with and without its matrix: tables, and build/why_flash.svg
 	$<

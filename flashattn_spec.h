@@ -2298,11 +2298,11 @@ static inline fa_status fa_pool_tree(const fa_pool *pool, int32_t token, fa_tree
  * t + 2 + k,
  *     h = x + SiLU(W_k x + b_k)   logits = P_k h   loss = sum_k lambda_k mean_t CE(logits, token[t + 2 + k])
  * All f32; sums over the vocabulary in double. With W_k = 0 and b_k = 0 a head starts as P_k itself. What
- * is done for the vocabulary is done for FAI_VOCAB of its tokens at a time, twice for gradients if it has more:
- * there are no logits of all of it, but where the caller asks for them.
- *     The calls share their work among num_threads threads of OpenMP and give the same bits for any number of
- * them. fa_medusa_forward reads W and P once for every 64 rows (with a shared P, 64 rows of all heads together),
- * so that few rows cost what the weights cost to read. */
+ * is done for the vocabulary is done for FAI_VOCAB of its tokens at a time, twice for gradients if it has
+ * more: there are no logits of all of it, but where the caller asks for them.
+ *     num_threads threads of OpenMP share the work; the bits are the same for any number of them.
+ * fa_medusa_forward reads W and P once for 64 rows, or with a shared P, for 64 rows of all heads together:
+ * few rows of large weights cost what the weights cost to read. */
 typedef struct fa_medusa_args {
     uint32_t first_canary;
     int32_t rows, dim, vocab, heads;
@@ -2338,8 +2338,10 @@ typedef struct fa_medusa_args {
 
 /* ---- f32 matrix products ---- */
 
-/* FAI_GL: floats of a vector. Tiles in registers: FAI_GM rows x 2 vectors; FAI_GD sums of vectors, which a fused
- * multiply-add needs to be busy. */
+static inline int64_t fai_least(int64_t x, int64_t y) { return x < y ? x : y; }
+
+/* FAI_GL: floats of a vector. Tiles in registers: FAI_GM rows x 2 vectors, or FAI_GD sums of vectors, enough
+ * to hide the latency of a multiply-add; the shapes of >>vector, for the same reasons. */
 #if defined(__GNUC__) && !defined(__CUDACC__)
 #if defined(__AVX512F__)
 #define FAI_GL 16
@@ -2495,14 +2497,14 @@ FAI_INLINE void fai_dot_strip(const int cols, int64_t depth, const float *a, int
         fai_dot_tile(FAI_GD / cols, cols, depth, a + i * lda, lda, b, ldb, c + i, ldc);
 }
 
-/* C (n, m; ldc) += B (n, k; ldb) A (m, k; lda)^T. A is read once for every 8 rows of B or more, 16 KiB of them, which
- * stay in cache. */
+/* C (n, m; ldc) += B (n, k; ldb) A (m, k; lda)^T. A is read once for 16 KiB of B, 8 rows or more, which stay
+ * in cache. */
 FAI_NOINLINE void fai_dots(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
                            int64_t ldb, float *c, int64_t ldc) {
     int64_t most = 8, end;
     while (most / 2 >= n) most /= 2;
     for (int64_t p = 0, depth; p < k; p += depth) {
-        depth = k - p < 4096 / most ? k - p : 4096 / most;
+        depth = fai_least(k - p, 4096 / most);
         for (int64_t first = 0; first < n; first = end) {
             end = n - first < 4096 / depth ? n : first + 4096 / depth;
             for (int64_t i = 0; i < m; i += FAI_GD)
@@ -2550,7 +2552,7 @@ FAI_NOINLINE void fai_gemm(int64_t m, int64_t n, int64_t k, const float *a, int6
     float strip[MOST * WIDTH]; /* of B: 32 KiB or less, in cache for all of m whatever ldb is */
     const int64_t whole = n - n % WIDTH;
     for (int64_t p = 0; p < k; p += MOST) {
-        const int64_t depth = k - p < MOST ? k - p : MOST;
+        const int64_t depth = fai_least(k - p, MOST);
         for (int64_t j = 0; j < whole; j += WIDTH) {
             const float *at = a + p * ca;
             int64_t i = 0;
@@ -2571,9 +2573,9 @@ FAI_NOINLINE void fai_gemm(int64_t m, int64_t n, int64_t k, const float *a, int6
 enum {
     FAI_LINES = 64,   /* rows of x that share what is read of W and P */
     FAI_PANEL = 1024, /* rows that share what is read of the gradients of W and P */
-    FAI_VOCAB =
-        256,       /* tokens of the vocabulary at a time, and at most, for FAI_LINES rows, 16 KiB of logits */
-    FAI_PIECE = 64 /* elements of h, or FAI_VOCAB tokens, that are worth a thread */
+    FAI_VOCAB = 256,  /* tokens of the vocabulary at a time, or fewer if their logits would not fit into .. */
+    FAI_LOGITS = 4096, /* 16 KiB of them, on the stack */
+    FAI_PIECE = 64     /* elements of h, or FAI_VOCAB tokens, that are worth a thread */
 };
 
 /* The statistics of a row and head, of a part of the vocabulary or all of it. */
@@ -2602,7 +2604,6 @@ typedef struct fai_medusa {
     float *logits;  /* (rows, FAI_VOCAB): of the tokens v .. v + width - 1, then their gradient */
     int64_t v, width;
     int32_t k; /* head */
-    int backward;
 } fai_medusa;
 
 static inline fa_status fai_medusa_check(const fa_medusa_args *a, int loss) {
@@ -2661,12 +2662,10 @@ static inline int64_t fai_medusa_pieces(int64_t n, int64_t unit) {
     return (n - 1) / fai_medusa_piece(n, unit) + 1;
 }
 
-static inline int64_t fai_least(int64_t x, int64_t y) { return x < y ? x : y; }
-
 /* The memory of either call at base, which is aligned to 64; returns how many bytes it has. */
 static inline uintptr_t fai_medusa_lay_out(fai_medusa *t, const fa_medusa_args *a, uintptr_t base, int loss) {
     const int64_t most = a->shared ? FAI_LINES / a->heads : FAI_LINES;
-    const int64_t rows = fai_least(a->rows, loss ? FAI_PANEL : most);
+    const int64_t rows = fai_least(a->rows, loss ? (int64_t)FAI_PANEL : most);
     const int64_t lines = loss ? rows : a->heads * rows * fai_medusa_pieces(a->vocab, FAI_VOCAB);
     const uintptr_t h =
         (uintptr_t)rows * (uintptr_t)a->dim * (loss ? 1 : (uintptr_t)a->heads) * sizeof(float);
@@ -2684,8 +2683,8 @@ static inline uintptr_t fai_medusa_lay_out(fai_medusa *t, const fa_medusa_args *
     return (loss ? at : (uintptr_t)t->u) - base;
 }
 
-/* Bytes that either call needs, at any alignment; 0 if args is not valid. About 16 (dim + 64) times rows, of which
- * up to 1024 count, or 256 dim times heads, if that is more. */
+/* Bytes that either call needs, at any alignment; 0 if args is not valid. About 16 (dim + 64) times rows, of
+ * which up to 1024 count, or 256 dim times heads, if that is more. */
 static inline size_t fa_medusa_workspace(const fa_medusa_args *args) {
     fai_medusa t;
     if (fai_medusa_check(args, 0) != FA_OK) return 0;
@@ -2711,8 +2710,8 @@ static inline void fai_medusa_run(fai_medusa *t, void (*stage)(const fai_medusa 
     for (int64_t task = 0; task < tasks; task++) stage(t, task);
 }
 
-/* Elements i .. end-1 of u = W x + b and h = x + SiLU(u) of head k: `rows` of them, (rows, dim), from a row on. u may
- * be h. */
+/* Elements i .. end-1 of u = W x + b and h = x + SiLU(u) of head k: `rows` of them, (rows, dim), from a row on.
+ * u may be h. */
 static inline void fai_medusa_hidden(const fai_medusa *t, int32_t k, int64_t row, int64_t rows, int64_t i,
                                      int64_t end, float *u, float *h) {
     const int64_t dim = t->a->dim;
@@ -2739,7 +2738,8 @@ static inline void fai_medusa_logits(const fai_medusa *t, int64_t group, const f
     fai_dots(count, rows, dim, t->a->projection + (group * t->a->vocab + v) * dim, dim, h, dim, logits, ld);
 }
 
-/* A maximum and a sum more [OS]. A sum starts again at each maximum that is new: one that is not finite ends as NaN. */
+/* A maximum and a sum more [OS]. A sum starts again at each maximum that is new: one that is not finite ends
+ * as NaN. */
 static inline void fai_medusa_add(fai_medusa_line *line, float max, double sum) {
     const float top = max > line->max ? max : line->max;
     if (line->max < top) line->sum *= line->sum > 0 ? exp((double)(line->max - top)) : 0;
@@ -2771,15 +2771,15 @@ static inline void fai_medusa_forward_hidden(const fai_medusa *t, int64_t task) 
     fai_medusa_hidden(t, (int32_t)k, t->row, t->rows, i, fai_least(i + each, dim), h, h);
 }
 
-/* A piece of a vocabulary, for all lines of a group: maxima, sums, the best tokens; logits, if they are wanted. */
+/* A piece of a vocabulary, for all lines of a group: maxima, sums, the best tokens; logits, if wanted. */
 static inline void fai_medusa_forward_logits(const fai_medusa *t, int64_t task) {
     const fa_medusa_args *a = t->a;
     const int64_t vocab = a->vocab, each = fai_medusa_piece(vocab, FAI_VOCAB),
                   group = task / fai_medusa_pieces(vocab, FAI_VOCAB);
     const int64_t first = task % fai_medusa_pieces(vocab, FAI_VOCAB) * each,
                   end = fai_least(first + each, vocab);
-    const int64_t ld = fai_least(FAI_VOCAB, FAI_LINES * FAI_PIECE / t->lines);
-    float logits[FAI_LINES * FAI_PIECE]; /* (lines, ld) */
+    const int64_t ld = fai_least(FAI_VOCAB, FAI_LOGITS / t->lines);
+    float logits[FAI_LOGITS]; /* (lines, ld) */
     fai_medusa_line *line = t->line + task * t->lines;
     uint64_t *key = t->key + task * t->lines * t->top;
     for (int64_t l = 0; l < t->lines; l++) line[l].max = -INFINITY, line[l].sum = 0, line[l].held = 0;

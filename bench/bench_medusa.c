@@ -1,14 +1,15 @@
-/* bench_medusa.c - times Medusa's heads: a few rows next to the mere reading of the weights, training next to what the
- * cores can multiply.
+/* bench_medusa.c - times Medusa's heads: few rows next to the mere reading of the weights, training next to
+ * the multiply-adds that the cores can do.
  *
  *     cc -std=c11 -O2 -march=native -fopenmp -I. bench/bench_medusa.c -o build/bench/bench_medusa -lm
- *     OMP_NUM_THREADS=1 bench_medusa [--small]                        --small: not the model of dim 4096
+ *     OMP_NUM_THREADS=1 bench_medusa [--small]                     --small: not the model of dim 4096
  *
  * HOW IT MEASURES
- *   forward   logits and the best 10 tokens of each head.  Reading is a loop of vector additions over W and P, in equal
- *             parts by the same threads.  Both take turns, the fastest round of each is compared.
- *   loss      the loss and all its gradients, 7 products of 2 rows heads dim^2 operations where dim is vocab.  The
- *             peak is a loop of multiply-adds of registers, in turns with it; the fastest rounds are compared. */
+ *   forward   logits and the best 10 tokens of each head.  Reading is a loop of vector additions over W and
+ *             P, in equal parts by the same threads.  Both take turns, the fastest round of each is compared.
+ *   loss      the loss and all its gradients, 7 products of 2 rows heads dim^2 operations where dim is vocab.
+ *             The peak is a loop of multiply-adds of registers.  Both take turns, the fastest rounds are
+ *             compared. */
 #include "bench.h"
 
 #include "flashattn_spec.h"

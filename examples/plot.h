@@ -65,7 +65,7 @@ static inline int plot_write(const char *path, const plot *panels, int count, in
 enum {
     PLOT_MARKERS = 40, /* a series with more points has a line alone */
     PLOT_LEFT = 74,    /* margins of a panel, for titles, legend and labels */
-    PLOT_RIGHT = 18,
+    PLOT_RIGHT = 24,
     PLOT_TOP = 36,
     PLOT_BOTTOM = 50,
     PLOT_LEGEND_ROW = 18,

@@ -369,33 +369,31 @@ static void print_quantity(double value, const char *unit, int binary, int measu
     int p = 3;
     while (p < 7 && value >= 0.9995 * base) value /= base, p++;
     while (p > 0 && value < 0.9995) value *= base, p--;
+    const int decimals = value < 9.995 ? 2 : value < 99.95 ? 1 : 0; /* three digits */
+    const char *prefix = p == 4 && binary ? "K" : names[p];
     char text[40];
-    snprintf(text, sizeof text, "%.*f %s%s%s",
-             value < 9.995   ? 2
-             : value < 99.95 ? 1
-                             : 0,
-             value, names[p], binary && p > 3 ? "i" : "", unit);
+    snprintf(text, sizeof text, "%.*f %s%s%s", decimals, value, prefix, binary && p > 3 ? "i" : "", unit);
     printf(" %9s%s", text, measured ? " " : "*");
 }
 
 static void print_ratio(double x, double y) {
     const double ratio = x / y;
-    printf(" %5.*f ", ratio < 0.95 ? 2 : ratio < 9.95 ? 1 : 0, ratio);
+    printf(" %5.*f", ratio < 0.95 ? 2 : ratio < 9.95 ? 1 : 0, ratio);
 }
 
 static void print_table(int pass, int dim) {
     const cell(*c)[LENGTHS] = all.cells[pass][dim];
     printf("\nd = %d, %s\n", INSTANCE[dim]->head_dim, PASS_NAME[pass]);
-    printf("%7s%16s%13s%17s%12s%23s\n%7s", "", "time", "", "memory", "", "modelled traffic", "N");
-    for (int i = 0; i < 3; i++) printf(" %9s  %9s  ratio ", "standard", "flash");
+    printf("%7s%16s%13s%17s%12s%23s\n%6s", "", "time", "", "memory", "", "modelled traffic", "N");
+    for (int i = 0; i < 3; i++) printf("  %9s  %9s  ratio", "standard", "flash");
     printf("\n");
     for (int i = 0; i < all.lengths; i++) {
         const cell *s = &c[STANDARD][i], *f = &c[FLASH][i];
-        printf("%7d", FIRST << i);
+        printf("%6d ", FIRST << i);
         print_quantity(s->seconds, "s", 0, s->measured), print_quantity(f->seconds, "s", 0, f->measured);
-        print_ratio(s->seconds, f->seconds);
+        print_ratio(s->seconds, f->seconds), printf(" ");
         print_quantity(s->bytes, "B", 1, s->measured), print_quantity(f->bytes, "B", 1, f->measured);
-        print_ratio(s->bytes, f->bytes);
+        print_ratio(s->bytes, f->bytes), printf(" ");
         print_quantity(s->traffic, "B", 1, 1), print_quantity(f->traffic, "B", 1, 1);
         print_ratio(s->traffic, f->traffic);
         printf("\n");

@@ -297,7 +297,7 @@ static size_t all_outputs(problem *m, int threads, float *out) {
 }
 FA_TEST(threads) {
     uint64_t rng = fat_seed;
-    static const int rows[] = {1, 7, 65, 300}, threads[] = {2, 3, 7};
+    static const int rows[] = {1, 7, 65, 130}, threads[] = {2, 3, 7};
     static float once[1 << 20], more[1 << 20];
     for (int kind = 0; kind < 8; kind++) {
         problem m;

@@ -8,7 +8,6 @@
 
 #define FA_NAME decode64
 #define FA_HEAD_DIM 64
-#define FA_KV_DTYPE FA_F16 /* a cache of half the size is read in half the time */
 #define FA_PASSES FA_DECODE
 #define FA_FEATURES (FA_CAUSAL | FA_VARLEN | FA_TREE_MASK)
 #include "flashattn.h"
@@ -84,13 +83,13 @@ void attention_backward(const attention_rows *r, const float *d_o, float *d_qkv)
 
 struct attention_cache {
     int32_t layers, heads, heads_k, room;
-    uint16_t *k, *v; /* (layers, room, heads_k, HEAD_DIM) f16 */
+    float *k, *v; /* (layers, room, heads_k, HEAD_DIM) */
 };
 
 attention_cache *attention_cache_new(int32_t layers, int32_t heads, int32_t heads_k, int32_t room) {
     attention_cache *c = malloc(sizeof *c);
     const size_t rows = (size_t)layers * (size_t)room * (size_t)heads_k;
-    uint16_t *memory = calloc(2 * rows * HEAD_DIM, sizeof *memory);
+    float *memory = calloc(2 * rows * HEAD_DIM, sizeof *memory);
     if (!c || !memory) {
         fprintf(stderr, "gpt: no memory for a cache of %d rows\n", room);
         exit(1);
@@ -109,7 +108,7 @@ static fa_cache layer_of(const attention_cache *c, int32_t layer) {
     const int64_t first = (int64_t)layer * c->room * c->heads_k * HEAD_DIM;
     fa_cache cache = {0};
     cache.batch = 1, cache.num_heads_k = c->heads_k, cache.seqlen_k = c->room;
-    cache.head_dim = cache.head_dim_v = HEAD_DIM, cache.dtype = FA_F16;
+    cache.head_dim = cache.head_dim_v = HEAD_DIM, cache.dtype = FA_F32;
     cache.k.data = c->k + first, cache.v.data = c->v + first;
     return cache;
 }

@@ -28,7 +28,8 @@ void attention_forward(const attention_rows *rows); /* writes o and lse */
 void attention_backward(const attention_rows *rows, const float *d_o,
                         float *d_qkv); /* reads them; d_qkv as qkv */
 
-/* Inference: K and V of one text, for all layers, in f16. Who calls keeps the length. */
+/* Inference: K and V of one text, for all layers; on the CPU in f32, as the rounding of f16 would turn a last bit that
+ * depends on the shape of a tree into an eleventh. Who calls keeps the length. */
 typedef struct attention_cache attention_cache;
 attention_cache *attention_cache_new(int32_t layers, int32_t heads, int32_t heads_k, int32_t room);
 void attention_cache_free(attention_cache *cache);
