@@ -99,12 +99,8 @@ build/cuda$(1)/%: %.cu build/libfa_ptx.a
 endef
 $(foreach a,80 86 89,$(eval $(call cuda_rule,$(a),$(a))))
 $(eval $(call cuda_rule,90,90a))
-# examples/gpt with one attention or the other
-GPT := examples/gpt/gpt.c $(wildcard examples/gpt/*.h) examples/plot.h flashattn.h flashattn_spec.h
-build/native/gpt: $(GPT) examples/gpt/attention.c Makefile
-	@mkdir -p $(@D)
-	$(CC.native) $(WARN) -I. -o $@ $(filter %.c,$^) $(LDLIBS)
-build/cuda90/gpt: $(GPT) examples/gpt/attention.cu flashattn_cuda.cuh build/libfa_ptx.a
+# examples/gpt with its attention on the machine, built as for a GPU
+build/cuda90/gpt: examples/gpt/gpt.c examples/gpt/attention.cu $(wildcard *.h *.cuh examples/*.h examples/gpt/*.h) build/libfa_ptx.a
 	@mkdir -p $(@D)
 	$(NVCC_ONLY) $(NATIVE:%=-Xcompiler %) -I. -cudart none -o $@ $(filter %.c %.cu %.a,$^) -lm -lpthread
 build/cuda80/test_gpt build/cuda90/test_gpt: build/cuda/gpt_cpu.o

@@ -14,7 +14,7 @@
 
 #define FA_NAME decode64
 #define FA_HEAD_DIM 64
-#define FA_DTYPE FA_F16 /* the cache of attention.c */
+#define FA_DTYPE FA_F16
 #define FA_O_DTYPE FA_F32
 #define FA_PASSES FA_DECODE
 #define FA_FEATURES (FA_CAUSAL | FA_VARLEN | FA_TREE_MASK)
@@ -25,6 +25,7 @@
 #include <stdlib.h>
 
 const char attention_device[] = "CUDA";
+const float attention_noise = 0x1p-8f; /* a cache in f16: a last bit of f32 may change one of 11 */
 
 /* ---- errors: what fails while a kernel runs is reported by the copy that waits for it ---- */
 

@@ -1,5 +1,6 @@
 /* gpt_cpu.c - examples/gpt/attention.c under other names: test_gpt.cu links it with attention.cu. */
 #define attention_device cpu_device
+#define attention_noise cpu_noise
 #define attention_forward cpu_forward
 #define attention_backward cpu_backward
 #define attention_cache_new cpu_cache_new
