@@ -293,7 +293,8 @@ static inline int compare_ways(const comparison *c, const sampling *how) {
     int wrong = 0;
     memset(out, 0, sizeof out);
     writer_begin(c->w, prompt_of(c, 0), PROMPT, how);
-    measure_steps(c->w->model, PROMPT + c->length / 2, rows, steps, COSTS);
+    const int32_t usual = PROMPT + c->length / 2, most = c->w->model->g->config.context - STEP_ROWS;
+    measure_steps(c->w->model, usual < most ? usual : most, rows, steps, COSTS);
     const fa_cost machine = {COSTS, rows, steps, 0, 0};
     make_plans(c, how, &machine, plans, out);
 
