@@ -3644,6 +3644,7 @@ FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda
 #pragma unroll 1
     for (int step = 0;; step++, ring++, before = first, first = next) {
         const uint32_t stage = ring % 2, other = stage ^ 1;
+        __syncwarp(); /* the lanes go together: none may come so late that it misses a phase */
         if (first >= end) {
             next = FAI_(seen)(a, t, first - bn, end, bn);
             fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
