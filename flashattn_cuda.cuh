@@ -718,7 +718,7 @@ typedef struct fa_cuda_launch {
     size_t shared;        /* bytes, allowed by cudaFuncSetAttribute already */
     int arch;             /* 800, 860 ..: of the kernel that this GPU runs, which fixes the tile */
     int block_m, block_n; /* the tile, of the forward pass */
-    fa_cuda_maps maps;    /* for the forward kernel of sm_90a; others do not read it */
+    fa_cuda_maps maps;    /* for the kernels of sm_90a; others do not read it */
 } fa_cuda_launch;
 
 #define FAI_DECODE_COUNTERS 1024 /* more tiles than that keep every GPU busy without splits */
@@ -733,7 +733,7 @@ typedef struct fai_cuda_plan {
     int32_t combine; /* a second launch adds up the parts: there are too few counters */
 } fai_cuda_plan;
 
-/* A decode launch: cudaLaunchKernel(first.kernel, .., {args, &plan, &workspace}, ..), and second likewise if
+/* A decode launch: cudaLaunchKernel(first.kernel, .., {args, &plan, &workspace, &first.maps}, ..), and second likewise if
  * plan.combine. */
 typedef struct fa_cuda_decode_launch {
     fa_cuda_launch first, second;
@@ -2276,6 +2276,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
 #endif
 #endif
+#define FAI_HOPPER_DECODE \
+    (((FA_PASSES) & FA_DECODE) && FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64)
 #define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : 232)
 #define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 40)
 
@@ -4276,6 +4278,25 @@ FAI_ATOM void FAI_(decode_merge)(const fa_args *a, FAI_(split) *x, FAI_(parts) p
     }
 }
 
+/* Results, or a part, of the block; of the last block of its tile of rows to finish: the results. As in decode_merge. */
+FAI_ATOM void FAI_(decode_end)(const fa_args *a, const fai_cuda_plan *p, FAI_(split) *x, char *workspace,
+                               unsigned char *shared, float o[FA_HEAD_DIM_V / 8][4], const float m[2],
+                               float l[2], const float mo[2], int slice, int row, int infinite,
+                               const int rows) {
+    const uint32_t tile = blockIdx.x / (uint32_t)p->splits;
+    const FAI_(parts) parts = FAI_(decode_parts)(p, workspace, tile);
+    FAI_(decode_merge)(a, x, parts, shared, o, m, l, mo, slice, row, infinite, rows);
+    if (x->count == 1 || p->combine) return;
+    __threadfence();
+    __syncthreads(); /* the part is written, for all to see */
+    if (threadIdx.x == 0) /* 0 again after the last */
+        x->ticket = fai_atom_global_inc_u32((uint32_t *)(void *)workspace + tile, (uint32_t)x->count - 1);
+    __syncthreads(); /* the ticket is written */
+    if (x->ticket != (uint32_t)x->count - 1) return;
+    __threadfence();
+    FAI_(decode_reduce)(a, &x->tile, parts, x->count, rows);
+}
+
 /* ---- the kernels ---- */
 
 FAI_ATOM void FAI_(decode_block)(const fa_args *a, const fai_cuda_plan *p, char *workspace, const int rows) {
@@ -4396,18 +4417,7 @@ FAI_ATOM void FAI_(decode_block)(const fa_args *a, const fai_cuda_plan *p, char 
 #pragma unroll
     for (int n = 0; n < 2; n++) mo[n] = v_factors ? mo[n] : m[n];
 
-    const uint32_t tile = blockIdx.x / (uint32_t)p->splits;
-    const FAI_(parts) parts = FAI_(decode_parts)(p, workspace, tile);
-    FAI_(decode_merge)(a, x, parts, fai_shared, o, m, l, mo, slice, row, infinite, rows);
-    if (x->count == 1 || p->combine) return;
-    __threadfence();
-    __syncthreads(); /* the part is written, for all to see */
-    if (threadIdx.x == 0) /* 0 again after the last */
-        x->ticket = fai_atom_global_inc_u32((uint32_t *)(void *)workspace + tile, (uint32_t)x->count - 1);
-    __syncthreads(); /* the ticket is written */
-    if (x->ticket != (uint32_t)x->count - 1) return;
-    __threadfence();
-    FAI_(decode_reduce)(a, t, parts, x->count, rows);
+    FAI_(decode_end)(a, p, x, workspace, fai_shared, o, m, l, mo, slice, row, infinite, rows);
 }
 
 #define FAI_DECODE_KERNEL(rows) \
@@ -4420,6 +4430,239 @@ FAI_DECODE_KERNEL(16)
 FAI_DECODE_KERNEL(32)
 FAI_DECODE_KERNEL(64)
 #undef FAI_DECODE_KERNEL
+
+#if FAI_HOPPER_DECODE
+/* ---- sm_90a: 17 rows and more by TMA and wgmma ---- */
+
+/*  A warp copies K and V by TMA, tile after tile, to the ring; a warpgroup has 64 rows. Block and ring as above, but
+ *  slots of 64 keys, in panels of 64 columns: two mbarriers for each say that it is full, and that it is empty. */
+#define FAI_HD_THREADS (FAI_DECODE_THREADS + 32)
+#define FAI_HD_SLOT (FAI_PANELS(FAI_DIM) * 64 * 128)
+#define FAI_HD_BLOCKS (FAI_DIM <= 64 && !FAI_HEAVY ? 3 : FAI_DIM <= (FAI_HEAVY ? 128 : 192) ? 2 : 1) /* an SM */
+/* what of 227 KB (less 1 KB that each block takes) Q and the rest leave */
+#define FAI_HD_ROOM (233472 / FAI_HD_BLOCKS - 1024 - FAI_PANELS(FA_HEAD_DIM) * 64 * 128 - 2048)
+#define FAI_HD_SIZES \
+    enum { \
+        D = FA_HEAD_DIM, \
+        DV = FA_HEAD_DIM_V, \
+        BN = 64, \
+        PANEL = BN * 128, \
+        SLOT = FAI_HD_SLOT, \
+        SLOTS = FAI_HD_ROOM / SLOT < 8 ? FAI_HD_ROOM / SLOT : 8, \
+        SQ = SLOTS * SLOT, /* the ring is at 0 */ \
+        FULL = SQ + FAI_PANELS(D) * PANEL, /* mbarriers, 8 bytes for each slot */ \
+        EMPTY = FULL + 8 * SLOTS, \
+        SPLIT = EMPTY + 8 * SLOTS \
+    };
+
+/* A slot of the ring, or the next in turn. */
+typedef struct FAI_(slot) {
+    uint32_t at, bar; /* bytes from slot 0; from its mbarrier */
+    uint32_t parity;  /* of the mbarrier of a slot that is full; 1 - that of one that is empty */
+} FAI_(slot);
+
+FAI_ATOM FAI_(slot) FAI_(next_slot)(FAI_(slot) x) {
+    FAI_HD_SIZES
+    const FAI_(slot) next = {x.at + SLOT, x.bar + 8, x.parity}, again = {0, 0, x.parity ^ 1};
+    return next.at < SLOTS * SLOT ? next : again;
+}
+
+/* One warp copies the tiles of K and V. Pages come in boxes that lie in one: lane n has box n of a tile. */
+FAI_ATOM void FAI_(hopper_decode_copy)(const fa_args *a, const FAI_(split) *x, const fa_cuda_maps *maps,
+                                       uint32_t shared) {
+    FAI_HD_SIZES
+    const FAI_(tile) *const t = &x->tile;
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+    const int lane = (int)threadIdx.x % 32, paged = FAI_HAS(FA_PAGED) && a->block_table != NULL;
+    const int rows = maps->page_rows, active = lane < BN / rows; /* of a box */
+    const fai_spot spot = fai_spot_k(a, &seq);
+    FAI_(slot) slot = {0, 0, 0};
+#pragma unroll 1
+    for (int32_t first = x->begin; first < t->any.hi; first += BN) {
+        fai_spot from = {spot.x + first, spot.y, spot.z};
+        if (paged && active) {
+            /* pages that no row sees may not exist: a neighbour instead, which will be masked */
+            int32_t j = first + lane * rows;
+            j = j < t->any.hi ? j : t->any.hi - 1;
+            j = j + rows > t->any.lo ? j : t->any.lo;
+            const int32_t number = j / a->page_size;
+            from.x = (j - number * a->page_size) / rows * rows;
+            from.y = a->block_table[t->b * fai_table_stride(a) + number], from.z = 0;
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) { /* K, V */
+            const int panels = half ? FAI_PANELS(DV) : FAI_PANELS(D);
+            const uint32_t to = shared + slot.at + lane * rows * 128, full = shared + FULL + slot.bar;
+            fai_mbarrier_try_wait_parity(shared + EMPTY + slot.bar, slot.parity ^ 1);
+            if (lane == 0) fai_mbarrier_arrive_expect_tx(full, panels * PANEL);
+            __syncwarp(); /* the bytes are expected */
+#pragma unroll
+            for (int p = 0; p < panels; p++)
+                if (active)
+                    fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, half ? &maps->v : &maps->k, full, p * 64,
+                                                     t->head_k, from.x, from.y, from.z);
+            slot = FAI_(next_slot)(slot);
+        }
+    }
+}
+
+/* Q to panels; rows that do not exist are zeros */
+FAI_ATOM void FAI_(hopper_decode_load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
+    enum { D = FA_HEAD_DIM, CHUNKS = D / 8 };
+    const fai_strides st = fai_strides_q(a, D);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+#pragma unroll 4
+    for (int n = (int)threadIdx.x; n < 64 * CHUNKS; n += FAI_DECODE_THREADS) {
+        const int r = n / CHUNKS, chunk = n % CHUNKS;
+        const FAI_(row) at = FAI_(find)(t, r);
+        fai_cp_async_cg_16(to + FAI_PANEL_AT(64, r, chunk),
+                           (const uint16_t *)a->q.data + fai_offset_q(&seq, st, at.i, at.h) + chunk * 8,
+                           r < t->rows ? 16 : 0);
+    }
+    fai_cp_async_wait_all();
+}
+
+/* Rows of V that no row of the tile sees become zeros, and what is not finite, too, as in make_finite. */
+FAI_ATOM int FAI_(hopper_decode_mend)(const FAI_(tile) *t, int32_t first, uint32_t sv) {
+    int found = 0;
+#pragma unroll 1
+    for (int n = (int)threadIdx.x; n < FAI_PANELS(FA_HEAD_DIM_V) * 64 * 8; n += FAI_DECODE_THREADS) {
+        const int32_t j = first + n / 8 % 64;
+        if (j < t->any.lo || j >= t->any.hi)
+            fai_st_shared_v4_b32(sv + n * 16, make_uint4(0, 0, 0, 0));
+        else
+            found |= FAI_(make_chunk_finite)(sv + n * 16);
+    }
+    return found;
+}
+
+/* S = Q K^T: s (64/8, C4) */
+FAI_ATOM void FAI_(hopper_decode_qk)(float s[32], uint64_t dq, uint64_t dk) {
+    FAI_HD_SIZES
+    fai_wgmma_fence(); /* registers of S are free */
+#pragma unroll
+    for (int c = 0; c < D / 16; c++)
+        FAI_WGMMA_SS(BN, s, dq + (c / 4 * PANEL + c % 4 * 32) / 16, dk + (c / 4 * PANEL + c % 4 * 32) / 16,
+                     c != 0);
+    fai_wgmma_commit_group();
+    fai_wgmma_wait_group_0(); /* S is there, K no longer needed */
+}
+
+/* O += P V: o (DV/8, C4), s (64/8, C4) */
+FAI_ATOM void FAI_(hopper_decode_pv)(float o[FA_HEAD_DIM_V / 2], const float s[32], uint64_t dv) {
+    FAI_HD_SIZES
+    uint32_t p[BN / 4]; /* (64/16, A4) */
+#pragma unroll
+    for (int i = 0; i < BN / 4; i++) p[i] = FAI_PACK(s[2 * i + 1], s[2 * i]);
+    fai_wgmma_fence(); /* P and O are written */
+#pragma unroll
+    for (int c = 0; c < BN / 16; c++) FAI_WGMMA_RS(DV, o, p + 4 * c, dv + c * 16 * 128 / 16);
+    fai_wgmma_commit_group();
+    fai_wgmma_wait_group_0(); /* O is there, V no longer needed */
+}
+
+/* The warpgroup: 64 rows and the keys of the split */
+FAI_ATOM void FAI_(hopper_decode_compute)(const fa_args *a, const fai_cuda_plan *plan, FAI_(split) *x,
+                                          char *workspace, unsigned char *memory, uint32_t shared) {
+    FAI_HD_SIZES
+    const FAI_(tile) *const t = &x->tile;
+    const int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x / 32 * 16 + FAI_C_ROW(lane, 0);
+    const int masked = FAI_(is_masked)(a), drops = FAI_HAS(FA_DROPOUT) && a->dropout_p > 0;
+    const int modified = FAI_(is_modified)(a) || a->softmax_scale < 0; /* softmax wants a scale above 0 */
+    float scale = a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)D);
+    if (!modified) scale = fmaxf(scale, 1e-37f); /* of a key that nobody sees is -inf to stay */
+
+    float o[DV / 2], m[2], l[2]; /* (DV/8, C4); of the thread's rows */
+#pragma unroll
+    for (int n = 0; n < DV / 2; n++) o[n] = 0;
+#pragma unroll
+    for (int n = 0; n < 2; n++) m[n] = -INFINITY, l[n] = 0;
+    FAI_(hopper_decode_load_q)(a, t, shared + SQ);
+    fai_fence_proxy_async();             /* what is written here is what wgmma will read */
+    fai_bar_sync(1, FAI_DECODE_THREADS); /* all have written */
+
+    const uint64_t dq = fai_descriptor(shared + SQ, 16), dk = fai_descriptor(shared, 16),
+                   dv = fai_descriptor(shared, PANEL);
+    int infinite = 0;
+    FAI_(slot) slot = {0, 0, 0};
+#pragma unroll 1
+    for (int32_t first = x->begin; first < t->any.hi; first += BN) {
+        const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
+        float s[BN / 2]; /* S, P: (BN/8, C4) */
+        float(*const c4)[4] = (float(*)[4])s;
+        fai_mbarrier_try_wait_parity(shared + FULL + slot.bar, slot.parity);
+        FAI_(hopper_decode_qk)(s, dq, dk + slot.at / 16);
+        if (threadIdx.x == 0) fai_mbarrier_arrive(shared + EMPTY + slot.bar);
+        slot = FAI_(next_slot)(slot);
+        if (modified) FAI_(modify)(a, t, c4, first, row, scale, 1, BN);
+        if (mask) FAI_(mask)(a, t, c4, first, row, 1, BN);
+        FAI_(softmax)(c4, (float(*)[4])o, m, l, modified ? 1 : scale * FAI_LOG2E, 1, BN, DV);
+        if (drops) FAI_(dropout)(a, t, c4, first, row, 1, BN);
+        fai_mbarrier_try_wait_parity(shared + FULL + slot.bar, slot.parity);
+        if (mask || drops) {
+            infinite |= FAI_(hopper_decode_mend)(t, first, shared + slot.at);
+            fai_fence_proxy_async();             /* what is written here is what wgmma will read */
+            fai_bar_sync(1, FAI_DECODE_THREADS); /* V is mended */
+        }
+        FAI_(hopper_decode_pv)(o, s, dv + slot.at / 16);
+        if (threadIdx.x == 0) fai_mbarrier_arrive(shared + EMPTY + slot.bar);
+        slot = FAI_(next_slot)(slot);
+    }
+    FAI_(decode_end)(a, plan, x, workspace, memory, (float(*)[4])o, m, l, m, 0, row, infinite, 64);
+}
+
+/* the bound of 32 threads tells the launch that this binary has no code for it */
+static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HD_THREADS : 32, FAI_HD_BLOCKS)
+    FAI_(hopper_decode_kernel)(const __grid_constant__ fa_args args, const __grid_constant__ fai_cuda_plan plan,
+                               char *workspace, const __grid_constant__ fa_cuda_maps maps) {
+#if FAI_SM90A
+    FAI_HD_SIZES
+    extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
+    FAI_(split) *const x = (FAI_(split) *)(void *)(fai_shared_1024 + SPLIT);
+    const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(fai_shared_1024), 0);
+    if (threadIdx.x == 0) {
+        for (int n = 0; n < 2 * SLOTS; n++) fai_mbarrier_init(shared + FULL + 8 * n, 1);
+        fai_fence_mbarrier_init();
+    }
+    if (!FAI_(decode_begin)(&args, &plan, x, blockIdx.x, 64)) return; /* its barriers: all see the mbarriers */
+    if (__shfl_sync(~0u, (int)threadIdx.x / 32, 0) == FAI_DECODE_THREADS / 32)
+        FAI_(hopper_decode_copy)(&args, x, &maps, shared); /* and ends: __syncthreads() does without it */
+    else
+        FAI_(hopper_decode_compute)(&args, &plan, x, workspace, fai_shared_1024, shared);
+#endif
+}
+
+/* Fills in what of the launch is this kernel's; 0 if this binary has none for this GPU, or args want what it does
+ * not do (HOPPER, above). */
+static inline int FAI_(hopper_decode_launch)(const fa_args *a, fa_cuda_launch *launch) {
+    FAI_HD_SIZES
+    struct cudaFuncAttributes attributes;
+    const void *const kernel = (const void *)FAI_(hopper_decode_kernel);
+    const fai_strides sk = fai_strides_kv(a, &a->k, D), sv = fai_strides_kv(a, &a->v, DV);
+    const int heads = fai_num_heads_k(a), paged = a->block_table != NULL;
+    const int ragged = a->cu_seqlens_k != NULL && !paged;
+    const int64_t rows = paged ? a->page_size : a->seqlen_k, many = paged ? a->num_pages : a->batch;
+    fa_cuda_maps *const m = &launch->maps;
+    if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess ||
+        attributes.maxThreadsPerBlock < FAI_HD_THREADS) {
+        (void)cudaGetLastError();
+        return 0;
+    }
+    m->page_rows = paged ? fai_cuda_gcd(BN, a->page_size) : BN;
+    if (m->page_rows % 8 || a->seqlen_k == 0) return 0;
+    if (!fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads, rows, many, sk, ragged, 1, m->page_rows) ||
+        !fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads, rows, many, sv, ragged, 1, m->page_rows))
+        return 0;
+    launch->kernel = kernel, launch->arch = 900;
+    launch->block = FAI_HD_THREADS, launch->shared = SPLIT + sizeof(FAI_(split));
+    return 1;
+}
+#undef FAI_HD_SIZES
+#undef FAI_HD_ROOM
+#undef FAI_HD_BLOCKS
+#undef FAI_HD_SLOT
+#undef FAI_HD_THREADS
+#endif /* FAI_HOPPER_DECODE */
 
 /* Adds up the parts of a tile of 16 rows: for launches with more of them than there are counters. */
 static __global__ void __launch_bounds__(FAI_DECODE_THREADS)
@@ -5430,17 +5673,26 @@ static inline fa_status FA_(backward_cuda)(const fa_args *args, void *workspace,
  * device. */
 static inline fa_status FA_(decode_cuda_launch)(const fa_args *args, fa_cuda_decode_launch *launch) {
     const int64_t heads_k = fai_num_heads_k(args), group = args->num_heads / heads_k;
-    const int rows = fai_make_cuda_plan(args, 1).rows; /* which do not depend on the GPU */
+    int rows = fai_make_cuda_plan(args, 1).rows; /* which do not depend on the GPU */
     fa_cuda_launch *const first = &launch->first, *const second = &launch->second;
     int device = 0, sms = args->num_threads, each = 0;
     if (group >= 1 << 22)
         return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
-    fa_status status = fai_cuda_prepare(args, first,
-                                        rows == 16   ? (const void *)FAI_(decode_kernel_16)
-                                        : rows == 32 ? (const void *)FAI_(decode_kernel_32)
-                                                     : (const void *)FAI_(decode_kernel_64));
-    if (status != FA_OK) return status;
-    first->block = FAI_DECODE_THREADS, first->shared = FAI_DECODE_SHARED(first->arch, rows);
+    fa_status status = FA_OK;
+#if FAI_HOPPER_DECODE
+    const int hopper = rows > 16 && FAI_(hopper_decode_launch)(args, first);
+    if (hopper) rows = 64;
+#else
+    const int hopper = 0;
+#endif
+    if (!hopper) {
+        status = fai_cuda_prepare(args, first,
+                                  rows == 16   ? (const void *)FAI_(decode_kernel_16)
+                                  : rows == 32 ? (const void *)FAI_(decode_kernel_32)
+                                               : (const void *)FAI_(decode_kernel_64));
+        if (status != FA_OK) return status;
+        first->block = FAI_DECODE_THREADS, first->shared = FAI_DECODE_SHARED(first->arch, rows);
+    }
     status = fai_cuda_allow(args, first);
     if (status != FA_OK) return status;
     cudaError_t e = sms ? cudaSuccess : cudaGetDevice(&device);
@@ -5449,7 +5701,8 @@ static inline fa_status FA_(decode_cuda_launch)(const fa_args *args, fa_cuda_dec
         e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, first->kernel, (int)first->block,
                                                           first->shared);
     if (e != cudaSuccess) return fai_cuda_status(args, e);
-    const fai_cuda_plan plan = fai_make_cuda_plan(args, (int64_t)sms * (each ? each : 1));
+    fai_cuda_plan plan = fai_make_cuda_plan(args, (int64_t)sms * (each ? each : 1));
+    plan.rows = rows; /* 64 for 32, which is as many tiles */
     const int64_t tiles = fai_mul(FAI_(tiles)(args, rows), args->batch * heads_k),
                   blocks = fai_mul(tiles, plan.splits);
     if (blocks > INT32_MAX)
@@ -5481,7 +5734,7 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
     if (status == FA_OK)
         status = fai_cuda_check_workspace(args, workspace, bytes, launch.bytes ? launch.bytes + 16 : 0);
     if (status != FA_OK) return status;
-    void *parameters[3] = {(void *)args, &launch.plan, &aligned};
+    void *parameters[4] = {(void *)args, &launch.plan, &aligned, &launch.first.maps};
     status = fai_cuda_start(args, &launch.first, parameters, stream);
     return status == FA_OK && launch.plan.combine ? fai_cuda_start(args, &launch.second, parameters, stream)
                                                   : status;
@@ -5520,6 +5773,7 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_HOPPER_HIGH
 #undef FAI_HOPPER_N
 #undef FAI_HOPPER_WGS
+#undef FAI_HOPPER_DECODE
 #undef FAI_HOPPER
 #undef FAI_TILE_BYTES
 #undef FAI_TILE_LOOP
