@@ -514,6 +514,9 @@ FAI_ATOM void fai_mbarrier_try_wait_parity(uint32_t bar, uint32_t parity) {
                  "r"(parity)
                  : "memory");
 }
+FAI_ATOM void fai_prefetch_tensormap(const void *map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 FAI_ATOM void fai_fence_proxy_async(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 /* A box of a tensor to shared memory, or back: at column c, head h and where x, y, z say (>>hopper) */
@@ -4432,15 +4435,39 @@ FAI_DECODE_KERNEL(64)
 #undef FAI_DECODE_KERNEL
 
 #if FAI_HOPPER_DECODE
-/* ---- sm_90a: 17 rows and more by TMA and wgmma ---- */
+/* ---- sm_90a: more than 16 rows by TMA and wgmma ---- */
 
-/*  A warp copies K and V by TMA, tile after tile, to the ring; a warpgroup has 64 rows. Block and ring as above, but
- *  slots of 64 keys, in panels of 64 columns: two mbarriers for each say that it is full, and that it is empty. */
+/*  A block has 64 rows and a ring of slots, too, each with a tile of 64 keys of K or of V, in panels of 64
+ *  columns. One warp copies them by TMA, a warpgroup computes; two mbarriers of a slot say full and empty.
+ *
+ *  What it is for. HBM is the limit of decode, if nothing else takes as long. What a key costs an SM, next to
+ *  the clocks in which its share of 4.8 TB/s brings it (132 SMs at 1.83 GHz; 2 bytes an element): clocks of
+ *  shared memory, of the tensor cores, of exponentials, as counted by the PTX machine over published rates
+ *  (predicted, not measured), and instructions that ptxas made for each warp of four, for 64 keys:
+ *
+ *                     rows   dim 64: HBM 13 clocks   dim 128: HBM 26           dim 256: HBM 52
+ *                            shared mma  exp  SASS   shared mma  exp  SASS     shared mma  exp  SASS
+ *      mma.sync       16      5.1   1.5  1.0  276     9.1   3.0  1.0  312      21.1   6.0  1.0   389
+ *                     32      7.1   3.0  2.0  327    13.1   6.0  2.0  385      33.2  12.0  2.0   622
+ *                     64     11.1   6.0  4.0  449    21.2  12.0  4.0  632      57.5  24.0  4.0  1084
+ *      this one  17 - 64      5.2   4.0  4.0  245    10.3   8.0  4.0  257      20.3  16.0  4.0   283
+ *
+ *  With mma.sync each warp reads all of K and V for its 16 rows: at 64 rows that takes 82 to 112 % of the time
+ *  of HBM, here 40 %. Up to 16 rows it has less to do in all respects. Warps whose 16 rows do not exist have
+ *  no exponentials, and 90 to 130 instructions.
+ *
+ *  Bytes on their way while a slot is read: 168, 128, 96 and 160 KB an SM at dim 64, 128, 192 and 256, of which
+ *  36 KB would do (4.8 TB/s for 1 us). So a tile need not hide its latencies: products, softmax and products
+ *  one after the other take some 1100 clocks at dim 128, while HBM needs 1650 for its 32 KB, and a block is
+ *  seldom alone on its SM. */
 #define FAI_HD_THREADS (FAI_DECODE_THREADS + 32)
 #define FAI_HD_SLOT (FAI_PANELS(FAI_DIM) * 64 * 128)
-#define FAI_HD_BLOCKS (FAI_DIM <= 64 && !FAI_HEAVY ? 3 : FAI_DIM <= (FAI_HEAVY ? 128 : 192) ? 2 : 1) /* an SM */
-/* what of 227 KB (less 1 KB that each block takes) Q and the rest leave */
-#define FAI_HD_ROOM (233472 / FAI_HD_BLOCKS - 1024 - FAI_PANELS(FA_HEAD_DIM) * 64 * 128 - 2048)
+/* Blocks an SM. One of five warps gets 128, 168 or 255 registers a thread if it is one of 3, 2 or 1; and beyond
+ * 192 dims two have no room for three slots each. */
+#define FAI_HD_BLOCKS (FAI_DIM <= 64 && !FAI_HEAVY ? 3 : FAI_DIM <= (FAI_HEAVY ? 128 : 192) ? 2 : 1)
+/* for slots: what Q, 2 KB for the rest and the 1 KB that the system takes leave of a block's part of 228 KB */
+#define FAI_HD_SHARED (233472 / FAI_HD_BLOCKS - 1024)
+#define FAI_HD_ROOM (FAI_HD_SHARED - FAI_PANELS(FA_HEAD_DIM) * 64 * 128 - 2048)
 #define FAI_HD_SIZES \
     enum { \
         D = FA_HEAD_DIM, \
@@ -4454,6 +4481,7 @@ FAI_DECODE_KERNEL(64)
         EMPTY = FULL + 8 * SLOTS, \
         SPLIT = EMPTY + 8 * SLOTS \
     };
+FA_STATIC_ASSERT(16 * 8 + sizeof(FAI_(split)) <= 2048, "flashattn_cuda.cuh: FAI_HD_ROOM");
 
 /* A slot of the ring, or the next in turn. */
 typedef struct FAI_(slot) {
@@ -4494,8 +4522,7 @@ FAI_ATOM void FAI_(hopper_decode_copy)(const fa_args *a, const FAI_(split) *x, c
             const int panels = half ? FAI_PANELS(DV) : FAI_PANELS(D);
             const uint32_t to = shared + slot.at + lane * rows * 128, full = shared + FULL + slot.bar;
             fai_mbarrier_try_wait_parity(shared + EMPTY + slot.bar, slot.parity ^ 1);
-            if (lane == 0) fai_mbarrier_arrive_expect_tx(full, panels * PANEL);
-            __syncwarp(); /* the bytes are expected */
+            if (lane == 0) fai_mbarrier_arrive_expect_tx(full, panels * PANEL); /* before or after they come */
 #pragma unroll
             for (int p = 0; p < panels; p++)
                 if (active)
@@ -4519,7 +4546,7 @@ FAI_ATOM void FAI_(hopper_decode_load_q)(const fa_args *a, const FAI_(tile) *t, 
                            (const uint16_t *)a->q.data + fai_offset_q(&seq, st, at.i, at.h) + chunk * 8,
                            r < t->rows ? 16 : 0);
     }
-    fai_cp_async_wait_all();
+    fai_cp_async_wait_all(); /* what this thread has copied is there */
 }
 
 /* Rows of V that no row of the tile sees become zeros, and what is not finite, too, as in make_finite. */
@@ -4578,11 +4605,13 @@ FAI_ATOM void FAI_(hopper_decode_compute)(const fa_args *a, const fai_cuda_plan 
 #pragma unroll
     for (int n = 0; n < 2; n++) m[n] = -INFINITY, l[n] = 0;
     FAI_(hopper_decode_load_q)(a, t, shared + SQ);
-    fai_fence_proxy_async();             /* what is written here is what wgmma will read */
-    fai_bar_sync(1, FAI_DECODE_THREADS); /* all have written */
+    fai_fence_proxy_async();             /* Q is what wgmma will read */
+    fai_bar_sync(1, FAI_DECODE_THREADS); /* Q is there, of all threads */
 
     const uint64_t dq = fai_descriptor(shared + SQ, 16), dk = fai_descriptor(shared, 16),
                    dv = fai_descriptor(shared, PANEL);
+    /* does a row of this warp exist? else its P is S, which nobody will read a sum of */
+    const int busy = __shfl_sync(~0u, row < t->rows, 0);
     int infinite = 0;
     FAI_(slot) slot = {0, 0, 0};
 #pragma unroll 1
@@ -4590,22 +4619,24 @@ FAI_ATOM void FAI_(hopper_decode_compute)(const fa_args *a, const fai_cuda_plan 
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         float s[BN / 2]; /* S, P: (BN/8, C4) */
         float(*const c4)[4] = (float(*)[4])s;
-        fai_mbarrier_try_wait_parity(shared + FULL + slot.bar, slot.parity);
+        fai_mbarrier_try_wait_parity(shared + FULL + slot.bar, slot.parity); /* K is there */
         FAI_(hopper_decode_qk)(s, dq, dk + slot.at / 16);
-        if (threadIdx.x == 0) fai_mbarrier_arrive(shared + EMPTY + slot.bar);
+        if (threadIdx.x == 0) fai_mbarrier_arrive(shared + EMPTY + slot.bar); /* K is read */
         slot = FAI_(next_slot)(slot);
-        if (modified) FAI_(modify)(a, t, c4, first, row, scale, 1, BN);
-        if (mask) FAI_(mask)(a, t, c4, first, row, 1, BN);
-        FAI_(softmax)(c4, (float(*)[4])o, m, l, modified ? 1 : scale * FAI_LOG2E, 1, BN, DV);
-        if (drops) FAI_(dropout)(a, t, c4, first, row, 1, BN);
-        fai_mbarrier_try_wait_parity(shared + FULL + slot.bar, slot.parity);
+        if (busy) {
+            if (modified) FAI_(modify)(a, t, c4, first, row, scale, 1, BN);
+            if (mask) FAI_(mask)(a, t, c4, first, row, 1, BN);
+            FAI_(softmax)(c4, (float(*)[4])o, m, l, modified ? 1 : scale * FAI_LOG2E, 1, BN, DV);
+            if (drops) FAI_(dropout)(a, t, c4, first, row, 1, BN);
+        }
+        fai_mbarrier_try_wait_parity(shared + FULL + slot.bar, slot.parity); /* V is there */
         if (mask || drops) {
             infinite |= FAI_(hopper_decode_mend)(t, first, shared + slot.at);
-            fai_fence_proxy_async();             /* what is written here is what wgmma will read */
-            fai_bar_sync(1, FAI_DECODE_THREADS); /* V is mended */
+            fai_fence_proxy_async();             /* V is what wgmma will read */
+            fai_bar_sync(1, FAI_DECODE_THREADS); /* V is mended, by all threads */
         }
         FAI_(hopper_decode_pv)(o, s, dv + slot.at / 16);
-        if (threadIdx.x == 0) fai_mbarrier_arrive(shared + EMPTY + slot.bar);
+        if (threadIdx.x == 0) fai_mbarrier_arrive(shared + EMPTY + slot.bar); /* V is read */
         slot = FAI_(next_slot)(slot);
     }
     FAI_(decode_end)(a, plan, x, workspace, memory, (float(*)[4])o, m, l, m, 0, row, infinite, 64);
@@ -4623,6 +4654,7 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HD_THREADS : 32, FAI_HD
     if (threadIdx.x == 0) {
         for (int n = 0; n < 2 * SLOTS; n++) fai_mbarrier_init(shared + FULL + 8 * n, 1);
         fai_fence_mbarrier_init();
+        fai_prefetch_tensormap(&maps.k), fai_prefetch_tensormap(&maps.v);
     }
     if (!FAI_(decode_begin)(&args, &plan, x, blockIdx.x, 64)) return; /* its barriers: all see the mbarriers */
     if (__shfl_sync(~0u, (int)threadIdx.x / 32, 0) == FAI_DECODE_THREADS / 32)
@@ -4659,6 +4691,7 @@ static inline int FAI_(hopper_decode_launch)(const fa_args *a, fa_cuda_launch *l
 }
 #undef FAI_HD_SIZES
 #undef FAI_HD_ROOM
+#undef FAI_HD_SHARED
 #undef FAI_HD_BLOCKS
 #undef FAI_HD_SLOT
 #undef FAI_HD_THREADS
