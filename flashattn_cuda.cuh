@@ -83,8 +83,12 @@
               forward pass has a second kernel, by TMA and wgmma, for head dims of 64 to 256; to 192 with
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
               leaves to the other kernel: a negative softmax_scale, block masks, seqlen_k 0, strides of 0, and
-              pages whose size is no multiple of 8. It asks the runtime for the driver's cuTensorMapEncodeTiled
-              at every call; who has that function may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
+              pages whose size is no multiple of 8. So has the decode pass, for head dims of 64 to 256 and K and
+              V in 16 bits. A call takes it if the GPU can, if it has more than 16 rows (queries times heads of
+              a group) and no split_keys, whose results do not depend on the number of rows; it leaves to the
+              other kernels: seqlen_k 0, strides of 0, and such pages. Both ask the runtime for the driver's
+              cuTensorMapEncodeTiled at every call; who has that function may define FA_TENSOR_MAP_ENCODE,
+              sticky, as its address.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -736,8 +740,8 @@ typedef struct fai_cuda_plan {
     int32_t combine; /* a second launch adds up the parts: there are too few counters */
 } fai_cuda_plan;
 
-/* A decode launch: cudaLaunchKernel(first.kernel, .., {args, &plan, &workspace, &first.maps}, ..), and second likewise if
- * plan.combine. */
+/* A decode launch: cudaLaunchKernel(first.kernel, .., {args, &plan, &workspace, &first.maps}, ..), and second
+ * likewise if plan.combine. */
 typedef struct fa_cuda_decode_launch {
     fa_cuda_launch first, second;
     fai_cuda_plan plan;
@@ -2279,8 +2283,10 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
 #endif
 #endif
+/* the same, of the decode pass */
 #define FAI_HOPPER_DECODE \
-    (((FA_PASSES) & FA_DECODE) && FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64)
+    (((FA_PASSES) & FA_DECODE) && FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_HEAD_DIM >= 64 && \
+     FA_HEAD_DIM_V >= 64)
 #define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : 232)
 #define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 40)
 
@@ -4281,7 +4287,8 @@ FAI_ATOM void FAI_(decode_merge)(const fa_args *a, FAI_(split) *x, FAI_(parts) p
     }
 }
 
-/* Results, or a part, of the block; of the last block of its tile of rows to finish: the results. As in decode_merge. */
+/* Results of the block, or its part of them; the last block of a tile of rows to finish adds the parts up.
+ * As decode_merge. */
 FAI_ATOM void FAI_(decode_end)(const fa_args *a, const fai_cuda_plan *p, FAI_(split) *x, char *workspace,
                                unsigned char *shared, float o[FA_HEAD_DIM_V / 8][4], const float m[2],
                                float l[2], const float mo[2], int slice, int row, int infinite,
@@ -4445,27 +4452,27 @@ FAI_DECODE_KERNEL(64)
  *  shared memory, of the tensor cores, of exponentials, as counted by the PTX machine over published rates
  *  (predicted, not measured), and instructions that ptxas made for each warp of four, for 64 keys:
  *
- *                     rows   dim 64: HBM 13 clocks   dim 128: HBM 26           dim 256: HBM 52
- *                            shared mma  exp  SASS   shared mma  exp  SASS     shared mma  exp  SASS
- *      mma.sync       16      5.1   1.5  1.0  276     9.1   3.0  1.0  312      21.1   6.0  1.0   389
- *                     32      7.1   3.0  2.0  327    13.1   6.0  2.0  385      33.2  12.0  2.0   622
- *                     64     11.1   6.0  4.0  449    21.2  12.0  4.0  632      57.5  24.0  4.0  1084
- *      this one  17 - 64      5.2   4.0  4.0  245    10.3   8.0  4.0  257      20.3  16.0  4.0   283
+ *                     rows   dim 64: HBM 13 clocks    dim 128: HBM 26          dim 256: HBM 52
+ *                            shared  mma  exp SASS    shared  mma exp SASS     shared  mma exp SASS
+ *      mma.sync         16      5.1  1.5    1  276       9.1    3   1  312       21.1    6   1  389
+ *                       32      7.1  3.0    2  327      13.1    6   2  385       33.2   12   2  622
+ *                       64     11.1  6.0    4  449      21.2   12   4  632       57.5   24   4 1084
+ *      this one    17 - 64      5.2  4.0    4  245      10.3    8   4  257       20.3   16   4  283
  *
- *  With mma.sync each warp reads all of K and V for its 16 rows: at 64 rows that takes 82 to 112 % of the time
- *  of HBM, here 40 %. Up to 16 rows it has less to do in all respects. Warps whose 16 rows do not exist have
- *  no exponentials, and 90 to 130 instructions.
+ *  With mma.sync each warp reads all of K and V for its 16 rows: with 64 rows that takes 82 to 112 % of the
+ *  time of HBM, here 40 %. Up to 16 rows mma.sync has less to do in nearly all respects. Warps whose 16 rows do
+ *  not exist have no exponentials, and 92 to 130 instructions.
  *
- *  Bytes on their way while a slot is read: 168, 128, 96 and 160 KB an SM at dim 64, 128, 192 and 256, of which
+ *  Bytes on their way while a slot is read: 168, 128, 96 and 160 KB an SM at dim 64, 128, 192 and 256, where
  *  36 KB would do (4.8 TB/s for 1 us). So a tile need not hide its latencies: products, softmax and products
- *  one after the other take some 1100 clocks at dim 128, while HBM needs 1650 for its 32 KB, and a block is
- *  seldom alone on its SM. */
+ *  one after the other take an estimated 1100 clocks at dim 128, while HBM needs 1650 for its 32 KB, and a
+ *  block is seldom alone on its SM. */
 #define FAI_HD_THREADS (FAI_DECODE_THREADS + 32)
 #define FAI_HD_SLOT (FAI_PANELS(FAI_DIM) * 64 * 128)
-/* Blocks an SM. One of five warps gets 128, 168 or 255 registers a thread if it is one of 3, 2 or 1; and beyond
- * 192 dims two have no room for three slots each. */
+/* Blocks an SM. One of five warps gets 128, 168 or 255 registers a thread if it is one of 3, 2 or 1; and
+ * beyond 192 dims two have no room for three slots each. */
 #define FAI_HD_BLOCKS (FAI_DIM <= 64 && !FAI_HEAVY ? 3 : FAI_DIM <= (FAI_HEAVY ? 128 : 192) ? 2 : 1)
-/* for slots: what Q, 2 KB for the rest and the 1 KB that the system takes leave of a block's part of 228 KB */
+/* for slots: what Q, 2 KB for the rest and 1 KB for the system leave of a block's part of 228 KB */
 #define FAI_HD_SHARED (233472 / FAI_HD_BLOCKS - 1024)
 #define FAI_HD_ROOM (FAI_HD_SHARED - FAI_PANELS(FA_HEAD_DIM) * 64 * 128 - 2048)
 #define FAI_HD_SIZES \
@@ -4495,7 +4502,7 @@ FAI_ATOM FAI_(slot) FAI_(next_slot)(FAI_(slot) x) {
     return next.at < SLOTS * SLOT ? next : again;
 }
 
-/* One warp copies the tiles of K and V. Pages come in boxes that lie in one: lane n has box n of a tile. */
+/* One warp copies the tiles of K and V. Pages: by boxes that lie in one; lane n has box n of a tile. */
 FAI_ATOM void FAI_(hopper_decode_copy)(const fa_args *a, const FAI_(split) *x, const fa_cuda_maps *maps,
                                        uint32_t shared) {
     FAI_HD_SIZES
@@ -4522,12 +4529,12 @@ FAI_ATOM void FAI_(hopper_decode_copy)(const fa_args *a, const FAI_(split) *x, c
             const int panels = half ? FAI_PANELS(DV) : FAI_PANELS(D);
             const uint32_t to = shared + slot.at + lane * rows * 128, full = shared + FULL + slot.bar;
             fai_mbarrier_try_wait_parity(shared + EMPTY + slot.bar, slot.parity ^ 1);
-            if (lane == 0) fai_mbarrier_arrive_expect_tx(full, panels * PANEL); /* before or after they come */
+            if (lane == 0) fai_mbarrier_arrive_expect_tx(full, panels * PANEL); /* they may be there */
 #pragma unroll
             for (int p = 0; p < panels; p++)
                 if (active)
-                    fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, half ? &maps->v : &maps->k, full, p * 64,
-                                                     t->head_k, from.x, from.y, from.z);
+                    fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, half ? &maps->v : &maps->k, full,
+                                                     p * 64, t->head_k, from.x, from.y, from.z);
             slot = FAI_(next_slot)(slot);
         }
     }
@@ -4644,8 +4651,9 @@ FAI_ATOM void FAI_(hopper_decode_compute)(const fa_args *a, const fai_cuda_plan 
 
 /* the bound of 32 threads tells the launch that this binary has no code for it */
 static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HD_THREADS : 32, FAI_HD_BLOCKS)
-    FAI_(hopper_decode_kernel)(const __grid_constant__ fa_args args, const __grid_constant__ fai_cuda_plan plan,
-                               char *workspace, const __grid_constant__ fa_cuda_maps maps) {
+    FAI_(hopper_decode_kernel)(const __grid_constant__ fa_args args,
+                               const __grid_constant__ fai_cuda_plan plan, char *workspace,
+                               const __grid_constant__ fa_cuda_maps maps) {
 #if FAI_SM90A
     FAI_HD_SIZES
     extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
@@ -4656,16 +4664,16 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HD_THREADS : 32, FAI_HD
         fai_fence_mbarrier_init();
         fai_prefetch_tensormap(&maps.k), fai_prefetch_tensormap(&maps.v);
     }
-    if (!FAI_(decode_begin)(&args, &plan, x, blockIdx.x, 64)) return; /* its barriers: all see the mbarriers */
+    if (!FAI_(decode_begin)(&args, &plan, x, blockIdx.x, 64)) return; /* its barrier: all see *x, mbarriers */
     if (__shfl_sync(~0u, (int)threadIdx.x / 32, 0) == FAI_DECODE_THREADS / 32)
-        FAI_(hopper_decode_copy)(&args, x, &maps, shared); /* and ends: __syncthreads() does without it */
+        FAI_(hopper_decode_copy)(&args, x, &maps, shared); /* and ends: no __syncthreads() waits for it */
     else
         FAI_(hopper_decode_compute)(&args, &plan, x, workspace, fai_shared_1024, shared);
 #endif
 }
 
-/* Fills in what of the launch is this kernel's; 0 if this binary has none for this GPU, or args want what it does
- * not do (HOPPER, above). */
+/* Fills in kernel, block, shared memory and maps of the launch; 0 if this binary has no such kernel for this
+ * GPU, or args want what it does not do (HOPPER, above). */
 static inline int FAI_(hopper_decode_launch)(const fa_args *a, fa_cuda_launch *launch) {
     FAI_HD_SIZES
     struct cudaFuncAttributes attributes;

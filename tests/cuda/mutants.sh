@@ -1,6 +1,6 @@
 #!/bin/sh
 # tests/cuda/mutants.sh [--check] [pattern] - do the tests notice a broken kernel? Breaks flashattn_cuda.cuh in one place at a
-# time and expects test_forward or test_hopper, at quick scale on the PTX machine, to fail in one of the schedules order, lazy and 1:
+# time and expects test_forward or test_hopper*, at quick scale on the PTX machine, to fail in one of the schedules order, lazy and 1:
 # by a finding, by a wrong result, by counts that are not what they should be. Prints what killed each mutant.
 # Takes about fifteen minutes on two cores. JOBS=1: one at a time. pattern: of awk, in names.
 #
@@ -127,13 +127,55 @@ hopper-rows-of-group     s/n \* (64 \/ m->group), q.y/n * 64, q.y/
 hopper-ragged-length     s/r.x = FAI_RAGGED - rows,/r.x = FAI_RAGGED - rows - 1,/
 hopper-ragged-end        s/r.y = (int32_t)row + rows,/r.y = (int32_t)row + rows + 1,/
 hopper-used-rows-stored  s/(a->cu_seqlens_q || !a->seqused_q || t->rows == BM)/(1)/
+hopper-decode-swizzle    s/(chunk) % 8 ^ (row) % 8) \* 16/(chunk) % 8) * 16/
+hopper-decode-no-wait-k  /slot.parity); \/\* K is there/d
+hopper-decode-no-wait-v  /slot.parity); \/\* V is there/d
+hopper-decode-not-empty  /fai_mbarrier_try_wait_parity(shared + EMPTY/d
+hopper-decode-parity     s/EMPTY + slot.bar, slot.parity ^ 1)/EMPTY + slot.bar, slot.parity)/
+hopper-decode-turn       s/again = {0, 0, x.parity ^ 1};/again = {0, 0, x.parity};/
+hopper-decode-slot-more  s/return next.at < SLOTS \* SLOT ? next : again;/return next.at <= SLOTS * SLOT ? next : again;/
+hopper-decode-k-kept     /EMPTY + slot.bar); \/\* K is read/d
+hopper-decode-v-kept     /EMPTY + slot.bar); \/\* V is read/d
+hopper-decode-k-too-soon /fai_wgmma_wait_group_0(); \/\* S is there, K no longer needed/d
+hopper-decode-v-too-soon /fai_wgmma_wait_group_0(); \/\* O is there, V no longer needed/d
+hopper-decode-bytes      s/expect_tx(full, panels \* PANEL);/expect_tx(full, PANEL);/
+hopper-decode-no-wait-q  /fai_cp_async_wait_all(); \/\* what this thread has copied/d
+hopper-decode-no-fence-q /fai_fence_proxy_async(); .*Q is what wgmma/d
+hopper-decode-no-meet-q  /fai_bar_sync(1, FAI_DECODE_THREADS); .*Q is there/d
+hopper-decode-no-fence-v /fai_fence_proxy_async(); .*V is what wgmma/d
+hopper-decode-no-meet-v  /fai_bar_sync(1, FAI_DECODE_THREADS); .*V is mended/d
+hopper-decode-fence-s    /fai_wgmma_fence();.*S are free/d
+hopper-decode-fence-p    /fai_wgmma_fence();.*P and O are written/d
+hopper-decode-init-fence /fai_fence_mbarrier_init();$/d
+hopper-decode-not-mended s/infinite |= FAI_(hopper_decode_mend)(t, first, shared + slot.at);//
+hopper-decode-lost       s/infinite |= FAI_(hopper_decode_mend)/(void)FAI_(hopper_decode_mend)/
+hopper-decode-mask-right s/first + BN > t->all.hi;/first > t->all.hi;/
+hopper-decode-mask-left  s/masked || first < t->all.lo || first + BN/masked || first + BN/
+hopper-decode-page       s/fai_table_stride(a) + number\], from.z/fai_table_stride(a)], from.z/
+hopper-decode-page-row   s/from.x = (j - number \* a->page_size) \/ rows \* rows;/from.x = 0;/
+hopper-decode-page-end   s/j = j < t->any.hi ? j : t->any.hi - 1;//
+hopper-decode-page-begin s/j = j + rows > t->any.lo ? j : t->any.lo;//
+hopper-decode-box-more   s/active = lane < BN \/ rows;/active = lane <= BN \/ rows;/
+hopper-decode-ragged     s/spot.x + first, spot.y, spot.z/first, spot.y, spot.z/
+hopper-decode-q-rows     s/r < t->rows ? 16 : 0);/16);/
+hopper-decode-busy       s/__shfl_sync(~0u, row < t->rows, 0)/__shfl_sync(~0u, row < t->rows, 31)/
+hopper-decode-scale      s/|| a->softmax_scale < 0; .*wants a scale/; \/\*/
+hopper-decode-shared     s/launch->shared = SPLIT + sizeof(FAI_(split));/launch->shared = SPLIT + sizeof(FAI_(split)) - 4;/
+hopper-decode-plan-rows  s/if (hopper) rows = 64;//
+hopper-decode-16-rows    s/rows > 16 && FAI_(hopper_decode_launch)/FAI_(hopper_decode_launch)/
+hopper-decode-page-of-7  s/if (m->page_rows % 8 || a->seqlen_k == 0) return 0;/if (a->seqlen_k == 0) return 0;/
+hopper-decode-no-keys    s/if (m->page_rows % 8 || a->seqlen_k == 0) return 0;/if (m->page_rows % 8) return 0;/
+hopper-decode-no-part    /__syncthreads(); \/\* the part is written/d
+hopper-decode-no-ticket  /__syncthreads(); \/\* the ticket is written/d
+hopper-decode-no-release /^    __threadfence();$/d
+hopper-decode-no-merge   /__syncthreads(); \/\* O is written/d
 END
 }
 
-# Mutant $1, "name sed command": one line of the table. hopper-*: of the sm_90a kernel and its own test.
+# Mutant $1, "name sed command": one line of the table. hopper-*: of a kernel for sm_90a and its own test.
 one() {
     name=${1%% *} command=$(echo "${1#* }" | sed 's/^ *//')
-    case $name in hopper-*) arch=90a test=test_hopper ;; *) arch=80 test=test_forward ;; esac
+    case $name in hopper-decode-*) arch=90a test=test_hopper_decode ;; hopper-*) arch=90a test=test_hopper ;; *) arch=80 test=test_forward ;; esac
     work=$dir/$name
     mkdir -p "$work"
     sed "$command" flashattn_cuda.cuh >"$work/flashattn_cuda.cuh"
