@@ -4460,8 +4460,8 @@ FAI_DECODE_KERNEL(64)
  *      this one    17 - 64      5.2  4.0    4  245      10.3    8   4  257       20.3   16   4  283
  *
  *  With mma.sync each warp reads all of K and V for its 16 rows: with 64 rows that takes 82 to 112 % of the
- *  time of HBM, here 40 %. Up to 16 rows mma.sync has less to do in nearly all respects. Warps whose 16 rows do
- *  not exist have no exponentials, and 92 to 130 instructions.
+ *  time of HBM, here 40 %. Up to 16 rows mma.sync has less to do in nearly all respects. Warps whose 16 rows
+ *  do not exist have no exponentials, and 92 to 130 instructions.
  *
  *  Bytes on their way while a slot is read: 168, 128, 96 and 160 KB an SM at dim 64, 128, 192 and 256, where
  *  36 KB would do (4.8 TB/s for 1 us). So a tile need not hide its latencies: products, softmax and products
@@ -4549,11 +4549,11 @@ FAI_ATOM void FAI_(hopper_decode_load_q)(const fa_args *a, const FAI_(tile) *t, 
     for (int n = (int)threadIdx.x; n < 64 * CHUNKS; n += FAI_DECODE_THREADS) {
         const int r = n / CHUNKS, chunk = n % CHUNKS;
         const FAI_(row) at = FAI_(find)(t, r);
-        fai_cp_async_cg_16(to + FAI_PANEL_AT(64, r, chunk),
-                           (const uint16_t *)a->q.data + fai_offset_q(&seq, st, at.i, at.h) + chunk * 8,
-                           r < t->rows ? 16 : 0);
+        const int64_t from = fai_offset_q(&seq, st, at.i, at.h) + chunk * 8;
+        const uint4 x = r < t->rows ? *(const uint4 *)(const void *)((const uint16_t *)a->q.data + from)
+                                    : make_uint4(0, 0, 0, 0);
+        fai_st_shared_v4_b32(to + FAI_PANEL_AT(64, r, chunk), x);
     }
-    fai_cp_async_wait_all(); /* what this thread has copied is there */
 }
 
 /* Rows of V that no row of the tile sees become zeros, and what is not finite, too, as in make_finite. */

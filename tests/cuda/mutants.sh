@@ -139,7 +139,6 @@ hopper-decode-v-kept     /EMPTY + slot.bar); \/\* V is read/d
 hopper-decode-k-too-soon /fai_wgmma_wait_group_0(); \/\* S is there, K no longer needed/d
 hopper-decode-v-too-soon /fai_wgmma_wait_group_0(); \/\* O is there, V no longer needed/d
 hopper-decode-bytes      s/expect_tx(full, panels \* PANEL);/expect_tx(full, PANEL);/
-hopper-decode-no-wait-q  /fai_cp_async_wait_all(); \/\* what this thread has copied/d
 hopper-decode-no-fence-q /fai_fence_proxy_async(); .*Q is what wgmma/d
 hopper-decode-no-meet-q  /fai_bar_sync(1, FAI_DECODE_THREADS); .*Q is there/d
 hopper-decode-no-fence-v /fai_fence_proxy_async(); .*V is what wgmma/d
@@ -157,7 +156,7 @@ hopper-decode-page-end   s/j = j < t->any.hi ? j : t->any.hi - 1;//
 hopper-decode-page-begin s/j = j + rows > t->any.lo ? j : t->any.lo;//
 hopper-decode-box-more   s/active = lane < BN \/ rows;/active = lane <= BN \/ rows;/
 hopper-decode-ragged     s/spot.x + first, spot.y, spot.z/first, spot.y, spot.z/
-hopper-decode-q-rows     s/r < t->rows ? 16 : 0);/16);/
+hopper-decode-q-rows     s/const uint4 x = r < t->rows ? /const uint4 x = 1 ? /
 hopper-decode-busy       s/__shfl_sync(~0u, row < t->rows, 0)/__shfl_sync(~0u, row < t->rows, 31)/
 hopper-decode-scale      s/|| a->softmax_scale < 0; .*wants a scale/; \/\*/
 hopper-decode-shared     s/launch->shared = SPLIT + sizeof(FAI_(split));/launch->shared = SPLIT + sizeof(FAI_(split)) - 4;/
