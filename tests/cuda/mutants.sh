@@ -138,7 +138,7 @@ hopper-decode-k-kept     /EMPTY + slot.bar); \/\* K is read/d
 hopper-decode-v-kept     /EMPTY + slot.bar); \/\* V is read/d
 hopper-decode-k-too-soon /fai_wgmma_wait_group_0(); \/\* S is there, K no longer needed/d
 hopper-decode-v-too-soon /fai_wgmma_wait_group_0(); \/\* O is there, V no longer needed/d
-hopper-decode-bytes      s/expect_tx(full, panels \* PANEL);/expect_tx(full, PANEL);/
+hopper-decode-bytes      s/expect_tx(full, panels \* PANEL);/expect_tx(full, panels * PANEL \/ 2);/
 hopper-decode-no-fence-q /fai_fence_proxy_async(); .*Q is what wgmma/d
 hopper-decode-no-meet-q  /fai_bar_sync(1, FAI_DECODE_THREADS); .*Q is there/d
 hopper-decode-no-fence-v /fai_fence_proxy_async(); .*V is what wgmma/d

@@ -382,8 +382,8 @@ FA_TEST(bytes_and_products) {
             FA_EXPECT(ptx_counter("mac_mma") == 0);
             const double got = (double)ptx_counter("shared_wavefronts"),
                          ideal = (double)ptx_counter("shared_wavefronts_ideal");
-            /* 8 more a block: nvcc stores the first two words of O apart */
-            FA_EXPECT_MSG(got <= ideal + 8 * splits, "%s: %.0f wavefronts, %.0f without conflicts", line, got, ideal);
+            /* 8 more a block: nvcc stores the first two words of O apart; 1 %: lanes that a schedule parts */
+            FA_EXPECT_MSG(got <= 1.01 * ideal + 8 * splits, "%s: %.0f wavefronts, %.0f without conflicts", line, got, ideal);
         }
 }
 
