@@ -111,7 +111,7 @@ EXAMPLES := $(patsubst examples/%.c,build/native/%,$(wildcard examples/*.c))
 SOURCES   = $(shell git ls-files -co --exclude-standard '*.[ch]' '*.md' 2>/dev/null || \
                     find . -path ./build -prune -o -name '*.[ch]' -print -o -name '*.md' -print)
 
-.PHONY: all help test test-fast ptx fuzz mutants gpu cuda-model compile-time run examples bench-cpu bench-readme expand format clean
+.PHONY: all help test test-fast ptx fuzz mutants gpu cuda-model compile-time run why-flash examples bench-cpu bench-readme expand format clean
 all: test
 
 help: ## this list
@@ -143,8 +143,23 @@ cuda-model: ## what the PTX machine predicts for each CUDA kernel, without a GPU
 compile-time: ## seconds that nvcc takes for an instance, by pass
 	@sh bench/compile_time.sh
 
-run: build/native/recall ## a text predictor made of attention alone, on this repository's own text
-	$< $(SOURCES)
+# GPT: a model over bytes that learns from this repository's own text, writes, and decodes speculatively.
+build/native/gpt: examples/gpt/gpt.c examples/gpt/attention.c Makefile
+	@mkdir -p $(@D)
+	$(CC.native) $(WARN) -I. -Iexamples -MMD -MP -MF $@.d -MT $@ -c -o $@.o $<
+	$(CC.native) $(WARN) -I. -MMD -MP -MF $@.attention.d -MT $@ -c -o $@.attention.o examples/gpt/attention.c
+	$(CC.native) -o $@ $@.o $@.attention.o $(LDLIBS)
+
+run: build/native/gpt ## a GPT trains on this repository's own text, writes, and decodes speculatively (three minutes)
+	@$< run $(SOURCES)
+
+readme-run: build/native/gpt ## what `make run` prints, into README.md, between its markers
+	@$< run --fresh --dir build/readme $(SOURCES) > build/run.txt
+	awk -v mark=run -f bench/splice.awk build/run.txt README.md > build/README.md
+	cp build/README.md README.md
+
+why-flash: build/native/why_flash ## what attention costs with and without its matrix: tables, and build/why_flash.svg
+	$<
 
 examples: $(EXAMPLES) ## build the examples, into build/native/
 
@@ -166,7 +181,7 @@ expand: ## N=attn64 [D=64] [DEFINES=..]: one instance, preprocessed and formatte
 	@wc -l build/$(N).c
 
 format: ## clang-format the C sources in place
-	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.c bench/*.c)
+	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.[ch] examples/*/*.[ch] bench/*.c)
 
 clean: ## remove build/
 	rm -rf build

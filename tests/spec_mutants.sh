@@ -18,7 +18,9 @@ killed=0 survived=0 broken=0
 
 list() {
     cat <<'END'
-verify   residual-update-dropped      s/r->p\[id\] = fai_residual(fai_scaled(scale_p, r->p\[id\]), r->q\[id\]);/r->p[id] = fai_scaled(scale_p, r->p[id]);/
+verify   residual-update-dropped      s/fai_subtract(r->p + from, r->q + from, count);//
+verify   residual-next-not-scaled     s/fai_scale_all(scale_p, r->p + id, n);//
+verify   q-next-not-scaled            s/if (without) fai_scale_all(scale_q, r->q + id, n);//
 verify   residual-of-original-p       s/fai_scaled(scale_p, r->p\[token\])/fai_weight(\&p, token)/
 verify   residual-not-scaled          s/scale_p = fai_scale_to_one(total\[0\]);/scale_p = fai_scale_to_one((fai_sum){0, FAI_ONE});/
 verify   q-keeps-the-rejected-token   s/^            r->q\[token\] = 0;//
@@ -46,17 +48,36 @@ verify   greedy-second-largest        s/if (fai_token_of(r, child) == best) retu
 verify   typical-without-entropy      s/fai_exp2_neg(entropy >> 16) << 6/fai_exp2_neg(0) << 6/
 verify   typical-first-path           s/ || (depth\[node\] == depth\[best\] && score\[node\] > score\[best\])//
 verify   draft-row-of-node            s/if (r->parent \&\& a->draft_row) index = /if (0) index = /
-verify   request-s-parameters-of-0    s/\&r->a->sampling, r->b);/\&r->a->sampling, 0);/
+verify   request-s-parameters-of-0    s/\&r->a->sampling, r->b, r->room);/\&r->a->sampling, 0, r->room);/
 verify   coins-of-request-0           s/return fai_coin_of(coins, r->b, purpose, node);/return fai_coin_of(coins, 0, purpose, node);/
-verify   fallback-is-the-last-id      s/return p->only >= 0 ? p->only : fai_argmax(p);/return p->vocab - 1;/
+verify   fallback-is-the-last-id      s/return p->only >= 0 ? p->only : fai_argmax(p, &bad);/return p->vocab - 1;/
 verify   parent-after-child-allowed   s/parent, n ? 0 : -1, n - 1);/parent, n ? 0 : -1, nodes - 1);/
-sampling draw-one-unit-late           s/if (unit < weight) return id;/if (unit <= weight) return id;/
+sampling draw-one-unit-late           s/if (unit < w\[i\]) return from + i;/if (unit <= w[i]) return from + i;/
+sampling draw-chunk-late              s/if (unit >= sum) {/if (unit > sum) {/
+sampling draw-keeps-skipped           s/w\[m->skip\[i\] - from\] = 0;/continue;/
+verify   block-row-of-another-place   s/if (n < OPEN) rows\[n\]\[0\] = p,/if (n < OPEN) rows[0][0] = p, rows[n][0] = p,/
+verify   block-units-of-another-row   s/, rows\[n\]\[0\].units = rows\[n\]\[1\].units = NULL;/;/
+verify   rows-share-a-room            s/r->room + FAI_SMALL);/r->room);/
+sampling chunk-mulhi-carry            s/fai_spec_mul(ah, bh) + (mid >> 32) + (mid2 >> 32);/fai_spec_mul(ah, bh) + (mid >> 32);/
+sampling chunk-rounds-up              s/_MM_FROUND_TO_ZERO | _MM/_MM_FROUND_TO_POS_INF | _MM/;s/_mm256_floor_pd/_mm256_ceil_pd/;s/vrndmq_f64/vrndpq_f64/
+sampling chunk-top-minus-zero         s/(most == -1 ? 0 : most)/most/
+sampling chunk-bad-unseen             s/if (most < 0x7f800000 \&\& /if (/
+sampling chunk-bad-unseen-below       s/ \&\& ~other >= least)/)/
+sampling chunk-last-vector            s/(n + L <= count ? n : count - L))/(n + L <= count ? n : 0))/
+sampling chunk-first-of-equals        s/if (key > top) top = key, best = from;/if (key >= top) top = key, best = from;/
+sampling find-minus-zero              s/ \& ~nan \& ~minus_zero)/ \& ~nan)/
+sampling find-nan                     s/ | (nan \& (-0x7fffffff - 1));/;/
+sampling find-low                     s/(key >= least) \& (key <= most)/(key > least) \& (key <= most)/
+sampling find-high                    s/(key >= least) \& (key <= most)/(key >= least)/
+sampling cut-keeps-equals-behind      s/if (row->cut_key \&\& from + count - 1 > row->cut_id)/if (0)/
+sampling small-rows-keep-what-is-cut  s/    row->units = room;/    if (room) fai_units(row, 0, row->vocab < 64 ? row->vocab : 64, room);\n    row->units = room;/
+sampling subtract-wraps               s/(more \& (more > 0));/more;/
 sampling without-keeps-the-sums       s/token >= 0 \&\& !dead) fai_sums_drop(&m, &s, token), m.num_skip++;/token >= 0 \&\& !dead) m.num_skip++;/
 sampling without-keeps-the-token      s/fai_sums_drop(&m, &s, token), m.num_skip++;/fai_sums_drop(\&m, \&s, token);/
 sampling top-k-one-more               s/count + counts\[digit\] >= k/count + counts[digit] > k/
-sampling ties-all-kept                s/if (k ? count >= k : !fai_sum_less(units, wanted)) break;//
+sampling ties-all-kept                s/if (k ? count >= k : !fai_sum_less(units, wanted)) return;//
 sampling top-k-dropped               s/if (top_k > 0 \&\& top_k < row->vocab) fai_row_cut/if (0) fai_row_cut/
-sampling min-p-dropped                s/ \&\& unit >= row->least;/;/
+sampling min-p-dropped                s/ || unit\[n\] < row->least) unit/) unit/
 sampling temperature-dropped          s/if (row->kind == FA_LOGITS) fai_row_temperature(row, temperature);/if (row->kind == FA_LOGITS) fai_row_temperature(row, 1);/
 sampling exp2-third-coefficient       s/t = 0x3d7f7bcbu/t = 0x3d7f7fcbu/
 sampling nan-is-a-number              s/if ((bits \& 0x7fffffffu) > 0x7f800000u) return 0;//
@@ -95,16 +116,16 @@ trees    pool-stamp                   s/slot\[1\] = (int32_t)pool->clock++;/slot
 trees    fill-depth                   s/candidate\[(int64_t)(depth\[i\] - 1) \* stride + shape->rank\[i\]\]/candidate[(int64_t)(depth[i] > 1) * stride]/
 medusa   gemm-rim                     s/for (; i < m; i++) fai_gemm_tile(1,/for (; i < m - 1; i++) fai_gemm_tile(1,/
 medusa   gemm-cols                    s/for (int64_t j = whole; j < n; j++) c/for (int64_t j = whole; j < n - 1; j++) c/
-medusa   silu-grad                    s/s \* (1 + u \* (1 - s))/s/
+medusa   silu-grad                    s/s \* (1 + x \* (1 - s))/s/
 medusa   exp-digit                    s/4.1666667e-2f, 0.16666667f, 0.5f/4.1766667e-2f, 0.16666667f, 0.5f/
-medusa   sum-rescale                  s/t->sum\[r\] \* (t->sum\[r\] > 0 ? exp((double)old) : 0)/t->sum[r]/
-medusa   onehot                       s/\* FAI_ROWS + r\] -= scale\[r\];/* FAI_ROWS + r] -= 0;/
+medusa   sum-rescale                  s/if (line->max < top) line->sum \*= .*;$//
+medusa   onehot                       s/x\[line->label - t->v\] -= line->scale;/x[line->label - t->v] -= 0;/
 medusa   lambda                       s/weight\[k - 1\] \* 0.8 : 0.8/0.8 : 0.8/
 medusa   shift                        s/(a->shift ? a->shift : 2) + k/(a->shift ? a->shift : 1) + k/
 medusa   label-end                    s/return at < end ? a->target/return at <= end \&\& at < a->rows ? a->target/
-medusa   dx-residual                  s/, t->d_x\[i\] += t->d_h\[i\];/;/
-medusa   topk-tie                     s/!(x > least\[r\])) continue;/!(x >= least[r] * 1.01f)) continue;/
-medusa   bias-grad                    s/for (int64_t r = 0; r < FAI_ROWS; r++) d_bias\[i\]/for (int64_t r = 0; r < 1; r++) d_bias[i]/
+medusa   dx-residual                  s/d_x\[i\] += d_h\[i\];/d_x[i] += 0;/
+medusa   topk-tie                     s/!(x\[i\] > fai_key_score(best\[0\]))) continue;/!(x[i] >= fai_key_score(best[0]) * 1.01f)) continue;/
+medusa   bias-grad                    s/j == 0 \&\& r < t->rows; r++)/j == 0 \&\& r < 1; r++)/
 planning tokens                       s/const double more = 1 + alpha \* sum;/const double more = 1 + alpha * sum * 0.999;/
 planning block-min                    s/next < 1 ? next : 1, /next, /
 planning tried                        s/accepted + (accepted < drafted);/accepted + 1;/
@@ -118,7 +139,22 @@ planning vote-tie                     s/if (sum > most) most = sum, best/if (sum
 planning covered                      s/all \&= wrong\[d \* samples + i\] != 0;/all |= wrong[d * samples + i] != 0;/
 planning treevalue                    s/value\[up\] \* acceptance\[(depth\[i\] - 1) \* stride + rank\]/value[up] * acceptance[rank]/
 medusa   seq-end                      s/cu_seqlens\[mid\] > row/cu_seqlens[mid] >= row/
-medusa   pad-scale                    s/t.label\[r\] = r < t.rows ? fai_medusa_label(a, row + r, k) : -1/t.label[r] = r < t.rows ? fai_medusa_label(a, row + r, k) : 0/
+medusa   gemm-strip                   s/b + (p + q) \* ldb + j/b + q * ldb + j/
+medusa   dot-rest                     s/for (int64_t p = whole; p < depth; p++)/for (int64_t p = whole; p < depth - 1; p++)/
+medusa   dot-rim                      s/r < m - i; r++)/r < m - i - 1; r++)/
+medusa   dot-depth                    s/\*at = a + i \* lda + p, \*bt/*at = a + i * lda, *bt/
+medusa   dot-block                    s/end = n - first < 4096 \/ depth ? n/end = n - first < 4096 \/ depth ? n - (first > 0)/
+medusa   fold                         s/if (l < FAI_GL >> step)/if (l < FAI_GL >> step \&\& step < 4)/
+medusa   sigmoid-sign                 s/(fai_gvec)(((fai_gint)e & minus) | ((fai_gint)one & ~minus))/one/
+medusa   piece-end                    s/first + each, vocab)/first + each - 1, vocab)/
+medusa   piece-sum                    s/fai_medusa_add(line, more->max, more->sum);//
+medusa   piece-max                    s/max < top ? sum \* exp((double)(max - top)) : sum/sum/
+medusa   piece-best                   s/i < more->held; i++)/i < more->held - 1; i++)/
+medusa   shared-head                  s/const int64_t k = group + l \/ t->rows, r = /const int64_t k = group, r = /
+medusa   shared-best                  s/const int64_t k = group + l \/ t->rows, at = /const int64_t k = group, at = /
+medusa   recompute                    s/if (vocab > t->width)/if (vocab > 2 * t->width)/
+medusa   tile-count                   s/(t.rows + FAI_LINES - 1) \/ FAI_LINES/(t.rows + FAI_LINES - 2) \/ FAI_LINES/
+medusa   panel-row                    s/t->a->x + t->row \* t->stride + j/t->a->x + j/
 END
 }
 
