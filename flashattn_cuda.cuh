@@ -83,12 +83,13 @@
               forward pass has a second kernel, by TMA and wgmma, for head dims of 64 to 256; to 192 with
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
               leaves to the other kernel: a negative softmax_scale, block masks, seqlen_k 0, strides of 0, and
-              pages whose size is no multiple of 8. So has the decode pass, for head dims of 64 to 256 and K and
-              V in 16 bits. A call takes it if the GPU can, if it has more than 16 rows (queries times heads of
-              a group) and no split_keys, whose results do not depend on the number of rows; it leaves to the
-              other kernels: seqlen_k 0, strides of 0, and such pages. Both ask the runtime for the driver's
-              cuTensorMapEncodeTiled at every call; who has that function may define FA_TENSOR_MAP_ENCODE,
-              sticky, as its address.
+              pages whose size is no multiple of 8. It asks the runtime for the driver's cuTensorMapEncodeTiled
+              at every call; who has that function may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
+
+    DECODE    has a kernel for sm_90a, too, by TMA and wgmma, for head dims of 64 to 256 and K and V in 16 bits. A
+              call takes it if the GPU can, if it has more than 16 rows (queries times heads of a group) and no
+              split_keys: then a row's bits must not depend on how many there are. It leaves to the other
+              kernels: seqlen_k 0, strides of 0, and pages whose size is no multiple of 8.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -2283,10 +2284,6 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
 #endif
 #endif
-/* the same, of the decode pass */
-#define FAI_HOPPER_DECODE \
-    (((FA_PASSES) & FA_DECODE) && FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_HEAD_DIM >= 64 && \
-     FA_HEAD_DIM_V >= 64)
 #define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : 232)
 #define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 40)
 
@@ -4441,8 +4438,11 @@ FAI_DECODE_KERNEL(32)
 FAI_DECODE_KERNEL(64)
 #undef FAI_DECODE_KERNEL
 
-#if FAI_HOPPER_DECODE
 /* ---- sm_90a: more than 16 rows by TMA and wgmma ---- */
+
+#define FAI_HOPPER_DECODE \
+    (FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64) /* is there a kernel? */
+#if FAI_HOPPER_DECODE
 
 /*  A block has 64 rows and a ring of slots, too, each with a tile of 64 keys of K or of V, in panels of 64
  *  columns. One warp copies them by TMA, a warpgroup computes; two mbarriers of a slot say full and empty.
@@ -5781,6 +5781,7 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
                                                   : status;
 }
 
+#undef FAI_HOPPER_DECODE
 #undef FAI_DECODE_SHARED
 #undef FAI_DECODE_BYTES
 #undef FAI_DECODE_PITCH
@@ -5814,7 +5815,6 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_HOPPER_HIGH
 #undef FAI_HOPPER_N
 #undef FAI_HOPPER_WGS
-#undef FAI_HOPPER_DECODE
 #undef FAI_HOPPER
 #undef FAI_TILE_BYTES
 #undef FAI_TILE_LOOP

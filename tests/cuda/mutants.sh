@@ -88,45 +88,6 @@ infinite-twice           s/first >= t->all.lo && first + bn <= t->all.hi)/first 
 unaligned-k-accepted     /FAI_CHECK_ROWS(k, K, kv_dtype)/d
 host-pointer-accepted    /FAI_CHECK_POINTER(k.data)/d
 grid-overflows           s/tiles > INT32_MAX \/ heads/tiles > INT32_MAX/
-hopper-swizzle           s/(chunk) % 8 ^ (row) % 8) \* 16/(chunk) % 8) * 16/
-hopper-no-wait-q         /fai_mbarrier_try_wait_parity(g.bars + FAI_Q_FULL, 0);/d
-hopper-no-wait-first-k   s/^        FAI_(wait)(FAI_K_FULL, stage);//
-hopper-no-wait-k         /FAI_(wait)(FAI_K_FULL, now);/d
-hopper-no-wait-v         /FAI_(wait)(FAI_V_FULL, \*before);/d
-hopper-no-wait-last-v    /FAI_(wait)(FAI_V_FULL, stage);/d
-hopper-k-not-empty       /fai_mbarrier_try_wait_parity(bars + FAI_K_EMPTY/d
-hopper-v-not-empty       /fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY/d
-hopper-parity-of-v       s/stage ? empty ^ 1 : empty);/empty);/
-hopper-parity-each-step  s/s.parity + (1u << 30)/s.parity + (1u << 31)/
-hopper-no-wait-s         /fai_wgmma_wait_group_1();.*S is there/d
-hopper-no-wait-first-s   /fai_wgmma_wait_group_0();.*S is there/d
-hopper-no-wait-o         /fai_wgmma_wait_group_0();.*O is there, P and V/d
-hopper-no-wait-last-o    /fai_wgmma_wait_group_0();.*O is there \*/d
-hopper-no-wgmma-fence-s  /fai_wgmma_fence();.*S are free/d
-hopper-no-wgmma-fence-p  /fai_wgmma_fence();.*P and O are written/d
-hopper-k-never-freed     /if (g->leads) fai_mbarrier_arrive(now.bars + FAI_K_EMPTY);/d
-hopper-k-freed-by-one    s/fai_mbarrier_init(bars + FAI_K_EMPTY + 8 \* stage, WGS)/fai_mbarrier_init(bars + FAI_K_EMPTY + 8 * stage, 1)/
-hopper-no-init-fence     /fai_fence_mbarrier_init();$/d
-hopper-turn-not-passed   s/^    FAI_(pass_turn)(g);//
-hopper-no-fence-of-o     /fai_fence_proxy_async();.*what TMA will read/d
-hopper-no-barrier-of-o   /fai_bar_sync(FAI_BAR_WG + g->wg, 128);.*all have written/d
-hopper-no-wait-of-o      /fai_cp_async_bulk_wait_group_read_0();.*outlives/d
-hopper-no-fence-of-v     /fai_fence_proxy_async();.*what wgmma will read/d
-hopper-no-wait-raw-v     /FAI_V_RAW + 8 \* stage, raw >> stage & 1);/d
-hopper-parity-of-raw     /raw ^= 1u << stage;/d
-hopper-not-mended        s/found |= FAI_(make_chunk_finite)(at);$/found |= 0;/
-hopper-infinite-lost     s/if (found) t->infinite = 1;//
-hopper-o-not-scaled      s/if (moves) FAI_(rescale)(o, factor);//
-hopper-growth-not-seen   s/__any_sync(~0u, below >= 0)/__any_sync(~0u, 0)/
-hopper-growth-of-a-lane  s/const int moves = __any_sync(~0u, below >= 0);/const int moves = below >= 0;/
-hopper-sums-not-scaled   s/m\[h\] += x, l\[h\] \*= factor\[h\];/m[h] += x;/
-hopper-unseen-row        s/FAI_(any_unseen)(&g, m));/0);/
-hopper-boundary-late     s/first < g.lo || first + BN > g.hi ||/first < g.lo || first + BN > g.hi + BN ||/
-hopper-left-boundary     s/walk.end > g.lo ? walk.end : g.lo;/walk.end;/
-hopper-rows-of-group     s/n \* (64 \/ m->group), q.y/n * 64, q.y/
-hopper-ragged-length     s/r.x = FAI_RAGGED - rows,/r.x = FAI_RAGGED - rows - 1,/
-hopper-ragged-end        s/r.y = (int32_t)row + rows,/r.y = (int32_t)row + rows + 1,/
-hopper-used-rows-stored  s/(a->cu_seqlens_q || !a->seqused_q || t->rows == BM)/(1)/
 hopper-decode-swizzle    s/(chunk) % 8 ^ (row) % 8) \* 16/(chunk) % 8) * 16/
 hopper-decode-no-wait-k  /slot.parity); \/\* K is there/d
 hopper-decode-no-wait-v  /slot.parity); \/\* V is there/d
@@ -168,6 +129,45 @@ hopper-decode-no-part    /__syncthreads(); \/\* the part is written/d
 hopper-decode-no-ticket  /__syncthreads(); \/\* the ticket is written/d
 hopper-decode-no-release /^    __threadfence();$/d
 hopper-decode-no-merge   /__syncthreads(); \/\* O is written/d
+hopper-swizzle           s/(chunk) % 8 ^ (row) % 8) \* 16/(chunk) % 8) * 16/
+hopper-no-wait-q         /fai_mbarrier_try_wait_parity(g.bars + FAI_Q_FULL, 0);/d
+hopper-no-wait-first-k   s/^        FAI_(wait)(FAI_K_FULL, stage);//
+hopper-no-wait-k         /FAI_(wait)(FAI_K_FULL, now);/d
+hopper-no-wait-v         /FAI_(wait)(FAI_V_FULL, \*before);/d
+hopper-no-wait-last-v    /FAI_(wait)(FAI_V_FULL, stage);/d
+hopper-k-not-empty       /fai_mbarrier_try_wait_parity(bars + FAI_K_EMPTY/d
+hopper-v-not-empty       /fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY/d
+hopper-parity-of-v       s/stage ? empty ^ 1 : empty);/empty);/
+hopper-parity-each-step  s/s.parity + (1u << 30)/s.parity + (1u << 31)/
+hopper-no-wait-s         /fai_wgmma_wait_group_1();.*S is there/d
+hopper-no-wait-first-s   /fai_wgmma_wait_group_0();.*S is there/d
+hopper-no-wait-o         /fai_wgmma_wait_group_0();.*O is there, P and V/d
+hopper-no-wait-last-o    /fai_wgmma_wait_group_0();.*O is there \*/d
+hopper-no-wgmma-fence-s  /fai_wgmma_fence();.*S are free/d
+hopper-no-wgmma-fence-p  /fai_wgmma_fence();.*P and O are written/d
+hopper-k-never-freed     /if (g->leads) fai_mbarrier_arrive(now.bars + FAI_K_EMPTY);/d
+hopper-k-freed-by-one    s/fai_mbarrier_init(bars + FAI_K_EMPTY + 8 \* stage, WGS)/fai_mbarrier_init(bars + FAI_K_EMPTY + 8 * stage, 1)/
+hopper-no-init-fence     /fai_fence_mbarrier_init();$/d
+hopper-turn-not-passed   s/^    FAI_(pass_turn)(g);//
+hopper-no-fence-of-o     /fai_fence_proxy_async();.*what TMA will read/d
+hopper-no-barrier-of-o   /fai_bar_sync(FAI_BAR_WG + g->wg, 128);.*all have written/d
+hopper-no-wait-of-o      /fai_cp_async_bulk_wait_group_read_0();.*outlives/d
+hopper-no-fence-of-v     /fai_fence_proxy_async();.*what wgmma will read/d
+hopper-no-wait-raw-v     /FAI_V_RAW + 8 \* stage, raw >> stage & 1);/d
+hopper-parity-of-raw     /raw ^= 1u << stage;/d
+hopper-not-mended        s/found |= FAI_(make_chunk_finite)(at);$/found |= 0;/
+hopper-infinite-lost     s/if (found) t->infinite = 1;//
+hopper-o-not-scaled      s/if (moves) FAI_(rescale)(o, factor);//
+hopper-growth-not-seen   s/__any_sync(~0u, below >= 0)/__any_sync(~0u, 0)/
+hopper-growth-of-a-lane  s/const int moves = __any_sync(~0u, below >= 0);/const int moves = below >= 0;/
+hopper-sums-not-scaled   s/m\[h\] += x, l\[h\] \*= factor\[h\];/m[h] += x;/
+hopper-unseen-row        s/FAI_(any_unseen)(&g, m));/0);/
+hopper-boundary-late     s/first < g.lo || first + BN > g.hi ||/first < g.lo || first + BN > g.hi + BN ||/
+hopper-left-boundary     s/walk.end > g.lo ? walk.end : g.lo;/walk.end;/
+hopper-rows-of-group     s/n \* (64 \/ m->group), q.y/n * 64, q.y/
+hopper-ragged-length     s/r.x = FAI_RAGGED - rows,/r.x = FAI_RAGGED - rows - 1,/
+hopper-ragged-end        s/r.y = (int32_t)row + rows,/r.y = (int32_t)row + rows + 1,/
+hopper-used-rows-stored  s/(a->cu_seqlens_q || !a->seqused_q || t->rows == BM)/(1)/
 END
 }
 
