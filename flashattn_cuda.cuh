@@ -4540,7 +4540,8 @@ FAI_ATOM void FAI_(hopper_decode_copy)(const fa_args *a, const FAI_(split) *x, c
     }
 }
 
-/* Q to panels; rows that do not exist are zeros */
+/* Q to panels. Rows that do not exist are copies of the last: without a branch, ptxas knows that the loop over
+ * keys is the same for all lanes, and keeps its state in uniform registers. */
 FAI_ATOM void FAI_(hopper_decode_load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
     enum { D = FA_HEAD_DIM, CHUNKS = D / 8 };
     const fai_strides st = fai_strides_q(a, D);
@@ -4550,8 +4551,7 @@ FAI_ATOM void FAI_(hopper_decode_load_q)(const fa_args *a, const FAI_(tile) *t, 
         const int r = n / CHUNKS, chunk = n % CHUNKS;
         const FAI_(row) at = FAI_(find)(t, r);
         const int64_t from = fai_offset_q(&seq, st, at.i, at.h) + chunk * 8;
-        const uint4 x = r < t->rows ? *(const uint4 *)(const void *)((const uint16_t *)a->q.data + from)
-                                    : make_uint4(0, 0, 0, 0);
+        const uint4 x = *(const uint4 *)(const void *)((const uint16_t *)a->q.data + from);
         fai_st_shared_v4_b32(to + FAI_PANEL_AT(64, r, chunk), x);
     }
 }
@@ -4619,10 +4619,11 @@ FAI_ATOM void FAI_(hopper_decode_compute)(const fa_args *a, const fai_cuda_plan 
                    dv = fai_descriptor(shared, PANEL);
     /* does a row of this warp exist? else its P is S, which nobody will read a sum of */
     const int busy = __shfl_sync(~0u, row < t->rows, 0);
+    const int32_t end = __shfl_sync(~0u, t->any.hi, 0);
     int infinite = 0;
     FAI_(slot) slot = {0, 0, 0};
 #pragma unroll 1
-    for (int32_t first = x->begin; first < t->any.hi; first += BN) {
+    for (int32_t first = __shfl_sync(~0u, x->begin, 0); first < end; first += BN) {
         const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
         float s[BN / 2]; /* S, P: (BN/8, C4) */
         float(*const c4)[4] = (float(*)[4])s;

@@ -117,7 +117,6 @@ hopper-decode-page-end   s/j = j < t->any.hi ? j : t->any.hi - 1;//
 hopper-decode-page-begin s/j = j + rows > t->any.lo ? j : t->any.lo;//
 hopper-decode-box-more   s/active = lane < BN \/ rows;/active = lane <= BN \/ rows;/
 hopper-decode-ragged     s/spot.x + first, spot.y, spot.z/first, spot.y, spot.z/
-hopper-decode-q-rows     s/const uint4 x = r < t->rows ? /const uint4 x = 1 ? /
 hopper-decode-busy       s/__shfl_sync(~0u, row < t->rows, 0)/__shfl_sync(~0u, row < t->rows, 31)/
 hopper-decode-scale      s/|| a->softmax_scale < 0; .*wants a scale/; \/\*/
 hopper-decode-shared     s/launch->shared = SPLIT + sizeof(FAI_(split));/launch->shared = SPLIT + sizeof(FAI_(split)) - 4;/
