@@ -4457,11 +4457,11 @@ FAI_DECODE_KERNEL(64)
  *      mma.sync         16      5.1  1.5    1  276       9.1    3   1  312       21.1    6   1  389
  *                       32      7.1  3.0    2  327      13.1    6   2  385       33.2   12   2  622
  *                       64     11.1  6.0    4  449      21.2   12   4  632       57.5   24   4 1084
- *      this one    17 - 64      5.2  4.0    4  245      10.3    8   4  257       20.3   16   4  283
+ *      this one    17 - 64      5.2  4.0    4  239      10.3    8   4  251       20.3   16   4  278
  *
  *  With mma.sync each warp reads all of K and V for its 16 rows: with 64 rows that takes 82 to 112 % of the
  *  time of HBM, here 40 %. Up to 16 rows mma.sync has less to do in nearly all respects. Warps whose 16 rows
- *  do not exist have no exponentials, and 92 to 130 instructions.
+ *  do not exist have no exponentials, and 87 to 126 instructions.
  *
  *  Bytes on their way while a slot is read: 168, 128, 96 and 160 KB an SM at dim 64, 128, 192 and 256, where
  *  36 KB would do (4.8 TB/s for 1 us). So a tile need not hide its latencies: products, softmax and products
