@@ -123,7 +123,6 @@ hopper-decode-shared     s/launch->shared = SPLIT + sizeof(FAI_(split));/launch-
 hopper-decode-plan-rows  s/if (hopper) rows = 64;//
 hopper-decode-16-rows    s/rows > 16 && FAI_(hopper_decode_launch)/FAI_(hopper_decode_launch)/
 hopper-decode-page-of-7  s/if (m->page_rows % 8 || a->seqlen_k == 0) return 0;/if (a->seqlen_k == 0) return 0;/
-hopper-decode-no-keys    s/if (m->page_rows % 8 || a->seqlen_k == 0) return 0;/if (m->page_rows % 8) return 0;/
 hopper-decode-no-part    /__syncthreads(); \/\* the part is written/d
 hopper-decode-no-ticket  /__syncthreads(); \/\* the ticket is written/d
 hopper-decode-no-release /^    __threadfence();$/d
