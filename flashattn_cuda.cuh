@@ -4516,10 +4516,9 @@ FAI_ATOM void FAI_(hopper_decode_copy)(const fa_args *a, const FAI_(split) *x, c
     for (int32_t first = x->begin; first < t->any.hi; first += BN) {
         fai_spot from = {spot.x + first, spot.y, spot.z};
         if (paged && active) {
-            /* pages that no row sees may not exist: a neighbour instead, which will be masked */
+            /* the table ends with the last page; what is copied instead will be masked */
             int32_t j = first + lane * rows;
             j = j < t->any.hi ? j : t->any.hi - 1;
-            j = j + rows > t->any.lo ? j : t->any.lo;
             const int32_t number = j / a->page_size;
             from.x = (j - number * a->page_size) / rows * rows;
             from.y = a->block_table[t->b * fai_table_stride(a) + number], from.z = 0;

@@ -114,7 +114,6 @@ hopper-decode-mask-left  s/masked || first < t->all.lo || first + BN/masked || f
 hopper-decode-page       s/fai_table_stride(a) + number\], from.z/fai_table_stride(a)], from.z/
 hopper-decode-page-row   s/from.x = (j - number \* a->page_size) \/ rows \* rows;/from.x = 0;/
 hopper-decode-page-end   s/j = j < t->any.hi ? j : t->any.hi - 1;//
-hopper-decode-page-begin s/j = j + rows > t->any.lo ? j : t->any.lo;//
 hopper-decode-box-more   s/active = lane < BN \/ rows;/active = lane <= BN \/ rows;/
 hopper-decode-ragged     s/spot.x + first, spot.y, spot.z/first, spot.y, spot.z/
 hopper-decode-busy       s/__shfl_sync(~0u, row < t->rows, 0)/__shfl_sync(~0u, row < t->rows, 31)/
