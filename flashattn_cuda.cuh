@@ -137,7 +137,7 @@
 
 /*  sm_90a: panels of 64 columns, whose rows of 128 bytes hold 8 chunks permuted by row % 8: what TMA and
  *  wgmma call a 128-byte swizzle. The last panel is filled up with zeros. tile: a multiple of 1024. */
-#define FAI_PANELS(dim) (((dim) + 63) / 64)
+#define FAI_PANELS(dim) (((dim) + 63) / 64) /* dim: in 16 bits, as in FAI_AT */
 #define FAI_PANEL_AT(rows, row, chunk) \
     ((chunk) / 8 * ((rows) * 128) + (row) * 128 + ((chunk) % 8 ^ (row) % 8) * 16)
 /* Its accumulator: element i of thread l of a warpgroup, whose warps have 16 rows each. */
@@ -543,6 +543,22 @@ FAI_ATOM void fai_stmatrix_x4(uint32_t address, uint32_t a, uint32_t b, uint32_t
                  : "memory");
 }
 
+/* four to e4m3, a in the lowest byte */
+FAI_ATOM uint32_t fai_cvt_rn_satfinite_e4m3x4_f32(float a, float b, float c, float d) {
+#if FAI_SM90A
+    uint32_t r;
+    asm("{\n.reg .b16 low, high;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+        "mov.b32 %0, {low, high};\n}"
+        : "=r"(r)
+        : "f"(a), "f"(b), "f"(c), "f"(d));
+    return r;
+#else
+    return fai_cvt_rn_satfinite_e4m3x2_f32(b, a) | fai_cvt_rn_satfinite_e4m3x2_f32(d, c) << 16;
+#endif
+}
+
 FAI_ATOM void fai_bar_arrive(int id, int threads) {
     asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
@@ -620,6 +636,30 @@ FAI_ATOM void fai_wgmma_wait_group_1(void) { asm volatile("wgmma.wait_group.sync
 #define FAI_WGMMA(n, r0, r1, r2, r3, r4) \
     FAI_WGMMA_TYPE(n, bf16, r0, r1, r2, r3, r4) \
     FAI_WGMMA_TYPE(n, f16, r0, r1, r2, r3, r4)
+/* The same of bytes: A (64, 32), B (32, n), k innermost in both; _rs, too, may begin anew */
+#define FAI_WGMMA_E4M3(n, r0, r1, r2, r3, r4, r5) \
+    FAI_ATOM void fai_wgmma_m64n##n##k32_f32_e4m3_ss(float *d, uint64_t a, uint64_t b, int accumulate) { \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #r2 ", 0;\n" \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" FAI_D##n "}, %" #r0 \
+                     ", %" #r1 ", p, 1, 1;\n}" \
+                     : FAI_O##n \
+                     : "l"(a), "l"(b), "r"(accumulate)); \
+    } \
+    FAI_ATOM void fai_wgmma_m64n##n##k32_f32_e4m3_rs(float *d, const uint32_t a[4], uint64_t b, int accumulate) { \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #r5 ", 0;\n" \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" FAI_D##n "}, {%" #r0 \
+                     ", %" #r1 ", %" #r2 ", %" #r3 "}, %" #r4 ", p, 1, 1;\n}" \
+                     : FAI_O##n \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate)); \
+    }
+FAI_WGMMA_E4M3(64, 32, 33, 34, 35, 36, 37)
+FAI_WGMMA_E4M3(96, 48, 49, 50, 51, 52, 53)
+FAI_WGMMA_E4M3(128, 64, 65, 66, 67, 68, 69)
+FAI_WGMMA_E4M3(160, 80, 81, 82, 83, 84, 85)
+FAI_WGMMA_E4M3(192, 96, 97, 98, 99, 100, 101)
+FAI_WGMMA_E4M3(224, 112, 113, 114, 115, 116, 117)
+FAI_WGMMA_E4M3(256, 128, 129, 130, 131, 132, 133)
+#undef FAI_WGMMA_E4M3
 FAI_WGMMA(64, 32, 33, 34, 35, 36)
 FAI_WGMMA(80, 40, 41, 42, 43, 44)
 FAI_WGMMA(96, 48, 49, 50, 51, 52)
@@ -684,6 +724,21 @@ FAI_ATOM void fai_wgmma_f32_f16_ss(const int n, float *d, uint64_t a, uint64_t b
 }
 FAI_ATOM void fai_wgmma_f32_f16_rs(const int n, float *d, const uint32_t a[4], uint64_t b) {
     FAI_WGMMA_CASES(f16_rs(d, a, b))
+}
+#undef FAI_WGMMA_CASES
+#undef FAI_WGMMA_CASE
+#define FAI_WGMMA_CASE(n, call) \
+    case n: fai_wgmma_m64n##n##k32_f32_##call; break;
+#define FAI_WGMMA_CASES(call) \
+    switch (n) { \
+        FAI_WGMMA_CASE(64, call) FAI_WGMMA_CASE(96, call) FAI_WGMMA_CASE(128, call) FAI_WGMMA_CASE(160, call) \
+        FAI_WGMMA_CASE(192, call) FAI_WGMMA_CASE(224, call) FAI_WGMMA_CASE(256, call) \
+    }
+FAI_ATOM void fai_wgmma_f32_e4m3_ss(const int n, float *d, uint64_t a, uint64_t b, int accumulate) {
+    FAI_WGMMA_CASES(e4m3_ss(d, a, b, accumulate))
+}
+FAI_ATOM void fai_wgmma_f32_e4m3_rs(const int n, float *d, const uint32_t a[4], uint64_t b, int accumulate) {
+    FAI_WGMMA_CASES(e4m3_rs(d, a, b, accumulate))
 }
 #undef FAI_WGMMA_CASES
 #undef FAI_WGMMA_CASE
@@ -926,13 +981,14 @@ static inline fai_encode fai_cuda_encoder(void) {
 
 /* The map of a tensor of `many` sequences or pages, or ragged; boxes of one panel, box_heads heads, box_rows
  * rows. 0 if there is none, as for heads or rows that share an address. */
-static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *data, int dim, int64_t heads,
+static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *data, int64_t dim, int64_t heads,
                                int64_t rows, int64_t many, fai_strides st, int ragged, int box_heads,
                                int box_rows) {
     const cuuint64_t most = 0x7fff0000, around = (cuuint64_t)1 << 34; /* FAI_RAGGED around = 2^64 */
     cuuint64_t size[5] = {(cuuint64_t)dim, (cuuint64_t)heads, (cuuint64_t)rows, (cuuint64_t)many, 1};
-    cuuint64_t stride[4] = {(cuuint64_t)st.h * 2, (cuuint64_t)st.s * 2, (cuuint64_t)st.b * 2, 16};
-    const cuuint32_t box[5] = {64, (cuuint32_t)box_heads, (cuuint32_t)box_rows, 1, 1},
+    const cuuint64_t bytes = fa_sizeof(dtype);
+    cuuint64_t stride[4] = {(cuuint64_t)st.h * bytes, (cuuint64_t)st.s * bytes, (cuuint64_t)st.b * bytes, 16};
+    const cuuint32_t box[5] = {128 / (cuuint32_t)bytes, (cuuint32_t)box_heads, (cuuint32_t)box_rows, 1, 1},
                      ones[5] = {1, 1, 1, 1, 1};
     if (ragged)
         size[2] = FAI_RAGGED, size[3] = size[4] = most, stride[2] = stride[1], stride[3] = around - stride[1];
@@ -942,10 +998,26 @@ static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *dat
     }
     const fai_encode encode = fai_cuda_encoder();
     return encode &&
-           encode(map, dtype == FA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+           encode(map,
+                  bytes == 1         ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                  : dtype == FA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                     : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
                   5, (void *)(uintptr_t)data, size, stride, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* The map of a transposed V: boxes of 128 keys, all of a head's columns. Columns take the place of heads, heads that of
+ * rows. */
+static inline int fai_cuda_map_transposed(CUtensorMap *map, const fa_args *a, int dim) {
+    const fai_strides st = fai_strides_transposed(a, dim), columns = {st.b, st.h, st.s};
+    const int64_t stride[3] = {st.b, st.s, st.h}; /* the smallest is what a row has */
+    int64_t keys = fa_transposed_columns(a->seqlen_k, 1), least = FAI_RAGGED;
+    for (int n = 0; n < 3; n++)
+        if (stride[n] && stride[n] < least) least = stride[n];
+    if (a->cu_seqlens_k) keys = least;
+    return fai_cuda_map(map, FA_E4M3, a->v.data, keys, dim, fai_num_heads_k(a), a->cu_seqlens_k ? 1 : a->batch, columns, 0,
+                        dim, 1);
 }
 
 static inline int fai_cuda_gcd(int a, int b) {
@@ -2257,20 +2329,37 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 
 /* sm_90a: does this instance have a kernel for it? Warpgroups of 64 rows, keys of a tile; registers of a
  * thread that computes and of one that loads, together all that an SM has. */
+#ifndef FA_PROMOTE
+#define FA_PROMOTE 0
+#elif (FA_PROMOTE) < 0 || (FA_PROMOTE) > 64
+#error "flashattn_cuda.cuh: FA_PROMOTE must be in 0..64: tiles of keys, 0 = all"
+#undef FA_PROMOTE
+#define FA_PROMOTE 0
+#elif (FA_PROMOTE) > 0 && (FA_DTYPE != FA_E4M3 || FA_HEAD_DIM_V > 128) /* registers of O twice */
+#error "flashattn_cuda.cuh: FA_PROMOTE needs FA_DTYPE FA_E4M3 and FA_HEAD_DIM_V of 128 at most"
+#undef FA_PROMOTE
+#define FA_PROMOTE 0
+#endif
 #if defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || defined(FA_WARPS) || defined(FA_STAGES)
 #define FAI_HOPPER 0
+#elif FAI_BYTES == 1 /* products of 32 bytes */
+#define FAI_HOPPER \
+    (((FA_PASSES) & FA_FORWARD) && FA_DTYPE == FA_E4M3 && FAI_KV_BYTES == 1 && !FAI_HEAVY && FA_HEAD_DIM >= 64 && \
+     FA_HEAD_DIM_V >= 64 && FA_HEAD_DIM % 32 == 0 && FA_HEAD_DIM_V % 32 == 0)
 #else
 #define FAI_HOPPER \
     (((FA_PASSES) & FA_FORWARD) && FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_O_DTYPE == FA_DTYPE && \
      FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && FAI_DIM <= (FAI_HEAVY ? 192 : 256)) /* beyond that it would spill */
 #endif
-#if FAI_DIM <= 64 && !FAI_HEAVY
+#if FAI_DIM <= 64 && !FAI_HEAVY && (FA_PROMOTE) == 0
 #define FAI_HOPPER_WGS 3 /* tensor cores and exponentials take the same time: two would not hide it */
 #define FAI_HOPPER_N 128
 #else
 #define FAI_HOPPER_WGS 2
-/* as many keys as registers or, beyond 128 dims, shared memory allow */
-#if FAI_HEAVY
+/* as many keys as registers or, beyond 128 dims, shared memory allow; fp8: a panel of V */
+#if FAI_BYTES == 1
+#define FAI_HOPPER_N 128
+#elif FAI_HEAVY
 #define FAI_HOPPER_N (FAI_DIM <= 64 ? 128 : FAI_DIM <= 128 ? 96 : 64)
 #else
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
@@ -2335,6 +2424,8 @@ FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
 #elif FA_DTYPE == FA_E4M3
 #define FAI_MMA fai_mma_m16n8k32_f32_e4m3
 #define FAI_MMA_PV fai_mma_m16n8k32_f32_e4m3
+#define FAI_WGMMA_SS fai_wgmma_f32_e4m3_ss
+#define FAI_WGMMA_RS fai_wgmma_f32_e4m3_rs
 #define FAI_EXPONENT 0x7fu /* NaN; there is no infinity */
 #elif FA_DTYPE == FA_E5M2
 #define FAI_MMA fai_mma_m16n8k32_f32_e5m2
@@ -2396,6 +2487,7 @@ typedef struct FAI_(tile) {
     int32_t rows;                       /* that exist; behind them the last is repeated */
     int32_t infinite;                   /* >>hopper: V had elements that are not finite */
     fai_spot keys;                      /* >>hopper: where TMA finds K and V */
+    int32_t column;                     /* >>hopper, fp8: where key 0 is in V */
     fa_range any, all;                  /* keys of the block that some row sees, that all rows see */
     uint32_t row[FAI_TILE_ROWS];             /* query - first, and (head - first_h) << 10 */
 } FAI_(tile);
@@ -3221,7 +3313,7 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
 /* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles, of bn keys,
  * that are masked in part, or everywhere. Each of `threads` has its own columns. O is written. */
 FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere, const int bn,
-                                 const int threads) {
+                                 const int threads, const int transposed) {
     enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, FAI_BYTES) };
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
@@ -3235,13 +3327,19 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
             (const FAI_ELEMENT *)(gv.from + (FAI_HAS(FA_PAGED) && a->block_table
                                                  ? FAI_(paged)(a, t, &a->v, gv, (uint32_t)j, DV)
                                                  : j * gv.row));
+        int64_t step = 1;
+        if (transposed) {
+            const fai_strides st = fai_strides_transposed(a, DV);
+            const int64_t column = fa_transposed_column(seq.row_k, seq.b - seq.b_k, j);
+            from = (const FAI_ELEMENT *)a->v.data + seq.b_k * st.b + t->head_k * st.h + column, step = st.s;
+        }
         for (int d = (int)threadIdx.x; d < DV; d += threads) {
-            if ((from[d] & FAI_EXPONENT) != FAI_EXPONENT) continue;
+            if ((from[d * step] & FAI_EXPONENT) != FAI_EXPONENT) continue;
             for (int r = 0; r < t->rows; r++) {
                 const FAI_(row) at = FAI_(find)(t, r);
                 if (!FAI_(counts)(a, t, at, j)) continue;
                 const int64_t o = fai_offset_q(&seq, so, at.i, at.h) + d;
-                float v = fa_load(from, d, FA_DTYPE);
+                float v = fa_load(from, d * step, FA_DTYPE);
 #if FAI_BYTES == 1
                 v *= FAI_(factor)(a, t, &a->v_descale, t->head_k, j);
 #endif
@@ -3352,7 +3450,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     FAI_(epilogue)(&args, t, o, m, l, shared, row);
     if (infinite) {
         __syncthreads(); /* O is written */
-        FAI_(add_infinite)(&args, t, masked || drops, BN, THREADS);
+        FAI_(add_infinite)(&args, t, masked || drops, BN, THREADS, 0);
     }
 #endif
 }
@@ -3380,17 +3478,21 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         WGS = FAI_HOPPER_WGS, \
         BM = WGS * 64, \
         BN = FAI_HOPPER_N, \
+        COLUMNS = 128 / FAI_BYTES,              /* of a panel of Q, K and V */ \
+        PANELS = FAI_PANELS(D * FAI_BYTES / 2), /* of Q and K */ \
+        PANELS_O = FA_O_DTYPE == FA_F32 ? 0 : FAI_PANELS(DV), \
         Q_PANEL = 64 * 128, \
         PANEL = BN * 128, \
-        Q_BYTES = FAI_PANELS(FAI_DIM) * Q_PANEL, \
-        K_BYTES = FAI_PANELS(D) * PANEL, \
-        V_BYTES = FAI_PANELS(DV) * PANEL, \
+        Q_BYTES = (PANELS > PANELS_O ? PANELS : PANELS_O) * Q_PANEL, \
+        K_BYTES = PANELS * PANEL, \
+        V_BYTES = FAI_BYTES == 1 ? DV * 128 : FAI_PANELS(DV) * PANEL, \
         SQ = 0, \
         SK = WGS * Q_BYTES, \
         SV = SK + 2 * K_BYTES, \
         BARS = SV + 2 * V_BYTES, \
         TILE = BARS + 128 \
     };
+#define FAI_HOPPER_P (FAI_HOPPER_N * FAI_BYTES / 8) /* registers of P */
 /* mbarriers, from BARS on; those of stage 1 are 8 behind those of stage 0 */
 #define FAI_Q_FULL 0
 #define FAI_K_FULL 8
@@ -3429,7 +3531,8 @@ FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda
                             const CUtensorMap *map, int32_t first, uint32_t to, uint32_t bar, const int dim) {
     FAI_HOPPER_SIZES
     const int32_t head = t->head_k;
-    fai_mbarrier_arrive_expect_tx(bar, FAI_PANELS(dim) * PANEL);
+    const int panels = FAI_PANELS(dim * FAI_BYTES / 2);
+    fai_mbarrier_arrive_expect_tx(bar, panels * PANEL);
     if (FAI_HAS(FA_PAGED) && a->block_table) {
         const int32_t rows = m->page_rows, size = a->page_size;
         const int32_t *const table = a->block_table + t->b * fai_table_stride(a);
@@ -3440,15 +3543,27 @@ FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda
             j = j + rows > t->any.lo ? j : t->any.lo;
             const int32_t number = j / size, x = (j - number * size) / rows * rows, page = table[number];
 #pragma unroll
-            for (int p = 0; p < FAI_PANELS(dim); p++)
-                fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head, x, page, 0);
+            for (int p = 0; p < panels; p++)
+                fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * COLUMNS, head, x, page, 0);
         }
         return;
     }
 #pragma unroll
-    for (int p = 0; p < FAI_PANELS(dim); p++)
-        fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head, t->keys.x + first, t->keys.y,
-                                         t->keys.z);
+    for (int p = 0; p < panels; p++)
+        fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * COLUMNS, head, t->keys.x + first,
+                                         t->keys.y, t->keys.z);
+}
+/* V; fp8: its columns are rows, of 128 keys */
+FAI_ATOM void FAI_(copy_v)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, int32_t first,
+                           uint32_t to, uint32_t bar) {
+    FAI_HOPPER_SIZES
+#if FAI_BYTES == 1
+    fai_mbarrier_arrive_expect_tx(bar, V_BYTES);
+    fai_cp_async_bulk_tensor_5d_load(to, &m->v, bar, t->column + first, 0, t->head_k,
+                                     FAI_HAS(FA_VARLEN) && a->cu_seqlens_k ? 0 : t->b, 0);
+#else
+    FAI_(copy_kv)(a, t, m, &m->v, first, to, bar, DV);
+#endif
 }
 
 /* Must V of this tile be mended? The same for all warpgroups. */
@@ -3466,13 +3581,14 @@ FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const fai_spot q = fai_spot_q(a, &seq);
     t->keys = fai_spot_k(a, &seq); /* registers are few here */
-    fai_mbarrier_arrive_expect_tx(bars + FAI_Q_FULL, WGS * FAI_PANELS(D) * Q_PANEL);
+    if (FAI_BYTES == 1) t->column = (int32_t)fa_transposed_column(seq.row_k, seq.b - seq.b_k, 0);
+    fai_mbarrier_arrive_expect_tx(bars + FAI_Q_FULL, WGS * PANELS * Q_PANEL);
 #pragma unroll 1
     for (int n = 0; n < WGS; n++)
 #pragma unroll
-        for (int p = 0; p < FAI_PANELS(D); p++)
+        for (int p = 0; p < PANELS; p++)
             fai_cp_async_bulk_tensor_5d_load(shared + SQ + n * Q_BYTES + p * Q_PANEL, &m->q,
-                                             bars + FAI_Q_FULL, p * 64, t->first_h,
+                                             bars + FAI_Q_FULL, p * COLUMNS, t->first_h,
                                              q.x + t->first + n * (64 / m->group), q.y, q.z);
     uint32_t stage = 0, empty = 1; /* of the tile of K; parity of "it may be filled", which it may at first */
 #pragma unroll 1
@@ -3486,12 +3602,35 @@ FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
         if (first < walk.last) {
             const uint32_t full = FAI_(is_mended)(a, t, first + BN) ? FAI_V_RAW : FAI_V_FULL;
             fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY + 8 * stage, stage ? empty ^ 1 : empty);
-            FAI_(copy_kv)(a, t, m, &m->v, first + BN, shared + SV + stage * V_BYTES, bars + full + 8 * stage,
-                          DV);
+            FAI_(copy_v)(a, t, m, first + BN, shared + SV + stage * V_BYTES, bars + full + 8 * stage);
         }
         empty ^= stage ^ 1;
     }
 }
+
+#if FAI_BYTES == 1
+/* 0xff for each of 4 places from `place` on of 16 keys that is one of keys lo .. hi - 1 */
+FAI_ATOM uint32_t FAI_(seen_places)(const int place, int32_t lo, int32_t hi) {
+    uint32_t mask = 0;
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const int key = FAI_PAIRED_KEY(place + e);
+        if (key >= lo && key < hi) mask |= 0xffu << 8 * e;
+    }
+    return mask;
+}
+/* 16 keys of a column, from key j on: those that no row sees become zeros, and what is NaN. 1 if there was such a thing. */
+FAI_ATOM int FAI_(mend_keys)(const FAI_(tile) *t, uint32_t at, int32_t j) {
+    const int32_t lo = t->any.lo - j, hi = t->any.hi - j;
+    if (lo > 0 || hi < 16) {
+        uint4 x = fai_ld_shared_v4_b32(at);
+        x.x &= FAI_(seen_places)(0, lo, hi), x.y &= FAI_(seen_places)(4, lo, hi);
+        x.z &= FAI_(seen_places)(8, lo, hi), x.w &= FAI_(seen_places)(12, lo, hi);
+        fai_st_shared_v4_b32(at, x);
+    }
+    return FAI_(make_chunk_finite)(at);
+}
+#endif
 
 /* Three warps make rows of V that no row of the tile sees zeros, and what is not finite, too, as in
  * make_finite: in tiles that are masked, before they may be used. */
@@ -3509,6 +3648,10 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *t, uint32_t shared) {
 #pragma unroll 1
         for (uint32_t c = thread; c < V_BYTES / 16; c += 96) {
             const uint32_t at = shared + SV + stage * V_BYTES + c * 16;
+#if FAI_BYTES == 1
+            found |= FAI_(mend_keys)(t, at, first + (int32_t)(c % 8 ^ c / 8 % 8) * 16);
+            continue;
+#endif
             const int32_t j = first + (int32_t)(c / 8 % BN);
             if (j < t->any.lo || j >= t->any.hi)
                 fai_st_shared_v4_b32(at, make_uint4(0, 0, 0, 0));
@@ -3534,7 +3677,8 @@ typedef struct FAI_(group) {
     int32_t leads;          /* this thread speaks for all */
     int32_t row;            /* first of the thread's rows */
     int32_t lo, hi;         /* keys that all its rows see */
-    float scale_log2;       /* of S to log2 units */
+    float scale[2];         /* of S to log2 units, for each row */
+    float unit;             /* fp8: of O; log2 of it if factors of V differ */
 } FAI_(group);
 
 /* A stage, and how to get from one to the other without a multiplication. */
@@ -3560,18 +3704,24 @@ FAI_ATOM void FAI_(issue_qk)(float s[FAI_HOPPER_N / 2], uint64_t dq, uint64_t dk
     FAI_HOPPER_SIZES
     fai_wgmma_fence(); /* registers of S are free */
 #pragma unroll
-    for (int c = 0; c < D / 16; c++)
+    for (int c = 0; c < D * FAI_BYTES / 32; c++)
         FAI_WGMMA_SS(BN, s, dq + (c / 4 * Q_PANEL + c % 4 * 32) / 16, dk + (c / 4 * PANEL + c % 4 * 32) / 16,
                      c != 0);
     fai_wgmma_commit_group();
 }
 
-/* O += P V, issued: o (DV/8, C4), p (BN/16, A4) */
-FAI_ATOM void FAI_(issue_pv)(float o[FA_HEAD_DIM_V / 2], const uint32_t p[FAI_HOPPER_N / 4], uint64_t dv) {
+/* O += P V, issued: o (DV/8, C4), p (BN/16, A4), fp8: (BN/32, A4); fp8 without keep: O = P V */
+FAI_ATOM void FAI_(issue_pv)(float o[FA_HEAD_DIM_V / 2], const uint32_t p[FAI_HOPPER_P], uint64_t dv, int keep) {
     FAI_HOPPER_SIZES
     fai_wgmma_fence(); /* P and O are written */
+#if FAI_BYTES == 1
+#pragma unroll
+    for (int c = 0; c < BN / 32; c++) FAI_WGMMA_RS(DV, o, p + 4 * c, dv + c * 32 / 16, c != 0 || keep);
+#else
+    (void)keep;
 #pragma unroll
     for (int c = 0; c < BN / 16; c++) FAI_WGMMA_RS(DV, o, p + 4 * c, dv + c * 16 * 128 / 16);
+#endif
     fai_wgmma_commit_group();
 }
 
@@ -3581,57 +3731,127 @@ FAI_ATOM void FAI_(rescale)(float o[FA_HEAD_DIM_V / 2], const float factor[2]) {
     for (int i = 0; i < FA_HEAD_DIM_V / 2; i++) o[i] *= factor[i / 2 % 2];
 }
 
-/* P from S - reference, in place, and its sums */
-FAI_ATOM void FAI_(exponentials)(float s[FAI_HOPPER_N / 2], float l[2]) {
+/* What the factors of a tile's keys do, which are the same for all of them (hopper_launch): K scales S. P V is in units of
+ * the largest factor of V so far: P, before it is rounded, gets the rest, by a shift of its exponents, and O follows if
+ * the unit grows. Without fp8 there is the scale alone. */
+typedef struct FAI_(factors) {
+    float scale[2]; /* of S to log2 units, for each row */
+    float shift;    /* log2 of the factor of P */
+    float growth;   /* factor of O */
+} FAI_(factors);
+
+FAI_ATOM FAI_(factors) FAI_(tile_factors)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, int32_t first) {
+    FAI_(factors) f = {{g->scale[0], g->scale[1]}, 0, 1};
+    (void)a, (void)t, (void)first;
+#if FAI_BYTES == 1
+    if (FAI_(by_key)(&a->k_descale)) {
+        const float k = FAI_(factor)(a, t, &a->k_descale, t->head_k, first);
+        f.scale[0] = fmaxf(f.scale[0] * k, 1e-37f), f.scale[1] = fmaxf(f.scale[1] * k, 1e-37f);
+    }
+    if (FAI_(by_key)(&a->v_descale)) {
+        const float v = fai_lg2_approx_f32(FAI_(factor)(a, t, &a->v_descale, t->head_k, first)), unit = fmaxf(g->unit, v);
+        f.shift = fmaxf(v - unit, -30); /* P < 2^-21 is 0, and so is V * 0; finite for the sums */
+        f.growth = fai_ex2_approx_ftz_f32(g->unit - unit), g->unit = unit;
+    }
+#endif
+    return f;
+}
+
+/* P from S - reference, in place, and its sums, which know no factors of V */
+FAI_ATOM void FAI_(exponentials)(float s[FAI_HOPPER_N / 2], float l[2], const FAI_(factors) *f) {
+#if FAI_BYTES == 1
+    float sum[2] = {0, 0};
+    const float back = fai_ex2_approx_ftz_f32(-f->shift);
+#else
+    float *const sum = l;
+    (void)f;
+#endif
 #pragma unroll
     for (int i = 0; i < FAI_HOPPER_N / 2; i += 2) {
         s[i] = fai_ex2_approx_ftz_f32(s[i]), s[i + 1] = fai_ex2_approx_ftz_f32(s[i + 1]);
-        l[i / 2 % 2] += s[i] + s[i + 1];
+        sum[i / 2 % 2] += s[i] + s[i + 1];
     }
+#if FAI_BYTES == 1
+    l[0] = fmaf(sum[0], back, l[0]), l[1] = fmaf(sum[1], back, l[1]);
+#endif
 }
 
-/* The largest of a row; NaN is ignored, and reaches the sum through P. h: row h * 8 */
-FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
+/* The largest of a row in this thread; NaN is ignored, and reaches the sum through P. h: row h * 8 */
+FAI_ATOM float FAI_(own_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
     float x = -INFINITY;
 #pragma unroll
     for (int i = 2 * h; i < FAI_HOPPER_N / 2; i += 4) x = fmaxf(x, fmaxf(s[i], s[i + 1]));
+    return x;
+}
+FAI_ATOM float FAI_(quad_maximum)(float x) {
     x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 1));
     return fmaxf(x, fai_shfl_sync_bfly_f32(x, 2));
+}
+FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
+    return FAI_(quad_maximum)(FAI_(own_maximum)(s, h));
 }
 
 /*  P = exp2(scale S - reference). The reference lies FAI_HEAD log2 units above the largest score that its row
  *  had when it was last moved, which it only is when a score reaches it: results do not depend on it. As long
  *  as none does, no maximum is computed: an `and` of the sign bits of S - reference tells, half the work of a
  *  maximum, and O needs no scaling. P is below 1: f16, whose small numbers are less exact, keeps it nearer to
- *  that. m: -reference, FAI_UNSEEN as long as a row has not seen a key. */
-#if FA_DTYPE == FA_F16
+ *  that. m: -reference, FAI_UNSEEN as long as a row has not seen a key.
+ *  fp8: the reference is always 8 below the largest score, so that P has the range of e4m3, up to 2^8, and the
+ *  largest of a row no error: the maximum of what a thread has is needed, that of a row when it has grown. */
+#if FAI_BYTES == 1
+#define FAI_HEAD (-8.0f)
+#elif FA_DTYPE == FA_F16
 #define FAI_HEAD 4.0f
 #else
 #define FAI_HEAD 8.0f
 #endif
 #define FAI_UNSEEN 1e30f
+#define FAI_SHIFTED(m, f) (FAI_BYTES == 1 ? (m) + (f)->shift : (m))
 
 /* With a maximum: for tiles that are masked, and as long as a row may have seen nothing. factor: for O */
 FAI_ATOM void FAI_(softmax_exact)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
-                                  float scale) {
+                                  const FAI_(factors) *f) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const float x = fminf(m[h], -FAI_HEAD - FAI_(row_maximum)(s, h) * scale); /* m if that is -inf */
-        factor[h] = fai_ex2_approx_ftz_f32(x - m[h]);                             /* 0 the first time */
+        const float x = fminf(m[h], -FAI_HEAD - FAI_(row_maximum)(s, h) * f->scale[h]); /* m if that is -inf */
+        factor[h] = fai_ex2_approx_ftz_f32(x - m[h]);                                   /* 0 the first time */
         m[h] = x, l[h] *= factor[h];
     }
+    const float base[2] = {FAI_SHIFTED(m[0], f), FAI_SHIFTED(m[1], f)};
 #pragma unroll
-    for (int i = 0; i < FAI_HOPPER_N / 2; i++) s[i] = fmaf(s[i], scale, m[i / 2 % 2]);
-    FAI_(exponentials)(s, l);
+    for (int i = 0; i < FAI_HOPPER_N / 2; i++) s[i] = fmaf(s[i], f->scale[i / 2 % 2], base[i / 2 % 2]);
+    FAI_(exponentials)(s, l, f);
 }
 
 /* Without, all rows having seen a key. 1 if a reference of the warp has moved. */
+#if FAI_BYTES == 1
 FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
-                                float scale) {
+                                const FAI_(factors) *f) {
+    float top[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) top[h] = fmaf(FAI_(own_maximum)(s, h), f->scale[h], m[h]), factor[h] = 1;
+    const int moves = __any_sync(~0u, top[0] > -FAI_HEAD || top[1] > -FAI_HEAD);
+    if (moves) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float x = fminf(0, -FAI_HEAD - FAI_(quad_maximum)(top[h]));
+            factor[h] = fai_ex2_approx_ftz_f32(x);
+            m[h] += x, l[h] *= factor[h];
+        }
+    }
+    const float base[2] = {FAI_SHIFTED(m[0], f), FAI_SHIFTED(m[1], f)};
+#pragma unroll
+    for (int i = 0; i < FAI_HOPPER_N / 2; i++) s[i] = fmaf(s[i], f->scale[i / 2 % 2], base[i / 2 % 2]);
+    FAI_(exponentials)(s, l, f);
+    return moves;
+}
+#else
+FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
+                                const FAI_(factors) *f) {
     int below = -1; /* bit 31: all are */
 #pragma unroll
     for (int i = 0; i < FAI_HOPPER_N / 2; i++) {
-        s[i] = fmaf(s[i], scale, m[i / 2 % 2]);
+        s[i] = fmaf(s[i], f->scale[0], m[i / 2 % 2]);
         below &= __float_as_int(s[i]);
     }
     const int moves = __any_sync(~0u, below >= 0);
@@ -3645,26 +3865,46 @@ FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2
             for (int i = 2 * h; i < FAI_HOPPER_N / 2; i += 4) s[i] += x, s[i + 1] += x;
         }
     }
-    FAI_(exponentials)(s, l);
+    FAI_(exponentials)(s, l, f);
     return moves;
 }
+#endif
 
 /* P of a tile from S, whatever the features are */
 FAI_ATOM void FAI_(softmax_tile)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g,
                                   float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
-                                  int32_t first) {
+                                  FAI_(factors) f, int32_t first) {
     FAI_HOPPER_SIZES
     float(*const c4)[4] = (float(*)[4])s;
-    if (FAI_(is_modified)(a)) FAI_(modify)(a, t, c4, first, g->row, FAI_(scale)(a), 1, BN);
+    if (FAI_(is_modified)(a)) {
+        FAI_(modify)(a, t, c4, first, g->row, FAI_(scale)(a), 1, BN);
+        f.scale[0] = f.scale[1] = 1;
+    }
     if (FAI_(is_masked)(a) || first < g->lo || first + BN > g->hi) FAI_(mask)(a, t, c4, first, g->row, 1, BN);
-    FAI_(softmax_exact)(s, m, l, factor, FAI_(is_modified)(a) ? 1 : g->scale_log2);
+    FAI_(softmax_exact)(s, m, l, factor, &f);
     if (FAI_(drops)(a)) FAI_(dropout)(a, t, c4, first, g->row, 1, BN);
 }
 
-/* p (BN/16, A4) <- P */
-FAI_ATOM void FAI_(pack)(uint32_t p[FAI_HOPPER_N / 4], const float s[FAI_HOPPER_N / 2]) {
+/* p (BN/16, A4) <- P; fp8: (BN/32, A4), each of keys that two accumulators have, see FAI_PAIRED_KEY */
+FAI_ATOM void FAI_(pack)(uint32_t p[FAI_HOPPER_P], const float s[FAI_HOPPER_N / 2]) {
 #pragma unroll
-    for (int i = 0; i < FAI_HOPPER_N / 4; i++) p[i] = FAI_PACK(s[2 * i + 1], s[2 * i]);
+    for (int i = 0; i < FAI_HOPPER_P; i++) {
+#if FAI_BYTES == 1
+        const float *const x = s + i / 2 * 8 + i % 2 * 2; /* of row i % 2 * 8 */
+        p[i] = fai_cvt_rn_satfinite_e4m3x4_f32(x[0], x[1], x[4], x[5]);
+#else
+        p[i] = FAI_PACK(s[2 * i + 1], s[2 * i]);
+#endif
+    }
+}
+
+/*  FA_PROMOTE: tensor cores add fp8 products with fewer bits than f32 has. So that errors do not grow with the number of
+ *  keys, P V of that many tiles has registers of its own, and then is added to O. `since`: tiles that are in them. */
+FAI_ATOM void FAI_(promote)(float o[FA_HEAD_DIM_V / 2], const float part[FA_HEAD_DIM_V / 2], int *since, int always) {
+    if ((FA_PROMOTE) == 0 || (++*since < (FA_PROMOTE) && !always)) return;
+    *since = 0;
+#pragma unroll
+    for (int i = 0; i < FA_HEAD_DIM_V / 2; i++) o[i] += part[i];
 }
 
 FAI_ATOM void FAI_(take_turn)(const FAI_(group) *g) {
@@ -3675,28 +3915,32 @@ FAI_ATOM void FAI_(pass_turn)(const FAI_(group) *g) {
 }
 
 /* A tile: S = Q K^T of it and, at the same time, O += P V of the one before; then its P. */
-FAI_ATOM void FAI_(step)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g, FAI_(stage) *before,
-                         float o[FA_HEAD_DIM_V / 2], uint32_t p[FAI_HOPPER_N / 4], float m[2], float l[2],
-                         int32_t first, const int exact) {
+FAI_ATOM void FAI_(step)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, FAI_(stage) *before,
+                         float o[FA_HEAD_DIM_V / 2], float part[FA_HEAD_DIM_V / 2], int *since,
+                         uint32_t p[FAI_HOPPER_P], float m[2], float l[2], int32_t first, const int exact) {
     const FAI_(stage) now = FAI_(next_stage)(g, *before);
+    const FAI_(factors) f = FAI_(tile_factors)(a, t, g, first);
     float s[FAI_HOPPER_N / 2], factor[2]; /* (BN/8, C4) */
     int moves = 1;
     FAI_(wait)(FAI_K_FULL, now);
     FAI_(take_turn)(g);
     FAI_(issue_qk)(s, g->dq, g->dk + now.k);
     FAI_(wait)(FAI_V_FULL, *before);
-    FAI_(issue_pv)(o, p, g->dv + before->v);
+    FAI_(issue_pv)(part, p, g->dv + before->v, (FA_PROMOTE) == 0 || *since);
     FAI_(pass_turn)(g);
     fai_wgmma_wait_group_1(); /* S is there, K no longer needed */
     if (g->leads) fai_mbarrier_arrive(now.bars + FAI_K_EMPTY);
     if (exact)
-        FAI_(softmax_tile)(a, t, g, s, m, l, factor, first);
+        FAI_(softmax_tile)(a, t, g, s, m, l, factor, f, first);
     else
-        moves = FAI_(softmax_lazy)(s, m, l, factor, g->scale_log2);
+        moves = FAI_(softmax_lazy)(s, m, l, factor, &f);
     fai_wgmma_wait_group_0(); /* O is there, P and V no longer needed */
     if (g->leads) fai_mbarrier_arrive(before->bars + FAI_V_EMPTY);
     FAI_(pack)(p, s);
+    FAI_(promote)(o, part, since, 0);
+    if (FAI_BYTES == 1) moves |= f.growth != 1, factor[0] *= f.growth, factor[1] *= f.growth;
     if (moves) FAI_(rescale)(o, factor);
+    if (moves && (FA_PROMOTE) > 1) FAI_(rescale)(part, factor);
     *before = now;
 }
 
@@ -3721,13 +3965,28 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
             ((float *)a->lse.data)[fai_offset_q(&seq, sl, FAI_(find)(t, r).i, FAI_(find)(t, r).h)] =
                 (fai_lg2_approx_f32(l[h]) - m[h]) * FAI_LN2; /* -inf if empty */
     }
+#if FAI_BYTES == 1
+    const float unit = FAI_(by_key)(&a->v_descale) ? fai_ex2_approx_ftz_f32(g->unit) : g->unit;
+    factor[0] *= unit, factor[1] *= unit;
+#endif
     FAI_(rescale)(o, factor);
+#if FA_O_DTYPE == FA_F32
+    (void)maps, (void)sq, (void)warp_row;
+#pragma unroll
+    for (int h = 0; h < 2; h++) { /* the lanes of a quad write whole sectors of 32 bytes */
+        const FAI_(row) at = FAI_(find)(t, g->row + h * 8);
+        float *const to = (float *)a->o.data + fai_offset_q(&seq, so, at.i, at.h) + FAI_C_COL(lane, 0);
+#pragma unroll
+        for (int c = 0; c < DV / 8 && g->row + h * 8 < t->rows; c++)
+            *(float2 *)(void *)(to + c * 8) = make_float2(o[4 * c + 2 * h], o[4 * c + 2 * h + 1]);
+    }
+#else
     const int own = warp_row % 64 + lane % 16;
 #pragma unroll
     for (int c = 0; c < DV / 8; c += 2) /* two chunks of 16 rows */
-        fai_stmatrix_x4(sq + FAI_PANEL_AT(64, own, c + lane / 16), FAI_PACK(o[4 * c + 1], o[4 * c]),
-                        FAI_PACK(o[4 * c + 3], o[4 * c + 2]), FAI_PACK(o[4 * c + 5], o[4 * c + 4]),
-                        FAI_PACK(o[4 * c + 7], o[4 * c + 6]));
+        fai_stmatrix_x4(sq + FAI_PANEL_AT(64, own, c + lane / 16), FAI_PACK_O(o[4 * c + 1], o[4 * c]),
+                        FAI_PACK_O(o[4 * c + 3], o[4 * c + 2]), FAI_PACK_O(o[4 * c + 5], o[4 * c + 4]),
+                        FAI_PACK_O(o[4 * c + 7], o[4 * c + 6]));
     if ((a->cu_seqlens_q || !a->seqused_q || t->rows == BM) && !t->infinite) {
         fai_fence_proxy_async();               /* what is written here is what TMA will read */
         fai_bar_sync(FAI_BAR_WG + g->wg, 128); /* all have written */
@@ -3749,12 +4008,29 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
             *(uint4 *)(void *)(to + c * 8) =
                 fai_ld_shared_v4_b32(sq + FAI_PANEL_AT(64, warp_row % 64 + r, c));
     }
+#endif
 }
 
 /* Has a row of the warpgroup not seen a key? The vote tells ptxas that the answer is that of all lanes. */
 FAI_ATOM int FAI_(any_unseen)(const FAI_(group) *g, const float m[2]) {
     const int unseen = m[0] == FAI_UNSEEN || m[1] == FAI_UNSEEN;
     return __any_sync(~0u, fai_bar_red_or(FAI_BAR_WG + g->wg, 128, unseen));
+}
+
+/* fp8: the factors of rows, and those that are the same for all keys */
+FAI_ATOM void FAI_(set_factors)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g) {
+    (void)a, (void)t, (void)g;
+#if FAI_BYTES == 1
+    g->unit = -126; /* of nothing yet */
+    if (!FAI_(by_key)(&a->v_descale)) g->unit = FAI_(factor)(a, t, &a->v_descale, t->head_k, 0);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const FAI_(row) at = FAI_(find)(t, g->row + h * 8);
+        g->scale[h] *= FAI_(factor)(a, t, &a->q_descale, at.h, at.i);
+        if (!FAI_(by_key)(&a->k_descale)) g->scale[h] *= FAI_(factor)(a, t, &a->k_descale, t->head_k, 0);
+        g->scale[h] = fmaxf(g->scale[h], 1e-37f); /* infinite scores stay that */
+    }
+#endif
 }
 
 /* 64 rows and all the keys that the tile sees */
@@ -3768,15 +4044,22 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
                    bottom = FAI_(keys)(a, t, FAI_(find)(t, wg * 64 + 63).i);
     FAI_(group) g;
     g.dq = fai_descriptor(shared + SQ + wg * Q_BYTES, 16), g.dk = fai_descriptor(shared + SK, 16);
-    g.dv = fai_descriptor(shared + SV, PANEL), g.bars = shared + BARS;
+    g.dv = fai_descriptor(shared + SV, FAI_BYTES == 1 ? 16 : PANEL), g.bars = shared + BARS;
     g.wg = wg, g.turn = FAI_BAR_TURN + wg, g.next = FAI_BAR_TURN + (wg + 1 == WGS ? 0 : wg + 1);
     g.leads = threadIdx.x % 128 == 0, g.row = (int)threadIdx.x / 32 * 16 + FAI_C_ROW(lane, 0);
     g.lo = __shfl_sync(~0u, bottom.lo, 0), g.hi = __shfl_sync(~0u, top.hi, 0);
-    g.scale_log2 = FAI_(scale)(a) * FAI_LOG2E;
+    g.scale[0] = g.scale[1] = FAI_(scale)(a) * FAI_LOG2E, g.unit = 1;
+    FAI_(set_factors)(a, t, &g);
     const int plain = !FAI_(is_modified)(a) && !FAI_(is_masked)(a) && !FAI_(drops)(a);
 
     float o[DV / 2], m[2], l[2], factor[2]; /* (DV/8, C4); of the thread's rows */
-    uint32_t p[BN / 4];                     /* (BN/16, A4) */
+    uint32_t p[FAI_HOPPER_P];               /* (BN/16, A4); fp8: (BN/32, A4) */
+    int since = 0;
+#if FA_PROMOTE
+    float part[DV / 2]; /* (DV/8, C4) */
+#else
+    float *const part = o;
+#endif
 #pragma unroll
     for (int i = 0; i < DV / 2; i++) o[i] = 0;
 #pragma unroll
@@ -3797,7 +4080,7 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
             FAI_(issue_qk)(s, g.dq, g.dk);
             fai_wgmma_wait_group_0(); /* S is there, K no longer needed */
             if (g.leads) fai_mbarrier_arrive(g.bars + FAI_K_EMPTY);
-            FAI_(softmax_tile)(a, t, &g, s, m, l, factor, first);
+            FAI_(softmax_tile)(a, t, &g, s, m, l, factor, FAI_(tile_factors)(a, t, &g, first), first);
             FAI_(pack)(p, s);
         }
         first -= BN;
@@ -3806,20 +4089,21 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
             for (; first >= walk.end &&
                    (!plain || first < g.lo || first + BN > g.hi || FAI_(any_unseen)(&g, m));
                  first -= BN)
-                FAI_(step)(a, t, &g, &stage, o, p, m, l, first, 1);
+                FAI_(step)(a, t, &g, &stage, o, part, &since, p, m, l, first, 1);
             const int32_t stop = walk.end > g.lo ? walk.end : g.lo;
 #pragma unroll 1
-            for (; first >= stop; first -= BN) FAI_(step)(a, t, &g, &stage, o, p, m, l, first, 0);
+            for (; first >= stop; first -= BN) FAI_(step)(a, t, &g, &stage, o, part, &since, p, m, l, first, 0);
         } while (first >= walk.end);
         FAI_(wait)(FAI_V_FULL, stage);
-        FAI_(issue_pv)(o, p, g.dv + stage.v);
+        FAI_(issue_pv)(part, p, g.dv + stage.v, (FA_PROMOTE) == 0 || since);
         fai_wgmma_wait_group_0();         /* O is there */
+        FAI_(promote)(o, part, &since, 1);
         if (wg == 0) FAI_(take_turn)(&g); /* the turn that nobody needs any more */
     }
     FAI_(hopper_epilogue)(a, t, maps, &g, o, m, l, shared + SQ + wg * Q_BYTES);
     if (t->infinite) {
         fai_bar_sync(FAI_BAR_ALL, WGS * 128); /* O is written */
-        FAI_(add_infinite)(a, t, FAI_(is_masked)(a) || FAI_(drops)(a), BN, WGS * 128);
+        FAI_(add_infinite)(a, t, FAI_(is_masked)(a) || FAI_(drops)(a), BN, WGS * 128, FAI_BYTES == 1);
     }
 }
 
@@ -3870,6 +4154,11 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
 #endif
 }
 
+/* Do the keys of a tile have the same factor? */
+static inline int FAI_(fits_tiles)(const fa_descale *d) {
+    return !d->data || (!d->paged && d->block % FAI_HOPPER_N == 0);
+}
+
 /* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
  * do (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8. */
 static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
@@ -3877,7 +4166,7 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     struct cudaFuncAttributes attributes;
     const void *kernel = (const void *)FAI_(hopper_kernel);
     const fai_strides sq = fai_strides_q(a, D), so = fai_strides_o(a, DV);
-    const fai_strides sk = fai_strides_kv(a, &a->k, D), sv = fai_strides_kv(a, &a->v, DV);
+    const fai_strides sk = fai_strides_kv(a, &a->k, D);
     const int heads_k = fai_num_heads_k(a), shared_by = a->num_heads / heads_k,
               paged = a->block_table != NULL;
     const int group =
@@ -3888,6 +4177,8 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
         (void)cudaGetLastError();
         return 0;
     }
+    if (FAI_BYTES == 1 && !(a->v_transposed && FAI_(fits_tiles)(&a->k_descale) && FAI_(fits_tiles)(&a->v_descale)))
+        return 0;
     if (a->softmax_scale < 0 || (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data) || a->seqlen_k == 0) return 0;
     m->page_rows = paged ? fai_cuda_gcd(BN, a->page_size) : BN;
     if (m->page_rows % 8) return 0;
@@ -3896,15 +4187,21 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     const uint32_t rows = 64 / (uint32_t)group;
     if (!fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, sq, ragged_q, group,
                       rows) ||
-        !fai_cuda_map(&m->o, FA_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch, so, ragged_q,
-                      group, rows) ||
+        (PANELS_O && !fai_cuda_map(&m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch, so,
+                                   ragged_q, group, rows)) ||
         !fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k, sk, ragged_k, 1,
-                      m->page_rows) ||
-        !fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k, sv, ragged_k, 1, m->page_rows))
+                      m->page_rows))
         return 0;
+#if FAI_BYTES == 1
+    if (!fai_cuda_map_transposed(&m->v, a, DV)) return 0;
+#else
+    if (!fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k, fai_strides_kv(a, &a->v, DV),
+                      ragged_k, 1, m->page_rows))
+        return 0;
+#endif
     const int64_t tiles = ((int64_t)a->seqlen_q * group + BM - 1) / BM,
                   heads = (int64_t)a->batch * a->num_heads / group;
-    const int64_t bytes = (int64_t)a->seqlen_k * (D + DV) * 2,
+    const int64_t bytes = (int64_t)a->seqlen_k * (D + DV) * FAI_BYTES,
                   fit = (32 << 20) / bytes; /* of 50 MB or more of L2 */
     if (tiles > INT32_MAX / heads) return 0;
     m->group = group, m->section = (uint32_t)(fit < 1 ? 1 : fit < heads ? fit : heads);
@@ -3919,6 +4216,7 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     (void)cudaGetLastError();
     return 0;
 }
+#undef FAI_SHIFTED
 #undef FAI_UNSEEN
 #undef FAI_HEAD
 #undef FAI_BAR_ALL
@@ -3931,6 +4229,7 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
 #undef FAI_K_EMPTY
 #undef FAI_K_FULL
 #undef FAI_Q_FULL
+#undef FAI_HOPPER_P
 #undef FAI_HOPPER_SIZES
 #undef FAI_HOPPER_THREADS
 #endif /* FAI_HOPPER */
@@ -5305,6 +5604,7 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
 #if FAI_HOPPER
     if (FAI_(hopper_launch)(args, launch)) return FA_OK;
 #endif
+    if (args->v_transposed) return fai_fail(args, FA_ERR_V_TRANSPOSED, "v_transposed", -1, 1, 0, 0);
     fa_status status = fai_cuda_prepare(args, launch, (const void *)FAI_(forward_kernel));
     if (status != FA_OK) return status;
     if (FAI_BYTES == 1 && launch->arch < 890)
@@ -5545,6 +5845,7 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_ELEMENT
 #undef FAI_BYTES
 #undef FAI_DIM
+#undef FA_PROMOTE
 #undef FA_STAGES
 #undef FA_WARPS
 #define FAI_FORGET
