@@ -1951,6 +1951,65 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     }
 }
 
+/* The codes of a transposed o, by factors that are there (or none). A thread block has 64 rows of a head: a thread makes
+ * codes of 8 columns of the 4 rows whose codes lie in a word of o, which go through shared memory, so that 64 bytes of
+ * a column are written at once. A row more of 4 bytes there: 4 chunks of 8 words are in 32 banks. */
+enum { FAI_TRANSPOSE_ROWS = 64 };
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_quantize_transposed_kernel(const __grid_constant__ fai_rows_task t) {
+    __shared__ uint32_t words[256][FAI_TRANSPOSE_ROWS / 4 + 1]; /* (head_dim, place / 4) */
+    const fa_descale *d = &t.a.q_descale;
+    const uint32_t heads = (uint32_t)t.a.num_heads,
+                   tiles = ((uint32_t)t.a.seqlen_q + FAI_TRANSPOSE_ROWS - 1) / FAI_TRANSPOSE_ROWS;
+    const uint32_t chunks = (uint32_t)(t.q.dim + 31) / 32 * 4; /* a group of 4 may end behind the row */
+    for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * tiles * heads; item += gridDim.x) {
+        const uint32_t h = item % heads;
+        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / heads / tiles));
+        const int32_t first = (int32_t)(item / heads % tiles) * FAI_TRANSPOSE_ROWS;
+        for (uint32_t n = threadIdx.x; n < chunks * 16; n += FAI_CACHE_THREADS) {
+            const uint32_t word = n / 4 % 16, chunk = n / 64 * 4 + n % 4;
+            uint32_t code[4][8]; /* of a row: 8 bytes */
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int32_t i = first + (int32_t)(word / 4 * 16 + word % 4 * 2) + e % 2 + e / 2 * 8;
+                uint32_t w[8];
+                float x[8];
+                code[e][0] = code[e][1] = 0;
+                if (i >= seq.len_q || (int32_t)chunk * 8 >= t.q.dim) continue;
+                fai_load_chunk(w, t.q.data + fai_offset_q(&seq, t.q.st, i, h) * t.q.size, t.q.size, (int)chunk * 8,
+                               t.q.dim, t.q.wide, 0);
+                fai_decode_chunk(x, w, t.q.dtype);
+                const uint32_t block = d->block ? (uint32_t)i / (uint32_t)d->block : 0;
+                if (d->data)
+                    fai_quantize_chunk(code[e], x,
+                                       t.factors[seq.b * d->stride_b + h * d->stride_h + block * d->stride_block], FA_E4M3);
+                else
+                    fai_encode_chunk(code[e], x, FA_E4M3);
+            }
+#pragma unroll
+            for (uint32_t e = 0; e < 8; e++) { /* byte e % 4 of each row */
+                const uint32_t bytes = e % 4 | (e % 4 + 4) << 4;
+                words[chunk * 8 + e][word] =
+                    fai_prmt_b32(fai_prmt_b32(code[0][e / 4], code[1][e / 4], bytes),
+                                 fai_prmt_b32(code[2][e / 4], code[3][e / 4], bytes), 0x5410);
+            }
+        }
+        __syncthreads(); /* words are written */
+        for (uint32_t n = threadIdx.x; n < (uint32_t)t.q.dim * 4; n += FAI_CACHE_THREADS) {
+            const int32_t j = first + (int32_t)(n % 4) * 16;
+            const uint32_t *const from = words[n / 4] + n % 4 * 4;
+            char *const to = t.o.data + seq.b_q * t.o.st.b + h * t.o.st.h + n / 4 * t.o.st.s +
+                             fa_transposed_column(seq.row_q, seq.b - seq.b_q, j);
+            if (j >= seq.len_q) continue;
+            if (t.o.wide)
+                *(uint4 *)(void *)to = make_uint4(from[0], from[1], from[2], from[3]);
+            else
+                for (int e = 0; e < 16; e++) to[e] = (char)(from[e / 4] >> e % 4 * 8);
+        }
+        __syncthreads(); /* everybody has read words: they may be written */
+    }
+}
+
 /* ---- calls ---- */
 
 /* Rows whose chunks may be read at once? */
@@ -2148,7 +2207,7 @@ FAI_NOINLINE fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t s
 }
 
 /* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most;
- * three if more share one: factors are cleared, then measured, then used. */
+ * three if more share one, or o is transposed: factors are cleared, then measured, then used. */
 FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream) {
     fai_cache_call c;
     fai_rows_task t;
@@ -2165,9 +2224,10 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     if (status == FA_OK) status = fai_cuda_check_pointer(a, d->data, "descale.data");
     if (status != FA_OK) return status;
     const int64_t bytes = rows * args->head_dim * (int64_t)fa_sizeof(args->dtype);
-    int own = d->data && apart && rows == 1;
+    const int transposed = args->transposed;
+    int own = d->data && apart && rows == 1 && !transposed;
     t.factors = args->descale.data, t.hadamard = args->hadamard, t.seed = args->seed;
-    if (d->data && apart && !own && bytes <= 65536) /* a thread block for each factor */
+    if (d->data && apart && !own && !transposed && bytes <= 65536) /* a thread block for each factor */
         return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks,
                                 1, 1, &t, NULL, stream);
     if (d->data && (!own || fai_cache_hides(&c))) /* each factor; those without rows stay 0 */
@@ -2177,8 +2237,15 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     if (status == FA_OK && t.measure)
         status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
     t.measure = 0;
-    if (status == FA_OK) status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
-    return status;
+    if (status != FA_OK || !transposed)
+        return status != FA_OK ? status : fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
+    const fa_tensor_out *o = &args->o;
+    const fai_strides st =
+        fai_resolve_transposed(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q, args->num_heads, args->head_dim);
+    t.o.st = st, t.o.wide = ((int64_t)(uintptr_t)o->data | st.b | st.s | st.h) % 16 == 0;
+    return fai_cache_launch(a, (const void *)fai_quantize_transposed_kernel,
+                            (int64_t)a->batch * a->num_heads * fai_ceil(a->seqlen_q, FAI_TRANSPOSE_ROWS), 1, 1, &t, NULL,
+                            stream);
 }
 
 #endif /* FA_CUDA_CACHE */
