@@ -2432,8 +2432,10 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
 #endif
 #endif
-#define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : 232)
-#define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 40)
+#define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : FAI_BYTES == 1 ? 240 : 232)
+#define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : FAI_BYTES == 1 ? 24 : 40)
+/* fp8: factors of K and V for blocks of keys; they take registers that O has beyond 192 dims */
+#define FAI_HOPPER_BLOCKS(d) (FAI_BYTES == 1 && FAI_DIM <= 192 && (d).data && (d).block)
 
 /* Q, then the stages of K and V, [K V] [K V], each with two factors a key behind it if they have such; O of 16 bits takes
  * their place at the end; then what the threads have in common */
@@ -3600,7 +3602,7 @@ FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda
     const int32_t head = t->head_k;
     const int panels = FAI_PANELS(dim * FAI_BYTES / 2);
     fai_mbarrier_arrive_expect_tx(bar, panels * PANEL);
-    if (FAI_HAS(FA_PAGED) && a->block_table) {
+    if (FAI_HAS(FA_PAGED) && FAI_BYTES == 2 && a->block_table) { /* a transposed V has no pages */
         const int32_t rows = m->page_rows, size = a->page_size;
         const int32_t *const table = a->block_table + t->b * fai_table_stride(a);
 #pragma unroll 1
@@ -3804,43 +3806,57 @@ FAI_ATOM void FAI_(rescale)(float o[FA_HEAD_DIM_V / 2], const float factor[2]) {
 typedef struct FAI_(factors) {
     float scale[2]; /* of S to log2 units, for each row */
     float shift;    /* log2 of the factor of P */
-    float growth;   /* factor of O */
 } FAI_(factors);
 
-FAI_ATOM FAI_(factors) FAI_(tile_factors)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, int32_t first) {
-    FAI_(factors) f = {{g->scale[0], g->scale[1]}, 0, 1};
+#if FAI_BYTES == 1
+FAI_ATOM float FAI_(tile_factor)(const FAI_(tile) *t, const fa_descale *d, int32_t first) {
+    const uint32_t number = (uint32_t)first / (uint32_t)d->block;
+    return d->data[t->b * d->stride_b + t->head_k * d->stride_h + number * d->stride_block];
+}
+/* log2 of the factor of V, of which there are several */
+FAI_ATOM float FAI_(tile_exponent)(const fa_args *a, const FAI_(tile) *t, int32_t first) {
+    return fai_lg2_approx_f32(FAI_(tile_factor)(t, &a->v_descale, first));
+}
+#endif
+FAI_ATOM FAI_(factors) FAI_(tile_factors)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g, int32_t first) {
+    FAI_(factors) f = {{g->scale[0], g->scale[1]}, 0};
     (void)a, (void)t, (void)first;
 #if FAI_BYTES == 1
-    if (FAI_(by_key)(&a->k_descale)) {
-        const float k = FAI_(factor)(a, t, &a->k_descale, t->head_k, first);
+    if (FAI_HOPPER_BLOCKS(a->k_descale)) {
+        const float k = FAI_(tile_factor)(t, &a->k_descale, first);
         f.scale[0] = fmaxf(f.scale[0] * k, 1e-37f), f.scale[1] = fmaxf(f.scale[1] * k, 1e-37f);
     }
-    if (FAI_(by_key)(&a->v_descale)) {
-        const float v = fai_lg2_approx_f32(FAI_(factor)(a, t, &a->v_descale, t->head_k, first)), unit = fmaxf(g->unit, v);
-        f.shift = fmaxf(v - unit, -30); /* P < 2^-21 is 0, and so is V * 0; finite for the sums */
-        f.growth = fai_ex2_approx_ftz_f32(g->unit - unit), g->unit = unit;
+    if (FAI_HOPPER_BLOCKS(a->v_descale)) {
+        const float v = FAI_(tile_exponent)(a, t, first);
+        f.shift = fmaxf(v - fmaxf(g->unit, v), -30); /* P < 2^-21 is 0, and so is V * 0; finite for the sums */
     }
 #endif
     return f;
 }
-
-/* P from S - reference, in place, and its sums, which know no factors of V */
-FAI_ATOM void FAI_(exponentials)(float s[FAI_HOPPER_N / 2], float l[2], const FAI_(factors) *f) {
+/* Makes the unit of O that of the tile; 1 if it has grown, and factor is what O is to be multiplied with. Asked for when
+ * O is there: the registers of S are free then. */
+FAI_ATOM int FAI_(grow)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, int32_t first, float factor[2]) {
 #if FAI_BYTES == 1
-    float sum[2] = {0, 0};
-    const float back = fai_ex2_approx_ftz_f32(-f->shift);
-#else
-    float *const sum = l;
-    (void)f;
+    if (FAI_HOPPER_BLOCKS(a->v_descale)) {
+        const float unit = fmaxf(g->unit, FAI_(tile_exponent)(a, t, first)), growth = fai_ex2_approx_ftz_f32(g->unit - unit);
+        factor[0] *= growth, factor[1] *= growth, g->unit = unit;
+        return growth != 1;
+    }
 #endif
+    (void)a, (void)t, (void)g, (void)first, (void)factor;
+    return 0;
+}
+
+/* P from S - reference, in place, and its sums, which know no factors of V: while they grow they are in units of P */
+FAI_ATOM void FAI_(exponentials)(float s[FAI_HOPPER_N / 2], float l[2], const FAI_(factors) *f) {
+    const float unit = fai_ex2_approx_ftz_f32(f->shift), back = fai_ex2_approx_ftz_f32(-f->shift);
+    if (FAI_BYTES == 1) l[0] *= unit, l[1] *= unit;
 #pragma unroll
     for (int i = 0; i < FAI_HOPPER_N / 2; i += 2) {
         s[i] = fai_ex2_approx_ftz_f32(s[i]), s[i + 1] = fai_ex2_approx_ftz_f32(s[i + 1]);
-        sum[i / 2 % 2] += s[i] + s[i + 1];
+        l[i / 2 % 2] += s[i] + s[i + 1];
     }
-#if FAI_BYTES == 1
-    l[0] = fmaf(sum[0], back, l[0]), l[1] = fmaf(sum[1], back, l[1]);
-#endif
+    if (FAI_BYTES == 1) l[0] *= back, l[1] *= back;
 }
 
 /* The largest of a row in this thread; NaN is ignored, and reaches the sum through P. h: row h * 8 */
@@ -4005,7 +4021,7 @@ FAI_ATOM void FAI_(step)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, 
     if (g->leads) fai_mbarrier_arrive(before->bars + FAI_V_EMPTY);
     FAI_(pack)(p, s);
     FAI_(promote)(o, part, since, 0);
-    if (FAI_BYTES == 1) moves |= f.growth != 1, factor[0] *= f.growth, factor[1] *= f.growth;
+    moves |= FAI_(grow)(a, t, g, first, factor);
     if (moves) FAI_(rescale)(o, factor);
     if (moves && (FA_PROMOTE) > 1) FAI_(rescale)(part, factor);
     *before = now;
@@ -4033,7 +4049,7 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
                 (fai_lg2_approx_f32(l[h]) - m[h]) * FAI_LN2; /* -inf if empty */
     }
 #if FAI_BYTES == 1
-    const float unit = FAI_(by_key)(&a->v_descale) ? fai_ex2_approx_ftz_f32(g->unit) : g->unit;
+    const float unit = FAI_HOPPER_BLOCKS(a->v_descale) ? fai_ex2_approx_ftz_f32(g->unit) : g->unit;
     factor[0] *= unit, factor[1] *= unit;
 #endif
     FAI_(rescale)(o, factor);
@@ -4089,12 +4105,12 @@ FAI_ATOM void FAI_(set_factors)(const fa_args *a, const FAI_(tile) *t, FAI_(grou
     (void)a, (void)t, (void)g;
 #if FAI_BYTES == 1
     g->unit = -126; /* of nothing yet */
-    if (!FAI_(by_key)(&a->v_descale)) g->unit = FAI_(factor)(a, t, &a->v_descale, t->head_k, 0);
+    if (!FAI_HOPPER_BLOCKS(a->v_descale)) g->unit = FAI_(factor)(a, t, &a->v_descale, t->head_k, 0);
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const FAI_(row) at = FAI_(find)(t, g->row + h * 8);
         g->scale[h] *= FAI_(factor)(a, t, &a->q_descale, at.h, at.i);
-        if (!FAI_(by_key)(&a->k_descale)) g->scale[h] *= FAI_(factor)(a, t, &a->k_descale, t->head_k, 0);
+        if (!FAI_HOPPER_BLOCKS(a->k_descale)) g->scale[h] *= FAI_(factor)(a, t, &a->k_descale, t->head_k, 0);
         g->scale[h] = fmaxf(g->scale[h], 1e-37f); /* infinite scores stay that */
     }
 #endif
@@ -4148,6 +4164,7 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
             fai_wgmma_wait_group_0(); /* S is there, K no longer needed */
             if (g.leads) fai_mbarrier_arrive(g.bars + FAI_K_EMPTY);
             FAI_(softmax_tile)(a, t, &g, s, m, l, factor, FAI_(tile_factors)(a, t, &g, first), first);
+            (void)FAI_(grow)(a, t, &g, first, factor); /* O is 0 */
             FAI_(pack)(p, s);
         }
         first -= BN;
@@ -4221,9 +4238,9 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
 #endif
 }
 
-/* Do the keys of a tile have the same factor? */
+/* Do the keys of a tile have the same factor, where there may be several? */
 static inline int FAI_(fits_tiles)(const fa_descale *d) {
-    return !d->data || (!d->paged && d->block % FAI_HOPPER_N == 0);
+    return !d->data || !d->block || (FAI_HOPPER_BLOCKS(*d) && d->block % FAI_HOPPER_N == 0);
 }
 
 /* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
@@ -5883,6 +5900,7 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_BN
 #undef FAI_THREADS
 #undef FAI_TILE_ROWS
+#undef FAI_HOPPER_BLOCKS
 #undef FAI_HOPPER_LOW
 #undef FAI_HOPPER_HIGH
 #undef FAI_HOPPER_N
