@@ -427,7 +427,7 @@ FA_TEST(quantised_attention) {
                 s[j] = 0;
                 for (int d = 0; d < D; d++)
                     s[j] += (double)fa_bf16_to_f32(x[0][(i * H + h) * D + d]) * (double)fa_bf16_to_f32(x[1][(j * H + h) * D + d]);
-                s[j] /= sqrt(D), most = fmax(most, s[j]);
+                s[j] /= sqrt((double)D), most = fmax(most, s[j]);
             }
             for (int j = 0; j < N; j++) sum += s[j] = exp(s[j] - most);
             for (int j = 0; j < N; j++)
