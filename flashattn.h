@@ -440,8 +440,8 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(BOOST, "boosting: samples, drafts and classes must be 1 .. 2^31-1 (drafts of a vote 1 .. 64), weights finite, >= 0 and not all 0, arrays given") \
     X(COST, "fa_cost: count must be 1 or more, tokens rise from >= 1, seconds be finite and > 0, draft and base finite and >= 0") \
     X(PLAN, "planning: arrays must be given, max_gamma be 0 .. 1023, count, nodes and batch 1 .. 2^31-1") \
-    X(V_TRANSPOSED, "v_transposed must be 0 or 1; 1 is for the fp8 forward kernel of sm_90a (HOPPER in flashattn_cuda.cuh), v not paged, " \
-                    "with cu_seqlens_k strides given: pass V as rows to other kernels") \
+    X(V_TRANSPOSED, "v_transposed must be 0 or 1; 1 is for the fp8 forward kernel of sm_90a (HOPPER in flashattn_cuda.cuh), " \
+                    "v not paged, with cu_seqlens_k strides given: pass V as rows to other kernels") \
     X(QUANTIZE_TRANSPOSED, "transposed must be 0 or 1; 1 needs o_dtype FA_E4M3, hadamard 0, and with cu_seqlens_q strides of o")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
@@ -520,7 +520,8 @@ typedef struct fa_args {
     fa_block_mask block_mask;
     fa_tree_mask tree_mask;
     fa_descale q_descale, k_descale, v_descale; /* fp8 and int8 only */
-    int32_t v_transposed; /* fp8 on sm_90a only: 1 = v is (batch, num_heads_k, head_dim_v, keys), as fa_quantize writes it */
+    int32_t v_transposed; /* fp8 on sm_90a only: 1 = v is (batch, num_heads_k, head_dim_v, keys), see
+                             fa_transposed_column; fa_quantize writes it so */
 
     /* backward: reads o and lse, in the layouts above, as the forward pass wrote them.  Gradients are
      * written, not added to; NULL: not wanted.  Rows beyond seqused are not touched. */
@@ -789,7 +790,7 @@ FAI_HD static inline fai_strides fai_strides_kv(const fa_args *a, const fa_tenso
  *
  *  With cu_seqlens sequence b begins at column (cu[b] + 15 b) / 16 * 16, and stride_b is not used.  A row has as many
  *  columns as the smallest stride that is not 0. */
-FAI_HD static inline int64_t fa_transposed_column(int64_t row0, int64_t b, int64_t j) { /* row0: cu[b]; not so: 0, and b 0 */
+FAI_HD static inline int64_t fa_transposed_column(int64_t row0, int64_t b, int64_t j) { /* without cu: row0 and b 0 */
     return (row0 + 15 * b) / 16 * 16 + j / 16 * 16 + j / 2 % 4 * 4 + j / 8 % 2 * 2 + j % 2;
 }
 /* Columns that `rows` keys need, of so many sequences that are concatenated, or of one. */

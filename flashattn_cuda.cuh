@@ -34,6 +34,8 @@
         FA_STAGES            see >>tiles    1 or 2 tiles of K and V in shared memory
                                             (these four: of the forward pass; with one of them an instance has
                                             no kernel for sm_90a)
+        FA_PROMOTE           0              fp8 on sm_90a: P V of so many tiles, 128 keys each, are added to O in f32;
+                                            1 .. 64, 0 = none are, tensor cores add up all. FA_HEAD_DIM_V <= 128
 
     YOU GET, for FA_NAME = attn128 (all static, no external symbol)
 
@@ -74,7 +76,8 @@
               tree mask needs len_k >= len_q. args itself and args->error are in host memory. num_threads and
               split_keys mean nothing to forward and backward.
               f32 is f32 throughout, not TF32. fp8: S and sums are f32, P is 2^8 P in e4m3; a factor of V that each
-              key has of its own is rounded with its P, factors of whole tiles and more are not.
+              key has of its own is rounded with its P, factors of whole tiles and more are not, but for those of
+              blocks of keys on sm_90a.
               Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
               seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
               one page; what would go to a row or page that does not exist is left out.
@@ -83,7 +86,11 @@
               forward pass has a second kernel, by TMA and wgmma, for head dims of 64 to 256; to 192 with
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
               leaves to the other kernel: a negative softmax_scale, block masks, seqlen_k 0, strides of 0, and
-              pages whose size is no multiple of 8. It asks the runtime for the driver's cuTensorMapEncodeTiled
+              pages whose size is no multiple of 8. FA_E4M3 has one, too, for head dims of 64, 96 .. 256 without
+              these features: wgmma takes V by columns, so a call asks for it by v_transposed, and V is what
+              fa_quantize_cuda or fa_quantize with `transposed` make of it. What it leaves out is refused then, by
+              FA_ERR_V_TRANSPOSED: pages, a negative scale, and factors of K and V for blocks that are no multiples
+              of 128 keys, beyond 192 dims for any. It asks the runtime for the driver's cuTensorMapEncodeTiled
               at every call; who has that function may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
@@ -1007,8 +1014,8 @@ static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *dat
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-/* The map of a transposed V: boxes of 128 keys, all of a head's columns. Columns take the place of heads, heads that of
- * rows. */
+/* The map of a transposed V: boxes of 128 keys, all of a head's columns. Columns take the place of heads,
+ * heads that of rows. */
 static inline int fai_cuda_map_transposed(CUtensorMap *map, const fa_args *a, int dim) {
     const fai_strides st = fai_strides_transposed(a, dim), columns = {st.b, st.h, st.s};
     const int64_t stride[3] = {st.b, st.s, st.h}; /* the smallest is what a row has */
@@ -1016,8 +1023,8 @@ static inline int fai_cuda_map_transposed(CUtensorMap *map, const fa_args *a, in
     for (int n = 0; n < 3; n++)
         if (stride[n] && stride[n] < least) least = stride[n];
     if (a->cu_seqlens_k) keys = least;
-    return fai_cuda_map(map, FA_E4M3, a->v.data, keys, dim, fai_num_heads_k(a), a->cu_seqlens_k ? 1 : a->batch, columns, 0,
-                        dim, 1);
+    return fai_cuda_map(map, FA_E4M3, a->v.data, keys, dim, fai_num_heads_k(a),
+                        a->cu_seqlens_k ? 1 : a->batch, columns, 0, dim, 1);
 }
 
 static inline int fai_cuda_gcd(int a, int b) {
@@ -1951,9 +1958,10 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     }
 }
 
-/* The codes of a transposed o, by factors that are there (or none). A thread block has 64 rows of a head: a thread makes
- * codes of 8 columns of the 4 rows whose codes lie in a word of o, which go through shared memory, so that 64 bytes of
- * a column are written at once. A row more of 4 bytes there: 4 chunks of 8 words are in 32 banks. */
+/* The codes of a transposed o, by factors that are there (or none). A thread block has 64 rows of a head: a
+ * thread makes codes of 8 columns of the 4 rows whose codes lie in a word of o, which go through shared memory,
+ * so that 64 bytes of a column are written at once. With rows of 17 words there what a warp writes lies in 32
+ * banks; what it reads does not, which is little beside the rows that come from memory. */
 enum { FAI_TRANSPOSE_ROWS = 64 };
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_quantize_transposed_kernel(const __grid_constant__ fai_rows_task t) {
@@ -1976,13 +1984,14 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
                 float x[8];
                 code[e][0] = code[e][1] = 0;
                 if (i >= seq.len_q || (int32_t)chunk * 8 >= t.q.dim) continue;
-                fai_load_chunk(w, t.q.data + fai_offset_q(&seq, t.q.st, i, h) * t.q.size, t.q.size, (int)chunk * 8,
-                               t.q.dim, t.q.wide, 0);
+                fai_load_chunk(w, t.q.data + fai_offset_q(&seq, t.q.st, i, h) * t.q.size, t.q.size,
+                               (int)chunk * 8, t.q.dim, t.q.wide, 0);
                 fai_decode_chunk(x, w, t.q.dtype);
                 const uint32_t block = d->block ? (uint32_t)i / (uint32_t)d->block : 0;
+                const float *const factor =
+                    t.factors + (seq.b * d->stride_b + h * d->stride_h + block * d->stride_block);
                 if (d->data)
-                    fai_quantize_chunk(code[e], x,
-                                       t.factors[seq.b * d->stride_b + h * d->stride_h + block * d->stride_block], FA_E4M3);
+                    fai_quantize_chunk(code[e], x, *factor, FA_E4M3);
                 else
                     fai_encode_chunk(code[e], x, FA_E4M3);
             }
@@ -2240,12 +2249,11 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     if (status != FA_OK || !transposed)
         return status != FA_OK ? status : fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
     const fa_tensor_out *o = &args->o;
-    const fai_strides st =
-        fai_resolve_transposed(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q, args->num_heads, args->head_dim);
+    const fai_strides st = fai_resolve_transposed(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q,
+                                                  args->num_heads, args->head_dim);
     t.o.st = st, t.o.wide = ((int64_t)(uintptr_t)o->data | st.b | st.s | st.h) % 16 == 0;
-    return fai_cache_launch(a, (const void *)fai_quantize_transposed_kernel,
-                            (int64_t)a->batch * a->num_heads * fai_ceil(a->seqlen_q, FAI_TRANSPOSE_ROWS), 1, 1, &t, NULL,
-                            stream);
+    const int64_t tiles = (int64_t)a->batch * a->num_heads * fai_ceil(a->seqlen_q, FAI_TRANSPOSE_ROWS);
+    return fai_cache_launch(a, (const void *)fai_quantize_transposed_kernel, tiles, 1, 1, &t, NULL, stream);
 }
 
 #endif /* FA_CUDA_CACHE */
@@ -2411,8 +2419,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_HOPPER 0
 #elif FAI_BYTES == 1 /* products of 32 bytes */
 #define FAI_HOPPER \
-    (((FA_PASSES) & FA_FORWARD) && FA_DTYPE == FA_E4M3 && FAI_KV_BYTES == 1 && !FAI_HEAVY && FA_HEAD_DIM >= 64 && \
-     FA_HEAD_DIM_V >= 64 && FA_HEAD_DIM % 32 == 0 && FA_HEAD_DIM_V % 32 == 0)
+    (((FA_PASSES) & FA_FORWARD) && FA_DTYPE == FA_E4M3 && FAI_KV_BYTES == 1 && !FAI_HEAVY && \
+     FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && FA_HEAD_DIM % 32 == 0 && FA_HEAD_DIM_V % 32 == 0)
 #else
 #define FAI_HOPPER \
     (((FA_PASSES) & FA_FORWARD) && FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_O_DTYPE == FA_DTYPE && \
@@ -3538,7 +3546,11 @@ static __global__ void __launch_bounds__(FAI_THREADS)
  *      softmax              P0                      P1                      ..  Pn
  *
  *  One warpgroup issues its products while the others are in their softmax: they take turns.
- *  Shared memory: Q (later O) by warpgroup, K and V, in panels of 64 columns; barriers; the tile. */
+ *  Shared memory: Q (later O) by warpgroup, K and V, in panels of 64 columns; barriers; the tile.
+ *
+ *  fp8 has the same roles, rings and turns, with bytes where 16 bits are. What differs: V is there by columns,
+ *  of 128 keys each, in the order that P has in the threads (FAI_PAIRED_KEY); P takes half the registers; the
+ *  softmax has a maximum; factors of Q, K and V are part of the scale and of P (FAI_(factors)). */
 #define FAI_HOPPER_THREADS (FAI_HOPPER_WGS * 128 + 128)
 #define FAI_HOPPER_SIZES \
     enum { \
@@ -3688,7 +3700,7 @@ FAI_ATOM uint32_t FAI_(seen_places)(const int place, int32_t lo, int32_t hi) {
     }
     return mask;
 }
-/* 16 keys of a column, from key j on: those that no row sees become zeros, and what is NaN. 1 if there was such a thing. */
+/* 16 keys of a column, from key j on: those that no row sees become zeros, and what is NaN, which 1 tells. */
 FAI_ATOM int FAI_(mend_keys)(const FAI_(tile) *t, uint32_t at, int32_t j) {
     const int32_t lo = t->any.lo - j, hi = t->any.hi - j;
     if (lo > 0 || hi < 16) {
@@ -3780,7 +3792,8 @@ FAI_ATOM void FAI_(issue_qk)(float s[FAI_HOPPER_N / 2], uint64_t dq, uint64_t dk
 }
 
 /* O += P V, issued: o (DV/8, C4), p (BN/16, A4), fp8: (BN/32, A4); fp8 without keep: O = P V */
-FAI_ATOM void FAI_(issue_pv)(float o[FA_HEAD_DIM_V / 2], const uint32_t p[FAI_HOPPER_P], uint64_t dv, int keep) {
+FAI_ATOM void FAI_(issue_pv)(float o[FA_HEAD_DIM_V / 2], const uint32_t p[FAI_HOPPER_P], uint64_t dv,
+                             int keep) {
     FAI_HOPPER_SIZES
     fai_wgmma_fence(); /* P and O are written */
 #if FAI_BYTES == 1
@@ -3800,9 +3813,9 @@ FAI_ATOM void FAI_(rescale)(float o[FA_HEAD_DIM_V / 2], const float factor[2]) {
     for (int i = 0; i < FA_HEAD_DIM_V / 2; i++) o[i] *= factor[i / 2 % 2];
 }
 
-/* What the factors of a tile's keys do, which are the same for all of them (hopper_launch): K scales S. P V is in units of
- * the largest factor of V so far: P, before it is rounded, gets the rest, by a shift of its exponents, and O follows if
- * the unit grows. Without fp8 there is the scale alone. */
+/* What the factors of a tile's keys do, which are the same for all of them (fits_tiles): K scales S. P V is in
+ * units of the largest factor of V so far: P, before it is rounded, gets the rest, by a shift of its exponents,
+ * and O follows if the unit grows. Without fp8 there is the scale alone. */
 typedef struct FAI_(factors) {
     float scale[2]; /* of S to log2 units, for each row */
     float shift;    /* log2 of the factor of P */
@@ -3818,7 +3831,8 @@ FAI_ATOM float FAI_(tile_exponent)(const fa_args *a, const FAI_(tile) *t, int32_
     return fai_lg2_approx_f32(FAI_(tile_factor)(t, &a->v_descale, first));
 }
 #endif
-FAI_ATOM FAI_(factors) FAI_(tile_factors)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g, int32_t first) {
+FAI_ATOM FAI_(factors) FAI_(tile_factors)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g,
+                                          int32_t first) {
     FAI_(factors) f = {{g->scale[0], g->scale[1]}, 0};
     (void)a, (void)t, (void)first;
 #if FAI_BYTES == 1
@@ -3828,17 +3842,19 @@ FAI_ATOM FAI_(factors) FAI_(tile_factors)(const fa_args *a, const FAI_(tile) *t,
     }
     if (FAI_HOPPER_BLOCKS(a->v_descale)) {
         const float v = FAI_(tile_exponent)(a, t, first);
-        f.shift = fmaxf(v - fmaxf(g->unit, v), -30); /* P < 2^-21 is 0, and so is V * 0; finite for the sums */
+        f.shift = fmaxf(v - fmaxf(g->unit, v), -30); /* 2^8 2^-30 is 0 in e4m3; finite for the sums */
     }
 #endif
     return f;
 }
-/* Makes the unit of O that of the tile; 1 if it has grown, and factor is what O is to be multiplied with. Asked for when
- * O is there: the registers of S are free then. */
-FAI_ATOM int FAI_(grow)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, int32_t first, float factor[2]) {
+/* Makes the unit of O that of the tile; 1 if it has grown, and factor is what O is to be multiplied with. Asked
+ * for when O is there: the registers of S are free then. */
+FAI_ATOM int FAI_(grow)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, int32_t first,
+                        float factor[2]) {
 #if FAI_BYTES == 1
     if (FAI_HOPPER_BLOCKS(a->v_descale)) {
-        const float unit = fmaxf(g->unit, FAI_(tile_exponent)(a, t, first)), growth = fai_ex2_approx_ftz_f32(g->unit - unit);
+        const float unit = fmaxf(g->unit, FAI_(tile_exponent)(a, t, first));
+        const float growth = fai_ex2_approx_ftz_f32(g->unit - unit);
         factor[0] *= growth, factor[1] *= growth, g->unit = unit;
         return growth != 1;
     }
@@ -3847,7 +3863,7 @@ FAI_ATOM int FAI_(grow)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, i
     return 0;
 }
 
-/* P from S - reference, in place, and its sums, which know no factors of V: while they grow they are in units of P */
+/* P from S - reference, in place, and its sums, which know no factors of V: here they are in units of P */
 FAI_ATOM void FAI_(exponentials)(float s[FAI_HOPPER_N / 2], float l[2], const FAI_(factors) *f) {
     const float unit = fai_ex2_approx_ftz_f32(f->shift), back = fai_ex2_approx_ftz_f32(-f->shift);
     if (FAI_BYTES == 1) l[0] *= unit, l[1] *= unit;
@@ -3981,9 +3997,11 @@ FAI_ATOM void FAI_(pack)(uint32_t p[FAI_HOPPER_P], const float s[FAI_HOPPER_N / 
     }
 }
 
-/*  FA_PROMOTE: tensor cores add fp8 products with fewer bits than f32 has. So that errors do not grow with the number of
- *  keys, P V of that many tiles has registers of its own, and then is added to O. `since`: tiles that are in them. */
-FAI_ATOM void FAI_(promote)(float o[FA_HEAD_DIM_V / 2], const float part[FA_HEAD_DIM_V / 2], int *since, int always) {
+/* FA_PROMOTE: tensor cores add fp8 products with fewer bits than f32 has. So that errors do not grow with the
+ * number of keys, P V of that many tiles has registers of its own, and then is added to O. `since`: tiles that
+ * are in them. */
+FAI_ATOM void FAI_(promote)(float o[FA_HEAD_DIM_V / 2], const float part[FA_HEAD_DIM_V / 2], int *since,
+                            int always) {
     if ((FA_PROMOTE) == 0 || (++*since < (FA_PROMOTE) && !always)) return;
     *since = 0;
 #pragma unroll
@@ -4176,7 +4194,8 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
                 FAI_(step)(a, t, &g, &stage, o, part, &since, p, m, l, first, 1);
             const int32_t stop = walk.end > g.lo ? walk.end : g.lo;
 #pragma unroll 1
-            for (; first >= stop; first -= BN) FAI_(step)(a, t, &g, &stage, o, part, &since, p, m, l, first, 0);
+            for (; first >= stop; first -= BN)
+                FAI_(step)(a, t, &g, &stage, o, part, &since, p, m, l, first, 0);
         } while (first >= walk.end);
         FAI_(wait)(FAI_V_FULL, stage);
         FAI_(issue_pv)(part, p, g.dv + stage.v, (FA_PROMOTE) == 0 || since);
@@ -4261,8 +4280,8 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
         (void)cudaGetLastError();
         return 0;
     }
-    if (FAI_BYTES == 1 && !(a->v_transposed && FAI_(fits_tiles)(&a->k_descale) && FAI_(fits_tiles)(&a->v_descale)))
-        return 0;
+    if (FAI_BYTES == 1 && !a->v_transposed) return 0;
+    if (FAI_BYTES == 1 && !(FAI_(fits_tiles)(&a->k_descale) && FAI_(fits_tiles)(&a->v_descale))) return 0;
     if (a->softmax_scale < 0 || (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data) || a->seqlen_k == 0) return 0;
     m->page_rows = paged ? fai_cuda_gcd(BN, a->page_size) : BN;
     if (m->page_rows % 8) return 0;

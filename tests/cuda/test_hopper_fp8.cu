@@ -27,7 +27,7 @@
 #define FA_HEAD_DIM 128
 #define FA_DTYPE FA_E4M3
 #define FA_O_DTYPE FA_F32
-#define FA_PROMOTE 1
+#define FA_PROMOTE 2
 #include "flashattn_cuda.cuh"
 
 #if !defined(FA_TEST_CORE) /* the others; mutants.sh compiles often */
@@ -35,7 +35,7 @@
 #define FA_HEAD_DIM 64
 #define FA_DTYPE FA_E4M3
 #define FA_O_DTYPE FA_F16
-#define FA_PROMOTE 4
+#define FA_PROMOTE 1
 #include "flashattn_cuda.cuh"
 
 #define FA_NAME e4m3_96
@@ -69,7 +69,7 @@
 #define FA_HEAD_DIM_V 128
 #define FA_DTYPE FA_E4M3
 #define FA_FEATURES FA_CAUSAL
-#define FA_PROMOTE 2
+#define FA_PROMOTE 4
 #include "flashattn_cuda.cuh"
 
 #define FA_NAME e4m3_64_256
