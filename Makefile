@@ -111,7 +111,7 @@ EXAMPLES := $(patsubst examples/%.c,build/native/%,$(wildcard examples/*.c))
 SOURCES   = $(shell git ls-files -co --exclude-standard '*.[ch]' '*.md' 2>/dev/null || \
                     find . -path ./build -prune -o -name '*.[ch]' -print -o -name '*.md' -print)
 
-.PHONY: all help test test-fast ptx fuzz mutants gpu cuda-model compile-time run examples bench-cpu bench-readme expand format clean
+.PHONY: all help test test-fast ptx fuzz mutants gpu cuda-model compile-time run why-flash examples bench-cpu bench-readme expand format clean
 all: test
 
 help: ## this list
@@ -146,6 +146,9 @@ compile-time: ## seconds that nvcc takes for an instance, by pass
 run: build/native/recall ## a text predictor made of attention alone, on this repository's own text
 	$< $(SOURCES)
 
+why-flash: build/native/why_flash ## what attention costs with and without its matrix: tables, and build/why_flash.svg
+	$<
+
 examples: $(EXAMPLES) ## build the examples, into build/native/
 
 bench-cpu: ## speed of the CPU kernels next to other libraries -> build/bench/cpu.csv
@@ -166,7 +169,7 @@ expand: ## N=attn64 [D=64] [DEFINES=..]: one instance, preprocessed and formatte
 	@wc -l build/$(N).c
 
 format: ## clang-format the C sources in place
-	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.c bench/*.c)
+	clang-format -i $(wildcard *.h tests/*.[ch] tests/*/*.[ch] examples/*.[ch] examples/*/*.[ch] bench/*.c)
 
 clean: ## remove build/
 	rm -rf build

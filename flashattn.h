@@ -1710,6 +1710,7 @@ static inline fa_range fai_keys(const fa_args *a, const fa_sequence *s) {
 #define FAI_GRAIN 192
 /* Merging costs a row as much as 2 to 4 keys do, so with this many it is below 1 %. */
 #define FAI_LEAST_KEYS 512
+#define FAI_TEAM 4096 /* scores (row, key) below which a second thread costs more than it takes off */
 
 static inline int32_t fai_count_splits(const fa_args *a, const fai_plan *p, const fa_sequence *s) {
     const fa_range r = fai_keys(a, s);
@@ -1781,6 +1782,11 @@ static inline fai_plan fai_make_plan(const fa_args *a, int32_t threads, int32_t 
         const fa_sequence s = fa_get_sequence(a, b);
         const int32_t count = fai_count_splits(a, &p, &s);
         if (count > p.most) p.most = count;
+    }
+    tasks = (int64_t)a->batch * fai_num_heads_k(a) / p.heads * p.most;
+    if (p.fixed && tasks < threads && rows * a->seqlen_k >= FAI_TEAM) { /* rows are alone anyway: share them, too */
+        p.rows = (int32_t)(((rows < p.rows ? rows : p.rows) * tasks + threads - 1) / threads);
+        p.blocks = (rows + p.rows - 1) / p.rows;
     }
     return p;
 }
@@ -4312,9 +4318,9 @@ FAI_INLINE int FAI_(live)(const FAI_(task) *t, FAI_(panel) *p, int32_t j) {
 /* s[r][v]: score of key j0 + r for the queries of vector v */
 FAI_NOINLINE void FAI_(modify)(const FAI_(task) *t, FAI_(panel) *p, fai_vec *s, int32_t j0) {
     const fai_vec *bias = t->bt + (int64_t)(j0 - t->tile) * FAI_NV;
-    const int biased = (FA_FEATURES & FA_BIAS) && (t->used & FA_BIAS);
+    const int biased = ((FA_FEATURES) & FA_BIAS) && (t->used & FA_BIAS);
     for (int r = 0; r < FAI_MR; r++) {
-        if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK) && j0 + r < t->seq.len_k)
+        if (((FA_FEATURES) & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK) && j0 + r < t->seq.len_k)
             FAI_(live)(t, p, j0 + r);
         for (int v = 0; v < FAI_NV; v++)
             s[r * FAI_NV + v] = FAI_(change)(t, &p->lanes[v], s[r * FAI_NV + v], fai_isplat(j0 + r),
@@ -4483,7 +4489,7 @@ FAI_INLINE void FAI_(scores)(const int J0, const int J1, const int MODE, const F
         FAI_(rescale)(t, p, y, sum, ot, row >> FAI_PAIRS);
         FAI_EACH (i, 0, MR * NV) x[i] = y[i];
     }
-    const int dropped = (FA_FEATURES & FA_DROPOUT) && MODE == FAI_CHANGED && (t->used & FA_DROPOUT);
+    const int dropped = ((FA_FEATURES) & FA_DROPOUT) && MODE == FAI_CHANGED && (t->used & FA_DROPOUT);
     if (dropped) FAI_(dropout)(t, p, x, j0);
     FAI_EACH (v, J0, J1) {
         p->l[v] += sum[v];
@@ -4633,7 +4639,7 @@ FAI_NOINLINE float FAI_(close_row)(const FAI_(task) *t, int32_t i, int32_t h, do
     const fa_args *a = t->args;
     const double difference = FAI_PAIRS ? rounded - l : 0;
     double factor = 1;
-    if ((FA_FEATURES & FA_SINK) && (t->used & FA_SINK)) { /* exp(sink) joins the row sum */
+    if (((FA_FEATURES) & FA_SINK) && (t->used & FA_SINK)) { /* exp(sink) joins the row sum */
         const double sink = (double)a->sink[h] * 1.4426950408889634, top = l > 0 && m > sink ? m : sink;
         factor = l > 0 ? exp2(m - top) : l, l = l > 0 ? l * factor + exp2(sink - top) : l + 1, m = top;
     }
@@ -4710,7 +4716,7 @@ FAI_INLINE fa_range FAI_(set_lane)(const FAI_(task) *t, FAI_(lanes) *lanes, int 
     lanes->i[lane] = i, lanes->h[lane] = h;
     lanes->lo[lane] = keys.lo, lanes->hi[lane] = keys.hi, lanes->pos[lane] = i + t->seq.len_k - t->seq.len_q;
     lanes->live[lane] = -1;
-    if ((FA_FEATURES & FA_ALIBI) && (t->used & FA_ALIBI))
+    if (((FA_FEATURES) & FA_ALIBI) && (t->used & FA_ALIBI))
         lanes->slope[lane] = a->alibi_slopes[t->seq.b * a->alibi_stride_b + h] * FAI_LOG2E;
     return keys;
 }
@@ -4728,7 +4734,7 @@ FAI_NOINLINE void FAI_(open_panel)(FAI_(task) *t, FAI_(panel) *p, int64_t row0, 
     p->any = fa_any_range(t->args, t->seq.len_q, t->seq.len_k, i0, i1);
     p->all = fa_all_range(t->args, t->seq.len_q, t->seq.len_k, i0, i1);
     if (t->split) p->any = fai_cut(p->any, t->split->keys), p->all = fai_cut(p->all, t->split->keys);
-    if ((FA_FEATURES & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && p->all.hi > t->seq.len_k - t->seq.len_q)
+    if (((FA_FEATURES) & FA_TREE_MASK) && (t->used & FA_TREE_MASK) && p->all.hi > t->seq.len_k - t->seq.len_q)
         p->all.hi = t->seq.len_k - t->seq.len_q;
     for (int v = 0; v < FAI_NV; v++) p->m[v] = p->l[v] = p->rounded[v] = fai_splat(0), p->limit[v] = fai_splat(-1);
     FAI_(pack_q)(t, p, qt);
@@ -4760,7 +4766,7 @@ FAI_NOINLINE void FAI_(open_few)(const FAI_(task) *t, FAI_(few) *f, int64_t row0
         head.head_k += r / rows;
         f->keys[r] = FAI_(set_lane)(&head, &lanes, 0, row0 + r % rows);
         f->i[r] = lanes.i[0], f->h[r] = lanes.h[0];
-        f->slope[r] = (FA_FEATURES & FA_ALIBI) && (t->used & FA_ALIBI) ? lanes.slope[0] : 0;
+        f->slope[r] = ((FA_FEATURES) & FA_ALIBI) && (t->used & FA_ALIBI) ? lanes.slope[0] : 0;
         factor = t->scale * (FA_DTYPE >= FA_E4M3 ? fai_descale(a, &a->q_descale, t->seq.b, f->h[r], f->i[r]) : 1);
         if (a->softmax_scale < 0) factor = -factor;
         for (int c = 0; c < FA_HEAD_DIM; c += FAI_VL)
@@ -4936,8 +4942,8 @@ FAI_NOINLINE fai_vec FAI_(few_change)(const FAI_(task) *t, const FAI_(few) *f, i
     lanes.lo = fai_isplat(f->keys[r].lo), lanes.hi = fai_isplat(f->keys[r].hi), lanes.live = fai_isplat(-1);
     lanes.pos = fai_isplat(f->i[r] + t->seq.len_k - t->seq.len_q), lanes.slope = fai_splat(f->slope[r]);
     for (int l = 0; l < FAI_VL; l++) lanes.i[l] = f->i[r], lanes.h[l] = f->h[r];
-    if ((FA_FEATURES & FA_BIAS) && (t->used & FA_BIAS)) bias = FAI_(bias)(t, f->i[r], f->h[r], key[0], n);
-    if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
+    if (((FA_FEATURES) & FA_BIAS) && (t->used & FA_BIAS)) bias = FAI_(bias)(t, f->i[r], f->h[r], key[0], n);
+    if (((FA_FEATURES) & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK))
         for (int l = 0; l < n; l++) lanes.live[l] = -fa_block_visible(t->args, &t->seq, f->h[r], f->i[r], key[l]);
     return FAI_(change)(t, &lanes, s, key, bias, NULL);
 }
@@ -5452,16 +5458,16 @@ FAI_NOINLINE void FAI_(grad_modify)(const FAI_(grad) *g, int32_t r, int32_t j0, 
         FAI_(lanes) lanes;
         lanes.lo = fai_isplat(g->lo[r + i]), lanes.hi = fai_isplat(g->hi[r + i]), lanes.live = fai_isplat(-1);
         lanes.pos = fai_isplat(query + t->seq.len_k - t->seq.len_q);
-        lanes.slope = fai_splat((FA_FEATURES & FA_ALIBI) && (t->used & FA_ALIBI)
+        lanes.slope = fai_splat(((FA_FEATURES) & FA_ALIBI) && (t->used & FA_ALIBI)
                                     ? t->args->alibi_slopes[t->seq.b * t->args->alibi_stride_b + head] * FAI_LOG2E
                                     : 0);
         for (int l = 0; l < FAI_VL; l++) lanes.i[l] = query, lanes.h[l] = head;
         for (int v = 0; v < FAI_NV; v++) {
             const int32_t j = j0 + v * FAI_VL, rest = t->seq.len_k - j;
             fai_vec bias = fai_splat(0), both[2];
-            if ((FA_FEATURES & FA_BIAS) && (t->used & FA_BIAS))
+            if (((FA_FEATURES) & FA_BIAS) && (t->used & FA_BIAS))
                 bias = FAI_(bias)(t, lanes.i[0], lanes.h[0], j, rest < FAI_VL ? rest : FAI_VL);
-            if ((FA_FEATURES & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK)) {
+            if (((FA_FEATURES) & FA_BLOCK_MASK) && (t->used & FA_BLOCK_MASK)) {
                 const int32_t bk = t->args->block_mask.block_k;
                 for (int l = 0; l < FAI_VL && l < rest; l++)
                     lanes.live[l] = l && (j + l) % bk ? lanes.live[l - 1]
@@ -5726,7 +5732,7 @@ FAI_NOINLINE void FAI_(grad_meet)(FAI_(grad) *g, int64_t row0, int32_t rows, int
             if (hi <= j0 || g->lo[r] >= j0 + PW) continue;
             if (first == end) first = cut = r;
             last = r + MR;
-            const int live = (FA_FEATURES & FA_BLOCK_MASK) && (g->t.used & FA_BLOCK_MASK) ? FAI_(grad_live)(g, r, j0) : 3;
+            const int live = ((FA_FEATURES) & FA_BLOCK_MASK) && (g->t.used & FA_BLOCK_MASK) ? FAI_(grad_live)(g, r, j0) : 3;
             if (live == 0) {
                 FAI_(grad_hidden)(g, r, key);
             } else if (g->changed || live != 3) {
@@ -5764,7 +5770,7 @@ FAI_NOINLINE void FAI_(grad_head)(FAI_(grad) *g, int32_t split) {
         for (; end < row; end++) memset(g->dq + end * FA_HEAD_DIM, 0, sizeof(float) * FA_HEAD_DIM);
         for (; row < to; row += FAI_TQ) {
             const int32_t rows = all - row < FAI_TQ ? (int32_t)(all - row) : FAI_TQ;
-            if ((FA_FEATURES & FA_BLOCK_MASK) && (g->t.used & FA_BLOCK_MASK) && FAI_(grad_dead)(g, row, rows)) {
+            if (((FA_FEATURES) & FA_BLOCK_MASK) && (g->t.used & FA_BLOCK_MASK) && FAI_(grad_dead)(g, row, rows)) {
                 if (row >= end) memset(g->dq + row * FA_HEAD_DIM, 0, sizeof(float) * FA_HEAD_DIM * (size_t)rows);
             } else {
                 FAI_(grad_meet)(g, row, rows, row >= end);
@@ -6037,12 +6043,14 @@ static inline fa_status FA_(forward)(const fa_args *args, void *workspace, size_
         return fai_fail(args, FA_ERR_WORKSPACE_SIZE, "workspace", -1, (double)bytes, (double)each * threads,
                         INFINITY);
 #if defined(_OPENMP)
+    if (threads > 1 && tasks > 1) { /* a team costs microseconds, even one of one */
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int64_t task = 0; task < tasks; task++)
-        FA_(forward_run_task)(args, task, (char *)workspace + each * (size_t)omp_get_thread_num());
-#else
-    for (int64_t task = 0; task < tasks; task++) FA_(forward_run_task)(args, task, workspace);
+        for (int64_t task = 0; task < tasks; task++)
+            FA_(forward_run_task)(args, task, (char *)workspace + each * (size_t)omp_get_thread_num());
+        return FA_OK;
+    }
 #endif
+    for (int64_t task = 0; task < tasks; task++) FA_(forward_run_task)(args, task, workspace);
     return FA_OK;
 }
 #endif /* FA_FORWARD */
@@ -6120,12 +6128,14 @@ static inline fa_status FA_(decode)(const fa_args *args, void *workspace, size_t
     for (int stage = 0; stage < 2; stage++) {
         const int64_t tasks = FA_(decode_count)(args, &plan, stage);
 #if defined(_OPENMP)
+        if (threads > 1 && tasks > 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t task = 0; task < tasks; task++)
-            FA_(decode_task)(args, &plan, stage, task, omp_get_thread_num(), workspace);
-#else
-        for (int64_t task = 0; task < tasks; task++) FA_(decode_task)(args, &plan, stage, task, 0, workspace);
+            for (int64_t task = 0; task < tasks; task++)
+                FA_(decode_task)(args, &plan, stage, task, omp_get_thread_num(), workspace);
+            continue;
+        }
 #endif
+        for (int64_t task = 0; task < tasks; task++) FA_(decode_task)(args, &plan, stage, task, 0, workspace);
     }
     return FA_OK;
 }
@@ -6207,13 +6217,15 @@ static inline fa_status FA_(backward)(const fa_args *args, void *workspace, size
     for (int stage = 0; stage < 3; stage++) {
         const int64_t tasks = FA_(backward_num_tasks)(args, stage);
 #if defined(_OPENMP)
+        if (threads > 1 && tasks > 1) {
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int64_t task = 0; task < tasks; task++)
-            FA_(backward_run_task)(args, stage, task, omp_get_thread_num(), workspace);
-#else
+            for (int64_t task = 0; task < tasks; task++)
+                FA_(backward_run_task)(args, stage, task, omp_get_thread_num(), workspace);
+            continue;
+        }
+#endif
         (void)threads;
         for (int64_t task = 0; task < tasks; task++) FA_(backward_run_task)(args, stage, task, 0, workspace);
-#endif
     }
     return FA_OK;
 }

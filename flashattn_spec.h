@@ -698,7 +698,7 @@ static inline void fai_spec_pointer(fai_spec_call *c, fa_status status, const ch
 
 /* fields: names of data, stride, dtype, kind */
 static inline void fai_check_spec_rows(fai_spec_call *c, fa_status status, const fa_rows *rows, int32_t vocab,
-                                  int64_t count, const char *const fields[4]) {
+                                       int64_t count, const char *const fields[4]) {
     const fa_dtype dtype = rows->dtype ? rows->dtype : FA_F32;
     fai_spec_range(c, status, fields[2], -1, rows->dtype, 0, FA_BF16);
     fai_spec_range(c, status, fields[3], -1, rows->kind, 0, FA_WEIGHTS);
@@ -1450,8 +1450,7 @@ static inline fai_spec_call fai_check_verify_chain(const fa_verify_args *a, int 
         fai_spec_bad(&c, FA_ERR_SPEC_RULE, "rule", -1, a->rule, 1, 0);
     fai_check_chains(&c, t, a->vocab);
     if (c.status == FA_OK) {
-        const int64_t drafts =
-            t->indptr && !device ? t->indptr[t->batch] : (int64_t)t->batch * t->num_tokens;
+        const int64_t drafts = t->indptr && !device ? t->indptr[t->batch] : (int64_t)t->batch * t->num_tokens;
         fai_check_verify(&c, a, t->batch, drafts + t->batch, drafts, t->num_tokens + 1);
     }
     return c;
@@ -1503,8 +1502,8 @@ static inline fai_spec_call fai_check_verify_tree(const fa_verify_args *a, int d
             fai_spec_pointer(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", a->draft_row, 4, 1);
             fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "num_draft_rows", -1, a->num_draft_rows, 0, INT32_MAX);
             for (int64_t b = 0; b < t->batch && !device; b++)
-                for (int64_t first = fa_tree_begin(t, b), n = 1;
-                     n < fa_tree_count(t, b) && c.status == FA_OK; n++) {
+                for (int64_t first = fa_tree_begin(t, b), n = 1; n < fa_tree_count(t, b) && c.status == FA_OK;
+                     n++) {
                     const int64_t parent = first + t->parent[first + n];
                     fai_spec_range(&c, FA_ERR_SPEC_DRAFT_ROW, "draft_row", parent, a->draft_row[parent], 0,
                                    a->num_draft_rows - 1);
@@ -2299,8 +2298,11 @@ static inline fa_status fa_pool_tree(const fa_pool *pool, int32_t token, fa_tree
  * t + 2 + k,
  *     h = x + SiLU(W_k x + b_k)   logits = P_k h   loss = sum_k lambda_k mean_t CE(logits, token[t + 2 + k])
  * All f32; sums over the vocabulary in double. With W_k = 0 and b_k = 0 a head starts as P_k itself. What
- * is done for the vocabulary is done for FAI_ROWS rows and FAI_VOCAB of its tokens at a time, twice for
- * gradients: there are no logits of all of it, but where the caller asks for them. */
+ * is done for the vocabulary is done for FAI_VOCAB of its tokens at a time, twice for gradients if it has
+ * more: there are no logits of all of it, but where the caller asks for them.
+ *     num_threads threads of OpenMP share the work; the bits are the same for any number of them.
+ * fa_medusa_forward reads W and P once for 64 rows, or with a shared P, for 64 rows of all heads together:
+ * few rows of large weights cost what the weights cost to read. */
 typedef struct fa_medusa_args {
     uint32_t first_canary;
     int32_t rows, dim, vocab, heads;
@@ -2310,6 +2312,7 @@ typedef struct fa_medusa_args {
     const float *bias;       /* b (heads, dim); NULL = 0 */
     const float *projection; /* P (heads, vocab, dim) */
     int32_t shared;          /* 1: one P (vocab, dim) for all heads, say the model's own */
+    int32_t num_threads;     /* 0 = all that OpenMP has when compiled with it, else 1 */
 
     /* fa_medusa_forward: outputs that are not NULL */
     float *logits;      /* (rows, heads, vocab) */
@@ -2335,24 +2338,30 @@ typedef struct fa_medusa_args {
 
 /* ---- f32 matrix products ---- */
 
-/* A tile of C: FAI_GM rows x 2 vectors of FAI_GL floats, in registers; the shapes of >>vector, for the
- * same reasons. */
+static inline int64_t fai_least(int64_t x, int64_t y) { return x < y ? x : y; }
+
+/* FAI_GL: floats of a vector. Tiles in registers: FAI_GM rows x 2 vectors, or FAI_GD sums of vectors, enough
+ * to hide the latency of a multiply-add; the shapes of >>vector, for the same reasons. */
 #if defined(__GNUC__) && !defined(__CUDACC__)
 #if defined(__AVX512F__)
 #define FAI_GL 16
 #define FAI_GM 8
+#define FAI_GD 16
 #elif defined(__AVX2__) && defined(__FMA__)
 #define FAI_GL 8
 #define FAI_GM 6
+#define FAI_GD 8
 #else
 #define FAI_GL 4
 #define FAI_GM 4
+#define FAI_GD 8
 #endif
 typedef float fai_gvec __attribute__((vector_size(4 * FAI_GL), aligned(4), may_alias));
 typedef int32_t fai_gint __attribute__((vector_size(4 * FAI_GL), aligned(4), may_alias));
 #else /* one float is a vector, too */
 #define FAI_GL 1
 #define FAI_GM 4
+#define FAI_GD 4
 typedef float fai_gvec;
 #endif
 #if !defined(FAI_EACH)
@@ -2398,14 +2407,134 @@ FAI_INLINE fai_gvec fai_gexp(fai_gvec x) {
 #endif
 }
 
-/* rows: a constant, 1 .. FAI_GM */
+/* 1 / (1 + exp(-u)) */
+FAI_INLINE fai_gvec fai_gsigmoid(fai_gvec u) {
+#if FAI_GL == 1
+    return 1 / (1 + expf(-u));
+#else
+    const fai_gvec zero = {0}, one = zero + 1.0f,
+                   e = fai_gexp((fai_gvec)((fai_gint)u | INT32_MIN)); /* of -|u| */
+    const fai_gint minus = u < zero;
+    return (fai_gvec)(((fai_gint)e & minus) | ((fai_gint)one & ~minus)) / (one + e);
+#endif
+}
+
+/* max(x, y), NaN of y left out */
+FAI_INLINE fai_gvec fai_gmax(fai_gvec x, fai_gvec y) {
+#if FAI_GL == 1
+    return y > x ? y : x;
+#else
+    const fai_gint more = y > x;
+    return (fai_gvec)(((fai_gint)y & more) | ((fai_gint)x & ~more));
+#endif
+}
+
+/* A vector of which n floats are there, the others being fill; n may be more than a vector has. */
+FAI_INLINE fai_gvec fai_gload(const float *p, int64_t n, float fill) {
+    fai_gvec x = fai_gsplat(fill);
+    if (n >= FAI_GL) return *(const fai_gvec *)p;
+    memcpy(&x, p, (size_t)n * sizeof(float));
+    return x;
+}
+FAI_INLINE void fai_gstore(float *p, int64_t n, fai_gvec x) {
+    if (n >= FAI_GL)
+        *(fai_gvec *)p = x;
+    else
+        memcpy(p, &x, (size_t)n * sizeof(float));
+}
+
+/* a[l] + a[l + h] in lanes l without the bit h; b[l - h] + b[l] in those with it. */
+FAI_INLINE fai_gvec fai_gfold(const int h, fai_gvec a, fai_gvec b) {
+#if FAI_GL == 1
+    return (void)h, (void)b, a;
+#elif defined(__clang__)
+    fai_gvec low = a, high = b;
+    FAI_EACH (l, 0, FAI_GL)
+        if (l & h)
+            low[l] = b[l - h];
+        else
+            high[l] = a[l + h];
+    return low + high;
+#else
+    fai_gint low = {0};
+    FAI_EACH (l, 0, FAI_GL) low[l] = l & h ? FAI_GL + l - h : l;
+    return __builtin_shuffle(a, b, low) + __builtin_shuffle(a, b, low + h);
+#endif
+}
+
+/* rows, cols: constants, of which FAI_GD is a multiple: c[j*ldc + i] += sum_p a[i*lda + p] b[j*ldb + p]. */
+FAI_INLINE void fai_dot_tile(const int rows, const int cols, int64_t depth, const float *a, int64_t lda,
+                             const float *b, int64_t ldb, float *c, int64_t ldc) {
+    const int64_t whole = depth - depth % FAI_GL;
+    fai_gvec acc[FAI_GD], x[4];
+    float y[FAI_GD];
+    FAI_EACH (i, 0, FAI_GD) acc[i] = fai_gsplat(0);
+    for (int64_t p = 0; p < whole; p += FAI_GL) {
+        FAI_EACH (j, 0, cols) x[j] = *(const fai_gvec *)(b + j * ldb + p);
+        FAI_EACH (i, 0, rows) {
+            const fai_gvec w = *(const fai_gvec *)(a + i * lda + p);
+            FAI_EACH (j, 0, cols) acc[j * rows + i] = fai_gfma(w, x[j], acc[j * rows + i]);
+        }
+    }
+    FAI_EACH (g, 0, FAI_GD / FAI_GL) {
+        fai_gvec *v = acc + g * FAI_GL;
+        FAI_EACH (step, 1, 5) /* lane l of v[0] becomes the sum of v[l] */
+            FAI_EACH (l, 0, FAI_GL / 2)
+                if (l < FAI_GL >> step) v[l] = fai_gfold(FAI_GL >> step, v[l], v[l + (FAI_GL >> step)]);
+        *(fai_gvec *)(y + g * FAI_GL) = v[0];
+    }
+    FAI_EACH (j, 0, cols)
+        FAI_EACH (i, 0, rows) c[j * ldc + i] += y[j * rows + i];
+    for (int64_t p = whole; p < depth; p++)
+        for (int j = 0; j < cols; j++)
+            for (int i = 0; i < rows; i++) c[j * ldc + i] += a[i * lda + p] * b[j * ldb + p];
+}
+
+/* The same for FAI_GD rows of A */
+FAI_INLINE void fai_dot_strip(const int cols, int64_t depth, const float *a, int64_t lda, const float *b,
+                              int64_t ldb, float *c, int64_t ldc) {
+    for (int i = 0; i < FAI_GD; i += FAI_GD / cols)
+        fai_dot_tile(FAI_GD / cols, cols, depth, a + i * lda, lda, b, ldb, c + i, ldc);
+}
+
+/* C (n, m; ldc) += B (n, k; ldb) A (m, k; lda)^T. A is read once for 16 KiB of B, 8 rows or more, which stay
+ * in cache. */
+FAI_NOINLINE void fai_dots(int64_t m, int64_t n, int64_t k, const float *a, int64_t lda, const float *b,
+                           int64_t ldb, float *c, int64_t ldc) {
+    int64_t most = 8, end;
+    while (most / 2 >= n) most /= 2;
+    for (int64_t p = 0, depth; p < k; p += depth) {
+        depth = fai_least(k - p, 4096 / most);
+        for (int64_t first = 0; first < n; first = end) {
+            end = n - first < 4096 / depth ? n : first + 4096 / depth;
+            for (int64_t i = 0; i < m; i += FAI_GD)
+                for (int64_t j = first, cols; j < end; j += cols) {
+                    const float *at = a + i * lda + p, *bt = b + j * ldb + p;
+                    float *ct = c + j * ldc + i;
+                    cols = m - i < FAI_GD || end - j < 2 ? 1 : end - j < 4 ? 2 : 4;
+                    if (m - i < FAI_GD)
+                        for (int64_t r = 0; r < m - i; r++)
+                            fai_dot_tile(1, 1, depth, at + r * lda, lda, bt, ldb, ct + r, ldc);
+                    else if (cols == 1)
+                        fai_dot_strip(1, depth, at, lda, bt, ldb, ct, ldc);
+                    else if (cols == 2)
+                        fai_dot_strip(2, depth, at, lda, bt, ldb, ct, ldc);
+                    else
+                        fai_dot_strip(4, depth, at, lda, bt, ldb, ct, ldc);
+                }
+        }
+    }
+}
+
+/* rows: a constant, 1 .. FAI_GM; b: 2 vectors for each step */
 FAI_INLINE void fai_gemm_tile(const int rows, int64_t depth, const float *a, int64_t ra, int64_t ca,
-                              const float *b, int64_t ldb, float *c, int64_t ldc) {
+                              const float *b, float *c, int64_t ldc) {
     fai_gvec acc[FAI_GM][2];
     FAI_EACH (i, 0, rows)
         FAI_EACH (n, 0, 2) acc[i][n] = *(const fai_gvec *)(c + i * ldc + n * FAI_GL);
     for (int64_t p = 0; p < depth; p++) {
-        const fai_gvec b0 = *(const fai_gvec *)(b + p * ldb), b1 = *(const fai_gvec *)(b + p * ldb + FAI_GL);
+        const fai_gvec b0 = *(const fai_gvec *)(b + p * 2 * FAI_GL),
+                       b1 = *(const fai_gvec *)(b + (p * 2 + 1) * FAI_GL);
         FAI_EACH (i, 0, rows) {
             const fai_gvec x = fai_gsplat(a[i * ra + p * ca]);
             acc[i][0] = fai_gfma(x, b0, acc[i][0]), acc[i][1] = fai_gfma(x, b1, acc[i][1]);
@@ -2419,17 +2548,19 @@ FAI_INLINE void fai_gemm_tile(const int rows, int64_t depth, const float *a, int
  * contiguous. */
 FAI_NOINLINE void fai_gemm(int64_t m, int64_t n, int64_t k, const float *a, int64_t ra, int64_t ca,
                            const float *b, int64_t ldb, float *c, int64_t ldc) {
-    const int64_t width = 2 * FAI_GL,
-                  most = 256; /* 256 rows of 32 columns are 32 KiB: in cache for all of m */
-    const int64_t whole = n - n % width;
-    for (int64_t p = 0; p < k; p += most) {
-        const int64_t depth = k - p < most ? k - p : most;
-        for (int64_t j = 0; j < whole; j += width) {
-            const float *at = a + p * ca, *bt = b + p * ldb + j;
+    enum { WIDTH = 2 * FAI_GL, MOST = 256 };
+    float strip[MOST * WIDTH]; /* of B: 32 KiB or less, in cache for all of m whatever ldb is */
+    const int64_t whole = n - n % WIDTH;
+    for (int64_t p = 0; p < k; p += MOST) {
+        const int64_t depth = fai_least(k - p, MOST);
+        for (int64_t j = 0; j < whole; j += WIDTH) {
+            const float *at = a + p * ca;
             int64_t i = 0;
+            for (int64_t q = 0; q < depth; q++)
+                memcpy(strip + q * WIDTH, b + (p + q) * ldb + j, WIDTH * sizeof(float));
             for (; i + FAI_GM <= m; i += FAI_GM)
-                fai_gemm_tile(FAI_GM, depth, at + i * ra, ra, ca, bt, ldb, c + i * ldc + j, ldc);
-            for (; i < m; i++) fai_gemm_tile(1, depth, at + i * ra, ra, ca, bt, ldb, c + i * ldc + j, ldc);
+                fai_gemm_tile(FAI_GM, depth, at + i * ra, ra, ca, strip, c + i * ldc + j, ldc);
+            for (; i < m; i++) fai_gemm_tile(1, depth, at + i * ra, ra, ca, strip, c + i * ldc + j, ldc);
         }
         for (int64_t i = 0; whole < n && i < m; i++) /* the columns that are left */
             for (int64_t q = p; q < p + depth; q++)
@@ -2439,20 +2570,40 @@ FAI_NOINLINE void fai_gemm(int64_t m, int64_t n, int64_t k, const float *a, int6
 
 /* ---- the heads ---- */
 
-#define FAI_ROWS 64 /* rows of x that share what is read of W and P: 16 products for each float of them */
-#define FAI_VOCAB (8 * FAI_GM) /* tokens of the vocabulary at a time: 16 KiB of logits or less */
+enum {
+    FAI_LINES = 64,   /* rows of x that share what is read of W and P */
+    FAI_PANEL = 1024, /* rows that share what is read of the gradients of W and P */
+    FAI_VOCAB = 256,  /* tokens of the vocabulary at a time, or fewer if their logits would not fit into .. */
+    FAI_LOGITS = 4096, /* 16 KiB of them, on the stack */
+    FAI_PIECE = 64     /* elements of h, or FAI_VOCAB tokens, that are worth a thread */
+};
 
-/* A tile: FAI_ROWS rows, which are the columns of what is kept of them. */
+/* The statistics of a row and head, of a part of the vocabulary or all of it. */
+typedef struct fai_medusa_line {
+    double sum; /* of exp(logit - max) */
+    float max, lse, at_label, scale;
+    int32_t label; /* < 0: does not count */
+    int32_t held;  /* of the best tokens */
+} fai_medusa_line;
+
+/* A call: what its tasks share. */
 typedef struct fai_medusa {
     const fa_medusa_args *a;
-    int64_t row, rows;            /* the first of them, and how many count */
-    const float *weight, *p;      /* of the head */
-    float *x, *u, *h, *d_h, *d_x; /* (dim, FAI_ROWS): transposed x, W x + b, hidden state, gradients */
-    float *h_rows;                /* (FAI_ROWS, dim) */
-    float *logits;                /* (FAI_VOCAB, FAI_ROWS) */
-    float max[FAI_ROWS], lse[FAI_ROWS], at_label[FAI_ROWS];
-    double sum[FAI_ROWS];    /* of exp(logit - max) */
-    int32_t label[FAI_ROWS]; /* < 0: does not count */
+    int64_t stride;        /* of x */
+    int64_t row, rows;     /* of a step: up to FAI_LINES forward, FAI_PANEL for the loss */
+    fai_medusa_line *line; /* forward: (groups, pieces, lines); loss: (rows) */
+    uint64_t *key;         /* forward: the best tokens of each of these lines, top of them at most */
+    float *h;              /* forward: (heads, rows, dim); loss: (rows, dim) */
+    int32_t threads, top;
+
+    /* forward: lines that share a P, and how many P there are; of a row and head of h: row + rows * head */
+    int64_t lines, groups;
+
+    /* loss */
+    float *u, *d_h; /* (rows, dim): W x + b, and at the end its gradient; the gradient of h */
+    float *logits;  /* (rows, FAI_VOCAB): of the tokens v .. v + width - 1, then their gradient */
+    int64_t v, width;
+    int32_t k; /* head */
 } fai_medusa;
 
 static inline fa_status fai_medusa_check(const fa_medusa_args *a, int loss) {
@@ -2465,6 +2616,7 @@ static inline fa_status fai_medusa_check(const fa_medusa_args *a, int loss) {
     fai_want(&v, FA_ERR_MEDUSA_SIZE, "vocab", a->vocab, 1, INT32_MAX);
     fai_want(&v, FA_ERR_MEDUSA_SIZE, "heads", a->heads, 1, 64);
     fai_want(&v, FA_ERR_MEDUSA_SIZE, "shared", a->shared, 0, 1);
+    fai_want(&v, FA_ERR_NUM_THREADS, "num_threads", a->num_threads, 0, 65536);
     if (a->stride_x)
         fai_want(&v, FA_ERR_MEDUSA_SIZE, "stride_x", (double)a->stride_x, a->dim, 0x1p62 / INT32_MAX);
     fai_want_array(&v, FA_ERR_MEDUSA_NULL, "x", a->x, 4);
@@ -2502,136 +2654,190 @@ static inline fa_status fai_medusa_check(const fa_medusa_args *a, int loss) {
     return v.status;
 }
 
-/* Bytes that either call needs, aligned to 4; 0 if args is not valid: (6 dim + FAI_VOCAB) * FAI_ROWS
- * floats. */
+/* A stage shares out n things as up to 32 pieces of so many, a multiple of unit, whatever num_threads is. */
+static inline int64_t fai_medusa_piece(int64_t n, int64_t unit) {
+    return (n + 32 * unit - 1) / (32 * unit) * unit;
+}
+static inline int64_t fai_medusa_pieces(int64_t n, int64_t unit) {
+    return (n - 1) / fai_medusa_piece(n, unit) + 1;
+}
+
+/* The memory of either call at base, which is aligned to 64; returns how many bytes it has. */
+static inline uintptr_t fai_medusa_lay_out(fai_medusa *t, const fa_medusa_args *a, uintptr_t base, int loss) {
+    const int64_t most = a->shared ? FAI_LINES / a->heads : FAI_LINES;
+    const int64_t rows = fai_least(a->rows, loss ? (int64_t)FAI_PANEL : most);
+    const int64_t lines = loss ? rows : a->heads * rows * fai_medusa_pieces(a->vocab, FAI_VOCAB);
+    const uintptr_t h =
+        (uintptr_t)rows * (uintptr_t)a->dim * (loss ? 1 : (uintptr_t)a->heads) * sizeof(float);
+    uintptr_t at = base;
+    t->a = a, t->rows = rows, t->stride = a->stride_x ? a->stride_x : a->dim;
+    t->groups = a->shared ? 1 : a->heads;
+    t->width = fai_least(a->vocab, FAI_VOCAB), t->threads = a->num_threads ? a->num_threads : 1;
+#if defined(_OPENMP)
+    if (!a->num_threads) t->threads = omp_get_max_threads();
+#endif
+    t->line = (fai_medusa_line *)at, at += (uintptr_t)lines * sizeof *t->line;
+    t->key = (uint64_t *)at, at += loss ? 0 : (uintptr_t)(lines * fai_least(a->vocab, 64)) * sizeof *t->key;
+    t->h = (float *)at, at += h, t->u = (float *)at, at += h, t->d_h = (float *)at, at += h;
+    t->logits = (float *)at, at += (uintptr_t)(rows * t->width) * sizeof(float);
+    return (loss ? at : (uintptr_t)t->u) - base;
+}
+
+/* Bytes that either call needs, at any alignment; 0 if args is not valid. About 16 (dim + 64) times rows, of
+ * which up to 1024 count, or 256 dim times heads, if that is more. */
 static inline size_t fa_medusa_workspace(const fa_medusa_args *args) {
+    fai_medusa t;
     if (fai_medusa_check(args, 0) != FA_OK) return 0;
-    return (6 * (size_t)args->dim + FAI_VOCAB) * FAI_ROWS * sizeof(float);
+    const size_t forward = fai_medusa_lay_out(&t, args, 0, 0), loss = fai_medusa_lay_out(&t, args, 0, 1);
+    return (forward > loss ? forward : loss) + 64;
 }
 
 static inline fa_status fai_medusa_begin(fai_medusa *t, const fa_medusa_args *a, void *workspace,
                                          size_t bytes, int loss) {
     fai_verdict v = {fai_medusa_check(a, loss), a ? a->error : NULL};
     if (v.status != FA_OK) return v.status;
-    fai_want_array(&v, FA_ERR_WORKSPACE_NULL, "workspace", workspace, 4);
+    if (!workspace) fai_refuse(&v, FA_ERR_WORKSPACE_NULL, "workspace", -1, 0, 1, 0);
     fai_want(&v, FA_ERR_WORKSPACE_SIZE, "bytes", (double)bytes, (double)fa_medusa_workspace(a), 0x1p62);
-    const int64_t one = (int64_t)a->dim * FAI_ROWS;
-    t->a = a, t->x = (float *)workspace, t->u = t->x + one, t->h = t->u + one, t->d_h = t->h + one;
-    t->d_x = t->d_h + one, t->h_rows = t->d_x + one, t->logits = t->h_rows + one;
+    if (v.status == FA_OK) fai_medusa_lay_out(t, a, ((uintptr_t)workspace + 63) & ~(uintptr_t)63, loss);
     return v.status;
 }
 
-/* The next tile begins at that row: x transposed, what is behind the last row 0. */
-static inline void fai_medusa_rows(fai_medusa *t, int64_t row) {
-    const int64_t dim = t->a->dim, stride = t->a->stride_x ? t->a->stride_x : dim;
-    t->row = row, t->rows = t->a->rows - row < FAI_ROWS ? t->a->rows - row : FAI_ROWS;
-    for (int64_t i = 0; i < dim; i++)
-        for (int64_t r = 0; r < FAI_ROWS; r++)
-            t->x[i * FAI_ROWS + r] = r < t->rows ? t->a->x[(row + r) * stride + i] : 0;
-    memset(t->d_x, 0, (size_t)dim * FAI_ROWS * sizeof(float));
-}
-
-static inline float fai_sigmoid(float u) { return 1 / (1 + expf(-u)); }
-
-/* u = W x + b and h = x + SiLU(u) of head k. */
-static inline void fai_medusa_hidden(fai_medusa *t, int32_t k) {
-    const fa_medusa_args *a = t->a;
-    const int64_t dim = a->dim;
-    t->weight = a->weight + k * dim * dim, t->p = a->projection + (a->shared ? 0 : k * dim * a->vocab);
-    for (int64_t i = 0; i < dim; i++)
-        for (int64_t r = 0; r < FAI_ROWS; r++) t->u[i * FAI_ROWS + r] = a->bias ? a->bias[k * dim + i] : 0;
-    fai_gemm(dim, FAI_ROWS, dim, t->weight, dim, 1, t->x, FAI_ROWS, t->u, FAI_ROWS);
-    for (int64_t i = 0; i < dim * FAI_ROWS; i++) t->h[i] = t->x[i] + t->u[i] * fai_sigmoid(t->u[i]);
-}
-
-/* Logits of `count` tokens from v on. */
-static inline void fai_medusa_logits(fai_medusa *t, int64_t v, int64_t count) {
-    memset(t->logits, 0, (size_t)count * FAI_ROWS * sizeof(float));
-    fai_gemm(count, FAI_ROWS, t->a->dim, t->p + v * t->a->dim, t->a->dim, 1, t->h, FAI_ROWS, t->logits,
-             FAI_ROWS);
-}
-
-/* x[0 .. FAI_ROWS-1] = max(x, y), NaN of y left out. */
-static inline void fai_medusa_max(float *x, const float *y) {
-    for (int r = 0; r < FAI_ROWS; r += FAI_GL) {
-        const fai_gvec p = *(const fai_gvec *)(x + r), q = *(const fai_gvec *)(y + r);
-#if FAI_GL == 1
-        x[r] = q > p ? q : p;
-#else
-        const fai_gint more = q > p;
-        *(fai_gvec *)(x + r) = (fai_gvec)(((fai_gint)q & more) | ((fai_gint)p & ~more));
+/* All tasks of a stage. Each writes what no other one touches, with sums in an order of its own. */
+static inline void fai_medusa_run(fai_medusa *t, void (*stage)(const fai_medusa *, int64_t), int64_t tasks) {
+#if defined(_OPENMP)
+#pragma omp parallel for schedule(dynamic, 1) num_threads(t->threads)
 #endif
-    }
+    for (int64_t task = 0; task < tasks; task++) stage(t, task);
 }
 
-/* Maxima and sums, with `count` more tokens [OS]. A sum starts again at each maximum that is new: one that
- * is not finite ends as NaN. */
-static inline void fai_medusa_sum(fai_medusa *t, int64_t count) {
-    float max[FAI_ROWS], sum[FAI_ROWS];
-    memcpy(max, t->max, sizeof max), memset(sum, 0, sizeof sum);
-    for (int64_t i = 0; i < count; i++) fai_medusa_max(max, t->logits + i * FAI_ROWS);
-    for (int64_t i = 0; i < count; i++)
-        for (int r = 0; r < FAI_ROWS; r += FAI_GL)
-            *(fai_gvec *)(sum + r) +=
-                fai_gexp(*(const fai_gvec *)(t->logits + i * FAI_ROWS + r) - *(fai_gvec *)(max + r));
-    for (int r = 0; r < FAI_ROWS; r++) {
-        const float old = t->max[r] - max[r]; /* -inf at first, NaN after -inf alone */
-        t->sum[r] = t->sum[r] * (t->sum[r] > 0 ? exp((double)old) : 0) + (double)sum[r], t->max[r] = max[r];
-    }
+/* Elements i .. end-1 of u = W x + b and h = x + SiLU(u) of head k: `rows` of them, (rows, dim), from a row on.
+ * u may be h. */
+static inline void fai_medusa_hidden(const fai_medusa *t, int32_t k, int64_t row, int64_t rows, int64_t i,
+                                     int64_t end, float *u, float *h) {
+    const int64_t dim = t->a->dim;
+    const float *x = t->a->x + row * t->stride, *bias = t->a->bias ? t->a->bias + k * dim : NULL;
+    for (int64_t r = 0; r < rows; r++)
+        if (bias)
+            memcpy(u + r * dim + i, bias + i, (size_t)(end - i) * sizeof *u);
+        else
+            memset(u + r * dim + i, 0, (size_t)(end - i) * sizeof *u);
+    fai_dots(end - i, rows, dim, t->a->weight + (k * dim + i) * dim, dim, x, t->stride, u + i, dim);
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t n = i; n < end; n += FAI_GL) {
+            const fai_gvec y = fai_gload(u + r * dim + n, end - n, 0);
+            fai_gstore(h + r * dim + n, end - n,
+                       fai_gload(x + r * t->stride + n, end - n, 0) + y * fai_gsigmoid(y));
+        }
 }
 
-/* max, sum and lse of all tokens; at_label: the logit of the label. heaps: the best top of them, if
- * top > 0. logits (of row 0 and this head): NULL: not wanted. */
-static inline void fai_medusa_statistics(fai_medusa *t, uint64_t (*heaps)[64], int32_t top, float *logits) {
+/* Logits (rows, width; ld) of `count` tokens from v on. */
+static inline void fai_medusa_logits(const fai_medusa *t, int64_t group, const float *h, int64_t rows,
+                                     int64_t v, int64_t count, float *logits, int64_t ld) {
+    const int64_t dim = t->a->dim;
+    for (int64_t r = 0; r < rows; r++) memset(logits + r * ld, 0, (size_t)count * sizeof *logits);
+    fai_dots(count, rows, dim, t->a->projection + (group * t->a->vocab + v) * dim, dim, h, dim, logits, ld);
+}
+
+/* A maximum and a sum more [OS]. A sum starts again at each maximum that is new: one that is not finite ends
+ * as NaN. */
+static inline void fai_medusa_add(fai_medusa_line *line, float max, double sum) {
+    const float top = max > line->max ? max : line->max;
+    if (line->max < top) line->sum *= line->sum > 0 ? exp((double)(line->max - top)) : 0;
+    line->sum += max < top ? sum * exp((double)(max - top)) : sum;
+    line->max = top;
+}
+static inline void fai_medusa_sum(fai_medusa_line *line, const float *logits, int64_t count) {
+    fai_gvec top = fai_gsplat(line->max), part = fai_gsplat(0);
+    float lane[FAI_GL], max = line->max;
+    double sum = 0;
+    for (int64_t i = 0; i < count; i += FAI_GL)
+        top = fai_gmax(top, fai_gload(logits + i, count - i, -INFINITY));
+    memcpy(lane, &top, sizeof lane);
+    for (int l = 0; l < FAI_GL; l++) max = lane[l] > max ? lane[l] : max;
+    for (int64_t i = 0; i < count; i += FAI_GL)
+        part += fai_gexp(fai_gload(logits + i, count - i, -INFINITY) - fai_gsplat(max));
+    memcpy(lane, &part, sizeof lane);
+    for (int l = 0; l < FAI_GL; l++) sum += (double)lane[l];
+    fai_medusa_add(line, max, sum);
+}
+
+/* ---- forward: stages of the rows that share what is read ---- */
+
+static inline void fai_medusa_forward_hidden(const fai_medusa *t, int64_t task) {
+    const int64_t dim = t->a->dim, each = fai_medusa_piece(dim, FAI_PIECE),
+                  k = task / fai_medusa_pieces(dim, FAI_PIECE);
+    const int64_t i = task % fai_medusa_pieces(dim, FAI_PIECE) * each;
+    float *h = t->h + k * t->rows * dim;
+    fai_medusa_hidden(t, (int32_t)k, t->row, t->rows, i, fai_least(i + each, dim), h, h);
+}
+
+/* A piece of a vocabulary, for all lines of a group: maxima, sums, the best tokens; logits, if wanted. */
+static inline void fai_medusa_forward_logits(const fai_medusa *t, int64_t task) {
     const fa_medusa_args *a = t->a;
-    int32_t held[FAI_ROWS] = {0};
-    float least[FAI_ROWS]; /* of the best top so far */
-    for (int r = 0; r < FAI_ROWS; r++) t->max[r] = -INFINITY, t->sum[r] = 0, t->at_label[r] = least[r] = 0;
-    for (int64_t v = 0; v < a->vocab; v += FAI_VOCAB) {
-        const int64_t count = a->vocab - v < FAI_VOCAB ? a->vocab - v : FAI_VOCAB;
-        fai_medusa_logits(t, v, count);
-        fai_medusa_sum(t, count);
-        for (int64_t r = 0; r < t->rows; r++) {
-            if (t->label[r] >= v && t->label[r] < v + count)
-                t->at_label[r] = t->logits[(t->label[r] - v) * FAI_ROWS + r];
-            for (int64_t i = 0; logits && i < count; i++)
-                logits[(t->row + r) * a->heads * a->vocab + v + i] = t->logits[i * FAI_ROWS + r];
-            for (int64_t i = 0; top && i < count; i++) {
-                const float x = t->logits[i * FAI_ROWS + r];
-                if (held[r] == top && !(x > least[r])) continue;
-                fai_offer(heaps[r], &held[r], top,
-                          fai_score_key(x >= -INFINITY ? x : -INFINITY, (int32_t)(v + i)));
-                least[r] = fai_key_score(heaps[r][0]);
+    const int64_t vocab = a->vocab, each = fai_medusa_piece(vocab, FAI_VOCAB),
+                  group = task / fai_medusa_pieces(vocab, FAI_VOCAB);
+    const int64_t first = task % fai_medusa_pieces(vocab, FAI_VOCAB) * each,
+                  end = fai_least(first + each, vocab);
+    const int64_t ld = fai_least(FAI_VOCAB, FAI_LOGITS / t->lines);
+    float logits[FAI_LOGITS]; /* (lines, ld) */
+    fai_medusa_line *line = t->line + task * t->lines;
+    uint64_t *key = t->key + task * t->lines * t->top;
+    for (int64_t l = 0; l < t->lines; l++) line[l].max = -INFINITY, line[l].sum = 0, line[l].held = 0;
+    for (int64_t v = first; v < end; v += ld) {
+        const int64_t count = fai_least(ld, end - v);
+        fai_medusa_logits(t, group, t->h + group * t->lines * a->dim, t->lines, v, count, logits, ld);
+        for (int64_t l = 0; l < t->lines; l++) {
+            const int64_t k = group + l / t->rows, r = t->row + l % t->rows;
+            const float *x = logits + l * ld;
+            uint64_t *best = key + l * t->top;
+            fai_medusa_sum(line + l, x, count);
+            if (a->logits) memcpy(a->logits + (r * a->heads + k) * vocab + v, x, (size_t)count * sizeof *x);
+            for (int64_t i = 0; i < (t->top ? count : 0); i++) {
+                if (line[l].held == t->top && !(x[i] > fai_key_score(best[0]))) continue;
+                fai_offer(best, &line[l].held, t->top,
+                          fai_score_key(x[i] >= -INFINITY ? x[i] : -INFINITY, (int32_t)(v + i)));
             }
         }
     }
-    for (int r = 0; r < FAI_ROWS; r++) t->lse[r] = (float)((double)t->max[r] + log(t->sum[r]));
+}
+
+/* The pieces of a row and head together. */
+static inline void fai_medusa_forward_best(const fai_medusa *t, int64_t task) {
+    const fa_medusa_args *a = t->a;
+    const int64_t pieces = fai_medusa_pieces(a->vocab, FAI_VOCAB), group = task / t->lines,
+                  l = task % t->lines;
+    const int64_t k = group + l / t->rows, at = ((t->row + l % t->rows) * a->heads + k) * t->top;
+    const int64_t first = group * pieces * t->lines + l;
+    fai_medusa_line *line = t->line + first;
+    uint64_t *key = t->key + first * t->top;
+    for (int64_t n = 1; n < pieces; n++) {
+        const fai_medusa_line *more = line + n * t->lines;
+        fai_medusa_add(line, more->max, more->sum);
+        for (int32_t i = 0; i < more->held; i++)
+            fai_offer(key, &line->held, t->top, key[n * t->lines * t->top + i]);
+    }
+    line->lse = (float)((double)line->max + log(line->sum));
+    fai_sort(key, t->top);
+    for (int32_t n = 0; n < t->top; n++) {
+        if (a->top_token) a->top_token[at + n] = (int32_t) ~(uint32_t)key[n];
+        if (a->top_logprob) a->top_logprob[at + n] = fai_key_score(key[n]) - line->lse;
+    }
 }
 
 /* Logits, or the best top_k tokens, of every row and head. A NaN counts as the least for these; the
  * log-probabilities of its row are NaN. */
 static inline fa_status fa_medusa_forward(const fa_medusa_args *args, void *workspace, size_t bytes) {
     fai_medusa t;
-    uint64_t heaps[FAI_ROWS][64];
     const fa_status status = fai_medusa_begin(&t, args, workspace, bytes, 0);
     if (status != FA_OK) return status;
-    const int32_t top = args->top_token || args->top_logprob ? args->top_k : 0;
-    for (int r = 0; r < FAI_ROWS; r++) t.label[r] = -1;
-    for (int64_t row = 0; row < args->rows; row += FAI_ROWS) {
-        fai_medusa_rows(&t, row);
-        for (int32_t k = 0; k < args->heads; k++) {
-            fai_medusa_hidden(&t, k);
-            fai_medusa_statistics(&t, heaps, top,
-                                  args->logits ? args->logits + (int64_t)k * args->vocab : NULL);
-            for (int64_t r = 0; r < t.rows && top; r++) {
-                const int64_t at = ((row + r) * args->heads + k) * top;
-                fai_sort(heaps[r], top);
-                for (int32_t n = 0; n < top; n++) {
-                    if (args->top_token) args->top_token[at + n] = (int32_t) ~(uint32_t)heaps[r][n];
-                    if (args->top_logprob) args->top_logprob[at + n] = fai_key_score(heaps[r][n]) - t.lse[r];
-                }
-            }
-        }
+    t.top = args->top_token || args->top_logprob ? args->top_k : 0;
+    const int64_t most = t.rows;
+    for (t.row = 0; t.row < args->rows; t.row += most) {
+        t.rows = fai_least(args->rows - t.row, most);
+        t.lines = args->heads / t.groups * t.rows;
+        fai_medusa_run(&t, fai_medusa_forward_hidden, args->heads * fai_medusa_pieces(args->dim, FAI_PIECE));
+        fai_medusa_run(&t, fai_medusa_forward_logits, t.groups * fai_medusa_pieces(args->vocab, FAI_VOCAB));
+        if (t.top) fai_medusa_run(&t, fai_medusa_forward_best, t.groups * t.lines);
     }
     return FA_OK;
 }
@@ -2654,43 +2860,94 @@ static inline int32_t fai_medusa_label(const fa_medusa_args *a, int64_t row, int
     return at < end ? a->target[at] : -1;
 }
 
-/* The gradient of the logits, scale[r] (softmax - one-hot), goes into d_h and d_projection (NULL: not
- * wanted). */
-static inline void fai_medusa_backward_vocab(fai_medusa *t, const float *scale, float *d_projection) {
-    const int64_t dim = t->a->dim, vocab = t->a->vocab;
-    memset(t->d_h, 0, (size_t)dim * FAI_ROWS * sizeof(float));
-    for (int64_t i = 0; i < dim; i++)
-        for (int64_t r = 0; r < FAI_ROWS; r++) t->h_rows[r * dim + i] = t->h[i * FAI_ROWS + r];
-    for (int64_t v = 0; v < vocab; v += FAI_VOCAB) {
-        const int64_t count = vocab - v < FAI_VOCAB ? vocab - v : FAI_VOCAB;
-        fai_medusa_logits(t, v, count);
-        for (int64_t i = 0; i < count; i++)
-            for (int r = 0; r < FAI_ROWS; r += FAI_GL) {
-                fai_gvec *x = (fai_gvec *)(t->logits + i * FAI_ROWS + r);
-                *x = fai_gexp(*x - *(const fai_gvec *)(t->lse + r)) * *(const fai_gvec *)(scale + r);
-            }
-        for (int64_t r = 0; r < FAI_ROWS; r++)
-            if (t->label[r] >= v && t->label[r] < v + count)
-                t->logits[(t->label[r] - v) * FAI_ROWS + r] -= scale[r];
-        fai_gemm(dim, FAI_ROWS, count, t->p + v * dim, 1, dim, t->logits, FAI_ROWS, t->d_h, FAI_ROWS);
-        if (d_projection)
-            fai_gemm(count, dim, t->rows, t->logits, FAI_ROWS, 1, t->h_rows, dim, d_projection + v * dim,
-                     dim);
+/* ---- loss: stages of the rows of a panel, for a head ---- */
+
+/* The rows of a task: their first, in the panel, and *rows of them. */
+static inline int64_t fai_medusa_task_rows(const fai_medusa *t, int64_t task, int64_t *rows) {
+    *rows = fai_least(t->rows - task * FAI_LINES, FAI_LINES);
+    return task * FAI_LINES;
+}
+
+/* u, h, and over the whole vocabulary lse and the logit of the label. The last logits stay. */
+static inline void fai_medusa_loss_rows(const fai_medusa *t, int64_t task) {
+    const int64_t dim = t->a->dim, vocab = t->a->vocab, group = t->a->shared ? 0 : t->k;
+    int64_t rows;
+    const int64_t first = fai_medusa_task_rows(t, task, &rows);
+    float *h = t->h + first * dim, *logits = t->logits + first * t->width;
+    fai_medusa_line *line = t->line + first;
+    fai_medusa_hidden(t, t->k, t->row + first, rows, 0, dim, t->u + first * dim, h);
+    memset(t->d_h + first * dim, 0, (size_t)(rows * dim) * sizeof *h);
+    for (int64_t r = 0; r < rows; r++) line[r].max = -INFINITY, line[r].sum = 0, line[r].at_label = 0;
+    for (int64_t v = 0; v < vocab; v += t->width) {
+        const int64_t count = fai_least(vocab - v, t->width);
+        fai_medusa_logits(t, group, h, rows, v, count, logits, t->width);
+        for (int64_t r = 0; r < rows; r++) {
+            fai_medusa_sum(line + r, logits + r * t->width, count);
+            if (line[r].label >= v && line[r].label < v + count)
+                line[r].at_label = logits[r * t->width + line[r].label - v];
+        }
     }
+    for (int64_t r = 0; r < rows; r++) line[r].lse = (float)((double)line[r].max + log(line[r].sum));
+}
+
+/* The gradient of the logits from v on, scale (softmax - one-hot), and what it adds to d_h. */
+static inline void fai_medusa_loss_logits(const fai_medusa *t, int64_t task) {
+    const int64_t dim = t->a->dim, vocab = t->a->vocab, group = t->a->shared ? 0 : t->k;
+    int64_t rows;
+    const int64_t first = fai_medusa_task_rows(t, task, &rows), count = fai_least(vocab - t->v, t->width);
+    float *logits = t->logits + first * t->width;
+    if (vocab > t->width)
+        fai_medusa_logits(t, group, t->h + first * dim, rows, t->v, count, logits, t->width);
+    for (int64_t r = 0; r < rows; r++) {
+        const fai_medusa_line *line = t->line + first + r;
+        float *x = logits + r * t->width;
+        for (int64_t i = 0; i < count; i += FAI_GL)
+            fai_gstore(x + i, count - i,
+                       fai_gexp(fai_gload(x + i, count - i, 0) - fai_gsplat(line->lse)) *
+                           fai_gsplat(line->scale));
+        if (line->label >= t->v && line->label < t->v + count) x[line->label - t->v] -= line->scale;
+    }
+    fai_gemm(rows, dim, count, logits, t->width, 1, t->a->projection + (group * vocab + t->v) * dim, dim,
+             t->d_h + first * dim, dim);
+}
+
+/* d_P of FAI_PIECE tokens and FAI_PIECE elements of each. */
+static inline void fai_medusa_loss_projection(const fai_medusa *t, int64_t task) {
+    const int64_t dim = t->a->dim, across = (dim + FAI_PIECE - 1) / FAI_PIECE;
+    const int64_t i = task / across * FAI_PIECE, j = task % across * FAI_PIECE,
+                  group = t->a->shared ? 0 : t->k;
+    fai_gemm(fai_least(fai_least(t->a->vocab - t->v, t->width) - i, FAI_PIECE), fai_least(dim - j, FAI_PIECE),
+             t->rows, t->logits + i, 1, t->width, t->h + j, dim,
+             t->a->d_projection + (group * t->a->vocab + t->v + i) * dim + j, dim);
 }
 
 /* From d_h through the residual block: d_u replaces u; d_x is added to. */
-static inline void fai_medusa_backward_block(fai_medusa *t, float *d_weight, float *d_bias) {
-    const int64_t dim = t->a->dim, stride = t->a->stride_x ? t->a->stride_x : dim;
-    for (int64_t i = 0; i < dim * FAI_ROWS; i++) {
-        const float u = t->u[i], s = fai_sigmoid(u);
-        t->u[i] = t->d_h[i] * s * (1 + u * (1 - s)), t->d_x[i] += t->d_h[i];
+static inline void fai_medusa_loss_block(const fai_medusa *t, int64_t task) {
+    const int64_t dim = t->a->dim;
+    int64_t rows;
+    const int64_t first = fai_medusa_task_rows(t, task, &rows), count = rows * dim;
+    float *u = t->u + first * dim, *d_h = t->d_h + first * dim;
+    for (int64_t i = 0; i < count; i += FAI_GL) {
+        const fai_gvec x = fai_gload(u + i, count - i, 0), s = fai_gsigmoid(x);
+        fai_gstore(u + i, count - i, fai_gload(d_h + i, count - i, 0) * s * (1 + x * (1 - s)));
     }
-    for (int64_t i = 0; d_bias && i < dim; i++)
-        for (int64_t r = 0; r < FAI_ROWS; r++) d_bias[i] += t->u[i * FAI_ROWS + r];
-    if (d_weight)
-        fai_gemm(dim, dim, t->rows, t->u, FAI_ROWS, 1, t->a->x + t->row * stride, stride, d_weight, dim);
-    fai_gemm(dim, FAI_ROWS, dim, t->weight, 1, dim, t->u, FAI_ROWS, t->d_x, FAI_ROWS);
+    if (!t->a->d_x) return;
+    float *d_x = t->a->d_x + (t->row + first) * dim;
+    for (int64_t i = 0; i < count; i++) d_x[i] += d_h[i];
+    fai_gemm(rows, dim, dim, u, dim, 1, t->a->weight + t->k * dim * dim, dim, d_x, dim);
+}
+
+/* d_W of FAI_PIECE rows and columns, and d_b with the first of these. */
+static inline void fai_medusa_loss_weight(const fai_medusa *t, int64_t task) {
+    const int64_t dim = t->a->dim, across = (dim + FAI_PIECE - 1) / FAI_PIECE;
+    const int64_t i = task / across * FAI_PIECE, j = task % across * FAI_PIECE,
+                  rows = fai_least(dim - i, FAI_PIECE);
+    for (int64_t r = 0; t->a->d_bias && j == 0 && r < t->rows; r++)
+        for (int64_t n = i; n < i + rows; n++) t->a->d_bias[t->k * dim + n] += t->u[r * dim + n];
+    if (t->a->d_weight)
+        fai_gemm(rows, fai_least(dim - j, FAI_PIECE), t->rows, t->u + i, 1, dim,
+                 t->a->x + t->row * t->stride + j, t->stride, t->a->d_weight + (t->k * dim + i) * dim + j,
+                 dim);
 }
 
 /* The loss and its gradients. A head without a label that counts has neither. */
@@ -2701,8 +2958,8 @@ static inline fa_status fa_medusa_loss(const fa_medusa_args *args, void *workspa
     const fa_medusa_args *a = args;
     const fa_status status = fai_medusa_begin(&t, a, workspace, bytes, 1);
     if (status != FA_OK) return status;
-    const int64_t dim = a->dim, heads = a->heads, vocab = a->vocab;
-    const int backward = a->d_x || a->d_weight || a->d_bias || a->d_projection;
+    const int64_t dim = a->dim, heads = a->heads, vocab = a->vocab,
+                  across = (dim + FAI_PIECE - 1) / FAI_PIECE;
     if (!a->accumulate) {
         if (a->d_x) memset(a->d_x, 0, (size_t)(a->rows * dim) * sizeof(float));
         if (a->d_weight) memset(a->d_weight, 0, (size_t)(heads * dim * dim) * sizeof(float));
@@ -2714,26 +2971,27 @@ static inline fa_status fa_medusa_loss(const fa_medusa_args *args, void *workspa
         for (int64_t row = 0; row < a->rows; row++) count[k] += fai_medusa_label(a, row, k) >= 0;
         weight[k] = a->lambda ? (double)a->lambda[k] : k ? weight[k - 1] * 0.8 : 0.8;
     }
-    for (int64_t row = 0; row < a->rows; row += FAI_ROWS) {
-        fai_medusa_rows(&t, row);
-        for (int32_t k = 0; k < heads; k++) {
-            float scale[FAI_ROWS];
-            for (int64_t r = 0; r < FAI_ROWS; r++) {
-                t.label[r] = r < t.rows ? fai_medusa_label(a, row + r, k) : -1;
-                scale[r] = t.label[r] >= 0 ? (float)(weight[k] / (double)count[k]) : 0;
+    for (t.row = 0; t.row < a->rows; t.row += FAI_PANEL) {
+        t.rows = fai_least(a->rows - t.row, FAI_PANEL);
+        const int64_t tasks = (t.rows + FAI_LINES - 1) / FAI_LINES;
+        for (t.k = 0; t.k < heads; t.k++) {
+            for (int64_t r = 0; r < t.rows; r++) {
+                const int32_t label = t.line[r].label = fai_medusa_label(a, t.row + r, t.k);
+                t.line[r].scale = label >= 0 ? (float)(weight[t.k] / (double)count[t.k]) : 0;
             }
-            fai_medusa_hidden(&t, k);
-            fai_medusa_statistics(&t, NULL, 0, NULL);
-            for (int64_t r = 0; r < FAI_ROWS; r++)
-                if (t.label[r] >= 0) sum[k] += (double)t.lse[r] - (double)t.at_label[r];
-            if (!backward) continue;
-            fai_medusa_backward_vocab(
-                &t, scale, a->d_projection ? a->d_projection + (a->shared ? 0 : k * vocab * dim) : NULL);
-            fai_medusa_backward_block(&t, a->d_weight ? a->d_weight + k * dim * dim : NULL,
-                                      a->d_bias ? a->d_bias + k * dim : NULL);
+            fai_medusa_run(&t, fai_medusa_loss_rows, tasks);
+            for (int64_t r = 0; r < t.rows; r++)
+                if (t.line[r].label >= 0) sum[t.k] += (double)t.line[r].lse - (double)t.line[r].at_label;
+            if (!a->d_x && !a->d_weight && !a->d_bias && !a->d_projection) continue;
+            for (t.v = 0; t.v < vocab; t.v += t.width) {
+                fai_medusa_run(&t, fai_medusa_loss_logits, tasks);
+                if (a->d_projection)
+                    fai_medusa_run(&t, fai_medusa_loss_projection,
+                                   across * ((fai_least(vocab - t.v, t.width) + FAI_PIECE - 1) / FAI_PIECE));
+            }
+            fai_medusa_run(&t, fai_medusa_loss_block, tasks);
+            if (a->d_weight || a->d_bias) fai_medusa_run(&t, fai_medusa_loss_weight, across * across);
         }
-        for (int64_t r = 0; a->d_x && r < t.rows; r++)
-            for (int64_t i = 0; i < dim; i++) a->d_x[(row + r) * dim + i] += t.d_x[i * FAI_ROWS + r];
     }
     for (int32_t k = 0; k < heads; k++) {
         const double mean = count[k] ? sum[k] / (double)count[k] : 0;

@@ -68,7 +68,7 @@ static const fa_info *const core[] = {CORE};
 
 #define FA_NAME f32_48
 #define FA_HEAD_DIM 48
-#define FA_FEATURES FA_CAUSAL
+#define FA_FEATURES FA_CAUSAL | FA_WINDOW /* without parentheses: the header has them */
 #include "small_tiles.h"
 
 #define FA_NAME f32_80

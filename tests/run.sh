@@ -104,6 +104,7 @@ run() {
     tsan/*) $fixed $limit "build/$1" --filter tasks_from_threads ;;
     base/* | dot/* | dispatch/* | clang/* | cxx/* | asan/*) FA_TEST_SCALE=quick $limit "build/$1" ;; # the kernel of native/, again
     native/recall) $limit "build/$1" --positions 2048 flashattn.h README.md && echo '1 passed, 0 failed, 0 skipped' ;;
+    native/why_flash) $limit sh tests/why_flash.sh "build/$1" ;;
     native/[0-9]*) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;;
     bench) $limit sh bench/run_cpu.sh --quick --threads 1 --filter 'd64 2048x2048 causal plain' &&
         awk -F, '$6 == "flashattn" { n += $20 > 0 } END { exit n != 4 }' build/bench/cpu.csv && # right, and timed

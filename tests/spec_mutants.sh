@@ -95,16 +95,16 @@ trees    pool-stamp                   s/slot\[1\] = (int32_t)pool->clock++;/slot
 trees    fill-depth                   s/candidate\[(int64_t)(depth\[i\] - 1) \* stride + shape->rank\[i\]\]/candidate[(int64_t)(depth[i] > 1) * stride]/
 medusa   gemm-rim                     s/for (; i < m; i++) fai_gemm_tile(1,/for (; i < m - 1; i++) fai_gemm_tile(1,/
 medusa   gemm-cols                    s/for (int64_t j = whole; j < n; j++) c/for (int64_t j = whole; j < n - 1; j++) c/
-medusa   silu-grad                    s/s \* (1 + u \* (1 - s))/s/
+medusa   silu-grad                    s/s \* (1 + x \* (1 - s))/s/
 medusa   exp-digit                    s/4.1666667e-2f, 0.16666667f, 0.5f/4.1766667e-2f, 0.16666667f, 0.5f/
-medusa   sum-rescale                  s/t->sum\[r\] \* (t->sum\[r\] > 0 ? exp((double)old) : 0)/t->sum[r]/
-medusa   onehot                       s/\* FAI_ROWS + r\] -= scale\[r\];/* FAI_ROWS + r] -= 0;/
+medusa   sum-rescale                  s/if (line->max < top) line->sum \*= .*;$//
+medusa   onehot                       s/x\[line->label - t->v\] -= line->scale;/x[line->label - t->v] -= 0;/
 medusa   lambda                       s/weight\[k - 1\] \* 0.8 : 0.8/0.8 : 0.8/
 medusa   shift                        s/(a->shift ? a->shift : 2) + k/(a->shift ? a->shift : 1) + k/
 medusa   label-end                    s/return at < end ? a->target/return at <= end \&\& at < a->rows ? a->target/
-medusa   dx-residual                  s/, t->d_x\[i\] += t->d_h\[i\];/;/
-medusa   topk-tie                     s/!(x > least\[r\])) continue;/!(x >= least[r] * 1.01f)) continue;/
-medusa   bias-grad                    s/for (int64_t r = 0; r < FAI_ROWS; r++) d_bias\[i\]/for (int64_t r = 0; r < 1; r++) d_bias[i]/
+medusa   dx-residual                  s/d_x\[i\] += d_h\[i\];/d_x[i] += 0;/
+medusa   topk-tie                     s/!(x\[i\] > fai_key_score(best\[0\]))) continue;/!(x[i] >= fai_key_score(best[0]) * 1.01f)) continue;/
+medusa   bias-grad                    s/j == 0 \&\& r < t->rows; r++)/j == 0 \&\& r < 1; r++)/
 planning tokens                       s/const double more = 1 + alpha \* sum;/const double more = 1 + alpha * sum * 0.999;/
 planning block-min                    s/next < 1 ? next : 1, /next, /
 planning tried                        s/accepted + (accepted < drafted);/accepted + 1;/
@@ -118,7 +118,22 @@ planning vote-tie                     s/if (sum > most) most = sum, best/if (sum
 planning covered                      s/all \&= wrong\[d \* samples + i\] != 0;/all |= wrong[d * samples + i] != 0;/
 planning treevalue                    s/value\[up\] \* acceptance\[(depth\[i\] - 1) \* stride + rank\]/value[up] * acceptance[rank]/
 medusa   seq-end                      s/cu_seqlens\[mid\] > row/cu_seqlens[mid] >= row/
-medusa   pad-scale                    s/t.label\[r\] = r < t.rows ? fai_medusa_label(a, row + r, k) : -1/t.label[r] = r < t.rows ? fai_medusa_label(a, row + r, k) : 0/
+medusa   gemm-strip                   s/b + (p + q) \* ldb + j/b + q * ldb + j/
+medusa   dot-rest                     s/for (int64_t p = whole; p < depth; p++)/for (int64_t p = whole; p < depth - 1; p++)/
+medusa   dot-rim                      s/r < m - i; r++)/r < m - i - 1; r++)/
+medusa   dot-depth                    s/\*at = a + i \* lda + p, \*bt/*at = a + i * lda, *bt/
+medusa   dot-block                    s/end = n - first < 4096 \/ depth ? n/end = n - first < 4096 \/ depth ? n - (first > 0)/
+medusa   fold                         s/if (l < FAI_GL >> step)/if (l < FAI_GL >> step \&\& step < 4)/
+medusa   sigmoid-sign                 s/(fai_gvec)(((fai_gint)e & minus) | ((fai_gint)one & ~minus))/one/
+medusa   piece-end                    s/first + each, vocab)/first + each - 1, vocab)/
+medusa   piece-sum                    s/fai_medusa_add(line, more->max, more->sum);//
+medusa   piece-max                    s/max < top ? sum \* exp((double)(max - top)) : sum/sum/
+medusa   piece-best                   s/i < more->held; i++)/i < more->held - 1; i++)/
+medusa   shared-head                  s/const int64_t k = group + l \/ t->rows, r = /const int64_t k = group, r = /
+medusa   shared-best                  s/const int64_t k = group + l \/ t->rows, at = /const int64_t k = group, at = /
+medusa   recompute                    s/if (vocab > t->width)/if (vocab > 2 * t->width)/
+medusa   tile-count                   s/(t.rows + FAI_LINES - 1) \/ FAI_LINES/(t.rows + FAI_LINES - 2) \/ FAI_LINES/
+medusa   panel-row                    s/t->a->x + t->row \* t->stride + j/t->a->x + j/
 END
 }
 

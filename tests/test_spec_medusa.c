@@ -1,10 +1,10 @@
 /* test_spec_medusa.c - Medusa's heads against a plain double reference: logits, loss, and gradients, which
- * are the finite differences of the reference's loss; and a training run. */
+ * are the finite differences of the reference's loss; threads; and a training run. */
 #include "fa_test.h"
 
 #include "flashattn_spec.h"
 
-enum { MOST_ROWS = 131, MOST_DIM = 40, MOST_VOCAB = 140, MOST_HEADS = 4 };
+enum { MOST_ROWS = 1030, MOST_DIM = 1030, MOST_VOCAB = 9000, MOST_HEADS = 4 };
 
 /* A problem, and its parameters once more in double. */
 typedef struct problem {
@@ -29,12 +29,14 @@ static void make(problem *m, int rows, int dim, int vocab, int heads, int kind, 
     m->count[X] = rows * (a->stride_x ? dim + 3 : dim), m->count[WEIGHT] = heads * dim * dim,
     m->count[BIAS] = heads * dim;
     m->count[PROJECTION] = (a->shared ? 1 : heads) * vocab * dim;
+    const double spread =
+        dim <= 40 ? 0.7 : 3 / sqrt(dim); /* h and logits have errors like those of small dims */
     for (int p = 0; p < 4; p++) {
         const size_t n = (size_t)m->count[p];
         m->value[p] = (float *)malloc(n * 4), m->gradient[p] = (float *)malloc(n * 4);
         m->exact[p] = (double *)malloc(n * 8);
         for (size_t i = 0; i < n; i++) {
-            m->value[p][i] = (float)(fat_normal(rng) * (p == X ? 1 : 0.7));
+            m->value[p][i] = (float)(fat_normal(rng) * (p == X ? 1 : spread));
             m->exact[p][i] = (double)m->value[p][i], m->gradient[p][i] = NAN;
         }
     }
@@ -146,13 +148,28 @@ static void check_gradients(problem *m, int most, uint64_t *rng) {
 
 FA_TEST(loss_and_gradients) {
     uint64_t rng = fat_seed;
-    static const int rows[] = {1, 3, 8, 63, 64, 65, 130}, dims[] = {1, 2, 7, 16, 33, 40},
+    static const int rows[] = {1, 3, 7, 8, 9, 63, 64, 65, 130}, dims[] = {1, 2, 7, 16, 33, 40},
                      vocabs[] = {1, 2, 5, 63, 64, 65, 130};
     for (int kind = 0; kind < 96; kind++) {
         problem m;
-        make(&m, rows[kind % 7], dims[kind % 6], vocabs[kind / 2 % 7], 1 + kind % MOST_HEADS, kind, &rng);
+        make(&m, rows[kind % 9], dims[kind % 6], vocabs[kind / 2 % 7], 1 + kind % MOST_HEADS, kind, &rng);
         check_loss(&m);
         check_gradients(&m, m.a.rows * m.a.vocab * m.a.dim < 30000 ? 12 : 2, &rng);
+        unmake(&m);
+    }
+}
+
+/* One below, one above and of several of each block: of rows in a panel, of dim in a product, of vocab. */
+FA_TEST(loss_of_several_blocks) {
+    uint64_t rng = fat_seed;
+    static const int size[][3] = {{FAI_PANEL - 1, 3, 5},       {FAI_PANEL, 3, 5},  {FAI_PANEL + 1, 5, 9},
+                                  {66, 6, FAI_VOCAB - 1},      {9, 65, FAI_VOCAB}, {7, 90, FAI_VOCAB + 1},
+                                  {9, 257, 2 * FAI_VOCAB + 3}, {9, 520, 20},      {3, 1030, 10}};
+    for (int n = 0; n < 9; n++) {
+        problem m;
+        make(&m, size[n][0], size[n][1], size[n][2], 1 + n % 2, 4 + 11 * n, &rng);
+        check_loss(&m);
+        check_gradients(&m, 6, &rng);
         unmake(&m);
     }
 }
@@ -195,53 +212,107 @@ FA_TEST(accumulates_and_leaves_out) {
     unmake(&m);
 }
 
-FA_TEST(forward) {
-    uint64_t rng = fat_seed;
-    static const int rows[] = {1, 5, 64, 65, 130}, dims[] = {1, 7, 16, 33, 40},
-                     vocabs[] = {1, 5, 64, 65, 130};
-    static float logits[MOST_ROWS * MOST_HEADS * MOST_VOCAB], logprob[MOST_ROWS * MOST_HEADS * 64];
-    static int32_t token[MOST_ROWS * MOST_HEADS * 64];
-    for (int kind = 0; kind < 40; kind++) {
-        problem m;
-        make(&m, rows[kind % 5], dims[kind / 2 % 5], vocabs[kind / 3 % 5], 1 + kind % MOST_HEADS, kind, &rng);
-        m.a.top_k = 1 + fat_below(&rng, m.a.vocab < 64 ? m.a.vocab : 64);
-        m.a.logits = logits, m.a.top_token = token, m.a.top_logprob = logprob;
-        FA_REQUIRE(fa_medusa_forward(&m.a, m.workspace, m.bytes) == FA_OK);
-        for (int row = 0; row < m.a.rows; row++)
-            for (int k = 0; k < m.a.heads; k++) {
-                double want[MOST_VOCAB];
-                const float *got = logits + (row * m.a.heads + k) * m.a.vocab;
-                const int top = (row * m.a.heads + k) * m.a.top_k;
-                int used[MOST_VOCAB] = {0};
-                reference_logits(&m, row, k, want);
-                for (int v = 0; v < m.a.vocab; v++)
-                    FA_EXPECT_NEAR((double)got[v], want[v], 2e-5 * (1 + fabs(want[v])));
-                for (int n = 0; n < m.a.top_k; n++) {
-                    int best = -1;
-                    for (int v = 0; v < m.a.vocab; v++)
-                        if (!used[v] && (best < 0 || got[v] > got[best])) best = v;
-                    used[best] = 1;
-                    FA_EXPECT(token[top + n] == best);
-                    FA_EXPECT_NEAR((double)logprob[top + n], (double)got[best] - log_sum(want, m.a.vocab),
-                                   1e-4);
-                }
-            }
-        if (m.a.rows == 5) { /* a NaN: its row alone, and never among the best while there is another */
-            m.value[X][2 * (m.a.stride_x ? m.a.stride_x : m.a.dim)] = NAN;
-            FA_REQUIRE(fa_medusa_forward(&m.a, m.workspace, m.bytes) == FA_OK);
-            for (int n = 0; n < m.a.heads * m.a.top_k; n++) {
-                FA_EXPECT(isnan(logprob[2 * m.a.heads * m.a.top_k + n]) &&
-                          !isnan(logprob[m.a.heads * m.a.top_k + n]));
-                FA_EXPECT(token[2 * m.a.heads * m.a.top_k + n] >= 0 &&
-                          token[2 * m.a.heads * m.a.top_k + n] < m.a.vocab);
+static void check_forward(problem *m, uint64_t *rng) {
+    const size_t lines = (size_t)m->a.rows * (size_t)m->a.heads;
+    float *logits = (float *)malloc(lines * (size_t)m->a.vocab * 4),
+          *logprob = (float *)malloc(lines * 64 * 4);
+    int32_t *token = (int32_t *)malloc(lines * 64 * 4);
+    m->a.logits = logits, m->a.top_token = token, m->a.top_logprob = logprob;
+    m->a.top_k = 1 + fat_below(rng, m->a.vocab < 64 ? m->a.vocab : 64);
+
+    FA_REQUIRE(fa_medusa_forward(&m->a, m->workspace, m->bytes) == FA_OK);
+    for (int row = 0; row < m->a.rows; row++)
+        for (int k = 0; k < m->a.heads; k++) {
+            double want[MOST_VOCAB];
+            const float *got = logits + (row * m->a.heads + k) * m->a.vocab;
+            const int top = (row * m->a.heads + k) * m->a.top_k;
+            int used[MOST_VOCAB] = {0};
+            reference_logits(m, row, k, want);
+            for (int v = 0; v < m->a.vocab; v++)
+                FA_EXPECT_NEAR((double)got[v], want[v], 2e-5 * (1 + fabs(want[v])));
+            for (int n = 0; n < m->a.top_k; n++) {
+                int best = -1;
+                for (int v = 0; v < m->a.vocab; v++)
+                    if (!used[v] && (best < 0 || got[v] > got[best])) best = v;
+                used[best] = 1;
+                FA_EXPECT(token[top + n] == best);
+                FA_EXPECT_NEAR((double)logprob[top + n], (double)got[best] - log_sum(want, m->a.vocab), 1e-4);
             }
         }
+    if (m->a.rows == 5) { /* a NaN: its row alone, and never among the best while there is another */
+        m->value[X][2 * (m->a.stride_x ? m->a.stride_x : m->a.dim)] = NAN;
+        FA_REQUIRE(fa_medusa_forward(&m->a, m->workspace, m->bytes) == FA_OK);
+        for (int n = 0; n < m->a.heads * m->a.top_k; n++) {
+            FA_EXPECT(isnan(logprob[2 * m->a.heads * m->a.top_k + n]) &&
+                      !isnan(logprob[m->a.heads * m->a.top_k + n]));
+            FA_EXPECT(token[2 * m->a.heads * m->a.top_k + n] >= 0 &&
+                      token[2 * m->a.heads * m->a.top_k + n] < m->a.vocab);
+        }
+    }
+    free(logits), free(logprob), free(token);
+}
+
+FA_TEST(forward) {
+    uint64_t rng = fat_seed;
+    static const int rows[] = {1, 2, 3, 4, 5, 7, 8, 9, 63, 64, 65, 130}, dims[] = {1, 7, 16, 33, 40},
+                     vocabs[] = {1, 5, 64, 65, 130};
+    for (int kind = 0; kind < 96; kind++) {
+        problem m;
+        make(&m, rows[kind % 12], dims[kind / 2 % 5], vocabs[kind / 3 % 5], 1 + kind % MOST_HEADS, kind,
+             &rng);
+        check_forward(&m, &rng);
+        unmake(&m);
+    }
+}
+
+/* Several pieces of h and of the vocabulary, and depths at which a product begins again. */
+FA_TEST(forward_of_several_pieces) {
+    uint64_t rng = fat_seed;
+    static const int size[][3] = {{1, 65, 255}, {1, 5, 256},   {2, 6, 257},   {8, 130, 513}, {5, 3, 8192},
+                                  {3, 4, 8193}, {65, 5, 9000}, {9, 520, 300}, {4, 1030, 20}, {8, 1030, 20}};
+    for (int n = 0; n < 20; n++) {
+        problem m;
+        make(&m, size[n / 2][0], size[n / 2][1], size[n / 2][2], 1 + n % 3, 4 + n % 2, &rng);
+        check_forward(&m, &rng);
+        unmake(&m);
+    }
+}
+
+/* The same bits for any number of threads: all outputs of one call after the other. */
+static size_t all_outputs(problem *m, int threads, float *out) {
+    const size_t lines = (size_t)m->a.rows * (size_t)m->a.heads, top = lines * (size_t)m->a.top_k;
+    float *at = out;
+    m->a.num_threads = threads;
+    free(m->workspace), m->bytes = fa_medusa_workspace(&m->a), m->workspace = malloc(m->bytes);
+    m->a.logits = at, at += lines * (size_t)m->a.vocab;
+    m->a.top_logprob = at, at += top;
+    m->a.top_token = (int32_t *)(void *)at, at += top;
+    FA_EXPECT(fa_medusa_forward(&m->a, m->workspace, m->bytes) == FA_OK);
+    FA_EXPECT(fa_medusa_loss(&m->a, m->workspace, m->bytes) == FA_OK);
+    for (int p = 0; p < 4; p++)
+        if (p != X) memcpy(at, m->gradient[p], (size_t)m->count[p] * 4), at += m->count[p];
+    memcpy(at, m->gradient[X], (size_t)m->a.rows * (size_t)m->a.dim * 4), at += m->a.rows * m->a.dim;
+    for (int k = 0; k < m->a.heads; k++) *at++ = (float)(m->head_loss[k] - (double)(float)m->head_loss[k]);
+    return (size_t)(at - out);
+}
+FA_TEST(threads) {
+    uint64_t rng = fat_seed;
+    static const int rows[] = {1, 7, 65, 130}, threads[] = {2, 3, 7};
+    static float once[1 << 20], more[1 << 20];
+    for (int kind = 0; kind < 8; kind++) {
+        problem m;
+        make(&m, rows[kind / 2], 70, 520, 3, 4 + kind % 2, &rng);
+        m.a.top_k = 9;
+        const size_t count = all_outputs(&m, 1, once);
+        FA_REQUIRE(count <= 1 << 20);
+        for (int n = 0; n < 3; n++)
+            FA_EXPECT(all_outputs(&m, threads[n], more) == count && !memcmp(once, more, count * 4));
         unmake(&m);
     }
 }
 
 FA_TEST(exponential) {
-    double worst = 0;
+    double worst = 0, worst_sigmoid = 0;
     for (int n = 0; n < 200000; n++) {
         float x[FAI_GL], y[FAI_GL];
         fai_gvec v;
@@ -254,8 +325,18 @@ FA_TEST(exponential) {
         if (n == 1) FA_EXPECT(isnan(y[0]));
         for (int l = 0; l < FAI_GL; l++)
             if (l || n > 1) worst = fmax(worst, fabs((double)y[l] / exp((double)x[l]) - 1));
+        for (int l = 0; l < FAI_GL; l++) x[l] = (float)(174.0 * n / 200000 - 87 + 0.0001 * l);
+        if (n == 1) x[0] = NAN;
+        memcpy(&v, x, sizeof v);
+        v = fai_gsigmoid(v);
+        memcpy(y, &v, sizeof y);
+        if (n == 1) FA_EXPECT(isnan(y[0]));
+        for (int l = 0; l < FAI_GL; l++)
+            if (l || n != 1)
+                worst_sigmoid = fmax(worst_sigmoid, fabs((double)y[l] * (1 + exp(-(double)x[l])) - 1));
     }
     FA_EXPECT_MSG(worst < 2e-7, "relative error %g", worst);
+    FA_EXPECT_MSG(worst_sigmoid < 4e-7, "relative error %g", worst_sigmoid);
 }
 
 /* Equal logits: lower ids first, also across blocks of the vocabulary. */
@@ -363,6 +444,7 @@ FA_TEST(refusals) {
     BOTH(a.vocab = -1, FA_ERR_MEDUSA_SIZE, "vocab")
     BOTH(a.heads = 65, FA_ERR_MEDUSA_SIZE, "heads")
     BOTH(a.shared = 2, FA_ERR_MEDUSA_SIZE, "shared")
+    BOTH(a.num_threads = -1, FA_ERR_NUM_THREADS, "num_threads")
     BOTH(a.stride_x = 3, FA_ERR_MEDUSA_SIZE, "stride_x")
     BOTH(a.x = NULL, FA_ERR_MEDUSA_NULL, "x")
     BOTH(a.weight = NULL, FA_ERR_MEDUSA_NULL, "weight")
