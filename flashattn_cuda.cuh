@@ -3731,13 +3731,13 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *t, uint32_t shared) {
             const uint32_t at = shared + SV + stage * V_BYTES + c * 16;
 #if FAI_BYTES == 1
             found |= FAI_(mend_keys)(t, at, first + (int32_t)(c % 8 ^ c / 8 % 8) * 16);
-            continue;
-#endif
+#else
             const int32_t j = first + (int32_t)(c / 8 % BN);
             if (j < t->any.lo || j >= t->any.hi)
                 fai_st_shared_v4_b32(at, make_uint4(0, 0, 0, 0));
             else
                 found |= FAI_(make_chunk_finite)(at);
+#endif
         }
         fai_fence_proxy_async(); /* what is written here is what wgmma will read */
         found = fai_bar_red_or(FAI_BAR_MEND, 96, found);
