@@ -3039,7 +3039,7 @@ static inline void fai_check_rows(fai_cache_call *c, fa_tensor q, fa_tensor_out 
     fai_check_sizes(p);
     if (p->status == FA_OK) fai_check_lengths(p, 0);
     fai_span span_o = FAI_CACHE_SPAN(o, O, FAI_OUTPUT, fa_sizeof(o_dtype), dim, p->batch[0], p->rows[0], heads);
-    if (transposed) span_o = fai_transposed_span(span_o, c->a.seqlen_q, c->a.cu_seqlens_q != NULL);
+    if (transposed && p->status == FA_OK) span_o = fai_transposed_span(span_o, c->a.seqlen_q, c->a.cu_seqlens_q != NULL);
     fai_add_span(p, span_o);
     if (in_place) q.data = NULL;
     const fai_span span_q = FAI_CACHE_SPAN(q, Q, FAI_INPUT, fa_sizeof(dtype), dim, p->batch[0], p->rows[0], heads);

@@ -2564,7 +2564,9 @@ typedef struct FAI_(tile) {
     int32_t rows;                       /* that exist; behind them the last is repeated */
     int32_t infinite;                   /* >>hopper: V had elements that are not finite */
     fai_spot keys;                      /* >>hopper: where TMA finds K and V */
-    int32_t column;                     /* >>hopper, fp8: where key 0 is in V */
+#if FAI_BYTES == 1
+    int32_t column; /* >>hopper: where key 0 is in V */
+#endif
     fa_range any, all;                  /* keys of the block that some row sees, that all rows see */
     uint32_t row[FAI_TILE_ROWS];             /* query - first, and (head - first_h) << 10 */
 } FAI_(tile);
@@ -3662,7 +3664,9 @@ FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const fai_spot q = fai_spot_q(a, &seq);
     t->keys = fai_spot_k(a, &seq); /* registers are few here */
-    if (FAI_BYTES == 1) t->column = (int32_t)fa_transposed_column(seq.row_k, seq.b - seq.b_k, 0);
+#if FAI_BYTES == 1
+    t->column = (int32_t)fa_transposed_column(seq.row_k, seq.b - seq.b_k, 0);
+#endif
     fai_mbarrier_arrive_expect_tx(bars + FAI_Q_FULL, WGS * PANELS * Q_PANEL);
 #pragma unroll 1
     for (int n = 0; n < WGS; n++)
