@@ -607,7 +607,7 @@ FA_TEST(transposed_is_a_permutation) {
     static const int place[16] = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
     enum { BATCH = 3, SEQ = 40, H = 2, D = 24, COLUMNS = 160, MAX = BATCH * SEQ * H * D };
     static float q[MAX], factor[BATCH * H * SEQ];
-    static uint8_t rows[MAX], o[BATCH * H * D * COLUMNS], model[BATCH * H * D * COLUMNS];
+    static uint8_t plain[MAX], o[BATCH * H * D * COLUMNS], model[BATCH * H * D * COLUMNS];
     static const int32_t cu[] = {1, 18, 18, 51}, used[] = {16, 0, 30};
     uint64_t seed = fat_seed;
     FA_EXPECT(fa_transposed_columns(40, 1) == 48 && fa_transposed_columns(51, 3) == 96);
@@ -623,8 +623,8 @@ FA_TEST(transposed_is_a_permutation) {
         }
         for (int i = 0; i < MAX; i++) fa_store(q, i, a.dtype, (float)fat_normal(&seed));
         const int64_t columns = packed ? 48 : COLUMNS, dim = a.head_dim;
-        memset(rows, 0xff, sizeof rows), memset(o, 0xff, sizeof o), memset(model, 0xff, sizeof model);
-        a.o.data = rows;
+        memset(plain, 0xff, sizeof plain), memset(o, 0xff, sizeof o), memset(model, 0xff, sizeof model);
+        a.o.data = plain;
         FA_EXPECT(fa_quantize(&a) == FA_OK);
         a.o.data = o, a.transposed = 1;
         if (!packed) a.o.stride_s = columns, a.o.stride_h = columns * dim, a.o.stride_b = columns * dim * H;
@@ -635,7 +635,7 @@ FA_TEST(transposed_is_a_permutation) {
                 for (int j = 0; j < (len + 15) / 16 * 16; j++)
                     for (int d = 0; d < dim; d++)
                         model[(((ragged ? 0 : b) * H + h) * dim + d) * columns + start + j / 16 * 16 + place[j % 16]] =
-                            j < len ? rows[(((ragged ? cu[b] : b * SEQ) + j) * H + h) * dim + d] : 0;
+                            j < len ? plain[(((ragged ? cu[b] : b * SEQ) + j) * H + h) * dim + d] : 0;
         }
         FA_EXPECT_MSG(!memcmp(o, model, sizeof o), "%d", n);
     }
