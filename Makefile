@@ -77,8 +77,8 @@ build/libfa_ptx.so: $(PTX_OBJECTS) tests/ptx/libcudart.map
 	    -o $@ $(PTX_OBJECTS) -lm -lpthread
 	@mkdir -p build/ptx/lib && ln -sf ../../libfa_ptx.so build/ptx/lib/libcudart.so.13
 # A CUDA program for the machine: PTX only, uncompressed, with source lines. ARCH=80 for another target.
-NVCC_PTX = $(NVCC) -O3 -lineinfo -no-compress -gencode arch=compute_$(or $(ARCH),90a),code=compute_$(or $(ARCH),90a) \
-             -I. -Itests -Itests/ptx -MMD -MP -MF $@.d -MT $@
+NVCC_ONLY = $(NVCC) -O3 -lineinfo -no-compress -gencode arch=compute_$(or $(ARCH),90a),code=compute_$(or $(ARCH),90a)
+NVCC_PTX  = $(NVCC_ONLY) -I. -Itests -Itests/ptx -MMD -MP -MF $@.d -MT $@
 build/ptx/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
 	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
 build/ptx/sm_80/%: ARCH = 80
@@ -95,10 +95,18 @@ define cuda_rule
 build/cuda$(1)/%: ARCH = $(2)
 build/cuda$(1)/%: %.cu build/libfa_ptx.a
 	@mkdir -p $$(@D)
-	$$(NVCC_PTX) -cudart none -o $$@ $$< build/libfa_ptx.a -lm -lpthread
+	$$(NVCC_PTX) -cudart none -o $$@ $$< $$(filter %.o,$$^) build/libfa_ptx.a -lm -lpthread
 endef
 $(foreach a,80 86 89,$(eval $(call cuda_rule,$(a),$(a))))
 $(eval $(call cuda_rule,90,90a))
+# examples/gpt with its attention on the machine, built as for a GPU
+build/cuda90/gpt: examples/gpt/gpt.c examples/gpt/attention.cu $(wildcard *.h *.cuh examples/*.h examples/gpt/*.h) build/libfa_ptx.a
+	@mkdir -p $(@D)
+	$(NVCC_ONLY) $(NATIVE:%=-Xcompiler %) -I. -cudart none -o $@ $(filter %.c %.cu %.a,$^) -lm -lpthread
+build/cuda80/test_gpt build/cuda90/test_gpt: build/cuda/gpt_cpu.o
+build/cuda/%.o: tests/cuda/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) $(NATIVE) $(WARN) -I. -MMD -MP -MF $@.d -c -o $@ $<
 build/cuda/%: tests/cuda/%.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(WARN) -I. -Itests -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LDLIBS)
@@ -143,8 +151,20 @@ cuda-model: ## what the PTX machine predicts for each CUDA kernel, without a GPU
 compile-time: ## seconds that nvcc takes for an instance, by pass
 	@sh bench/compile_time.sh
 
-run: build/native/recall ## a text predictor made of attention alone, on this repository's own text
-	$< $(SOURCES)
+# GPT: a model over bytes that learns from this repository's own text, writes, and decodes speculatively.
+build/native/gpt: examples/gpt/gpt.c examples/gpt/attention.c Makefile
+	@mkdir -p $(@D)
+	$(CC.native) $(WARN) -I. -Iexamples -MMD -MP -MF $@.d -MT $@ -c -o $@.o $<
+	$(CC.native) $(WARN) -I. -MMD -MP -MF $@.attention.d -MT $@ -c -o $@.attention.o examples/gpt/attention.c
+	$(CC.native) -o $@ $@.o $@.attention.o $(LDLIBS)
+
+run: build/native/gpt ## a GPT trains on this repository's own text, writes, and decodes speculatively (three minutes)
+	@$< run $(SOURCES)
+
+readme-run: build/native/gpt ## what `make run` prints, into README.md, between its markers
+	@$< run --fresh --dir build/readme $(SOURCES) > build/run.txt
+	awk -v mark=run -f bench/splice.awk build/run.txt README.md > build/README.md
+	cp build/README.md README.md
 
 why-flash: build/native/why_flash ## what attention costs with and without its matrix: tables, and build/why_flash.svg
 	$<

@@ -61,6 +61,7 @@ programs() {
             echo "cuda90/$name"
         done
         for file in examples/*.cu; do echo "cuda90/$(basename "$file" .cu)"; done
+        echo cuda90/gpt
         for file in tests/cuda/test_*.c; do echo "cuda/$(basename "$file" .c)"; done
         printf '%s\n' cuda80/each_kernel cuda90/each_kernel && return ;;
     examples) set -- native examples/*.c ;;
@@ -85,6 +86,7 @@ run() {
     ptx/sm_80/*) FA_PTX_DEVICE=sm_80 $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
     ptx/*) $limit sh tests/ptx/schedules.sh "build/$1" ;;
     cuda*/*_cuda) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;; # an example
+    cuda90/gpt) "${MAKE:-make}" -s build/native/gpt && $limit sh tests/cuda/gpt.sh build/native/gpt "build/$1" ;;
     cuda*/each_kernel)
         [ "$1" = cuda90/each_kernel ] || export FA_PTX_DEVICE=sm_80
         for options in '--seqlen 200' '--seqlen 200 --causal' '--seqlen 65 --keys 130 --causal'; do
@@ -103,7 +105,6 @@ run() {
     arm/*) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" ;;
     tsan/*) $fixed $limit "build/$1" --filter tasks_from_threads ;;
     base/* | dot/* | dispatch/* | clang/* | cxx/* | asan/*) FA_TEST_SCALE=quick $limit "build/$1" ;; # the kernel of native/, again
-    native/recall) $limit "build/$1" --positions 2048 flashattn.h README.md && echo '1 passed, 0 failed, 0 skipped' ;;
     native/why_flash) $limit sh tests/why_flash.sh "build/$1" ;;
     native/[0-9]*) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;;
     bench) $limit sh bench/run_cpu.sh --quick --threads 1 --filter 'd64 2048x2048 causal plain' &&

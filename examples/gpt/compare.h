@@ -29,9 +29,10 @@ typedef struct outcome { /* of a way */
     char note[32];               /* its shape */
 } outcome;
 
-static inline const uint8_t *prompt_of(const comparison *c,
-                                       int n) { /* spread over the second part of the text */
-    return c->text->valid + (c->text->num_valid - PROMPT) / (LEARN + TRY) * (size_t)n;
+/* Spread over the second part of the text; those to learn from and those to try take turns. */
+static inline const uint8_t *prompt_of(const comparison *c, int n) {
+    const size_t place = (size_t)(n < LEARN ? 2 * n : 2 * (n - LEARN) + 1);
+    return c->text->valid + (c->text->num_valid - PROMPT) / (LEARN + TRY) * place;
 }
 
 static inline int by_size(const void *a, const void *b) {
@@ -131,7 +132,7 @@ static inline void point_shape(plan *p) {
 /* Plans of all ways, each as good as what is known of it allows. steps: what the model's cost. */
 static inline void make_plans(const comparison *c, const sampling *how, const fa_cost *steps,
                               plan plans[METHODS], outcome *out) {
-    static const int32_t ones[LEVELS] = {1, 1, 1, 1, 1, 1, 1, 1}, fixed[] = {3, 2, 1, 1}, wide[] = {6, 2, 1};
+    static const int32_t ones[LEVELS] = {1, 1, 1, 1, 1, 1, 1, 1}, fixed[] = {2, 1, 1}, wide[] = {6, 2, 1};
     fa_error error;
     for (int m = 0; m < METHODS; m++) {
         memset(&plans[m], 0, sizeof plans[m]);
@@ -161,14 +162,14 @@ static inline void make_plans(const comparison *c, const sampling *how, const fa
     snprintf(out[CHAIN].note, sizeof out->note, "%d", gamma);
 
     p = &plans[EXPANSION], memcpy(p->acceptance, seen->acceptance, sizeof p->acceptance);
-    check_status(fa_tree_expand(fixed, 4, &p->shape, &error), &error);
+    check_status(fa_tree_expand(fixed, 3, &p->shape, &error), &error);
     learn(c, p, how, 0);
-    snprintf(out[EXPANSION].note, sizeof out->note, "<3,2,1,1>");
+    snprintf(out[EXPANSION].note, sizeof out->note, "<2,1,1>");
 
     p = &plans[MERGED];
-    check_status(fa_tree_expand(ones, 3, &p->shape, &error), &error);
+    check_status(fa_tree_expand(ones, 2, &p->shape, &error), &error);
     learn(c, p, how, 1);
-    snprintf(out[MERGED].note, sizeof out->note, "2 chains of 3");
+    snprintf(out[MERGED].note, sizeof out->note, "2 chains of 2");
 
     int32_t nodes = 0, depth = 0;
     fa_sequoia_args a = {0};
@@ -216,10 +217,10 @@ static inline int by_text(const void *a, const void *b) {
     const drawn *x = (const drawn *)a, *y = (const drawn *)b;
     return (x->text > y->text) - (x->text < y->text);
 }
-static inline int by_count(const void *a, const void *b) {
+static inline int by_count(const void *a, const void *b) { /* the most frequent first */
     const drawn *x = (const drawn *)a, *y = (const drawn *)b;
     const uint32_t n = x->count[0] + x->count[1], m = y->count[0] + y->count[1];
-    return (n < m) - (n > m) ? (n < m) - (n > m) : by_text(a, b);
+    return n != m ? (n < m) - (n > m) : by_text(a, b);
 }
 
 /* Draws that many short texts behind the first prompt, as entries with count[which] 1. */
@@ -268,7 +269,6 @@ static inline void compare_laws(drawn *d, int32_t count, outcome *o) {
 /* 1: it is; 2: up to a place where two bytes are equally good but for rounding, which depends on where in a tree a token
  * stood; 0: no. plain: what plain decoding has written behind the prompt. */
 static inline int same_text(const comparison *c, const int32_t *plain) {
-    const float least = 1e-5f; /* ten times the noise of f32 in a logit */
     writer *w = c->w;
     int32_t at = 0;
     while (at < c->length && w->token[PROMPT + at] == plain[at]) at++;
@@ -276,7 +276,7 @@ static inline int same_text(const comparison *c, const int32_t *plain) {
     w->model->length = 0;
     const int32_t row = decoder_read(w->model, w->token, PROMPT + at);
     const float *x = w->model->logits + row * VOCAB;
-    return fabsf(x[plain[at]] - x[w->token[PROMPT + at]]) < least ? 2 : 0;
+    return fabsf(x[plain[at]] - x[w->token[PROMPT + at]]) < attention_noise ? 2 : 0;
 }
 
 /* ---- the table ---- */
@@ -293,7 +293,8 @@ static inline int compare_ways(const comparison *c, const sampling *how) {
     int wrong = 0;
     memset(out, 0, sizeof out);
     writer_begin(c->w, prompt_of(c, 0), PROMPT, how);
-    measure_steps(c->w->model, PROMPT + c->length / 2, rows, steps, COSTS);
+    const int32_t usual = PROMPT + c->length / 2, most = c->w->model->g->config.context - STEP_ROWS;
+    measure_steps(c->w->model, usual < most ? usual : most, rows, steps, COSTS);
     const fa_cost machine = {COSTS, rows, steps, 0, 0};
     make_plans(c, how, &machine, plans, out);
 

@@ -10,6 +10,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#if !defined(_OPENMP)
+#pragma GCC diagnostic ignored "-Wunknown-pragmas" /* one thread, then */
+#endif
+
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #define GEMM_LANES 16 /* floats in a vector */

@@ -31,7 +31,7 @@ static inline void progress_show(progress *p, double done, double rate, const ch
     const int terminal = isatty(STDERR_FILENO), end = done >= 1;
     const double t = now(), spent = t - p->start;
     if (!end && t - p->last < (terminal ? 0.2 : 10)) return;
-    if (!end && !p->last && !terminal) { /* no line for the first moment */
+    if (!end && !(p->last > 0) && !terminal) { /* no line for the first moment */
         p->last = t;
         return;
     }
@@ -266,7 +266,7 @@ static inline guessers train_guessers(const gpt *g, const gpt_config *draft, con
     double *weight = (double *)allocate(rows, sizeof *weight), saved = now(), seen = 0;
     progress bar = progress_begin("drafts", h.done);
     while (h.done < 1) {
-        const double start = now(), rate = rate_at(o->rate, (int64_t)h.step, h.done);
+        const double start = now(), rate = rate_at(2 * o->rate, (int64_t)h.step, h.done);
         draw_batch(x, h.seed + 1, h.step++, big->batch, big->seqlen, token, token + rows);
         gpt_forward(big, token);
         const double loss = heads_gradient(&s, big, token, grad);
