@@ -524,6 +524,25 @@ FA_TEST(transposed_is_that_of_the_cpu) {
     }
 }
 
+/* More heads than there are thread blocks: a block goes on to the next one. */
+FA_TEST(transposed_in_steps_of_the_grid) {
+    enum { HEADS = 2400, N = 3, D = 8 };
+    uint64_t seed = fat_seed + 7600;
+    fa_quantize_args a, d;
+    fa_error error;
+    memset(&a, 0, sizeof a);
+    a.batch = 1, a.num_heads = HEADS, a.seqlen_q = N, a.head_dim = D, a.dtype = FA_F32, a.o_dtype = FA_E4M3, a.transposed = 1;
+    float *const q = (float *)take(HEADS * N * D * 4, FA_F32);
+    for (int i = 0; i < HEADS * N * D; i++) q[i] = (float)fat_normal(&seed);
+    a.q.data = q, a.o.data = take(HEADS * D * 16, FA_E4M3);
+    upload();
+    d = a, d.error = &error;
+    MOVE(const void, d.q.data)
+    MOVE(void, d.o.data)
+    if (launched(fa_quantize_cuda(&d, 0), &error)) FA_EXPECT(fa_quantize(&a) == FA_OK && same());
+    drop_all();
+}
+
 /* ---- values where rounding is decided ------------------------------------------------------ */
 
 /* Quotients half way between two codes, and next to it; factors at the ends of what f32 has. */
