@@ -234,8 +234,8 @@ one() {
 if [ "$1" = --check ]; then
     list | while read -r name command; do
         sed "$command" flashattn_cuda.cuh | cmp -s - flashattn_cuda.cuh && echo "$name DOES NOT APPLY"
-    done
-    exit
+    done | grep . && exit 1
+    exit 0
 fi
 if [ "$1" = --one ]; then
     one "$2"
