@@ -135,8 +135,9 @@ static const instance whole[] = {INSTANCE(bf16_64), INSTANCE(bf16_128),
 
 #include "device.h"
 
-/* Few SMs, so that a block computes several tiles: of the PTX machine; a GPU has what it has. */
-__attribute__((constructor)) static void few_sms(void) { setenv("FA_PTX_SMS", "2", 0); }
+/* Few SMs, so that a block computes several tiles: of the PTX machine; a GPU has what it has. 101: the machine,
+ * which is linked behind this, reads it at 101, too. */
+__attribute__((constructor(101))) static void few_sms(void) { setenv("FA_PTX_SMS", "2", 0); }
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
