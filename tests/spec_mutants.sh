@@ -18,7 +18,9 @@ killed=0 survived=0 broken=0
 
 list() {
     cat <<'END'
-verify   residual-update-dropped      s/r->p\[id\] = fai_residual(fai_scaled(scale_p, r->p\[id\]), r->q\[id\]);/r->p[id] = fai_scaled(scale_p, r->p[id]);/
+verify   residual-update-dropped      s/fai_subtract(r->p + from, r->q + from, count);//
+verify   residual-next-not-scaled     s/fai_scale_all(scale_p, r->p + id, n);//
+verify   q-next-not-scaled            s/if (without) fai_scale_all(scale_q, r->q + id, n);//
 verify   residual-of-original-p       s/fai_scaled(scale_p, r->p\[token\])/fai_weight(\&p, token)/
 verify   residual-not-scaled          s/scale_p = fai_scale_to_one(total\[0\]);/scale_p = fai_scale_to_one((fai_sum){0, FAI_ONE});/
 verify   q-keeps-the-rejected-token   s/^            r->q\[token\] = 0;//
@@ -46,17 +48,36 @@ verify   greedy-second-largest        s/if (fai_token_of(r, child) == best) retu
 verify   typical-without-entropy      s/fai_exp2_neg(entropy >> 16) << 6/fai_exp2_neg(0) << 6/
 verify   typical-first-path           s/ || (depth\[node\] == depth\[best\] && score\[node\] > score\[best\])//
 verify   draft-row-of-node            s/if (r->parent \&\& a->draft_row) index = /if (0) index = /
-verify   request-s-parameters-of-0    s/\&r->a->sampling, r->b);/\&r->a->sampling, 0);/
+verify   request-s-parameters-of-0    s/\&r->a->sampling, r->b, r->room);/\&r->a->sampling, 0, r->room);/
 verify   coins-of-request-0           s/return fai_coin_of(coins, r->b, purpose, node);/return fai_coin_of(coins, 0, purpose, node);/
-verify   fallback-is-the-last-id      s/return p->only >= 0 ? p->only : fai_argmax(p);/return p->vocab - 1;/
+verify   fallback-is-the-last-id      s/return p->only >= 0 ? p->only : fai_argmax(p, &bad);/return p->vocab - 1;/
 verify   parent-after-child-allowed   s/parent, n ? 0 : -1, n - 1);/parent, n ? 0 : -1, nodes - 1);/
-sampling draw-one-unit-late           s/if (unit < weight) return id;/if (unit <= weight) return id;/
+sampling draw-one-unit-late           s/if (unit < w\[i\]) return from + i;/if (unit <= w[i]) return from + i;/
+sampling draw-chunk-late              s/if (unit >= sum) {/if (unit > sum) {/
+sampling draw-keeps-skipped           s/w\[m->skip\[i\] - from\] = 0;/continue;/
+verify   block-row-of-another-place   s/if (n < OPEN) rows\[n\]\[0\] = p,/if (n < OPEN) rows[0][0] = p, rows[n][0] = p,/
+verify   block-units-of-another-row   s/, rows\[n\]\[0\].units = rows\[n\]\[1\].units = NULL;/;/
+verify   rows-share-a-room            s/r->room + FAI_SMALL);/r->room);/
+sampling chunk-mulhi-carry            s/fai_spec_mul(ah, bh) + (mid >> 32) + (mid2 >> 32);/fai_spec_mul(ah, bh) + (mid >> 32);/
+sampling chunk-rounds-up              s/_MM_FROUND_TO_ZERO | _MM/_MM_FROUND_TO_POS_INF | _MM/;s/_mm256_floor_pd/_mm256_ceil_pd/;s/vrndmq_f64/vrndpq_f64/
+sampling chunk-top-minus-zero         s/(most == -1 ? 0 : most)/most/
+sampling chunk-bad-unseen             s/if (most < 0x7f800000 \&\& /if (/
+sampling chunk-bad-unseen-below       s/ \&\& ~other >= least)/)/
+sampling chunk-last-vector            s/(n + L <= count ? n : count - L))/(n + L <= count ? n : 0))/
+sampling chunk-first-of-equals        s/if (key > top) top = key, best = from;/if (key >= top) top = key, best = from;/
+sampling find-minus-zero              s/ \& ~nan \& ~minus_zero)/ \& ~nan)/
+sampling find-nan                     s/ | (nan \& (-0x7fffffff - 1));/;/
+sampling find-low                     s/(key >= least) \& (key <= most)/(key > least) \& (key <= most)/
+sampling find-high                    s/(key >= least) \& (key <= most)/(key >= least)/
+sampling cut-keeps-equals-behind      s/if (row->cut_key \&\& from + count - 1 > row->cut_id)/if (0)/
+sampling small-rows-keep-what-is-cut  s/    row->units = room;/    if (room) fai_units(row, 0, row->vocab < 64 ? row->vocab : 64, room);\n    row->units = room;/
+sampling subtract-wraps               s/(more \& (more > 0));/more;/
 sampling without-keeps-the-sums       s/token >= 0 \&\& !dead) fai_sums_drop(&m, &s, token), m.num_skip++;/token >= 0 \&\& !dead) m.num_skip++;/
 sampling without-keeps-the-token      s/fai_sums_drop(&m, &s, token), m.num_skip++;/fai_sums_drop(\&m, \&s, token);/
 sampling top-k-one-more               s/count + counts\[digit\] >= k/count + counts[digit] > k/
-sampling ties-all-kept                s/if (k ? count >= k : !fai_sum_less(units, wanted)) break;//
+sampling ties-all-kept                s/if (k ? count >= k : !fai_sum_less(units, wanted)) return;//
 sampling top-k-dropped               s/if (top_k > 0 \&\& top_k < row->vocab) fai_row_cut/if (0) fai_row_cut/
-sampling min-p-dropped                s/ \&\& unit >= row->least;/;/
+sampling min-p-dropped                s/ || unit\[n\] < row->least) unit/) unit/
 sampling temperature-dropped          s/if (row->kind == FA_LOGITS) fai_row_temperature(row, temperature);/if (row->kind == FA_LOGITS) fai_row_temperature(row, 1);/
 sampling exp2-third-coefficient       s/t = 0x3d7f7bcbu/t = 0x3d7f7fcbu/
 sampling nan-is-a-number              s/if ((bits \& 0x7fffffffu) > 0x7f800000u) return 0;//

@@ -271,7 +271,7 @@ FA_TEST(vector_sums) {
             p[fat_below(&state, N)] = 1.5f, q[fat_below(&state, N)] = 2.5f, q[fat_below(&state, N)] = -0.001f;
         const fa_rows pr = rows_of(p + shift, FA_F32, FA_PROBS),
                       qr = rows_of(q + 7 - shift, FA_F32, FA_PROBS);
-        fai_row pp = fai_row_open(&pr, 0, n, NULL, 0), qq = fai_row_open(&qr, 0, n, NULL, 0);
+        fai_row pp = fai_row_open(&pr, 0, n, NULL, 0, NULL), qq = fai_row_open(&qr, 0, n, NULL, 0, NULL);
         for (int both = 0; both < 2; both++) {
             fai_mass m = {&pp, both ? &qq : NULL, 0, NULL, NULL, 0, n};
             uint64_t want = 0;
@@ -284,6 +284,80 @@ FA_TEST(vector_sums) {
             }
             FA_EXPECT_MSG(fai_mass_sum(&m, 0, n) == want, "round %d, %d entries", round, n);
             FA_EXPECT((pp.bad || qq.bad) == (unsigned)bad);
+        }
+    }
+}
+
+/* Many entries at once are what one after the other is: any kind, dtype, length, place, sort of entry. */
+FA_TEST(chunks_are_their_entries) {
+    enum { N = 3 * FAI_CHUNK };
+    static const float temperatures[] = {1, 0.7f, 0.05f, 20, 0x1p-20f, 0x1p20f};
+    static const float odd[] = {NAN, INFINITY, -INFINITY, -0.0f, 0, 0x1p-140f, -1e30f, 1e30f, -NAN, 1, -1};
+    static float f[N];
+    static uint16_t h[N];
+    uint64_t state = fat_seed;
+    for (int round = 0; round < 4000; round++) {
+        const int n = 1 + fat_below(&state, N), kind = round % 4 ? FA_LOGITS : FA_WEIGHTS,
+                  dtype = fat_below(&state, 2)   ? FA_F32
+                          : fat_below(&state, 2) ? FA_F16
+                                                 : FA_BF16,
+                  odds = fat_below(&state, 3), cuts = fat_below(&state, 2);
+        const float spread = ldexpf(1, fat_below(&state, 30) - 15), t = temperatures[fat_below(&state, 6)];
+        for (int i = 0; i < n; i++) {
+            f[i] =
+                kind == FA_LOGITS ? (float)fat_normal(&state) * spread : (float)fat_uniform(&state) * spread;
+            if (fat_below(&state, 4) == 0) f[i] = f[fat_below(&state, i + 1)];
+            if (odds && fat_below(&state, odds == 1 ? 8 : 100) == 0) f[i] = odd[fat_below(&state, 11)];
+            if (round % 8 == 1) f[i] = -fabsf(f[i]); /* -0 may be the largest */
+            h[i] = dtype == FA_F16 ? fa_f32_to_f16(f[i]) : fa_f32_to_bf16(f[i]);
+        }
+        const int32_t k = cuts ? fat_below(&state, n + 2) : 0;
+        const float top_p = cuts && fat_below(&state, 2) ? (float)fat_uniform(&state) : 0,
+                    min_p = cuts && fat_below(&state, 2) ? (float)fat_uniform(&state) / 8 : 0;
+        const fa_sampling s = {kind == FA_LOGITS ? &t : NULL, &k, &top_p, &min_p};
+        const fa_rows rows = rows_of(dtype == FA_F32 ? (const void *)f : h, (fa_dtype)dtype, kind);
+        uint64_t room[FAI_SMALL], unit[FAI_CHUNK], w[FAI_CHUNK], kept[FAI_CHUNK];
+        const fai_row row = fai_row_open(&rows, 0, n, &s, 0, NULL),
+                      same = fai_row_open(&rows, 0, n, &s, 0, room);
+        fai_sum total = {0, 0};
+        uint32_t top = 0, found_bad = 0;
+        int32_t best = 0;
+        int bad = 0;
+        for (int i = 0; i < n; i++) {
+            const uint32_t key = fai_row_key(&row, i), bits = fai_bits_of(fai_row_load(&row, i));
+            bad |= kind == FA_LOGITS ? !key || key == 0xff800000u : fai_bad_weight(bits, 0x7f800000u);
+            if (key > top) top = key, best = i;
+            if (row.only < 0 && fai_kept(&row, i, key, fai_unit(&row, i)))
+                total = fai_sum_add(total, fai_unit(&row, i));
+        }
+        FA_EXPECT_MSG(fai_argmax(&row, &found_bad) == best && found_bad == (uint32_t)bad, "round %d", round);
+        FA_EXPECT((row.only >= 0) == (same.only >= 0) && row.bad == same.bad);
+        if (row.only >= 0) continue;
+        const fai_scale scale = fai_scale_to_one(total);
+        FA_EXPECT_MSG(scale.factor == row.scale.factor && scale.after == row.scale.after, "round %d", round);
+        const int from = fat_below(&state, n),
+                  count = n - from < FAI_CHUNK ? n - from : 1 + fat_below(&state, FAI_CHUNK);
+        const uint32_t low = fai_row_key(&row, fat_below(&state, n)),
+                       high = fai_row_key(&row, fat_below(&state, n));
+        const uint64_t found = fai_chunk_find(&row, from, count, low, high);
+        uint64_t sum = 0;
+        uint32_t most = 0;
+        fai_units(&row, from, count, unit), fai_weights(&row, from, count, w),
+            fai_weights(&same, from, count, kept);
+        for (int i = 0; i < count; i++) {
+            const uint32_t key = fai_row_key(&row, from + i);
+            most = key > most ? key : most, sum += w[i];
+            FA_EXPECT((found >> i & 1) == (key >= low && key <= high));
+            FA_EXPECT_MSG(unit[i] == fai_unit(&row, from + i), "round %d, entry %d", round, from + i);
+            FA_EXPECT_MSG(w[i] == fai_weight(&row, from + i), "round %d, entry %d", round, from + i);
+            FA_EXPECT(kept[i] == w[i] && fai_weight(&same, from + i) == w[i]);
+        }
+        FA_EXPECT(count == FAI_CHUNK || found >> count == 0);
+        FA_EXPECT(fai_chunk_key(&row, from, count, &found_bad) == most && fai_add_up(w, count) == sum);
+        fai_subtract(kept, unit, count), fai_scale_all(scale, unit, count);
+        for (int i = 0; i < count; i++) {
+            FA_EXPECT(unit[i] == fai_scaled(scale, fai_unit(&row, from + i)));
+            FA_EXPECT(kept[i] == fai_residual(w[i], fai_unit(&row, from + i)));
         }
     }
 }

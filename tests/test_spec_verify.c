@@ -747,6 +747,82 @@ FA_TEST(tokens_do_not_depend_on_the_compiler) {
     FA_EXPECT_MSG(hash == 0xe9a25187a06834e1u, "0x%llx", (unsigned long long)hash);
 }
 
+/* The same of problems of all shapes: small and large vocabularies, dtypes, parameters, odd entries; with
+ * flags, with accepted nodes, samples with and without replacement.  Vector and scalar code give one hash. */
+FA_TEST(decisions_do_not_depend_on_vectors) {
+    enum { W = 1100, N = 6 };
+    static const int32_t vocabs[] = {1,   7,   15,  16,  17,  63,  64,  65,   127,
+                                     129, 256, 256, 511, 512, 513, 520, 1024, W};
+    static const float temperatures[] = {1, 0.7f, 1, 0.05f, 20, 0x1p-20f, 1, 0};
+    static const int32_t parent[N] = {-1, 0, 0, 0, 1, 3}, first[N] = {1, 4, 0, 5, 0, 0},
+                         ranks[N] = {3, 1, 0, 1, 0, 0};
+    static const float odd[] = {NAN, INFINITY, -INFINITY, -0.0f, 0x1p-140f, -1e30f, 1e30f, -NAN};
+    static float f[2 * N * W];
+    static uint16_t h[2 * N * W];
+    static uint64_t workspace[2 * W + 1];
+    uint64_t state = 1, hash = 14695981039346656037u; /* not fat_seed */
+    for (int round = 0; round < 360; round++) {
+        const int32_t vocab = vocabs[round % 18],
+                      top_k = fat_below(&state, 3) ? 0 : fat_below(&state, vocab + 20);
+        const int kind = fat_below(&state, 2) ? FA_LOGITS : 1 + fat_below(&state, 3),
+                  ties = fat_below(&state, 3) == 0,
+                  dtype = fat_below(&state, 2)   ? FA_F32
+                          : fat_below(&state, 2) ? FA_F16
+                                                 : FA_BF16,
+                  oddities = fat_below(&state, 4) == 0, like = fat_below(&state, 2);
+        const float temperature = temperatures[fat_below(&state, kind == FA_LOGITS ? 8 : 1)],
+                    top_p = fat_below(&state, 3) ? 0 : (float)fat_below(&state, 1025) / 1024,
+                    min_p = fat_below(&state, 4) ? 0 : (float)fat_below(&state, 512) / 1024;
+        for (int i = 0; i < 2 * N * vocab; i++) {
+            const int x = fat_below(&state, 32768) + fat_below(&state, 32768), y = ties ? x >> 10 << 10 : x;
+            f[i] = kind == FA_LOGITS ? (float)(y - 32768) * 0x1p-12f : (float)y * 0x1p-15f / (float)vocab;
+            if (like && i >= N * vocab) f[i] = f[i - N * vocab] + (kind == FA_LOGITS ? f[i] : 0) / 8;
+            if (oddities && fat_below(&state, 4 * vocab) == 0) f[i] = odd[fat_below(&state, 8)];
+            h[i] = dtype == FA_F16 ? fa_f32_to_f16(f[i]) : fa_f32_to_bf16(f[i]);
+        }
+        const char *const data = dtype == FA_F32 ? (const char *)f : (const char *)h;
+        const int64_t row = vocab * (int64_t)fa_sizeof((fa_dtype)dtype);
+        const uint64_t seed = (uint64_t)round;
+        for (int rule = FA_VERIFY_GREEDY; rule <= FA_VERIFY_TYPICAL; rule++) {
+            const int chain = rule == FA_VERIFY_TOKEN || rule == FA_VERIFY_BLOCK;
+            int32_t token[N] = {0}, out[N], accepted[N];
+            uint32_t flags[2];
+            fa_sample_args s;
+            fa_verify_args a;
+            memset(&s, 0, sizeof s), memset(&a, 0, sizeof a);
+            s.batch = 1, s.vocab = vocab, s.coins.seed = &seed, s.rows.kind = kind,
+            s.rows.dtype = (fa_dtype)dtype;
+            s.without_replacement = rule == FA_VERIFY_WITHOUT_REPLACEMENT, s.flags = flags;
+            s.sampling.temperature = &temperature, s.sampling.top_p = &top_p, s.sampling.top_k = &top_k;
+            s.sampling.min_p = &min_p;
+            for (int n = 0; n < N; n++) {
+                s.rows.data = data + (N + n) * row, s.node = first + n, s.num_samples = ranks[n];
+                s.tokens = token + first[n];
+                const int32_t next = n + 1;
+                if (chain) s.node = &next, s.num_samples = 1, s.tokens = token + (n + 1) % N;
+                if (!s.num_samples) continue;
+                FA_REQUIRE(fa_sample(&s) == FA_OK);
+                for (int i = 0; i < s.num_samples; i++) {
+                    hash = (hash ^ (uint32_t)s.tokens[i] ^ flags[0] << 20) * 1099511628211u;
+                    if (s.tokens[i] < 0) s.tokens[i] = 0;
+                }
+            }
+            a.vocab = vocab, a.rule = rule, a.sampling = s.sampling, a.draft_sampling = &s.sampling,
+            a.coins = s.coins;
+            a.target = a.draft = s.rows, a.target.data = data, a.draft.data = data + N * row;
+            a.tokens = out, a.accepted = accepted, a.flags = flags, a.max_out = N;
+            a.chains.batch = a.trees.batch = 1, a.chains.num_tokens = N - 1, a.chains.token = token + 1;
+            a.trees.num_nodes = N, a.trees.parent = parent, a.trees.token = token;
+            FA_REQUIRE((chain ? fa_verify_chain(&a) : fa_verify_tree(&a, workspace, sizeof workspace)) ==
+                       FA_OK);
+            for (int n = 0; n < N; n++)
+                hash = (hash ^ (uint32_t)out[n] ^ (uint32_t)accepted[n] << 16) * 1099511628211u;
+            hash = (hash ^ flags[0]) * 1099511628211u;
+        }
+    }
+    FA_EXPECT_MSG(hash == 0xc36bf814d9d39607u, "0x%llx", (unsigned long long)hash);
+}
+
 FA_TEST(no_drafts_and_temperature_zero) {
     uint64_t state = fat_seed;
     for (int round = 0; round < 30; round++) {

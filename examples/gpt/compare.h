@@ -168,9 +168,9 @@ static inline void make_plans(const comparison *c, const sampling *how, const fa
     snprintf(out[EXPANSION].note, sizeof out->note, "<2,1,1>");
 
     p = &plans[MERGED];
-    check_status(fa_tree_expand(ones, 3, &p->shape, &error), &error);
+    check_status(fa_tree_expand(ones, 2, &p->shape, &error), &error);
     learn(c, p, how, 1);
-    snprintf(out[MERGED].note, sizeof out->note, "2 chains of 3");
+    snprintf(out[MERGED].note, sizeof out->note, "2 chains of 2");
 
     int32_t nodes = 0, depth = 0;
     fa_sequoia_args a = {0};
