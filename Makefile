@@ -77,8 +77,8 @@ build/libfa_ptx.so: $(PTX_OBJECTS) tests/ptx/libcudart.map
 	    -o $@ $(PTX_OBJECTS) -lm -lpthread
 	@mkdir -p build/ptx/lib && ln -sf ../../libfa_ptx.so build/ptx/lib/libcudart.so.13
 # A CUDA program for the machine: PTX only, uncompressed, with source lines. ARCH=80 for another target.
-NVCC_PTX = $(NVCC) -O3 -lineinfo -no-compress -gencode arch=compute_$(or $(ARCH),90a),code=compute_$(or $(ARCH),90a) \
-             -I. -Itests -Itests/ptx -MMD -MP -MF $@.d -MT $@
+NVCC_ONLY = $(NVCC) -O3 -lineinfo -no-compress -gencode arch=compute_$(or $(ARCH),90a),code=compute_$(or $(ARCH),90a)
+NVCC_PTX  = $(NVCC_ONLY) -I. -Itests -Itests/ptx -MMD -MP -MF $@.d -MT $@
 build/ptx/%: tests/ptx/%.cu tests/fa_test.h build/libfa_ptx.a
 	$(NVCC_PTX) -cudart none -o $@ $< build/libfa_ptx.a -lm -lpthread
 build/ptx/sm_80/%: ARCH = 80
@@ -95,10 +95,18 @@ define cuda_rule
 build/cuda$(1)/%: ARCH = $(2)
 build/cuda$(1)/%: %.cu build/libfa_ptx.a
 	@mkdir -p $$(@D)
-	$$(NVCC_PTX) -cudart none -o $$@ $$< build/libfa_ptx.a -lm -lpthread
+	$$(NVCC_PTX) -cudart none -o $$@ $$< $$(filter %.o,$$^) build/libfa_ptx.a -lm -lpthread
 endef
 $(foreach a,80 86 89,$(eval $(call cuda_rule,$(a),$(a))))
 $(eval $(call cuda_rule,90,90a))
+# examples/gpt with its attention on the machine, built as for a GPU
+build/cuda90/gpt: examples/gpt/gpt.c examples/gpt/attention.cu $(wildcard *.h *.cuh examples/*.h examples/gpt/*.h) build/libfa_ptx.a
+	@mkdir -p $(@D)
+	$(NVCC_ONLY) $(NATIVE:%=-Xcompiler %) -I. -cudart none -o $@ $(filter %.c %.cu %.a,$^) -lm -lpthread
+build/cuda80/test_gpt build/cuda90/test_gpt: build/cuda/gpt_cpu.o
+build/cuda/%.o: tests/cuda/%.c Makefile
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) $(NATIVE) $(WARN) -I. -MMD -MP -MF $@.d -c -o $@ $<
 build/cuda/%: tests/cuda/%.c Makefile
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) $(WARN) -I. -Itests -MMD -MP -MF $@.d -MT $@ -o $@ $< $(LDLIBS)

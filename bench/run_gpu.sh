@@ -1,8 +1,9 @@
 #!/bin/sh
 # bench/run_gpu.sh [--seconds N] [--arch SM] [--build-only] (make gpu) - all there is to do on a GPU, in ten minutes (N):
 #
-#     build for its arch; the CUDA tests; compute-sanitizer (memcheck, racecheck) on each kernel; the benchmark next to
-#     PyTorch's attention backends (bench/gpu.py), which prints a table and writes build/bench/gpu.csv
+#     build for its arch; the CUDA tests; compute-sanitizer (memcheck, racecheck) on each kernel; examples/gpt, which
+#     learns for 20 s, writes, and compares ways of speculative decoding; the benchmark next to PyTorch's attention
+#     backends (bench/gpu.py), which prints a table and writes build/bench/gpu.csv
 #
 # Needs nvcc, or what --build-only --arch 90 has left in build/gpu on another machine. Nothing is downloaded; what is
 # missing (compute-sanitizer, PyTorch) is skipped, and said so. PYTHON: one that can import torch.
@@ -52,15 +53,20 @@ flags="-O3 -lineinfo -gencode arch=compute_$arch,code=sm_$arch -I. -Itests"
 # the machine reads PTX, and is found as a shared libcudart
 [ -z "$stand_in" ] || flags="-O3 -lineinfo -no-compress -cudart shared -gencode arch=compute_$arch,code=compute_$arch -I. -Itests"
 tests=$(for file in tests/cuda/test_*.cu; do basename "$file" .cu; done)
+host='-Xcompiler -march=native,-fopenmp' # for products of matrices, which are the CPU's; elsewhere it may be another
+[ -z "$build_only" ] || host='-Xcompiler -fopenmp'
 commands() {
-    for name in $tests; do echo "$nvcc $flags -o $out/$name tests/cuda/$name.cu"; done
+    for name in $tests; do
+        echo "$nvcc $flags -o $out/$name tests/cuda/$name.cu$([ "$name" != test_gpt ] || echo ' tests/cuda/gpt_cpu.c')"
+    done
     echo "$nvcc $flags -o $out/each_kernel bench/each_kernel.cu"
+    echo "$nvcc $flags $host -o $out/gpt examples/gpt/gpt.c examples/gpt/attention.cu"
     for dim in 64 128 256; do
         echo "$nvcc $flags -shared -Xcompiler -fPIC -Xlinker -Bsymbolic -DBENCH_DIM=$dim -o $out/libbench$dim.so bench/gpu_kernels.cu"
     done
 }
 if have "$nvcc"; then
-    rm -f "$out"/test_* "$out"/lib* "$out/each_kernel" "$log"/*
+    rm -f "$out"/test_* "$out"/lib* "$out/each_kernel" "$out/gpt" "$log"/*
     commands >"$log/commands"
     # no command of this list may take longer than a third of the time
     # shellcheck disable=SC2016
@@ -118,6 +124,19 @@ if [ -n "$sanitizer" ] && [ -z "$stand_in" ]; then
     done
 else
     say 'no compute-sanitizer: skipped'
+fi
+
+# ---- examples/gpt: exit status 1 also if a way of decoding changed the text ----
+gpt="run --seconds 20 --guess-seconds 10 --bytes 96 --draws 500 --dir $out/model --fresh flashattn.h README.md"
+[ -z "$stand_in" ] || gpt="train --steps 2 --layers 1 --batch 1 --seqlen 32 --dir $out/model --fresh examples/01_hello.c"
+# shellcheck disable=SC2086  # options
+if [ ! -x "$out/gpt" ]; then
+    say 'no gpt: skipped'
+elif timeout $(($(left) / 3)) "$out/gpt" $gpt >"$log/gpt" 2>&1; then
+    say 'gpt:' && cat "$log/gpt"
+else
+    failed=1
+    say "gpt FAILED, status $?:" && tail -n 40 "$log/gpt"
 fi
 
 # ---- benchmark ----

@@ -61,6 +61,7 @@ programs() {
             echo "cuda90/$name"
         done
         for file in examples/*.cu; do echo "cuda90/$(basename "$file" .cu)"; done
+        echo cuda90/gpt
         for file in tests/cuda/test_*.c; do echo "cuda/$(basename "$file" .c)"; done
         printf '%s\n' cuda80/each_kernel cuda90/each_kernel && return ;;
     examples) set -- native examples/*.c examples/gpt/gpt.c ;;
@@ -89,6 +90,7 @@ run() {
     ptx/sm_80/*) FA_PTX_DEVICE=sm_80 $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
     ptx/*) $limit sh tests/ptx/schedules.sh "build/$1" ;;
     cuda*/*_cuda) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;; # an example
+    cuda90/gpt) "${MAKE:-make}" -s build/native/gpt && $limit sh tests/cuda/gpt.sh build/native/gpt "build/$1" ;;
     cuda*/each_kernel)
         [ "$1" = cuda90/each_kernel ] || export FA_PTX_DEVICE=sm_80
         for options in '--seqlen 200' '--seqlen 200 --causal' '--seqlen 65 --keys 130 --causal'; do

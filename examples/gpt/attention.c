@@ -17,6 +17,7 @@
 #include <stdlib.h>
 
 const char attention_device[] = "CPU";
+const float attention_noise = 0x1p-14f; /* all in f32 */
 
 static void check(fa_status status, const fa_error *error) {
     char text[300];

@@ -16,6 +16,7 @@ extern "C" {
 #endif
 
 extern const char attention_device[]; /* "CPU" or "CUDA", for the curious */
+extern const float attention_noise; /* logits this close are equal: the rest is rounding, in another order */
 
 /* Training: causal attention within each of batch sequences of seqlen rows. */
 typedef struct attention_rows {

@@ -270,7 +270,6 @@ static inline void compare_laws(drawn *d, int32_t count, outcome *o) {
 /* 1: it is; 2: up to a place where two bytes are equally good but for rounding, which depends on where in a tree a token
  * stood; 0: no. plain: what plain decoding has written behind the prompt. */
 static inline int same_text(const comparison *c, const int32_t *plain) {
-    const float least = 1e-5f; /* ten times the noise of f32 in a logit */
     writer *w = c->w;
     int32_t at = 0;
     while (at < c->length && w->token[PROMPT + at] == plain[at]) at++;
@@ -278,7 +277,7 @@ static inline int same_text(const comparison *c, const int32_t *plain) {
     w->model->length = 0;
     const int32_t row = decoder_read(w->model, w->token, PROMPT + at);
     const float *x = w->model->logits + row * VOCAB;
-    return fabsf(x[plain[at]] - x[w->token[PROMPT + at]]) < least ? 2 : 0;
+    return fabsf(x[plain[at]] - x[w->token[PROMPT + at]]) < attention_noise ? 2 : 0;
 }
 
 /* ---- the table ---- */
@@ -295,7 +294,8 @@ static inline int compare_ways(const comparison *c, const sampling *how) {
     int wrong = 0;
     memset(out, 0, sizeof out);
     writer_begin(c->w, prompt_of(c, 0), PROMPT, how);
-    measure_steps(c->w->model, PROMPT + c->length / 2, rows, steps, COSTS);
+    const int32_t usual = PROMPT + c->length / 2, most = c->w->model->g->config.context - STEP_ROWS;
+    measure_steps(c->w->model, usual < most ? usual : most, rows, steps, COSTS);
     const fa_cost machine = {COSTS, rows, steps, 0, 0};
     make_plans(c, how, &machine, plans, out);
 
