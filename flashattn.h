@@ -439,7 +439,10 @@ FA_FEATURE_LIST(FAI_SAME_BIT)
     X(MEDUSA_TARGET, "target must be 0 .. vocab-1, or negative for rows that do not count; cu_seqlens rise from 0 to rows; lambda finite") \
     X(BOOST, "boosting: samples, drafts and classes must be 1 .. 2^31-1 (drafts of a vote 1 .. 64), weights finite, >= 0 and not all 0, arrays given") \
     X(COST, "fa_cost: count must be 1 or more, tokens rise from >= 1, seconds be finite and > 0, draft and base finite and >= 0") \
-    X(PLAN, "planning: arrays must be given, max_gamma be 0 .. 1023, count, nodes and batch 1 .. 2^31-1")
+    X(PLAN, "planning: arrays must be given, max_gamma be 0 .. 1023, count, nodes and batch 1 .. 2^31-1") \
+    X(V_TRANSPOSED, "v_transposed must be 0 or 1; 1 is for the fp8 forward kernel of sm_90a (HOPPER in flashattn_cuda.cuh), " \
+                    "v not paged, with cu_seqlens_k strides given: pass V as rows to other kernels") \
+    X(QUANTIZE_TRANSPOSED, "transposed must be 0 or 1; 1 needs o_dtype FA_E4M3, hadamard 0, and with cu_seqlens_q strides of o")
 
 #define FAI_STATUS_ENUM(name, sentence) FA_ERR_##name,
 #define FAI_FEATURE_ENUM(name, bit, field) FA_ERR_NEEDS_##name,
@@ -517,6 +520,8 @@ typedef struct fa_args {
     fa_block_mask block_mask;
     fa_tree_mask tree_mask;
     fa_descale q_descale, k_descale, v_descale; /* fp8 and int8 only */
+    int32_t v_transposed; /* fp8 on sm_90a only: 1 = v is (batch, num_heads_k, head_dim_v, keys), see
+                             fa_transposed_column; fa_quantize writes it so */
 
     /* backward: reads o and lse, in the layouts above, as the forward pass wrote them.  Gradients are
      * written, not added to; NULL: not wanted.  Rows beyond seqused are not touched. */
@@ -775,6 +780,35 @@ FAI_HD static inline fai_strides fai_strides_kv(const fa_args *a, const fa_tenso
     return fai_resolve(t->stride_b, t->stride_s, t->stride_h, a->block_table ? a->page_size : a->seqlen_k,
                        fai_num_heads_k(a), dim);
 }
+
+/*  V for fp8 wgmma, which wants the keys of a column next to each other: element (b, j, h, d) of a transposed tensor is
+ *  data[b*stride_b + h*stride_h + d*stride_s + fa_transposed_column(..)]; all strides zero: packed (batch, heads, dim,
+ *  columns).  Keys of 16 change places, so that the probabilities that a thread computes are those that it multiplies:
+ *
+ *      place  0 1 2 3  4 5  6  7  8 9 10 11 12 13 14 15
+ *      key    0 1 8 9  2 3 10 11  4 5 12 13  6  7 14 15
+ *
+ *  With cu_seqlens sequence b begins at column (cu[b] + 15 b) / 16 * 16, and stride_b is not used.  A row has as many
+ *  columns as the smallest stride that is not 0. */
+FAI_HD static inline int64_t fa_transposed_column(int64_t row0, int64_t b, int64_t j) { /* without cu: row0 and b 0 */
+    return (row0 + 15 * b) / 16 * 16 + j / 16 * 16 + j / 2 % 4 * 4 + j / 8 % 2 * 2 + j % 2;
+}
+/* Columns that `rows` keys need, of so many sequences that are concatenated, or of one. */
+FAI_HD static inline int64_t fa_transposed_columns(int64_t rows, int64_t sequences) {
+    return (rows + 15 * sequences) / 16 * 16;
+}
+/* s: the distance of two of its rows, which are columns d */
+FAI_HD static inline fai_strides fai_resolve_transposed(int64_t b, int64_t s, int64_t h, int64_t seqlen, int64_t heads,
+                                                        int64_t dim) {
+    fai_strides r = {b == FA_BROADCAST ? 0 : b, s == FA_BROADCAST ? 0 : s, h == FA_BROADCAST ? 0 : h};
+    if (b == 0 && s == 0 && h == 0)
+        r.s = fa_transposed_columns(seqlen, 1), r.h = dim * r.s, r.b = heads * r.h;
+    return r;
+}
+FAI_HD static inline fai_strides fai_strides_transposed(const fa_args *a, int dim) {
+    return fai_resolve_transposed(a->v.stride_b, a->v.stride_s, a->v.stride_h, a->seqlen_k, fai_num_heads_k(a), dim);
+}
+
 /* dk or dv */
 FAI_HD static inline fai_strides fai_strides_dkv(const fa_args *a, const fa_tensor_out *t, int dim) {
     return fai_resolve(t->stride_b, t->stride_s, t->stride_h, a->seqlen_k, fai_num_heads_k(a), dim);
@@ -1145,6 +1179,8 @@ static inline void fai_check_scalars(fai_problem *p) {
     fai_range(p, FA_ERR_WINDOW_RIGHT, "window_right", a->window_right, 0, most);
     fai_range(p, FA_ERR_DROPOUT_P, "dropout_p", (double)a->dropout_p, 0, 1 - 0x1p-24);
     fai_range(p, FA_ERR_DETERMINISTIC, "deterministic", a->deterministic, 0, 1);
+    const int may_transpose = p->pass == (FA_FORWARD | FAI_DEVICE_LISTS) && p->info->kv_dtype == FA_E4M3 && !a->block_table;
+    fai_range(p, FA_ERR_V_TRANSPOSED, "v_transposed", a->v_transposed, 0, may_transpose);
 }
 
 /* ALiBi, bias, sink, block mask and tree mask. */
@@ -1310,6 +1346,15 @@ static inline void fai_check_sequences(fai_problem *p) {
     fai_check_pages(p);
 }
 
+/* A transposed tensor: dim rows of keys.  with cu_seqlens only the device knows how many. */
+static inline fai_span fai_transposed_span(fai_span s, int64_t seqlen, int ragged) {
+    const int64_t batch = s.size[0], heads = s.size[2], dim = s.row;
+    const fai_strides st = fai_resolve_transposed(s.stride[0], s.stride[1], s.stride[2], seqlen, heads, dim);
+    s.size[0] = batch, s.size[1] = dim, s.row = ragged ? 16 : fa_transposed_columns(seqlen, 1);
+    if (s.stride[0] >= 0 && s.stride[1] >= 0 && s.stride[2] >= 0) s.stride[0] = st.b, s.stride[1] = st.s, s.stride[2] = st.h;
+    return s;
+}
+
 static inline void fai_check_tensors(fai_problem *p) {
     const fa_args *a = p->args;
     const fa_info *info = p->info;
@@ -1336,6 +1381,10 @@ static inline void fai_check_tensors(fai_problem *p) {
     fai_span q = FAI_TENSOR_Q(q, Q, FAI_INPUT, info->dtype, info->head_dim);
     fai_span k = FAI_TENSOR_K(k, K, info->head_dim);
     fai_span v = FAI_TENSOR_K(v, V, info->head_dim_v);
+    if (a->v_transposed) {
+        if (a->cu_seqlens_k && !v.stride[1]) fai_bad(p, FA_ERR_V_TRANSPOSED, "v.stride_s", -1, 0, 16, (double)INT64_MAX);
+        v = fai_transposed_span(v, a->seqlen_k, a->cu_seqlens_k != NULL);
+    }
     fai_span o = FAI_TENSOR_Q(o, O, FAI_OUTPUT, info->o_dtype, info->head_dim_v);
     fai_span lse = {a->lse.data,
                     {"lse.data", "lse.stride_b", "lse.stride_h", "lse.stride_s"},
@@ -2397,6 +2446,8 @@ typedef struct fa_quantize_args {
     int32_t hadamard;                             /* 1: rows are multiplied with random signs and a Hadamard matrix
                                                      / sqrt(head_dim) first; head_dim must be a power of two */
     uint64_t seed;                                /* of the signs */
+    int32_t transposed;                           /* 1: o, of FA_E4M3, is (batch, num_heads, head_dim, rows): V as fa_args
+                                                     with v_transposed reads it, see fa_transposed_column */
     fa_error *error;
     uint32_t last_canary;
 } fa_quantize_args;
@@ -2976,7 +3027,8 @@ static inline void fai_rows_begin(fai_cache_call *c, const int32_t size[4], cons
     c->a.cu_seqlens_q = cu, c->a.seqused_q = used;
     c->info.head_dim = size[3], c->p.pass = FA_FORWARD | lists;
 }
-static inline void fai_check_rows(fai_cache_call *c, fa_tensor q, fa_tensor_out o, fa_dtype dtype, fa_dtype o_dtype) {
+static inline void fai_check_rows(fai_cache_call *c, fa_tensor q, fa_tensor_out o, fa_dtype dtype, fa_dtype o_dtype,
+                                  int transposed) {
     fai_problem *p = &c->p;
     const int64_t heads = c->a.num_heads, dim = c->info.head_dim;
     const int in_place = q.data == o.data && q.stride_b == o.stride_b && q.stride_s == o.stride_s &&
@@ -2986,8 +3038,8 @@ static inline void fai_check_rows(fai_cache_call *c, fa_tensor q, fa_tensor_out 
     if (!o.data) fai_bad(p, FA_ERR_O_NULL, "o.data", -1, 0, 1, 0);
     fai_check_sizes(p);
     if (p->status == FA_OK) fai_check_lengths(p, 0);
-    const fai_span span_o =
-        FAI_CACHE_SPAN(o, O, FAI_OUTPUT, fa_sizeof(o_dtype), dim, p->batch[0], p->rows[0], heads);
+    fai_span span_o = FAI_CACHE_SPAN(o, O, FAI_OUTPUT, fa_sizeof(o_dtype), dim, p->batch[0], p->rows[0], heads);
+    if (transposed && p->status == FA_OK) span_o = fai_transposed_span(span_o, c->a.seqlen_q, c->a.cu_seqlens_q != NULL);
     fai_add_span(p, span_o);
     if (in_place) q.data = NULL;
     const fai_span span_q = FAI_CACHE_SPAN(q, Q, FAI_INPUT, fa_sizeof(dtype), dim, p->batch[0], p->rows[0], heads);
@@ -3002,7 +3054,7 @@ static inline fa_status fai_check_rotary(fai_cache_call *c, const fa_rotary_args
     fai_rows_begin(c, size, args->cu_seqlens_q, args->seqused_q, args->error, lists);
     fai_range(p, FA_ERR_ROTARY, "head_dim", args->head_dim, 2, 256);
     if (!fai_rotates(&args->rotary)) fai_bad(p, FA_ERR_ROTARY, "rotary.dim", -1, 0, 2, args->head_dim);
-    fai_check_rows(c, args->q, args->o, args->dtype, args->dtype);
+    fai_check_rows(c, args->q, args->o, args->dtype, args->dtype, 0);
     fai_check_rope(c, &args->rotary);
     fai_check_written(p, FA_ERR_O_OVERLAP);
     return p->status == FA_OK ? fai_fail(&c->a, FA_OK, "", -1, 0, 0, 0) : p->status;
@@ -3088,7 +3140,10 @@ static inline fa_status fai_check_quantize(fai_cache_call *c, const fa_quantize_
     if (args->hadamard && (dim < 2 || dim & (dim - 1)))
         fai_bad(p, FA_ERR_QUANTIZE_DIM, "head_dim", -1, dim, 2, 256);
     fai_range(p, FA_ERR_QUANTIZE_DTYPE, "o_dtype", args->o_dtype, FA_F32, FA_I8);
-    fai_check_rows(c, args->q, args->o, args->dtype, args->o_dtype);
+    fai_range(p, FA_ERR_QUANTIZE_TRANSPOSED, "transposed", args->transposed, 0, !args->hadamard && args->o_dtype == FA_E4M3);
+    if (args->transposed && args->cu_seqlens_q && !args->o.stride_s)
+        fai_bad(p, FA_ERR_QUANTIZE_TRANSPOSED, "o.stride_s", -1, 0, 16, (double)INT64_MAX);
+    fai_check_rows(c, args->q, args->o, args->dtype, args->o_dtype, args->transposed);
     if (d->data) {
         fai_add_descale(p, &descale, 0, FA_ERR_QUANTIZE_DESCALE, field);
         if (p->status == FA_OK) { /* a stride of 0 says that a factor is shared */
@@ -3114,6 +3169,15 @@ FAI_HD static inline fai_factors fai_count_factors(const fa_args *a) {
     return n;
 }
 
+/* Row i of sequence seq becomes a column of a transposed tensor; behind the last row, to the end of its 16, zeros. */
+static inline void fai_transpose_row(void *data, fai_strides st, const fa_sequence *seq, int32_t h, int32_t i, const char *code,
+                                     int32_t dim) {
+    char *to = (char *)data + seq->b_q * st.b + h * st.h;
+    const int32_t end = i + 1 < seq->len_q ? i + 1 : (i / 16 + 1) * 16;
+    for (int32_t j = i; j < end; j++, code = NULL)
+        for (int32_t d = 0; d < dim; d++) to[d * st.s + fa_transposed_column(seq->row_q, seq->b - seq->b_q, j)] = code ? code[d] : 0;
+}
+
 /* o = q in another dtype, rotated or not; with descale: codes and their factors, absmax / 448 (e4m3), / 57344 (e5m2) or
  * / 127 (int8) of the rows that share one; what is rounded how: see the quantised caches above.  All factors are written,
  * 0 where there are no rows.  Rotation makes outliers small [Shah et al. 2024, FlashAttention-3, arXiv 2407.08608]; rotate
@@ -3127,7 +3191,9 @@ FAI_NOINLINE fa_status fa_quantize(const fa_quantize_args *args) {
     const fa_descale *d = &c.a.q_descale;
     const int64_t heads = args->num_heads, dim = args->head_dim;
     const fai_strides st_q = fai_resolve(q->stride_b, q->stride_s, q->stride_h, args->seqlen_q, heads, dim);
-    const fai_strides st_o = fai_resolve(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q, heads, dim);
+    const fai_strides st_o = args->transposed
+                                 ? fai_resolve_transposed(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q, heads, dim)
+                                 : fai_resolve(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q, heads, dim);
     const fai_factors count = fai_count_factors(&c.a);
     for (int64_t b = 0; d->data && b < count.b; b++)
         for (int64_t h = 0; h < count.h; h++)
@@ -3149,9 +3215,13 @@ FAI_NOINLINE fa_status fa_quantize(const fa_quantize_args *args) {
                         if (need > *factor) *factor = need;
                         continue;
                     }
-                    char *row = (char *)o->data + fai_offset_q(&seq, st_o, i, h) * (int64_t)fa_sizeof(args->o_dtype);
+                    char code[256];
+                    char *row = args->transposed
+                                    ? code
+                                    : (char *)o->data + fai_offset_q(&seq, st_o, i, h) * (int64_t)fa_sizeof(args->o_dtype);
                     if (factor) fai_quantise_row(row, x, *factor, args->o_dtype, args->head_dim);
                     else fai_encode_row(row, x, args->o_dtype, args->head_dim);
+                    if (args->transposed) fai_transpose_row(o->data, st_o, &seq, h, i, code, args->head_dim);
                 }
         }
     return FA_OK;
@@ -3171,7 +3241,7 @@ FAI_NOINLINE fa_status fa_quantize(const fa_quantize_args *args) {
     (defined(FA_HEAD_DIM) || defined(FA_HEAD_DIM_V) || defined(FA_DTYPE) || defined(FA_KV_DTYPE) || \
      defined(FA_O_DTYPE) || defined(FA_PASSES) || defined(FA_FEATURES) || defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || \
      defined(FA_SCORE_MOD) || defined(FA_SCORE_MOD_GRAD) || defined(FA_MASK_MOD) || defined(FA_WARPS) || \
-     defined(FA_STAGES))
+     defined(FA_STAGES) || defined(FA_PROMOTE))
 #error \
     "flashattn.h: parameters without FA_NAME: define FA_NAME, the prefix of what is generated, before including"
 #endif

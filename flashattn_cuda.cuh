@@ -34,6 +34,8 @@
         FA_STAGES            see >>tiles    1 or 2 tiles of K and V in shared memory
                                             (these four: of the forward pass; with one of them an instance has
                                             no kernel for sm_90a)
+        FA_PROMOTE           0              fp8 on sm_90a: P V of so many tiles, 128 keys each, are added to O in f32;
+                                            1 .. 64, 0 = none are, tensor cores add up all. FA_HEAD_DIM_V <= 128
 
     YOU GET, for FA_NAME = attn128 (all static, no external symbol)
 
@@ -74,7 +76,8 @@
               tree mask needs len_k >= len_q. args itself and args->error are in host memory. num_threads and
               split_keys mean nothing to forward and backward.
               f32 is f32 throughout, not TF32. fp8: S and sums are f32, P is 2^8 P in e4m3; a factor of V that each
-              key has of its own is rounded with its P, factors of whole tiles and more are not.
+              key has of its own is rounded with its P, factors of whole tiles and more are not, but for those of
+              blocks of keys on sm_90a.
               Rows of the cache calls may start anywhere, but 16-byte starts are faster. New rows must fit before
               seqlen_k, accepted rows rise, factors that are read be numbers >= 0, and no two sequences write to
               one page; what would go to a row or page that does not exist is left out.
@@ -83,8 +86,17 @@
               forward pass has a second kernel, by TMA and wgmma, for head dims of 64 to 256; to 192 with
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
               leaves to the other kernel: a negative softmax_scale, block masks, seqlen_k 0, strides of 0, and
-              pages whose size is no multiple of 8. It asks the runtime for the driver's cuTensorMapEncodeTiled
+              pages whose size is no multiple of 8. FA_E4M3 has one, too, for head dims of 64, 96 .. 256 without
+              these features: wgmma takes V by columns, so a call asks for it by v_transposed, and V is what
+              fa_quantize_cuda or fa_quantize with `transposed` make of it. What it leaves out is refused then, by
+              FA_ERR_V_TRANSPOSED: pages, a negative scale, and factors of K and V for blocks that are no multiples
+              of 128 keys, beyond 192 dims for any. It asks the runtime for the driver's cuTensorMapEncodeTiled
               at every call; who has that function may define FA_TENSOR_MAP_ENCODE, sticky, as its address.
+
+    DECODE    has a kernel for sm_90a, too, by TMA and wgmma, for head dims of 64 to 256 and K and V in 16 bits. A
+              call takes it if the GPU can, if it has more than 16 rows (queries times heads of a group) and no
+              split_keys: then a row's bits must not depend on how many there are. It leaves to the other
+              kernels: seqlen_k 0, strides of 0, and pages whose size is no multiple of 8.
 
     NOTATION  as in flashattn.h. BM query rows and BN keys make a tile; fragment: a thread's part of a matrix that
               an mma multiplies, a plain array whose shape is said where it is declared; MT: 16-row matrices of a
@@ -137,7 +149,7 @@
 
 /*  sm_90a: panels of 64 columns, whose rows of 128 bytes hold 8 chunks permuted by row % 8: what TMA and
  *  wgmma call a 128-byte swizzle. The last panel is filled up with zeros. tile: a multiple of 1024. */
-#define FAI_PANELS(dim) (((dim) + 63) / 64)
+#define FAI_PANELS(dim) (((dim) + 63) / 64) /* dim: in 16 bits, as in FAI_AT */
 #define FAI_PANEL_AT(rows, row, chunk) \
     ((chunk) / 8 * ((rows) * 128) + (row) * 128 + ((chunk) % 8 ^ (row) % 8) * 16)
 /* Its accumulator: element i of thread l of a warpgroup, whose warps have 16 rows each. */
@@ -514,6 +526,9 @@ FAI_ATOM void fai_mbarrier_try_wait_parity(uint32_t bar, uint32_t parity) {
                  "r"(parity)
                  : "memory");
 }
+FAI_ATOM void fai_prefetch_tensormap(const void *map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 FAI_ATOM void fai_fence_proxy_async(void) { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
 /* A box of a tensor to shared memory, or back: at column c, head h and where x, y, z say (>>hopper) */
@@ -541,6 +556,22 @@ FAI_ATOM void fai_stmatrix_x4(uint32_t address, uint32_t a, uint32_t b, uint32_t
     asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a),
                  "r"(b), "r"(c), "r"(d)
                  : "memory");
+}
+
+/* four to e4m3, a in the lowest byte */
+FAI_ATOM uint32_t fai_cvt_rn_satfinite_e4m3x4_f32(float a, float b, float c, float d) {
+#if FAI_SM90A
+    uint32_t r;
+    asm("{\n.reg .b16 low, high;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+        "mov.b32 %0, {low, high};\n}"
+        : "=r"(r)
+        : "f"(a), "f"(b), "f"(c), "f"(d));
+    return r;
+#else
+    return fai_cvt_rn_satfinite_e4m3x2_f32(b, a) | fai_cvt_rn_satfinite_e4m3x2_f32(d, c) << 16;
+#endif
 }
 
 FAI_ATOM void fai_bar_arrive(int id, int threads) {
@@ -620,6 +651,30 @@ FAI_ATOM void fai_wgmma_wait_group_1(void) { asm volatile("wgmma.wait_group.sync
 #define FAI_WGMMA(n, r0, r1, r2, r3, r4) \
     FAI_WGMMA_TYPE(n, bf16, r0, r1, r2, r3, r4) \
     FAI_WGMMA_TYPE(n, f16, r0, r1, r2, r3, r4)
+/* The same of bytes: A (64, 32), B (32, n), k innermost in both; _rs, too, may begin anew */
+#define FAI_WGMMA_E4M3(n, r0, r1, r2, r3, r4, r5) \
+    FAI_ATOM void fai_wgmma_m64n##n##k32_f32_e4m3_ss(float *d, uint64_t a, uint64_t b, int accumulate) { \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #r2 ", 0;\n" \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" FAI_D##n "}, %" #r0 \
+                     ", %" #r1 ", p, 1, 1;\n}" \
+                     : FAI_O##n \
+                     : "l"(a), "l"(b), "r"(accumulate)); \
+    } \
+    FAI_ATOM void fai_wgmma_m64n##n##k32_f32_e4m3_rs(float *d, const uint32_t a[4], uint64_t b, int accumulate) { \
+        asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #r5 ", 0;\n" \
+                     "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" FAI_D##n "}, {%" #r0 \
+                     ", %" #r1 ", %" #r2 ", %" #r3 "}, %" #r4 ", p, 1, 1;\n}" \
+                     : FAI_O##n \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate)); \
+    }
+FAI_WGMMA_E4M3(64, 32, 33, 34, 35, 36, 37)
+FAI_WGMMA_E4M3(96, 48, 49, 50, 51, 52, 53)
+FAI_WGMMA_E4M3(128, 64, 65, 66, 67, 68, 69)
+FAI_WGMMA_E4M3(160, 80, 81, 82, 83, 84, 85)
+FAI_WGMMA_E4M3(192, 96, 97, 98, 99, 100, 101)
+FAI_WGMMA_E4M3(224, 112, 113, 114, 115, 116, 117)
+FAI_WGMMA_E4M3(256, 128, 129, 130, 131, 132, 133)
+#undef FAI_WGMMA_E4M3
 FAI_WGMMA(64, 32, 33, 34, 35, 36)
 FAI_WGMMA(80, 40, 41, 42, 43, 44)
 FAI_WGMMA(96, 48, 49, 50, 51, 52)
@@ -687,6 +742,21 @@ FAI_ATOM void fai_wgmma_f32_f16_rs(const int n, float *d, const uint32_t a[4], u
 }
 #undef FAI_WGMMA_CASES
 #undef FAI_WGMMA_CASE
+#define FAI_WGMMA_CASE(n, call) \
+    case n: fai_wgmma_m64n##n##k32_f32_##call; break;
+#define FAI_WGMMA_CASES(call) \
+    switch (n) { \
+        FAI_WGMMA_CASE(64, call) FAI_WGMMA_CASE(96, call) FAI_WGMMA_CASE(128, call) FAI_WGMMA_CASE(160, call) \
+        FAI_WGMMA_CASE(192, call) FAI_WGMMA_CASE(224, call) FAI_WGMMA_CASE(256, call) \
+    }
+FAI_ATOM void fai_wgmma_f32_e4m3_ss(const int n, float *d, uint64_t a, uint64_t b, int accumulate) {
+    FAI_WGMMA_CASES(e4m3_ss(d, a, b, accumulate))
+}
+FAI_ATOM void fai_wgmma_f32_e4m3_rs(const int n, float *d, const uint32_t a[4], uint64_t b, int accumulate) {
+    FAI_WGMMA_CASES(e4m3_rs(d, a, b, accumulate))
+}
+#undef FAI_WGMMA_CASES
+#undef FAI_WGMMA_CASE
 
 /* ======================================================================================== */
 /* >>launch-once  what all instances share on the host                                       */
@@ -718,7 +788,7 @@ typedef struct fa_cuda_launch {
     size_t shared;        /* bytes, allowed by cudaFuncSetAttribute already */
     int arch;             /* 800, 860 ..: of the kernel that this GPU runs, which fixes the tile */
     int block_m, block_n; /* the tile, of the forward pass */
-    fa_cuda_maps maps;    /* for the forward kernel of sm_90a; others do not read it */
+    fa_cuda_maps maps;    /* for the kernels of sm_90a; others do not read it */
 } fa_cuda_launch;
 
 #define FAI_DECODE_COUNTERS 1024 /* more tiles than that keep every GPU busy without splits */
@@ -733,8 +803,8 @@ typedef struct fai_cuda_plan {
     int32_t combine; /* a second launch adds up the parts: there are too few counters */
 } fai_cuda_plan;
 
-/* A decode launch: cudaLaunchKernel(first.kernel, .., {args, &plan, &workspace}, ..), and second likewise if
- * plan.combine. */
+/* A decode launch: cudaLaunchKernel(first.kernel, .., {args, &plan, &workspace, &first.maps}, ..), and second
+ * likewise if plan.combine. */
 typedef struct fa_cuda_decode_launch {
     fa_cuda_launch first, second;
     fai_cuda_plan plan;
@@ -926,13 +996,14 @@ static inline fai_encode fai_cuda_encoder(void) {
 
 /* The map of a tensor of `many` sequences or pages, or ragged; boxes of one panel, box_heads heads, box_rows
  * rows. 0 if there is none, as for heads or rows that share an address. */
-static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *data, int dim, int64_t heads,
+static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *data, int64_t dim, int64_t heads,
                                int64_t rows, int64_t many, fai_strides st, int ragged, int box_heads,
                                int box_rows) {
     const cuuint64_t most = 0x7fff0000, around = (cuuint64_t)1 << 34; /* FAI_RAGGED around = 2^64 */
     cuuint64_t size[5] = {(cuuint64_t)dim, (cuuint64_t)heads, (cuuint64_t)rows, (cuuint64_t)many, 1};
-    cuuint64_t stride[4] = {(cuuint64_t)st.h * 2, (cuuint64_t)st.s * 2, (cuuint64_t)st.b * 2, 16};
-    const cuuint32_t box[5] = {64, (cuuint32_t)box_heads, (cuuint32_t)box_rows, 1, 1},
+    const cuuint64_t bytes = fa_sizeof(dtype);
+    cuuint64_t stride[4] = {(cuuint64_t)st.h * bytes, (cuuint64_t)st.s * bytes, (cuuint64_t)st.b * bytes, 16};
+    const cuuint32_t box[5] = {128 / (cuuint32_t)bytes, (cuuint32_t)box_heads, (cuuint32_t)box_rows, 1, 1},
                      ones[5] = {1, 1, 1, 1, 1};
     if (ragged)
         size[2] = FAI_RAGGED, size[3] = size[4] = most, stride[2] = stride[1], stride[3] = around - stride[1];
@@ -942,10 +1013,26 @@ static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *dat
     }
     const fai_encode encode = fai_cuda_encoder();
     return encode &&
-           encode(map, dtype == FA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+           encode(map,
+                  bytes == 1         ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                  : dtype == FA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                     : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
                   5, (void *)(uintptr_t)data, size, stride, box, ones, CU_TENSOR_MAP_INTERLEAVE_NONE,
                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+/* The map of a transposed V: boxes of 128 keys, all of a head's columns. Columns take the place of heads,
+ * heads that of rows. */
+static inline int fai_cuda_map_transposed(CUtensorMap *map, const fa_args *a, int dim) {
+    const fai_strides st = fai_strides_transposed(a, dim), columns = {st.b, st.h, st.s};
+    const int64_t stride[3] = {st.b, st.s, st.h}; /* the smallest is what a row has */
+    int64_t keys = fa_transposed_columns(a->seqlen_k, 1), least = FAI_RAGGED;
+    for (int n = 0; n < 3; n++)
+        if (stride[n] && stride[n] < least) least = stride[n];
+    if (a->cu_seqlens_k) keys = least;
+    return fai_cuda_map(map, FA_E4M3, a->v.data, keys, dim, fai_num_heads_k(a),
+                        a->cu_seqlens_k ? 1 : a->batch, columns, 0, dim, 1);
 }
 
 static inline int fai_cuda_gcd(int a, int b) {
@@ -1879,6 +1966,67 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
     }
 }
 
+/* The codes of a transposed o, by factors that are there (or none). A thread block has 64 rows of a head: a
+ * thread makes codes of 8 columns of the 4 rows whose codes lie in a word of o, which go through shared memory,
+ * so that 64 bytes of a column are written at once. With rows of 17 words there what a warp writes lies in 32
+ * banks; what it reads does not, which is little beside the rows that come from memory. */
+enum { FAI_TRANSPOSE_ROWS = 64 };
+static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
+    fai_quantize_transposed_kernel(const __grid_constant__ fai_rows_task t) {
+    __shared__ uint32_t words[256][FAI_TRANSPOSE_ROWS / 4 + 1]; /* (head_dim, place / 4) */
+    const fa_descale *d = &t.a.q_descale;
+    const uint32_t heads = (uint32_t)t.a.num_heads,
+                   tiles = ((uint32_t)t.a.seqlen_q + FAI_TRANSPOSE_ROWS - 1) / FAI_TRANSPOSE_ROWS;
+    const uint32_t chunks = (uint32_t)(t.q.dim + 31) / 32 * 4; /* a group of 4 may end behind the row */
+    for (uint32_t item = blockIdx.x; item < (uint32_t)t.a.batch * tiles * heads; item += gridDim.x) {
+        const uint32_t h = item % heads;
+        const fa_sequence seq = fa_get_sequence(&t.a, (int32_t)(item / heads / tiles));
+        const int32_t first = (int32_t)(item / heads % tiles) * FAI_TRANSPOSE_ROWS;
+        for (uint32_t n = threadIdx.x; n < chunks * 16; n += FAI_CACHE_THREADS) {
+            const uint32_t word = n / 4 % 16, chunk = n / 64 * 4 + n % 4;
+            uint32_t code[4][8]; /* of a row: 8 bytes */
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int32_t i = first + (int32_t)(word / 4 * 16 + word % 4 * 2) + e % 2 + e / 2 * 8;
+                uint32_t w[8];
+                float x[8];
+                code[e][0] = code[e][1] = 0;
+                if (i >= seq.len_q || (int32_t)chunk * 8 >= t.q.dim) continue;
+                fai_load_chunk(w, t.q.data + fai_offset_q(&seq, t.q.st, i, h) * t.q.size, t.q.size,
+                               (int)chunk * 8, t.q.dim, t.q.wide, 0);
+                fai_decode_chunk(x, w, t.q.dtype);
+                const uint32_t block = d->block ? (uint32_t)i / (uint32_t)d->block : 0;
+                const float *const factor =
+                    t.factors + (seq.b * d->stride_b + h * d->stride_h + block * d->stride_block);
+                if (d->data)
+                    fai_quantize_chunk(code[e], x, *factor, FA_E4M3);
+                else
+                    fai_encode_chunk(code[e], x, FA_E4M3);
+            }
+#pragma unroll
+            for (uint32_t e = 0; e < 8; e++) { /* byte e % 4 of each row */
+                const uint32_t bytes = e % 4 | (e % 4 + 4) << 4;
+                words[chunk * 8 + e][word] =
+                    fai_prmt_b32(fai_prmt_b32(code[0][e / 4], code[1][e / 4], bytes),
+                                 fai_prmt_b32(code[2][e / 4], code[3][e / 4], bytes), 0x5410);
+            }
+        }
+        __syncthreads(); /* words are written */
+        for (uint32_t n = threadIdx.x; n < (uint32_t)t.q.dim * 4; n += FAI_CACHE_THREADS) {
+            const int32_t j = first + (int32_t)(n % 4) * 16;
+            const uint32_t *const from = words[n / 4] + n % 4 * 4;
+            char *const to = t.o.data + seq.b_q * t.o.st.b + h * t.o.st.h + n / 4 * t.o.st.s +
+                             fa_transposed_column(seq.row_q, seq.b - seq.b_q, j);
+            if (j >= seq.len_q) continue;
+            if (t.o.wide)
+                *(uint4 *)(void *)to = make_uint4(from[0], from[1], from[2], from[3]);
+            else
+                for (int e = 0; e < 16; e++) to[e] = (char)(from[e / 4] >> e % 4 * 8);
+        }
+        __syncthreads(); /* everybody has read words: they may be written */
+    }
+}
+
 /* ---- calls ---- */
 
 /* Rows whose chunks may be read at once? */
@@ -2076,7 +2224,7 @@ FAI_NOINLINE fa_status fa_rotary_cuda(const fa_rotary_args *args, cudaStream_t s
 }
 
 /* fa_quantize in device memory: one launch if a factor is that of one row, or of 64 KB of rows at most;
- * three if more share one: factors are cleared, then measured, then used. */
+ * three if more share one, or o is transposed: factors are cleared, then measured, then used. */
 FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream_t stream) {
     fai_cache_call c;
     fai_rows_task t;
@@ -2093,9 +2241,10 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     if (status == FA_OK) status = fai_cuda_check_pointer(a, d->data, "descale.data");
     if (status != FA_OK) return status;
     const int64_t bytes = rows * args->head_dim * (int64_t)fa_sizeof(args->dtype);
-    int own = d->data && apart && rows == 1;
+    const int transposed = args->transposed;
+    int own = d->data && apart && rows == 1 && !transposed;
     t.factors = args->descale.data, t.hadamard = args->hadamard, t.seed = args->seed;
-    if (d->data && apart && !own && bytes <= 65536) /* a thread block for each factor */
+    if (d->data && apart && !own && !transposed && bytes <= 65536) /* a thread block for each factor */
         return fai_cache_launch(a, (const void *)fai_quantize_blocks_kernel, count.b * count.h * count.blocks,
                                 1, 1, &t, NULL, stream);
     if (d->data && (!own || fai_cache_hides(&c))) /* each factor; those without rows stay 0 */
@@ -2105,8 +2254,14 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
     if (status == FA_OK && t.measure)
         status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
     t.measure = 0;
-    if (status == FA_OK) status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
-    return status;
+    if (status != FA_OK || !transposed)
+        return status != FA_OK ? status : fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
+    const fa_tensor_out *o = &args->o;
+    const fai_strides st = fai_resolve_transposed(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q,
+                                                  args->num_heads, args->head_dim);
+    t.o.st = st, t.o.wide = ((int64_t)(uintptr_t)o->data | st.b | st.s | st.h) % 16 == 0;
+    const int64_t tiles = (int64_t)a->batch * a->num_heads * fai_ceil(a->seqlen_q, FAI_TRANSPOSE_ROWS);
+    return fai_cache_launch(a, (const void *)fai_quantize_transposed_kernel, tiles, 1, 1, &t, NULL, stream);
 }
 
 #endif /* FA_CUDA_CACHE */
@@ -2257,27 +2412,46 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 
 /* sm_90a: does this instance have a kernel for it? Warpgroups of 64 rows, keys of a tile; registers of a
  * thread that computes and of one that loads, together all that an SM has. */
+#ifndef FA_PROMOTE
+#define FA_PROMOTE 0
+#elif (FA_PROMOTE) < 0 || (FA_PROMOTE) > 64
+#error "flashattn_cuda.cuh: FA_PROMOTE must be in 0..64: tiles of keys, 0 = all"
+#undef FA_PROMOTE
+#define FA_PROMOTE 0
+#elif (FA_PROMOTE) > 0 && (FA_DTYPE != FA_E4M3 || FA_HEAD_DIM_V > 128) /* registers of O twice */
+#error "flashattn_cuda.cuh: FA_PROMOTE needs FA_DTYPE FA_E4M3 and FA_HEAD_DIM_V of 128 at most"
+#undef FA_PROMOTE
+#define FA_PROMOTE 0
+#endif
 #if defined(FA_BLOCK_M) || defined(FA_BLOCK_N) || defined(FA_WARPS) || defined(FA_STAGES)
 #define FAI_HOPPER 0
+#elif FAI_BYTES == 1 /* products of 32 bytes */
+#define FAI_HOPPER \
+    (((FA_PASSES) & FA_FORWARD) && FA_DTYPE == FA_E4M3 && FAI_KV_BYTES == 1 && !FAI_HEAVY && \
+     FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && FA_HEAD_DIM % 32 == 0 && FA_HEAD_DIM_V % 32 == 0)
 #else
 #define FAI_HOPPER \
     (((FA_PASSES) & FA_FORWARD) && FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_O_DTYPE == FA_DTYPE && \
      FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && FAI_DIM <= (FAI_HEAVY ? 192 : 256)) /* beyond that it would spill */
 #endif
-#if FAI_DIM <= 64 && !FAI_HEAVY
+#if FAI_DIM <= 64 && !FAI_HEAVY && (FA_PROMOTE) == 0
 #define FAI_HOPPER_WGS 3 /* tensor cores and exponentials take the same time: two would not hide it */
 #define FAI_HOPPER_N 128
 #else
 #define FAI_HOPPER_WGS 2
-/* as many keys as registers or, beyond 128 dims, shared memory allow */
-#if FAI_HEAVY
+/* as many keys as registers or, beyond 128 dims, shared memory allow; fp8: a panel of V */
+#if FAI_BYTES == 1
+#define FAI_HOPPER_N 128
+#elif FAI_HEAVY
 #define FAI_HOPPER_N (FAI_DIM <= 64 ? 128 : FAI_DIM <= 128 ? 96 : 64)
 #else
 #define FAI_HOPPER_N (FAI_DIM <= 128 ? 128 : FAI_DIM <= 192 ? 112 : 80)
 #endif
 #endif
-#define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : 232)
-#define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : 40)
+#define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : FAI_BYTES == 1 ? 240 : 232)
+#define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : FAI_BYTES == 1 ? 24 : 40)
+/* fp8: factors of K and V for blocks of keys; they take registers that O has beyond 192 dims */
+#define FAI_HOPPER_BLOCKS(d) (FAI_BYTES == 1 && FAI_DIM <= 192 && (d).data && (d).block)
 
 /* Q, then the stages of K and V, [K V] [K V], each with two factors a key behind it if they have such; O of 16 bits takes
  * their place at the end; then what the threads have in common */
@@ -2335,6 +2509,8 @@ FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
 #elif FA_DTYPE == FA_E4M3
 #define FAI_MMA fai_mma_m16n8k32_f32_e4m3
 #define FAI_MMA_PV fai_mma_m16n8k32_f32_e4m3
+#define FAI_WGMMA_SS fai_wgmma_f32_e4m3_ss
+#define FAI_WGMMA_RS fai_wgmma_f32_e4m3_rs
 #define FAI_EXPONENT 0x7fu /* NaN; there is no infinity */
 #elif FA_DTYPE == FA_E5M2
 #define FAI_MMA fai_mma_m16n8k32_f32_e5m2
@@ -2396,6 +2572,9 @@ typedef struct FAI_(tile) {
     int32_t rows;                       /* that exist; behind them the last is repeated */
     int32_t infinite;                   /* >>hopper: V had elements that are not finite */
     fai_spot keys;                      /* >>hopper: where TMA finds K and V */
+#if FAI_BYTES == 1
+    int32_t column; /* >>hopper: where key 0 is in V */
+#endif
     fa_range any, all;                  /* keys of the block that some row sees, that all rows see */
     uint32_t row[FAI_TILE_ROWS];             /* query - first, and (head - first_h) << 10 */
 } FAI_(tile);
@@ -3221,7 +3400,7 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
 /* Adds the elements of V that the kernel has taken for 0 to the rows that see them: in tiles, of bn keys,
  * that are masked in part, or everywhere. Each of `threads` has its own columns. O is written. */
 FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere, const int bn,
-                                 const int threads) {
+                                 const int threads, const int transposed) {
     enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, FAI_BYTES) };
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
@@ -3235,13 +3414,19 @@ FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int ever
             (const FAI_ELEMENT *)(gv.from + (FAI_HAS(FA_PAGED) && a->block_table
                                                  ? FAI_(paged)(a, t, &a->v, gv, (uint32_t)j, DV)
                                                  : j * gv.row));
+        int64_t step = 1;
+        if (transposed) {
+            const fai_strides st = fai_strides_transposed(a, DV);
+            const int64_t column = fa_transposed_column(seq.row_k, seq.b - seq.b_k, j);
+            from = (const FAI_ELEMENT *)a->v.data + seq.b_k * st.b + t->head_k * st.h + column, step = st.s;
+        }
         for (int d = (int)threadIdx.x; d < DV; d += threads) {
-            if ((from[d] & FAI_EXPONENT) != FAI_EXPONENT) continue;
+            if ((from[d * step] & FAI_EXPONENT) != FAI_EXPONENT) continue;
             for (int r = 0; r < t->rows; r++) {
                 const FAI_(row) at = FAI_(find)(t, r);
                 if (!FAI_(counts)(a, t, at, j)) continue;
                 const int64_t o = fai_offset_q(&seq, so, at.i, at.h) + d;
-                float v = fa_load(from, d, FA_DTYPE);
+                float v = fa_load(from, d * step, FA_DTYPE);
 #if FAI_BYTES == 1
                 v *= FAI_(factor)(a, t, &a->v_descale, t->head_k, j);
 #endif
@@ -3352,7 +3537,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
     FAI_(epilogue)(&args, t, o, m, l, shared, row);
     if (infinite) {
         __syncthreads(); /* O is written */
-        FAI_(add_infinite)(&args, t, masked || drops, BN, THREADS);
+        FAI_(add_infinite)(&args, t, masked || drops, BN, THREADS, 0);
     }
 #endif
 }
@@ -3371,7 +3556,11 @@ static __global__ void __launch_bounds__(FAI_THREADS)
  *      softmax              P0                      P1                      ..  Pn
  *
  *  One warpgroup issues its products while the others are in their softmax: they take turns.
- *  Shared memory: Q (later O) by warpgroup, K and V, in panels of 64 columns; barriers; the tile. */
+ *  Shared memory: Q (later O) by warpgroup, K and V, in panels of 64 columns; barriers; the tile.
+ *
+ *  fp8 has the same roles, rings and turns, with bytes where 16 bits are. What differs: V is there by columns,
+ *  of 128 keys each, in the order that P has in the threads (FAI_PAIRED_KEY); P takes half the registers; the
+ *  softmax has a maximum; factors of Q, K and V are part of the scale and of P (FAI_(factors)). */
 #define FAI_HOPPER_THREADS (FAI_HOPPER_WGS * 128 + 128)
 #define FAI_HOPPER_SIZES \
     enum { \
@@ -3380,17 +3569,21 @@ static __global__ void __launch_bounds__(FAI_THREADS)
         WGS = FAI_HOPPER_WGS, \
         BM = WGS * 64, \
         BN = FAI_HOPPER_N, \
+        COLUMNS = 128 / FAI_BYTES,              /* of a panel of Q, K and V */ \
+        PANELS = FAI_PANELS(D * FAI_BYTES / 2), /* of Q and K */ \
+        PANELS_O = FA_O_DTYPE == FA_F32 ? 0 : FAI_PANELS(DV), \
         Q_PANEL = 64 * 128, \
         PANEL = BN * 128, \
-        Q_BYTES = FAI_PANELS(FAI_DIM) * Q_PANEL, \
-        K_BYTES = FAI_PANELS(D) * PANEL, \
-        V_BYTES = FAI_PANELS(DV) * PANEL, \
+        Q_BYTES = (PANELS > PANELS_O ? PANELS : PANELS_O) * Q_PANEL, \
+        K_BYTES = PANELS * PANEL, \
+        V_BYTES = FAI_BYTES == 1 ? DV * 128 : FAI_PANELS(DV) * PANEL, \
         SQ = 0, \
         SK = WGS * Q_BYTES, \
         SV = SK + 2 * K_BYTES, \
         BARS = SV + 2 * V_BYTES, \
         TILE = BARS + 128 \
     };
+#define FAI_HOPPER_P (FAI_HOPPER_N * FAI_BYTES / 8) /* registers of P */
 /* mbarriers, from BARS on; those of stage 1 are 8 behind those of stage 0 */
 #define FAI_Q_FULL 0
 #define FAI_K_FULL 8
@@ -3429,8 +3622,9 @@ FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda
                             const CUtensorMap *map, int32_t first, uint32_t to, uint32_t bar, const int dim) {
     FAI_HOPPER_SIZES
     const int32_t head = t->head_k;
-    fai_mbarrier_arrive_expect_tx(bar, FAI_PANELS(dim) * PANEL);
-    if (FAI_HAS(FA_PAGED) && a->block_table) {
+    const int panels = FAI_PANELS(dim * FAI_BYTES / 2);
+    fai_mbarrier_arrive_expect_tx(bar, panels * PANEL);
+    if (FAI_HAS(FA_PAGED) && FAI_BYTES == 2 && a->block_table) { /* a transposed V has no pages */
         const int32_t rows = m->page_rows, size = a->page_size;
         const int32_t *const table = a->block_table + t->b * fai_table_stride(a);
 #pragma unroll 1
@@ -3440,15 +3634,27 @@ FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda
             j = j + rows > t->any.lo ? j : t->any.lo;
             const int32_t number = j / size, x = (j - number * size) / rows * rows, page = table[number];
 #pragma unroll
-            for (int p = 0; p < FAI_PANELS(dim); p++)
-                fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head, x, page, 0);
+            for (int p = 0; p < panels; p++)
+                fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * COLUMNS, head, x, page, 0);
         }
         return;
     }
 #pragma unroll
-    for (int p = 0; p < FAI_PANELS(dim); p++)
-        fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * 64, head, t->keys.x + first, t->keys.y,
-                                         t->keys.z);
+    for (int p = 0; p < panels; p++)
+        fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, map, bar, p * COLUMNS, head, t->keys.x + first,
+                                         t->keys.y, t->keys.z);
+}
+/* V; fp8: its columns are rows, of 128 keys */
+FAI_ATOM void FAI_(copy_v)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, int32_t first,
+                           uint32_t to, uint32_t bar) {
+    FAI_HOPPER_SIZES
+#if FAI_BYTES == 1
+    fai_mbarrier_arrive_expect_tx(bar, V_BYTES);
+    fai_cp_async_bulk_tensor_5d_load(to, &m->v, bar, t->column + first, 0, t->head_k,
+                                     FAI_HAS(FA_VARLEN) && a->cu_seqlens_k ? 0 : t->b, 0);
+#else
+    FAI_(copy_kv)(a, t, m, &m->v, first, to, bar, DV);
+#endif
 }
 
 /* Must V of this tile be mended? The same for all warpgroups. */
@@ -3466,13 +3672,16 @@ FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
     const fa_sequence seq = FAI_(sequence)(a, t->b);
     const fai_spot q = fai_spot_q(a, &seq);
     t->keys = fai_spot_k(a, &seq); /* registers are few here */
-    fai_mbarrier_arrive_expect_tx(bars + FAI_Q_FULL, WGS * FAI_PANELS(D) * Q_PANEL);
+#if FAI_BYTES == 1
+    t->column = (int32_t)fa_transposed_column(seq.row_k, seq.b - seq.b_k, 0);
+#endif
+    fai_mbarrier_arrive_expect_tx(bars + FAI_Q_FULL, WGS * PANELS * Q_PANEL);
 #pragma unroll 1
     for (int n = 0; n < WGS; n++)
 #pragma unroll
-        for (int p = 0; p < FAI_PANELS(D); p++)
+        for (int p = 0; p < PANELS; p++)
             fai_cp_async_bulk_tensor_5d_load(shared + SQ + n * Q_BYTES + p * Q_PANEL, &m->q,
-                                             bars + FAI_Q_FULL, p * 64, t->first_h,
+                                             bars + FAI_Q_FULL, p * COLUMNS, t->first_h,
                                              q.x + t->first + n * (64 / m->group), q.y, q.z);
     uint32_t stage = 0, empty = 1; /* of the tile of K; parity of "it may be filled", which it may at first */
 #pragma unroll 1
@@ -3486,12 +3695,35 @@ FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
         if (first < walk.last) {
             const uint32_t full = FAI_(is_mended)(a, t, first + BN) ? FAI_V_RAW : FAI_V_FULL;
             fai_mbarrier_try_wait_parity(bars + FAI_V_EMPTY + 8 * stage, stage ? empty ^ 1 : empty);
-            FAI_(copy_kv)(a, t, m, &m->v, first + BN, shared + SV + stage * V_BYTES, bars + full + 8 * stage,
-                          DV);
+            FAI_(copy_v)(a, t, m, first + BN, shared + SV + stage * V_BYTES, bars + full + 8 * stage);
         }
         empty ^= stage ^ 1;
     }
 }
+
+#if FAI_BYTES == 1
+/* 0xff for each of 4 places from `place` on of 16 keys that is one of keys lo .. hi - 1 */
+FAI_ATOM uint32_t FAI_(seen_places)(const int place, int32_t lo, int32_t hi) {
+    uint32_t mask = 0;
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const int key = FAI_PAIRED_KEY(place + e);
+        if (key >= lo && key < hi) mask |= 0xffu << 8 * e;
+    }
+    return mask;
+}
+/* 16 keys of a column, from key j on: those that no row sees become zeros, and what is NaN, which 1 tells. */
+FAI_ATOM int FAI_(mend_keys)(const FAI_(tile) *t, uint32_t at, int32_t j) {
+    const int32_t lo = t->any.lo - j, hi = t->any.hi - j;
+    if (lo > 0 || hi < 16) {
+        uint4 x = fai_ld_shared_v4_b32(at);
+        x.x &= FAI_(seen_places)(0, lo, hi), x.y &= FAI_(seen_places)(4, lo, hi);
+        x.z &= FAI_(seen_places)(8, lo, hi), x.w &= FAI_(seen_places)(12, lo, hi);
+        fai_st_shared_v4_b32(at, x);
+    }
+    return FAI_(make_chunk_finite)(at);
+}
+#endif
 
 /* Three warps make rows of V that no row of the tile sees zeros, and what is not finite, too, as in
  * make_finite: in tiles that are masked, before they may be used. */
@@ -3509,11 +3741,15 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *t, uint32_t shared) {
 #pragma unroll 1
         for (uint32_t c = thread; c < V_BYTES / 16; c += 96) {
             const uint32_t at = shared + SV + stage * V_BYTES + c * 16;
+#if FAI_BYTES == 1
+            found |= FAI_(mend_keys)(t, at, first + (int32_t)(c % 8 ^ c / 8 % 8) * 16);
+#else
             const int32_t j = first + (int32_t)(c / 8 % BN);
             if (j < t->any.lo || j >= t->any.hi)
                 fai_st_shared_v4_b32(at, make_uint4(0, 0, 0, 0));
             else
                 found |= FAI_(make_chunk_finite)(at);
+#endif
         }
         fai_fence_proxy_async(); /* what is written here is what wgmma will read */
         found = fai_bar_red_or(FAI_BAR_MEND, 96, found);
@@ -3534,7 +3770,8 @@ typedef struct FAI_(group) {
     int32_t leads;          /* this thread speaks for all */
     int32_t row;            /* first of the thread's rows */
     int32_t lo, hi;         /* keys that all its rows see */
-    float scale_log2;       /* of S to log2 units */
+    float scale[2];         /* of S to log2 units, for each row */
+    float unit;             /* fp8: of O; log2 of it if factors of V differ */
 } FAI_(group);
 
 /* A stage, and how to get from one to the other without a multiplication. */
@@ -3560,18 +3797,25 @@ FAI_ATOM void FAI_(issue_qk)(float s[FAI_HOPPER_N / 2], uint64_t dq, uint64_t dk
     FAI_HOPPER_SIZES
     fai_wgmma_fence(); /* registers of S are free */
 #pragma unroll
-    for (int c = 0; c < D / 16; c++)
+    for (int c = 0; c < D * FAI_BYTES / 32; c++)
         FAI_WGMMA_SS(BN, s, dq + (c / 4 * Q_PANEL + c % 4 * 32) / 16, dk + (c / 4 * PANEL + c % 4 * 32) / 16,
                      c != 0);
     fai_wgmma_commit_group();
 }
 
-/* O += P V, issued: o (DV/8, C4), p (BN/16, A4) */
-FAI_ATOM void FAI_(issue_pv)(float o[FA_HEAD_DIM_V / 2], const uint32_t p[FAI_HOPPER_N / 4], uint64_t dv) {
+/* O += P V, issued: o (DV/8, C4), p (BN/16, A4), fp8: (BN/32, A4); fp8 without keep: O = P V */
+FAI_ATOM void FAI_(issue_pv)(float o[FA_HEAD_DIM_V / 2], const uint32_t p[FAI_HOPPER_P], uint64_t dv,
+                             int keep) {
     FAI_HOPPER_SIZES
     fai_wgmma_fence(); /* P and O are written */
+#if FAI_BYTES == 1
+#pragma unroll
+    for (int c = 0; c < BN / 32; c++) FAI_WGMMA_RS(DV, o, p + 4 * c, dv + c * 32 / 16, c != 0 || keep);
+#else
+    (void)keep;
 #pragma unroll
     for (int c = 0; c < BN / 16; c++) FAI_WGMMA_RS(DV, o, p + 4 * c, dv + c * 16 * 128 / 16);
+#endif
     fai_wgmma_commit_group();
 }
 
@@ -3581,57 +3825,144 @@ FAI_ATOM void FAI_(rescale)(float o[FA_HEAD_DIM_V / 2], const float factor[2]) {
     for (int i = 0; i < FA_HEAD_DIM_V / 2; i++) o[i] *= factor[i / 2 % 2];
 }
 
-/* P from S - reference, in place, and its sums */
-FAI_ATOM void FAI_(exponentials)(float s[FAI_HOPPER_N / 2], float l[2]) {
+/* What the factors of a tile's keys do, which are the same for all of them (fits_tiles): K scales S. P V is in
+ * units of the largest factor of V so far: P, before it is rounded, gets the rest, by a shift of its exponents,
+ * and O follows if the unit grows. Without fp8 there is the scale alone. */
+typedef struct FAI_(factors) {
+    float scale[2]; /* of S to log2 units, for each row */
+    float shift;    /* log2 of the factor of P */
+} FAI_(factors);
+
+#if FAI_BYTES == 1
+FAI_ATOM float FAI_(tile_factor)(const FAI_(tile) *t, const fa_descale *d, int32_t first) {
+    const uint32_t number = (uint32_t)first / (uint32_t)d->block;
+    return d->data[t->b * d->stride_b + t->head_k * d->stride_h + number * d->stride_block];
+}
+/* log2 of the factor of V, of which there are several */
+FAI_ATOM float FAI_(tile_exponent)(const fa_args *a, const FAI_(tile) *t, int32_t first) {
+    return fai_lg2_approx_f32(FAI_(tile_factor)(t, &a->v_descale, first));
+}
+#endif
+FAI_ATOM FAI_(factors) FAI_(tile_factors)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g,
+                                          int32_t first) {
+    FAI_(factors) f = {{g->scale[0], g->scale[1]}, 0};
+    (void)a, (void)t, (void)first;
+#if FAI_BYTES == 1
+    if (FAI_HOPPER_BLOCKS(a->k_descale)) {
+        const float k = FAI_(tile_factor)(t, &a->k_descale, first);
+        f.scale[0] = fmaxf(f.scale[0] * k, 1e-37f), f.scale[1] = fmaxf(f.scale[1] * k, 1e-37f);
+    }
+    if (FAI_HOPPER_BLOCKS(a->v_descale)) {
+        const float v = FAI_(tile_exponent)(a, t, first);
+        f.shift = fmaxf(v - fmaxf(g->unit, v), -30); /* 2^8 2^-30 is 0 in e4m3; finite for the sums */
+    }
+#endif
+    return f;
+}
+/* Makes the unit of O that of the tile; 1 if it has grown, and factor is what O is to be multiplied with. Asked
+ * for when O is there: the registers of S are free then. */
+FAI_ATOM int FAI_(grow)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, int32_t first,
+                        float factor[2]) {
+#if FAI_BYTES == 1
+    if (FAI_HOPPER_BLOCKS(a->v_descale)) {
+        const float unit = fmaxf(g->unit, FAI_(tile_exponent)(a, t, first));
+        const float growth = fai_ex2_approx_ftz_f32(g->unit - unit);
+        factor[0] *= growth, factor[1] *= growth, g->unit = unit;
+        return growth != 1;
+    }
+#endif
+    (void)a, (void)t, (void)g, (void)first, (void)factor;
+    return 0;
+}
+
+/* P from S - reference, in place, and its sums, which know no factors of V: here they are in units of P */
+FAI_ATOM void FAI_(exponentials)(float s[FAI_HOPPER_N / 2], float l[2], const FAI_(factors) *f) {
+    const float unit = fai_ex2_approx_ftz_f32(f->shift), back = fai_ex2_approx_ftz_f32(-f->shift);
+    if (FAI_BYTES == 1) l[0] *= unit, l[1] *= unit;
 #pragma unroll
     for (int i = 0; i < FAI_HOPPER_N / 2; i += 2) {
         s[i] = fai_ex2_approx_ftz_f32(s[i]), s[i + 1] = fai_ex2_approx_ftz_f32(s[i + 1]);
         l[i / 2 % 2] += s[i] + s[i + 1];
     }
+    if (FAI_BYTES == 1) l[0] *= back, l[1] *= back;
 }
 
-/* The largest of a row; NaN is ignored, and reaches the sum through P. h: row h * 8 */
-FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
+/* The largest of a row in this thread; NaN is ignored, and reaches the sum through P. h: row h * 8 */
+FAI_ATOM float FAI_(own_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
     float x = -INFINITY;
 #pragma unroll
     for (int i = 2 * h; i < FAI_HOPPER_N / 2; i += 4) x = fmaxf(x, fmaxf(s[i], s[i + 1]));
+    return x;
+}
+FAI_ATOM float FAI_(quad_maximum)(float x) {
     x = fmaxf(x, fai_shfl_sync_bfly_f32(x, 1));
     return fmaxf(x, fai_shfl_sync_bfly_f32(x, 2));
+}
+FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_N / 2], const int h) {
+    return FAI_(quad_maximum)(FAI_(own_maximum)(s, h));
 }
 
 /*  P = exp2(scale S - reference). The reference lies FAI_HEAD log2 units above the largest score that its row
  *  had when it was last moved, which it only is when a score reaches it: results do not depend on it. As long
  *  as none does, no maximum is computed: an `and` of the sign bits of S - reference tells, half the work of a
  *  maximum, and O needs no scaling. P is below 1: f16, whose small numbers are less exact, keeps it nearer to
- *  that. m: -reference, FAI_UNSEEN as long as a row has not seen a key. */
-#if FA_DTYPE == FA_F16
+ *  that. m: -reference, FAI_UNSEEN as long as a row has not seen a key.
+ *  fp8: the reference is always 8 below the largest score, so that P has the range of e4m3, up to 2^8, and the
+ *  largest of a row no error: the maximum of what a thread has is needed, that of a row when it has grown. */
+#if FAI_BYTES == 1
+#define FAI_HEAD (-8.0f)
+#elif FA_DTYPE == FA_F16
 #define FAI_HEAD 4.0f
 #else
 #define FAI_HEAD 8.0f
 #endif
 #define FAI_UNSEEN 1e30f
+#define FAI_SHIFTED(m, f) (FAI_BYTES == 1 ? (m) + (f)->shift : (m))
 
 /* With a maximum: for tiles that are masked, and as long as a row may have seen nothing. factor: for O */
 FAI_ATOM void FAI_(softmax_exact)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
-                                  float scale) {
+                                  const FAI_(factors) *f) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const float x = fminf(m[h], -FAI_HEAD - FAI_(row_maximum)(s, h) * scale); /* m if that is -inf */
-        factor[h] = fai_ex2_approx_ftz_f32(x - m[h]);                             /* 0 the first time */
+        const float x = fminf(m[h], -FAI_HEAD - FAI_(row_maximum)(s, h) * f->scale[h]); /* m if that is -inf */
+        factor[h] = fai_ex2_approx_ftz_f32(x - m[h]);                                   /* 0 the first time */
         m[h] = x, l[h] *= factor[h];
     }
+    const float base[2] = {FAI_SHIFTED(m[0], f), FAI_SHIFTED(m[1], f)};
 #pragma unroll
-    for (int i = 0; i < FAI_HOPPER_N / 2; i++) s[i] = fmaf(s[i], scale, m[i / 2 % 2]);
-    FAI_(exponentials)(s, l);
+    for (int i = 0; i < FAI_HOPPER_N / 2; i++) s[i] = fmaf(s[i], f->scale[i / 2 % 2], base[i / 2 % 2]);
+    FAI_(exponentials)(s, l, f);
 }
 
 /* Without, all rows having seen a key. 1 if a reference of the warp has moved. */
+#if FAI_BYTES == 1
 FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
-                                float scale) {
+                                const FAI_(factors) *f) {
+    float top[2];
+#pragma unroll
+    for (int h = 0; h < 2; h++) top[h] = fmaf(FAI_(own_maximum)(s, h), f->scale[h], m[h]), factor[h] = 1;
+    const int moves = __any_sync(~0u, top[0] > -FAI_HEAD || top[1] > -FAI_HEAD);
+    if (moves) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const float x = fminf(0, -FAI_HEAD - FAI_(quad_maximum)(top[h]));
+            factor[h] = fai_ex2_approx_ftz_f32(x);
+            m[h] += x, l[h] *= factor[h];
+        }
+    }
+    const float base[2] = {FAI_SHIFTED(m[0], f), FAI_SHIFTED(m[1], f)};
+#pragma unroll
+    for (int i = 0; i < FAI_HOPPER_N / 2; i++) s[i] = fmaf(s[i], f->scale[i / 2 % 2], base[i / 2 % 2]);
+    FAI_(exponentials)(s, l, f);
+    return moves;
+}
+#else
+FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
+                                const FAI_(factors) *f) {
     int below = -1; /* bit 31: all are */
 #pragma unroll
     for (int i = 0; i < FAI_HOPPER_N / 2; i++) {
-        s[i] = fmaf(s[i], scale, m[i / 2 % 2]);
+        s[i] = fmaf(s[i], f->scale[0], m[i / 2 % 2]);
         below &= __float_as_int(s[i]);
     }
     const int moves = __any_sync(~0u, below >= 0);
@@ -3645,26 +3976,48 @@ FAI_ATOM int FAI_(softmax_lazy)(float s[FAI_HOPPER_N / 2], float m[2], float l[2
             for (int i = 2 * h; i < FAI_HOPPER_N / 2; i += 4) s[i] += x, s[i + 1] += x;
         }
     }
-    FAI_(exponentials)(s, l);
+    FAI_(exponentials)(s, l, f);
     return moves;
 }
+#endif
 
 /* P of a tile from S, whatever the features are */
 FAI_ATOM void FAI_(softmax_tile)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g,
                                   float s[FAI_HOPPER_N / 2], float m[2], float l[2], float factor[2],
-                                  int32_t first) {
+                                  FAI_(factors) f, int32_t first) {
     FAI_HOPPER_SIZES
     float(*const c4)[4] = (float(*)[4])s;
-    if (FAI_(is_modified)(a)) FAI_(modify)(a, t, c4, first, g->row, FAI_(scale)(a), 1, BN);
+    if (FAI_(is_modified)(a)) {
+        FAI_(modify)(a, t, c4, first, g->row, FAI_(scale)(a), 1, BN);
+        f.scale[0] = f.scale[1] = 1;
+    }
     if (FAI_(is_masked)(a) || first < g->lo || first + BN > g->hi) FAI_(mask)(a, t, c4, first, g->row, 1, BN);
-    FAI_(softmax_exact)(s, m, l, factor, FAI_(is_modified)(a) ? 1 : g->scale_log2);
+    FAI_(softmax_exact)(s, m, l, factor, &f);
     if (FAI_(drops)(a)) FAI_(dropout)(a, t, c4, first, g->row, 1, BN);
 }
 
-/* p (BN/16, A4) <- P */
-FAI_ATOM void FAI_(pack)(uint32_t p[FAI_HOPPER_N / 4], const float s[FAI_HOPPER_N / 2]) {
+/* p (BN/16, A4) <- P; fp8: (BN/32, A4), each of keys that two accumulators have, see FAI_PAIRED_KEY */
+FAI_ATOM void FAI_(pack)(uint32_t p[FAI_HOPPER_P], const float s[FAI_HOPPER_N / 2]) {
 #pragma unroll
-    for (int i = 0; i < FAI_HOPPER_N / 4; i++) p[i] = FAI_PACK(s[2 * i + 1], s[2 * i]);
+    for (int i = 0; i < FAI_HOPPER_P; i++) {
+#if FAI_BYTES == 1
+        const float *const x = s + i / 2 * 8 + i % 2 * 2; /* of row i % 2 * 8 */
+        p[i] = fai_cvt_rn_satfinite_e4m3x4_f32(x[0], x[1], x[4], x[5]);
+#else
+        p[i] = FAI_PACK(s[2 * i + 1], s[2 * i]);
+#endif
+    }
+}
+
+/* FA_PROMOTE: tensor cores add fp8 products with fewer bits than f32 has. So that errors do not grow with the
+ * number of keys, P V of that many tiles has registers of its own, and then is added to O. `since`: tiles that
+ * are in them. */
+FAI_ATOM void FAI_(promote)(float o[FA_HEAD_DIM_V / 2], const float part[FA_HEAD_DIM_V / 2], int *since,
+                            int always) {
+    if ((FA_PROMOTE) == 0 || (++*since < (FA_PROMOTE) && !always)) return;
+    *since = 0;
+#pragma unroll
+    for (int i = 0; i < FA_HEAD_DIM_V / 2; i++) o[i] += part[i];
 }
 
 FAI_ATOM void FAI_(take_turn)(const FAI_(group) *g) {
@@ -3675,28 +4028,32 @@ FAI_ATOM void FAI_(pass_turn)(const FAI_(group) *g) {
 }
 
 /* A tile: S = Q K^T of it and, at the same time, O += P V of the one before; then its P. */
-FAI_ATOM void FAI_(step)(const fa_args *a, const FAI_(tile) *t, const FAI_(group) *g, FAI_(stage) *before,
-                         float o[FA_HEAD_DIM_V / 2], uint32_t p[FAI_HOPPER_N / 4], float m[2], float l[2],
-                         int32_t first, const int exact) {
+FAI_ATOM void FAI_(step)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g, FAI_(stage) *before,
+                         float o[FA_HEAD_DIM_V / 2], float part[FA_HEAD_DIM_V / 2], int *since,
+                         uint32_t p[FAI_HOPPER_P], float m[2], float l[2], int32_t first, const int exact) {
     const FAI_(stage) now = FAI_(next_stage)(g, *before);
+    const FAI_(factors) f = FAI_(tile_factors)(a, t, g, first);
     float s[FAI_HOPPER_N / 2], factor[2]; /* (BN/8, C4) */
     int moves = 1;
     FAI_(wait)(FAI_K_FULL, now);
     FAI_(take_turn)(g);
     FAI_(issue_qk)(s, g->dq, g->dk + now.k);
     FAI_(wait)(FAI_V_FULL, *before);
-    FAI_(issue_pv)(o, p, g->dv + before->v);
+    FAI_(issue_pv)(part, p, g->dv + before->v, (FA_PROMOTE) == 0 || *since);
     FAI_(pass_turn)(g);
     fai_wgmma_wait_group_1(); /* S is there, K no longer needed */
     if (g->leads) fai_mbarrier_arrive(now.bars + FAI_K_EMPTY);
     if (exact)
-        FAI_(softmax_tile)(a, t, g, s, m, l, factor, first);
+        FAI_(softmax_tile)(a, t, g, s, m, l, factor, f, first);
     else
-        moves = FAI_(softmax_lazy)(s, m, l, factor, g->scale_log2);
+        moves = FAI_(softmax_lazy)(s, m, l, factor, &f);
     fai_wgmma_wait_group_0(); /* O is there, P and V no longer needed */
     if (g->leads) fai_mbarrier_arrive(before->bars + FAI_V_EMPTY);
     FAI_(pack)(p, s);
+    FAI_(promote)(o, part, since, 0);
+    moves |= FAI_(grow)(a, t, g, first, factor);
     if (moves) FAI_(rescale)(o, factor);
+    if (moves && (FA_PROMOTE) > 1) FAI_(rescale)(part, factor);
     *before = now;
 }
 
@@ -3721,13 +4078,28 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
             ((float *)a->lse.data)[fai_offset_q(&seq, sl, FAI_(find)(t, r).i, FAI_(find)(t, r).h)] =
                 (fai_lg2_approx_f32(l[h]) - m[h]) * FAI_LN2; /* -inf if empty */
     }
+#if FAI_BYTES == 1
+    const float unit = FAI_HOPPER_BLOCKS(a->v_descale) ? fai_ex2_approx_ftz_f32(g->unit) : g->unit;
+    factor[0] *= unit, factor[1] *= unit;
+#endif
     FAI_(rescale)(o, factor);
+#if FA_O_DTYPE == FA_F32
+    (void)maps, (void)sq, (void)warp_row;
+#pragma unroll
+    for (int h = 0; h < 2; h++) { /* the lanes of a quad write whole sectors of 32 bytes */
+        const FAI_(row) at = FAI_(find)(t, g->row + h * 8);
+        float *const to = (float *)a->o.data + fai_offset_q(&seq, so, at.i, at.h) + FAI_C_COL(lane, 0);
+#pragma unroll
+        for (int c = 0; c < DV / 8 && g->row + h * 8 < t->rows; c++)
+            *(float2 *)(void *)(to + c * 8) = make_float2(o[4 * c + 2 * h], o[4 * c + 2 * h + 1]);
+    }
+#else
     const int own = warp_row % 64 + lane % 16;
 #pragma unroll
     for (int c = 0; c < DV / 8; c += 2) /* two chunks of 16 rows */
-        fai_stmatrix_x4(sq + FAI_PANEL_AT(64, own, c + lane / 16), FAI_PACK(o[4 * c + 1], o[4 * c]),
-                        FAI_PACK(o[4 * c + 3], o[4 * c + 2]), FAI_PACK(o[4 * c + 5], o[4 * c + 4]),
-                        FAI_PACK(o[4 * c + 7], o[4 * c + 6]));
+        fai_stmatrix_x4(sq + FAI_PANEL_AT(64, own, c + lane / 16), FAI_PACK_O(o[4 * c + 1], o[4 * c]),
+                        FAI_PACK_O(o[4 * c + 3], o[4 * c + 2]), FAI_PACK_O(o[4 * c + 5], o[4 * c + 4]),
+                        FAI_PACK_O(o[4 * c + 7], o[4 * c + 6]));
     if ((a->cu_seqlens_q || !a->seqused_q || t->rows == BM) && !t->infinite) {
         fai_fence_proxy_async();               /* what is written here is what TMA will read */
         fai_bar_sync(FAI_BAR_WG + g->wg, 128); /* all have written */
@@ -3749,12 +4121,29 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
             *(uint4 *)(void *)(to + c * 8) =
                 fai_ld_shared_v4_b32(sq + FAI_PANEL_AT(64, warp_row % 64 + r, c));
     }
+#endif
 }
 
 /* Has a row of the warpgroup not seen a key? The vote tells ptxas that the answer is that of all lanes. */
 FAI_ATOM int FAI_(any_unseen)(const FAI_(group) *g, const float m[2]) {
     const int unseen = m[0] == FAI_UNSEEN || m[1] == FAI_UNSEEN;
     return __any_sync(~0u, fai_bar_red_or(FAI_BAR_WG + g->wg, 128, unseen));
+}
+
+/* fp8: the factors of rows, and those that are the same for all keys */
+FAI_ATOM void FAI_(set_factors)(const fa_args *a, const FAI_(tile) *t, FAI_(group) *g) {
+    (void)a, (void)t, (void)g;
+#if FAI_BYTES == 1
+    g->unit = -126; /* of nothing yet */
+    if (!FAI_HOPPER_BLOCKS(a->v_descale)) g->unit = FAI_(factor)(a, t, &a->v_descale, t->head_k, 0);
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const FAI_(row) at = FAI_(find)(t, g->row + h * 8);
+        g->scale[h] *= FAI_(factor)(a, t, &a->q_descale, at.h, at.i);
+        if (!FAI_HOPPER_BLOCKS(a->k_descale)) g->scale[h] *= FAI_(factor)(a, t, &a->k_descale, t->head_k, 0);
+        g->scale[h] = fmaxf(g->scale[h], 1e-37f); /* infinite scores stay that */
+    }
+#endif
 }
 
 /* 64 rows and all the keys that the tile sees */
@@ -3768,15 +4157,22 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
                    bottom = FAI_(keys)(a, t, FAI_(find)(t, wg * 64 + 63).i);
     FAI_(group) g;
     g.dq = fai_descriptor(shared + SQ + wg * Q_BYTES, 16), g.dk = fai_descriptor(shared + SK, 16);
-    g.dv = fai_descriptor(shared + SV, PANEL), g.bars = shared + BARS;
+    g.dv = fai_descriptor(shared + SV, FAI_BYTES == 1 ? 16 : PANEL), g.bars = shared + BARS;
     g.wg = wg, g.turn = FAI_BAR_TURN + wg, g.next = FAI_BAR_TURN + (wg + 1 == WGS ? 0 : wg + 1);
     g.leads = threadIdx.x % 128 == 0, g.row = (int)threadIdx.x / 32 * 16 + FAI_C_ROW(lane, 0);
     g.lo = __shfl_sync(~0u, bottom.lo, 0), g.hi = __shfl_sync(~0u, top.hi, 0);
-    g.scale_log2 = FAI_(scale)(a) * FAI_LOG2E;
+    g.scale[0] = g.scale[1] = FAI_(scale)(a) * FAI_LOG2E, g.unit = 1;
+    FAI_(set_factors)(a, t, &g);
     const int plain = !FAI_(is_modified)(a) && !FAI_(is_masked)(a) && !FAI_(drops)(a);
 
     float o[DV / 2], m[2], l[2], factor[2]; /* (DV/8, C4); of the thread's rows */
-    uint32_t p[BN / 4];                     /* (BN/16, A4) */
+    uint32_t p[FAI_HOPPER_P];               /* (BN/16, A4); fp8: (BN/32, A4) */
+    int since = 0;
+#if FA_PROMOTE
+    float part[DV / 2]; /* (DV/8, C4) */
+#else
+    float *const part = o;
+#endif
 #pragma unroll
     for (int i = 0; i < DV / 2; i++) o[i] = 0;
 #pragma unroll
@@ -3797,7 +4193,8 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
             FAI_(issue_qk)(s, g.dq, g.dk);
             fai_wgmma_wait_group_0(); /* S is there, K no longer needed */
             if (g.leads) fai_mbarrier_arrive(g.bars + FAI_K_EMPTY);
-            FAI_(softmax_tile)(a, t, &g, s, m, l, factor, first);
+            FAI_(softmax_tile)(a, t, &g, s, m, l, factor, FAI_(tile_factors)(a, t, &g, first), first);
+            (void)FAI_(grow)(a, t, &g, first, factor); /* O is 0 */
             FAI_(pack)(p, s);
         }
         first -= BN;
@@ -3806,20 +4203,22 @@ FAI_ATOM void FAI_(consume)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
             for (; first >= walk.end &&
                    (!plain || first < g.lo || first + BN > g.hi || FAI_(any_unseen)(&g, m));
                  first -= BN)
-                FAI_(step)(a, t, &g, &stage, o, p, m, l, first, 1);
+                FAI_(step)(a, t, &g, &stage, o, part, &since, p, m, l, first, 1);
             const int32_t stop = walk.end > g.lo ? walk.end : g.lo;
 #pragma unroll 1
-            for (; first >= stop; first -= BN) FAI_(step)(a, t, &g, &stage, o, p, m, l, first, 0);
+            for (; first >= stop; first -= BN)
+                FAI_(step)(a, t, &g, &stage, o, part, &since, p, m, l, first, 0);
         } while (first >= walk.end);
         FAI_(wait)(FAI_V_FULL, stage);
-        FAI_(issue_pv)(o, p, g.dv + stage.v);
+        FAI_(issue_pv)(part, p, g.dv + stage.v, (FA_PROMOTE) == 0 || since);
         fai_wgmma_wait_group_0();         /* O is there */
+        FAI_(promote)(o, part, &since, 1);
         if (wg == 0) FAI_(take_turn)(&g); /* the turn that nobody needs any more */
     }
     FAI_(hopper_epilogue)(a, t, maps, &g, o, m, l, shared + SQ + wg * Q_BYTES);
     if (t->infinite) {
         fai_bar_sync(FAI_BAR_ALL, WGS * 128); /* O is written */
-        FAI_(add_infinite)(a, t, FAI_(is_masked)(a) || FAI_(drops)(a), BN, WGS * 128);
+        FAI_(add_infinite)(a, t, FAI_(is_masked)(a) || FAI_(drops)(a), BN, WGS * 128, FAI_BYTES == 1);
     }
 }
 
@@ -3870,6 +4269,11 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
 #endif
 }
 
+/* Do the keys of a tile have the same factor, where there may be several? */
+static inline int FAI_(fits_tiles)(const fa_descale *d) {
+    return !d->data || !d->block || (FAI_HOPPER_BLOCKS(*d) && d->block % FAI_HOPPER_N == 0);
+}
+
 /* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
  * do (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8. */
 static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
@@ -3877,7 +4281,7 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     struct cudaFuncAttributes attributes;
     const void *kernel = (const void *)FAI_(hopper_kernel);
     const fai_strides sq = fai_strides_q(a, D), so = fai_strides_o(a, DV);
-    const fai_strides sk = fai_strides_kv(a, &a->k, D), sv = fai_strides_kv(a, &a->v, DV);
+    const fai_strides sk = fai_strides_kv(a, &a->k, D);
     const int heads_k = fai_num_heads_k(a), shared_by = a->num_heads / heads_k,
               paged = a->block_table != NULL;
     const int group =
@@ -3888,6 +4292,8 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
         (void)cudaGetLastError();
         return 0;
     }
+    if (FAI_BYTES == 1 && !a->v_transposed) return 0;
+    if (FAI_BYTES == 1 && !(FAI_(fits_tiles)(&a->k_descale) && FAI_(fits_tiles)(&a->v_descale))) return 0;
     if (a->softmax_scale < 0 || (FAI_HAS(FA_BLOCK_MASK) && a->block_mask.data) || a->seqlen_k == 0) return 0;
     m->page_rows = paged ? fai_cuda_gcd(BN, a->page_size) : BN;
     if (m->page_rows % 8) return 0;
@@ -3896,15 +4302,21 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     const uint32_t rows = 64 / (uint32_t)group;
     if (!fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, sq, ragged_q, group,
                       rows) ||
-        !fai_cuda_map(&m->o, FA_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch, so, ragged_q,
-                      group, rows) ||
+        (PANELS_O && !fai_cuda_map(&m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch, so,
+                                   ragged_q, group, rows)) ||
         !fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k, sk, ragged_k, 1,
-                      m->page_rows) ||
-        !fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k, sv, ragged_k, 1, m->page_rows))
+                      m->page_rows))
         return 0;
+#if FAI_BYTES == 1
+    if (!fai_cuda_map_transposed(&m->v, a, DV)) return 0;
+#else
+    if (!fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k, fai_strides_kv(a, &a->v, DV),
+                      ragged_k, 1, m->page_rows))
+        return 0;
+#endif
     const int64_t tiles = ((int64_t)a->seqlen_q * group + BM - 1) / BM,
                   heads = (int64_t)a->batch * a->num_heads / group;
-    const int64_t bytes = (int64_t)a->seqlen_k * (D + DV) * 2,
+    const int64_t bytes = (int64_t)a->seqlen_k * (D + DV) * FAI_BYTES,
                   fit = (32 << 20) / bytes; /* of 50 MB or more of L2 */
     if (tiles > INT32_MAX / heads) return 0;
     m->group = group, m->section = (uint32_t)(fit < 1 ? 1 : fit < heads ? fit : heads);
@@ -3919,6 +4331,7 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     (void)cudaGetLastError();
     return 0;
 }
+#undef FAI_SHIFTED
 #undef FAI_UNSEEN
 #undef FAI_HEAD
 #undef FAI_BAR_ALL
@@ -3931,6 +4344,7 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
 #undef FAI_K_EMPTY
 #undef FAI_K_FULL
 #undef FAI_Q_FULL
+#undef FAI_HOPPER_P
 #undef FAI_HOPPER_SIZES
 #undef FAI_HOPPER_THREADS
 #endif /* FAI_HOPPER */
@@ -4276,6 +4690,26 @@ FAI_ATOM void FAI_(decode_merge)(const fa_args *a, FAI_(split) *x, FAI_(parts) p
     }
 }
 
+/* Results of the block, or its part of them; the last block of a tile of rows to finish adds the parts up.
+ * As decode_merge. */
+FAI_ATOM void FAI_(decode_end)(const fa_args *a, const fai_cuda_plan *p, FAI_(split) *x, char *workspace,
+                               unsigned char *shared, float o[FA_HEAD_DIM_V / 8][4], const float m[2],
+                               float l[2], const float mo[2], int slice, int row, int infinite,
+                               const int rows) {
+    const uint32_t tile = blockIdx.x / (uint32_t)p->splits;
+    const FAI_(parts) parts = FAI_(decode_parts)(p, workspace, tile);
+    FAI_(decode_merge)(a, x, parts, shared, o, m, l, mo, slice, row, infinite, rows);
+    if (x->count == 1 || p->combine) return;
+    __threadfence();
+    __syncthreads(); /* the part is written, for all to see */
+    if (threadIdx.x == 0) /* 0 again after the last */
+        x->ticket = fai_atom_global_inc_u32((uint32_t *)(void *)workspace + tile, (uint32_t)x->count - 1);
+    __syncthreads(); /* the ticket is written */
+    if (x->ticket != (uint32_t)x->count - 1) return;
+    __threadfence();
+    FAI_(decode_reduce)(a, &x->tile, parts, x->count, rows);
+}
+
 /* ---- the kernels ---- */
 
 FAI_ATOM void FAI_(decode_block)(const fa_args *a, const fai_cuda_plan *p, char *workspace, const int rows) {
@@ -4396,18 +4830,7 @@ FAI_ATOM void FAI_(decode_block)(const fa_args *a, const fai_cuda_plan *p, char 
 #pragma unroll
     for (int n = 0; n < 2; n++) mo[n] = v_factors ? mo[n] : m[n];
 
-    const uint32_t tile = blockIdx.x / (uint32_t)p->splits;
-    const FAI_(parts) parts = FAI_(decode_parts)(p, workspace, tile);
-    FAI_(decode_merge)(a, x, parts, fai_shared, o, m, l, mo, slice, row, infinite, rows);
-    if (x->count == 1 || p->combine) return;
-    __threadfence();
-    __syncthreads(); /* the part is written, for all to see */
-    if (threadIdx.x == 0) /* 0 again after the last */
-        x->ticket = fai_atom_global_inc_u32((uint32_t *)(void *)workspace + tile, (uint32_t)x->count - 1);
-    __syncthreads(); /* the ticket is written */
-    if (x->ticket != (uint32_t)x->count - 1) return;
-    __threadfence();
-    FAI_(decode_reduce)(a, t, parts, x->count, rows);
+    FAI_(decode_end)(a, p, x, workspace, fai_shared, o, m, l, mo, slice, row, infinite, rows);
 }
 
 #define FAI_DECODE_KERNEL(rows) \
@@ -4420,6 +4843,273 @@ FAI_DECODE_KERNEL(16)
 FAI_DECODE_KERNEL(32)
 FAI_DECODE_KERNEL(64)
 #undef FAI_DECODE_KERNEL
+
+/* ---- sm_90a: more than 16 rows by TMA and wgmma ---- */
+
+#define FAI_HOPPER_DECODE \
+    (FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64) /* is there a kernel? */
+#if FAI_HOPPER_DECODE
+
+/*  A block has 64 rows and a ring of slots, too, each with a tile of 64 keys of K or of V, in panels of 64
+ *  columns. One warp copies them by TMA, a warpgroup computes; two mbarriers of a slot say full and empty.
+ *
+ *  What it is for. HBM is the limit of decode, if nothing else takes as long. What a key costs an SM, next to
+ *  the clocks in which its share of 4.8 TB/s brings it (132 SMs at 1.83 GHz; 2 bytes an element): clocks of
+ *  shared memory, of the tensor cores, of exponentials, as counted by the PTX machine over published rates
+ *  (predicted, not measured), and instructions that ptxas made for each warp of four, for 64 keys:
+ *
+ *                     rows   dim 64: HBM 13 clocks    dim 128: HBM 26          dim 256: HBM 52
+ *                            shared  mma  exp SASS    shared  mma exp SASS     shared  mma exp SASS
+ *      mma.sync         16      5.1  1.5    1  276       9.1    3   1  312       21.1    6   1  389
+ *                       32      7.1  3.0    2  327      13.1    6   2  385       33.2   12   2  622
+ *                       64     11.1  6.0    4  449      21.2   12   4  632       57.5   24   4 1084
+ *      this one    17 - 64      5.2  4.0    4  239      10.3    8   4  251       20.3   16   4  278
+ *
+ *  With mma.sync each warp reads all of K and V for its 16 rows: with 64 rows that takes 82 to 112 % of the
+ *  time of HBM, here 40 %. Up to 16 rows mma.sync has less to do in nearly all respects. Warps whose 16 rows
+ *  do not exist have no exponentials, and 87 to 126 instructions.
+ *
+ *  Bytes on their way while a slot is read: 168, 128, 96 and 160 KB an SM at dim 64, 128, 192 and 256, where
+ *  36 KB would do (4.8 TB/s for 1 us). So a tile need not hide its latencies: products, softmax and products
+ *  one after the other take an estimated 1100 clocks at dim 128, while HBM needs 1650 for its 32 KB, and a
+ *  block is seldom alone on its SM. */
+#define FAI_HD_THREADS (FAI_DECODE_THREADS + 32)
+#define FAI_HD_SLOT (FAI_PANELS(FAI_DIM) * 64 * 128)
+/* Blocks an SM. One of five warps gets 128, 168 or 255 registers a thread if it is one of 3, 2 or 1; and
+ * beyond 192 dims two have no room for three slots each. */
+#define FAI_HD_BLOCKS (FAI_DIM <= 64 && !FAI_HEAVY ? 3 : FAI_DIM <= (FAI_HEAVY ? 128 : 192) ? 2 : 1)
+/* for slots: what Q, 2 KB for the rest and 1 KB for the system leave of a block's part of 228 KB */
+#define FAI_HD_SHARED (233472 / FAI_HD_BLOCKS - 1024)
+#define FAI_HD_ROOM (FAI_HD_SHARED - FAI_PANELS(FA_HEAD_DIM) * 64 * 128 - 2048)
+#define FAI_HD_SIZES \
+    enum { \
+        D = FA_HEAD_DIM, \
+        DV = FA_HEAD_DIM_V, \
+        BN = 64, \
+        PANEL = BN * 128, \
+        SLOT = FAI_HD_SLOT, \
+        SLOTS = FAI_HD_ROOM / SLOT < 8 ? FAI_HD_ROOM / SLOT : 8, \
+        SQ = SLOTS * SLOT, /* the ring is at 0 */ \
+        FULL = SQ + FAI_PANELS(D) * PANEL, /* mbarriers, 8 bytes for each slot */ \
+        EMPTY = FULL + 8 * SLOTS, \
+        SPLIT = EMPTY + 8 * SLOTS \
+    };
+FA_STATIC_ASSERT(16 * 8 + sizeof(FAI_(split)) <= 2048, "flashattn_cuda.cuh: FAI_HD_ROOM");
+
+/* A slot of the ring, or the next in turn. */
+typedef struct FAI_(slot) {
+    uint32_t at, bar; /* bytes from slot 0; from its mbarrier */
+    uint32_t parity;  /* of the mbarrier of a slot that is full; 1 - that of one that is empty */
+} FAI_(slot);
+
+FAI_ATOM FAI_(slot) FAI_(next_slot)(FAI_(slot) x) {
+    FAI_HD_SIZES
+    const FAI_(slot) next = {x.at + SLOT, x.bar + 8, x.parity}, again = {0, 0, x.parity ^ 1};
+    return next.at < SLOTS * SLOT ? next : again;
+}
+
+/* One warp copies the tiles of K and V. Pages: by boxes that lie in one; lane n has box n of a tile. */
+FAI_ATOM void FAI_(hopper_decode_copy)(const fa_args *a, const FAI_(split) *x, const fa_cuda_maps *maps,
+                                       uint32_t shared) {
+    FAI_HD_SIZES
+    const FAI_(tile) *const t = &x->tile;
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+    const int lane = (int)threadIdx.x % 32, paged = FAI_HAS(FA_PAGED) && a->block_table != NULL;
+    const int rows = maps->page_rows, active = lane < BN / rows; /* of a box */
+    const fai_spot spot = fai_spot_k(a, &seq);
+    FAI_(slot) slot = {0, 0, 0};
+#pragma unroll 1
+    for (int32_t first = x->begin; first < t->any.hi; first += BN) {
+        fai_spot from = {spot.x + first, spot.y, spot.z};
+        if (paged && active) {
+            /* the table ends with the last page; what is copied instead will be masked */
+            int32_t j = first + lane * rows;
+            j = j < t->any.hi ? j : t->any.hi - 1;
+            const int32_t number = j / a->page_size;
+            from.x = (j - number * a->page_size) / rows * rows;
+            from.y = a->block_table[t->b * fai_table_stride(a) + number], from.z = 0;
+        }
+#pragma unroll
+        for (int half = 0; half < 2; half++) { /* K, V */
+            const int panels = half ? FAI_PANELS(DV) : FAI_PANELS(D);
+            const uint32_t to = shared + slot.at + lane * rows * 128, full = shared + FULL + slot.bar;
+            fai_mbarrier_try_wait_parity(shared + EMPTY + slot.bar, slot.parity ^ 1);
+            if (lane == 0) fai_mbarrier_arrive_expect_tx(full, panels * PANEL); /* they may be there */
+#pragma unroll
+            for (int p = 0; p < panels; p++)
+                if (active)
+                    fai_cp_async_bulk_tensor_5d_load(to + p * PANEL, half ? &maps->v : &maps->k, full,
+                                                     p * 64, t->head_k, from.x, from.y, from.z);
+            slot = FAI_(next_slot)(slot);
+        }
+    }
+}
+
+/* Q to panels. Rows that do not exist are copies of the last: without a branch, ptxas knows that the loop over
+ * keys is the same for all lanes, and keeps its state in uniform registers. */
+FAI_ATOM void FAI_(hopper_decode_load_q)(const fa_args *a, const FAI_(tile) *t, uint32_t to) {
+    enum { D = FA_HEAD_DIM, CHUNKS = D / 8 };
+    const fai_strides st = fai_strides_q(a, D);
+    const fa_sequence seq = FAI_(sequence)(a, t->b);
+#pragma unroll 4
+    for (int n = (int)threadIdx.x; n < 64 * CHUNKS; n += FAI_DECODE_THREADS) {
+        const int r = n / CHUNKS, chunk = n % CHUNKS;
+        const FAI_(row) at = FAI_(find)(t, r);
+        const int64_t from = fai_offset_q(&seq, st, at.i, at.h) + chunk * 8;
+        const uint4 x = *(const uint4 *)(const void *)((const uint16_t *)a->q.data + from);
+        fai_st_shared_v4_b32(to + FAI_PANEL_AT(64, r, chunk), x);
+    }
+}
+
+/* Rows of V that no row of the tile sees become zeros, and what is not finite, too, as in make_finite. */
+FAI_ATOM int FAI_(hopper_decode_mend)(const FAI_(tile) *t, int32_t first, uint32_t sv) {
+    int found = 0;
+#pragma unroll 1
+    for (int n = (int)threadIdx.x; n < FAI_PANELS(FA_HEAD_DIM_V) * 64 * 8; n += FAI_DECODE_THREADS) {
+        const int32_t j = first + n / 8 % 64;
+        if (j < t->any.lo || j >= t->any.hi)
+            fai_st_shared_v4_b32(sv + n * 16, make_uint4(0, 0, 0, 0));
+        else
+            found |= FAI_(make_chunk_finite)(sv + n * 16);
+    }
+    return found;
+}
+
+/* S = Q K^T: s (64/8, C4) */
+FAI_ATOM void FAI_(hopper_decode_qk)(float s[32], uint64_t dq, uint64_t dk) {
+    FAI_HD_SIZES
+    fai_wgmma_fence(); /* registers of S are free */
+#pragma unroll
+    for (int c = 0; c < D / 16; c++)
+        FAI_WGMMA_SS(BN, s, dq + (c / 4 * PANEL + c % 4 * 32) / 16, dk + (c / 4 * PANEL + c % 4 * 32) / 16,
+                     c != 0);
+    fai_wgmma_commit_group();
+    fai_wgmma_wait_group_0(); /* S is there, K no longer needed */
+}
+
+/* O += P V: o (DV/8, C4), s (64/8, C4) */
+FAI_ATOM void FAI_(hopper_decode_pv)(float o[FA_HEAD_DIM_V / 2], const float s[32], uint64_t dv) {
+    FAI_HD_SIZES
+    uint32_t p[BN / 4]; /* (64/16, A4) */
+#pragma unroll
+    for (int i = 0; i < BN / 4; i++) p[i] = FAI_PACK(s[2 * i + 1], s[2 * i]);
+    fai_wgmma_fence(); /* P and O are written */
+#pragma unroll
+    for (int c = 0; c < BN / 16; c++) FAI_WGMMA_RS(DV, o, p + 4 * c, dv + c * 16 * 128 / 16);
+    fai_wgmma_commit_group();
+    fai_wgmma_wait_group_0(); /* O is there, V no longer needed */
+}
+
+/* The warpgroup: 64 rows and the keys of the split */
+FAI_ATOM void FAI_(hopper_decode_compute)(const fa_args *a, const fai_cuda_plan *plan, FAI_(split) *x,
+                                          char *workspace, unsigned char *memory, uint32_t shared) {
+    FAI_HD_SIZES
+    const FAI_(tile) *const t = &x->tile;
+    const int lane = (int)threadIdx.x % 32, row = (int)threadIdx.x / 32 * 16 + FAI_C_ROW(lane, 0);
+    const int masked = FAI_(is_masked)(a), drops = FAI_HAS(FA_DROPOUT) && a->dropout_p > 0;
+    const int modified = FAI_(is_modified)(a) || a->softmax_scale < 0; /* softmax wants a scale above 0 */
+    float scale = a->softmax_scale != 0 ? a->softmax_scale : rsqrtf((float)D);
+    if (!modified) scale = fmaxf(scale, 1e-37f); /* of a key that nobody sees is -inf to stay */
+
+    float o[DV / 2], m[2], l[2]; /* (DV/8, C4); of the thread's rows */
+#pragma unroll
+    for (int n = 0; n < DV / 2; n++) o[n] = 0;
+#pragma unroll
+    for (int n = 0; n < 2; n++) m[n] = -INFINITY, l[n] = 0;
+    FAI_(hopper_decode_load_q)(a, t, shared + SQ);
+    fai_fence_proxy_async();             /* Q is what wgmma will read */
+    fai_bar_sync(1, FAI_DECODE_THREADS); /* Q is there, of all threads */
+
+    const uint64_t dq = fai_descriptor(shared + SQ, 16), dk = fai_descriptor(shared, 16),
+                   dv = fai_descriptor(shared, PANEL);
+    /* does a row of this warp exist? else its P is S, which nobody will read a sum of */
+    const int busy = __shfl_sync(~0u, row < t->rows, 0);
+    const int32_t end = __shfl_sync(~0u, t->any.hi, 0);
+    int infinite = 0;
+    FAI_(slot) slot = {0, 0, 0};
+#pragma unroll 1
+    for (int32_t first = __shfl_sync(~0u, x->begin, 0); first < end; first += BN) {
+        const int mask = masked || first < t->all.lo || first + BN > t->all.hi;
+        float s[BN / 2]; /* S, P: (BN/8, C4) */
+        float(*const c4)[4] = (float(*)[4])s;
+        fai_mbarrier_try_wait_parity(shared + FULL + slot.bar, slot.parity); /* K is there */
+        FAI_(hopper_decode_qk)(s, dq, dk + slot.at / 16);
+        if (threadIdx.x == 0) fai_mbarrier_arrive(shared + EMPTY + slot.bar); /* K is read */
+        slot = FAI_(next_slot)(slot);
+        if (busy) {
+            if (modified) FAI_(modify)(a, t, c4, first, row, scale, 1, BN);
+            if (mask) FAI_(mask)(a, t, c4, first, row, 1, BN);
+            FAI_(softmax)(c4, (float(*)[4])o, m, l, modified ? 1 : scale * FAI_LOG2E, 1, BN, DV);
+            if (drops) FAI_(dropout)(a, t, c4, first, row, 1, BN);
+        }
+        fai_mbarrier_try_wait_parity(shared + FULL + slot.bar, slot.parity); /* V is there */
+        if (mask || drops) {
+            infinite |= FAI_(hopper_decode_mend)(t, first, shared + slot.at);
+            fai_fence_proxy_async();             /* V is what wgmma will read */
+            fai_bar_sync(1, FAI_DECODE_THREADS); /* V is mended, by all threads */
+        }
+        FAI_(hopper_decode_pv)(o, s, dv + slot.at / 16);
+        if (threadIdx.x == 0) fai_mbarrier_arrive(shared + EMPTY + slot.bar); /* V is read */
+        slot = FAI_(next_slot)(slot);
+    }
+    FAI_(decode_end)(a, plan, x, workspace, memory, (float(*)[4])o, m, l, m, 0, row, infinite, 64);
+}
+
+/* the bound of 32 threads tells the launch that this binary has no code for it */
+static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HD_THREADS : 32, FAI_HD_BLOCKS)
+    FAI_(hopper_decode_kernel)(const __grid_constant__ fa_args args,
+                               const __grid_constant__ fai_cuda_plan plan, char *workspace,
+                               const __grid_constant__ fa_cuda_maps maps) {
+#if FAI_SM90A
+    FAI_HD_SIZES
+    extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
+    FAI_(split) *const x = (FAI_(split) *)(void *)(fai_shared_1024 + SPLIT);
+    const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(fai_shared_1024), 0);
+    if (threadIdx.x == 0) {
+        for (int n = 0; n < 2 * SLOTS; n++) fai_mbarrier_init(shared + FULL + 8 * n, 1);
+        fai_fence_mbarrier_init();
+        fai_prefetch_tensormap(&maps.k), fai_prefetch_tensormap(&maps.v);
+    }
+    if (!FAI_(decode_begin)(&args, &plan, x, blockIdx.x, 64)) return; /* its barrier: all see *x, mbarriers */
+    if (__shfl_sync(~0u, (int)threadIdx.x / 32, 0) == FAI_DECODE_THREADS / 32)
+        FAI_(hopper_decode_copy)(&args, x, &maps, shared); /* and ends: no __syncthreads() waits for it */
+    else
+        FAI_(hopper_decode_compute)(&args, &plan, x, workspace, fai_shared_1024, shared);
+#endif
+}
+
+/* Fills in kernel, block, shared memory and maps of the launch; 0 if this binary has no such kernel for this
+ * GPU, or args want what it does not do (HOPPER, above). */
+static inline int FAI_(hopper_decode_launch)(const fa_args *a, fa_cuda_launch *launch) {
+    FAI_HD_SIZES
+    struct cudaFuncAttributes attributes;
+    const void *const kernel = (const void *)FAI_(hopper_decode_kernel);
+    const fai_strides sk = fai_strides_kv(a, &a->k, D), sv = fai_strides_kv(a, &a->v, DV);
+    const int heads = fai_num_heads_k(a), paged = a->block_table != NULL;
+    const int ragged = a->cu_seqlens_k != NULL && !paged;
+    const int64_t rows = paged ? a->page_size : a->seqlen_k, many = paged ? a->num_pages : a->batch;
+    fa_cuda_maps *const m = &launch->maps;
+    if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess ||
+        attributes.maxThreadsPerBlock < FAI_HD_THREADS) {
+        (void)cudaGetLastError();
+        return 0;
+    }
+    m->page_rows = paged ? fai_cuda_gcd(BN, a->page_size) : BN;
+    if (m->page_rows % 8 || a->seqlen_k == 0) return 0;
+    if (!fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads, rows, many, sk, ragged, 1, m->page_rows) ||
+        !fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads, rows, many, sv, ragged, 1, m->page_rows))
+        return 0;
+    launch->kernel = kernel, launch->arch = 900;
+    launch->block = FAI_HD_THREADS, launch->shared = SPLIT + sizeof(FAI_(split));
+    return 1;
+}
+#undef FAI_HD_SIZES
+#undef FAI_HD_ROOM
+#undef FAI_HD_SHARED
+#undef FAI_HD_BLOCKS
+#undef FAI_HD_SLOT
+#undef FAI_HD_THREADS
+#endif /* FAI_HOPPER_DECODE */
 
 /* Adds up the parts of a tile of 16 rows: for launches with more of them than there are counters. */
 static __global__ void __launch_bounds__(FAI_DECODE_THREADS)
@@ -5305,6 +5995,7 @@ static inline fa_status FA_(forward_cuda_launch)(const fa_args *args, fa_cuda_la
 #if FAI_HOPPER
     if (FAI_(hopper_launch)(args, launch)) return FA_OK;
 #endif
+    if (args->v_transposed) return fai_fail(args, FA_ERR_V_TRANSPOSED, "v_transposed", -1, 1, 0, 0);
     fa_status status = fai_cuda_prepare(args, launch, (const void *)FAI_(forward_kernel));
     if (status != FA_OK) return status;
     if (FAI_BYTES == 1 && launch->arch < 890)
@@ -5430,17 +6121,26 @@ static inline fa_status FA_(backward_cuda)(const fa_args *args, void *workspace,
  * device. */
 static inline fa_status FA_(decode_cuda_launch)(const fa_args *args, fa_cuda_decode_launch *launch) {
     const int64_t heads_k = fai_num_heads_k(args), group = args->num_heads / heads_k;
-    const int rows = fai_make_cuda_plan(args, 1).rows; /* which do not depend on the GPU */
+    int rows = fai_make_cuda_plan(args, 1).rows; /* which do not depend on the GPU */
     fa_cuda_launch *const first = &launch->first, *const second = &launch->second;
     int device = 0, sms = args->num_threads, each = 0;
     if (group >= 1 << 22)
         return fai_fail(args, FA_ERR_CUDA_GRID, "num_heads", -1, args->num_heads, 1, (1 << 22) - 1);
-    fa_status status = fai_cuda_prepare(args, first,
-                                        rows == 16   ? (const void *)FAI_(decode_kernel_16)
-                                        : rows == 32 ? (const void *)FAI_(decode_kernel_32)
-                                                     : (const void *)FAI_(decode_kernel_64));
-    if (status != FA_OK) return status;
-    first->block = FAI_DECODE_THREADS, first->shared = FAI_DECODE_SHARED(first->arch, rows);
+    fa_status status = FA_OK;
+#if FAI_HOPPER_DECODE
+    const int hopper = rows > 16 && FAI_(hopper_decode_launch)(args, first);
+    if (hopper) rows = 64;
+#else
+    const int hopper = 0;
+#endif
+    if (!hopper) {
+        status = fai_cuda_prepare(args, first,
+                                  rows == 16   ? (const void *)FAI_(decode_kernel_16)
+                                  : rows == 32 ? (const void *)FAI_(decode_kernel_32)
+                                               : (const void *)FAI_(decode_kernel_64));
+        if (status != FA_OK) return status;
+        first->block = FAI_DECODE_THREADS, first->shared = FAI_DECODE_SHARED(first->arch, rows);
+    }
     status = fai_cuda_allow(args, first);
     if (status != FA_OK) return status;
     cudaError_t e = sms ? cudaSuccess : cudaGetDevice(&device);
@@ -5449,7 +6149,8 @@ static inline fa_status FA_(decode_cuda_launch)(const fa_args *args, fa_cuda_dec
         e = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, first->kernel, (int)first->block,
                                                           first->shared);
     if (e != cudaSuccess) return fai_cuda_status(args, e);
-    const fai_cuda_plan plan = fai_make_cuda_plan(args, (int64_t)sms * (each ? each : 1));
+    fai_cuda_plan plan = fai_make_cuda_plan(args, (int64_t)sms * (each ? each : 1));
+    plan.rows = rows; /* 64 for 32, which is as many tiles */
     const int64_t tiles = fai_mul(FAI_(tiles)(args, rows), args->batch * heads_k),
                   blocks = fai_mul(tiles, plan.splits);
     if (blocks > INT32_MAX)
@@ -5481,12 +6182,13 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
     if (status == FA_OK)
         status = fai_cuda_check_workspace(args, workspace, bytes, launch.bytes ? launch.bytes + 16 : 0);
     if (status != FA_OK) return status;
-    void *parameters[3] = {(void *)args, &launch.plan, &aligned};
+    void *parameters[4] = {(void *)args, &launch.plan, &aligned, &launch.first.maps};
     status = fai_cuda_start(args, &launch.first, parameters, stream);
     return status == FA_OK && launch.plan.combine ? fai_cuda_start(args, &launch.second, parameters, stream)
                                                   : status;
 }
 
+#undef FAI_HOPPER_DECODE
 #undef FAI_DECODE_SHARED
 #undef FAI_DECODE_BYTES
 #undef FAI_DECODE_PITCH
@@ -5516,6 +6218,7 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_BN
 #undef FAI_THREADS
 #undef FAI_TILE_ROWS
+#undef FAI_HOPPER_BLOCKS
 #undef FAI_HOPPER_LOW
 #undef FAI_HOPPER_HIGH
 #undef FAI_HOPPER_N
@@ -5545,6 +6248,7 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_ELEMENT
 #undef FAI_BYTES
 #undef FAI_DIM
+#undef FA_PROMOTE
 #undef FA_STAGES
 #undef FA_WARPS
 #define FAI_FORGET

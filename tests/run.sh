@@ -57,7 +57,7 @@ programs() {
         for file in tests/cuda/test_*.cu; do
             name=$(basename "$file" .cu) low=80
             [ "$name" != test_dtypes ] || low=89 # the first with e4m3
-            [ "$name" = test_hopper ] || echo "cuda$low/$name"
+            case $name in test_hopper*) ;; *) echo "cuda$low/$name" ;; esac
             echo "cuda90/$name"
         done
         for file in examples/*.cu; do echo "cuda90/$(basename "$file" .cu)"; done

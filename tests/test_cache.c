@@ -602,6 +602,45 @@ FA_TEST(quantize_is_the_model) {
     }
 }
 
+/* A transposed tensor has the codes of the other one, by the table of the contract, zeros to the end of 16, and nothing else. */
+FA_TEST(transposed_is_a_permutation) {
+    static const int place[16] = {0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15};
+    enum { BATCH = 3, SEQ = 40, H = 2, D = 24, COLUMNS = 160, MAX = BATCH * SEQ * H * D };
+    static float q[MAX], factor[BATCH * H * SEQ];
+    static uint8_t plain[MAX], o[BATCH * H * D * COLUMNS], model[BATCH * H * D * COLUMNS];
+    static const int32_t cu[] = {1, 18, 18, 51}, used[] = {16, 0, 30};
+    uint64_t seed = fat_seed;
+    FA_EXPECT(fa_transposed_columns(40, 1) == 48 && fa_transposed_columns(51, 3) == 96);
+    for (int n = 0; n < 32; n++) {
+        const int ragged = n % 2, packed = n / 2 % 2 && !ragged, shortened = n / 4 % 2;
+        fa_quantize_args a;
+        memset(&a, 0, sizeof a);
+        a.batch = BATCH, a.num_heads = H, a.seqlen_q = SEQ, a.head_dim = D - n % 3, a.dtype = FA_F32 + n % 3, a.o_dtype = FA_E4M3;
+        a.q.data = q, a.cu_seqlens_q = ragged ? cu : NULL, a.seqused_q = shortened ? used : NULL;
+        if (n / 8 % 2) {
+            const fa_descale_out d = {factor, H * SEQ, SEQ, 1, n / 16 ? 5 : 0, 0};
+            a.descale = d;
+        }
+        for (int i = 0; i < MAX; i++) fa_store(q, i, a.dtype, (float)fat_normal(&seed));
+        const int64_t columns = packed ? 48 : COLUMNS, dim = a.head_dim;
+        memset(plain, 0xff, sizeof plain), memset(o, 0xff, sizeof o), memset(model, 0xff, sizeof model);
+        a.o.data = plain;
+        FA_EXPECT(fa_quantize(&a) == FA_OK);
+        a.o.data = o, a.transposed = 1;
+        if (!packed) a.o.stride_s = columns, a.o.stride_h = columns * dim, a.o.stride_b = columns * dim * H;
+        FA_EXPECT(fa_quantize(&a) == FA_OK);
+        for (int b = 0; b < BATCH; b++) {
+            const int len = shortened ? used[b] : ragged ? cu[b + 1] - cu[b] : SEQ, start = ragged ? (cu[b] + 15 * b) / 16 * 16 : 0;
+            for (int h = 0; h < H; h++)
+                for (int j = 0; j < (len + 15) / 16 * 16; j++)
+                    for (int d = 0; d < dim; d++)
+                        model[(((ragged ? 0 : b) * H + h) * dim + d) * columns + start + j / 16 * 16 + place[j % 16]] =
+                            j < len ? plain[(((ragged ? cu[b] : b * SEQ) + j) * H + h) * dim + d] : 0;
+        }
+        FA_EXPECT_MSG(!memcmp(o, model, sizeof o), "%d", n);
+    }
+}
+
 /* Rotated with the same seed, Q and K have the same products.  Where one element of a thousand is 10 times as large as
  * the rest, int8 products have less than half of the error; e4m3, whose steps follow the elements, keeps its. */
 FA_TEST(rotation_keeps_products_and_makes_them_better) {

@@ -358,6 +358,7 @@ static void bad_descales(void) {
          0, big, 7)
     BAD8(_fp8, a.k_descale.stride_h = 3; a.k_descale.stride_block = 1; a.k_descale.block = 2; mem.factor[5] = -1,
          DESCALE_K, "k_descale.data", -1, 0, big, 5)
+    BAD8(_fp8, a.v_transposed = 1, V_TRANSPOSED, "v_transposed", 1, 0, 0, -1) /* on the CPU */
     BAD8(_fp8, a.v_descale.stride_b = 2; mem.factor[2] = INFINITY, DESCALE_V, "v_descale.data", INFINITY, 0, big, 2)
 }
 

@@ -1,7 +1,8 @@
 #!/bin/sh
 # tests/cuda/mutants.sh [--check] [pattern] - do the tests notice a broken kernel? Breaks flashattn_cuda.cuh in one place at a
-# time and expects test_forward or test_hopper, at quick scale on the PTX machine, to fail in one of the schedules order, lazy and 1:
-# by a finding, by a wrong result, by counts that are not what they should be. Prints what killed each mutant.
+# time and expects test_forward, test_hopper* or test_cache, at quick scale on the PTX machine, to fail in one of the
+# schedules order, lazy and 1: by a finding, by a wrong result, by counts that are not what they should be. Prints what
+# killed each mutant.
 # Takes about fifteen minutes on two cores. JOBS=1: one at a time. pattern: of awk, in names.
 #
 # A mutant is a line of the list: name, sed command. A command that no longer changes anything is an error: the kernel
@@ -88,6 +89,44 @@ infinite-twice           s/first >= t->all.lo && first + bn <= t->all.hi)/first 
 unaligned-k-accepted     /FAI_CHECK_ROWS(k, K, kv_dtype)/d
 host-pointer-accepted    /FAI_CHECK_POINTER(k.data)/d
 grid-overflows           s/tiles > INT32_MAX \/ heads/tiles > INT32_MAX/
+hopper-decode-swizzle    s/(chunk) % 8 ^ (row) % 8) \* 16/(chunk) % 8) * 16/
+hopper-decode-no-wait-k  /slot.parity); \/\* K is there/d
+hopper-decode-no-wait-v  /slot.parity); \/\* V is there/d
+hopper-decode-not-empty  /fai_mbarrier_try_wait_parity(shared + EMPTY/d
+hopper-decode-parity     s/EMPTY + slot.bar, slot.parity ^ 1)/EMPTY + slot.bar, slot.parity)/
+hopper-decode-turn       s/again = {0, 0, x.parity ^ 1};/again = {0, 0, x.parity};/
+hopper-decode-slot-more  s/return next.at < SLOTS \* SLOT ? next : again;/return next.at <= SLOTS * SLOT ? next : again;/
+hopper-decode-k-kept     /EMPTY + slot.bar); \/\* K is read/d
+hopper-decode-v-kept     /EMPTY + slot.bar); \/\* V is read/d
+hopper-decode-k-too-soon /fai_wgmma_wait_group_0(); \/\* S is there, K no longer needed/d
+hopper-decode-v-too-soon /fai_wgmma_wait_group_0(); \/\* O is there, V no longer needed/d
+hopper-decode-bytes      s/expect_tx(full, panels \* PANEL);/expect_tx(full, panels * PANEL \/ 2);/
+hopper-decode-no-fence-q /fai_fence_proxy_async(); .*Q is what wgmma/d
+hopper-decode-no-meet-q  /fai_bar_sync(1, FAI_DECODE_THREADS); .*Q is there/d
+hopper-decode-no-fence-v /fai_fence_proxy_async(); .*V is what wgmma/d
+hopper-decode-no-meet-v  /fai_bar_sync(1, FAI_DECODE_THREADS); .*V is mended/d
+hopper-decode-fence-s    /fai_wgmma_fence();.*S are free/d
+hopper-decode-fence-p    /fai_wgmma_fence();.*P and O are written/d
+hopper-decode-init-fence /fai_fence_mbarrier_init();$/d
+hopper-decode-not-mended s/infinite |= FAI_(hopper_decode_mend)(t, first, shared + slot.at);//
+hopper-decode-lost       s/infinite |= FAI_(hopper_decode_mend)/(void)FAI_(hopper_decode_mend)/
+hopper-decode-mask-right s/first + BN > t->all.hi;/first > t->all.hi;/
+hopper-decode-mask-left  s/masked || first < t->all.lo || first + BN/masked || first + BN/
+hopper-decode-page       s/fai_table_stride(a) + number\], from.z/fai_table_stride(a)], from.z/
+hopper-decode-page-row   s/from.x = (j - number \* a->page_size) \/ rows \* rows;/from.x = 0;/
+hopper-decode-page-end   s/j = j < t->any.hi ? j : t->any.hi - 1;//
+hopper-decode-box-more   s/active = lane < BN \/ rows;/active = lane <= BN \/ rows;/
+hopper-decode-ragged     s/spot.x + first, spot.y, spot.z/first, spot.y, spot.z/
+hopper-decode-busy       s/__shfl_sync(~0u, row < t->rows, 0)/__shfl_sync(~0u, row < t->rows, 31)/
+hopper-decode-scale      s/|| a->softmax_scale < 0; .*wants a scale/; \/\*/
+hopper-decode-shared     s/launch->shared = SPLIT + sizeof(FAI_(split));/launch->shared = SPLIT + sizeof(FAI_(split)) - 4;/
+hopper-decode-plan-rows  s/if (hopper) rows = 64;//
+hopper-decode-16-rows    s/rows > 16 && FAI_(hopper_decode_launch)/FAI_(hopper_decode_launch)/
+hopper-decode-page-of-7  s/if (m->page_rows % 8 || a->seqlen_k == 0) return 0;/if (a->seqlen_k == 0) return 0;/
+hopper-decode-no-part    /__syncthreads(); \/\* the part is written/d
+hopper-decode-no-ticket  /__syncthreads(); \/\* the ticket is written/d
+hopper-decode-no-release /^    __threadfence();$/d
+hopper-decode-no-merge   /__syncthreads(); \/\* O is written/d
 hopper-swizzle           s/(chunk) % 8 ^ (row) % 8) \* 16/(chunk) % 8) * 16/
 hopper-no-wait-q         /fai_mbarrier_try_wait_parity(g.bars + FAI_Q_FULL, 0);/d
 hopper-no-wait-first-k   s/^        FAI_(wait)(FAI_K_FULL, stage);//
@@ -127,13 +166,47 @@ hopper-rows-of-group     s/n \* (64 \/ m->group), q.y/n * 64, q.y/
 hopper-ragged-length     s/r.x = FAI_RAGGED - rows,/r.x = FAI_RAGGED - rows - 1,/
 hopper-ragged-end        s/r.y = (int32_t)row + rows,/r.y = (int32_t)row + rows + 1,/
 hopper-used-rows-stored  s/(a->cu_seqlens_q || !a->seqused_q || t->rows == BM)/(1)/
+fp8-no-wait-v            /FAI_(wait)(FAI_V_FULL, \*before);/d
+fp8-no-wait-s            /fai_wgmma_wait_group_1();.*S is there/d
+fp8-no-wait-o            /fai_wgmma_wait_group_0();.*O is there, P and V/d
+fp8-no-wait-last-o       /fai_wgmma_wait_group_0();.*O is there \*/d
+fp8-no-wgmma-fence-p     /fai_wgmma_fence();.*P and O are written/d
+fp8-no-fence-of-v        /fai_fence_proxy_async();.*what wgmma will read/d
+fp8-no-fence-of-o        /fai_fence_proxy_async();.*what TMA will read/d
+fp8-v-never-freed        /if (g->leads) fai_mbarrier_arrive(before->bars + FAI_V_EMPTY);/d
+fp8-bytes-of-v           s/fai_mbarrier_arrive_expect_tx(bar, V_BYTES);/fai_mbarrier_arrive_expect_tx(bar, V_BYTES - 128);/
+fp8-column-of-sequence   s/t->column + first, 0, t->head_k/first, 0, t->head_k/
+fp8-keys-in-order        s/const int key = FAI_PAIRED_KEY(place + e);/const int key = place + e;/
+fp8-not-mended           s/found |= FAI_(mend_keys)(t, at, .*;/found |= 0;/
+fp8-chunk-not-swizzled   s/(c % 8 ^ c \/ 8 % 8) \* 16/(c % 8) * 16/
+fp8-bytes-of-p           s/e4m3x4_f32(x\[0\], x\[1\], x\[4\], x\[5\])/e4m3x4_f32(x[0], x[1], x[2], x[3])/
+fp8-growth-not-seen      s/__any_sync(~0u, top\[0\] > .*;/__any_sync(~0u, 0);/
+fp8-growth-of-a-lane     s/__any_sync(~0u, top\[0\] > -FAI_HEAD || top\[1\] > -FAI_HEAD)/(top[0] > -FAI_HEAD || top[1] > -FAI_HEAD)/
+fp8-maximum-of-a-lane    s/FAI_(quad_maximum)(top\[h\])/top[h]/
+fp8-factor-of-first-tile s/= (uint32_t)first \/ (uint32_t)d->block;/= 0 * (uint32_t)first;/
+fp8-unit-not-grown       s/moves |= FAI_(grow)(a, t, g, first, factor);//
+fp8-sums-in-units        s/if (FAI_BYTES == 1) l\[0\] \*= back, l\[1\] \*= back;//
+fp8-o-in-units           s/factor\[0\] \*= unit, factor\[1\] \*= unit;//
+fp8-factor-of-q          s/g->scale\[h\] \*= FAI_(factor)(a, t, &a->q_descale, at.h, at.i);//
+fp8-part-not-added       s/o\[i\] += part\[i\];/;/
+fp8-part-added-twice     s/(FA_PROMOTE) == 0 || \*since);/1);/
+fp8-part-not-scaled      s/if (moves && (FA_PROMOTE) > 1) FAI_(rescale)(part, factor);//
+transposed-not-written   /__syncthreads(); \/\* words are written/d
+transposed-overwritten   /__syncthreads(); \/\* everybody has read words/d
+transposed-in-order      s/word % 4 \* 2) + e % 2 + e \/ 2 \* 8;/word % 4 * 4) + e;/
 END
 }
 
-# Mutant $1, "name sed command": one line of the table. hopper-*: of the sm_90a kernel and its own test.
+# Mutant $1, "name sed command": one line of the table. hopper-*, fp8-*: of a kernel for sm_90a and its own test.
 one() {
     name=${1%% *} command=$(echo "${1#* }" | sed 's/^ *//')
-    case $name in hopper-*) arch=90a test=test_hopper ;; *) arch=80 test=test_forward ;; esac
+    case $name in
+    hopper-decode-*) arch=90a test=test_hopper_decode ;;
+    hopper-*) arch=90a test=test_hopper ;;
+    fp8-*) arch=90a test=test_hopper_fp8 ;;
+    transposed-*) arch=80 test=test_cache ;;
+    *) arch=80 test=test_forward ;;
+    esac
     work=$dir/$name
     mkdir -p "$work"
     sed "$command" flashattn_cuda.cuh >"$work/flashattn_cuda.cuh"
@@ -161,8 +234,8 @@ one() {
 if [ "$1" = --check ]; then
     list | while read -r name command; do
         sed "$command" flashattn_cuda.cuh | cmp -s - flashattn_cuda.cuh && echo "$name DOES NOT APPLY"
-    done
-    exit
+    done | grep . && exit 1
+    exit 0
 fi
 if [ "$1" = --one ]; then
     one "$2"

@@ -486,6 +486,63 @@ FA_TEST(quantize_is_that_of_the_cpu) {
     }
 }
 
+/* Transposed: packed or with rows of any length and start, sequences of all kinds; what is no row of 16 keys stays. */
+FA_TEST(transposed_is_that_of_the_cpu) {
+    uint64_t seed = fat_seed + 7500;
+    for (int n = 0; n < 60; n++) {
+        const int dim = n % 3 ? 1 + fat_below(&seed, 256) : 64 << fat_below(&seed, 3);
+        const fa_dtype dtype = FA_F32 + fat_below(&seed, 3);
+        fa_quantize_args a, d;
+        fa_error error;
+        if (!due()) continue;
+        memset(&a, 0, sizeof a);
+        const rows r = make_q(&seed, dtype, FA_E4M3, dim, dim % 8 == 0);
+        a.batch = r.size[0], a.num_heads = r.size[1], a.seqlen_q = 1 + fat_below(&seed, 3) * r.size[2], a.head_dim = dim;
+        if (a.seqlen_q > r.size[2]) a.batch = 1, a.seqlen_q = r.size[0] * r.size[2];
+        a.dtype = dtype, a.o_dtype = FA_E4M3, a.q = r.q, a.transposed = 1;
+        if (a.seqlen_q == r.size[2] || r.cu) a.batch = r.size[0], a.seqlen_q = r.size[2], a.cu_seqlens_q = r.cu, a.seqused_q = r.used;
+        const int64_t columns = r.cu ? fa_transposed_columns(r.cu[a.batch], a.batch) : fa_transposed_columns(a.seqlen_q, 1),
+                      width = columns + (r.cu || n % 2 ? 16 * fat_below(&seed, 2) + fat_below(&seed, 2) : 0);
+        a.o.data = (char *)take((size_t)(a.batch * a.num_heads * dim * width) + 1, FA_E4M3) + (n % 4 == 3);
+        if (width != columns || r.cu)
+            a.o.stride_s = width, a.o.stride_h = width * dim, a.o.stride_b = width * dim * a.num_heads;
+        if (n % 4) {
+            a.descale.data = (float *)take((size_t)(a.batch * a.num_heads * a.seqlen_q) * 4, FA_F32);
+            a.descale.block = n % 4 == 1 ? 0 : n % 4 == 2 ? 16 : 1, a.descale.stride_block = 1;
+            a.descale.stride_h = a.seqlen_q, a.descale.stride_b = a.num_heads * a.seqlen_q;
+        }
+        upload();
+        d = a, d.error = &error;
+        MOVE(const void, d.q.data)
+        MOVE(void, d.o.data)
+        MOVE(float, d.descale.data)
+        MOVE(const int32_t, d.cu_seqlens_q)
+        MOVE(const int32_t, d.seqused_q)
+        if (launched(fa_quantize_cuda(&d, 0), &error))
+            FA_EXPECT_MSG(fa_quantize(&a) == FA_OK && same(), "%d: %s, dim %d", n, fa_dtype_name(dtype), dim);
+        drop_all();
+    }
+}
+
+/* More heads than there are thread blocks: a block goes on to the next one. */
+FA_TEST(transposed_in_steps_of_the_grid) {
+    enum { HEADS = 2400, N = 3, D = 8 };
+    uint64_t seed = fat_seed + 7600;
+    fa_quantize_args a, d;
+    fa_error error;
+    memset(&a, 0, sizeof a);
+    a.batch = 1, a.num_heads = HEADS, a.seqlen_q = N, a.head_dim = D, a.dtype = FA_F32, a.o_dtype = FA_E4M3, a.transposed = 1;
+    float *const q = (float *)take(HEADS * N * D * 4, FA_F32);
+    for (int i = 0; i < HEADS * N * D; i++) q[i] = (float)fat_normal(&seed);
+    a.q.data = q, a.o.data = take(HEADS * D * 16, FA_E4M3);
+    upload();
+    d = a, d.error = &error;
+    MOVE(const void, d.q.data)
+    MOVE(void, d.o.data)
+    if (launched(fa_quantize_cuda(&d, 0), &error)) FA_EXPECT(fa_quantize(&a) == FA_OK && same());
+    drop_all();
+}
+
 /* ---- values where rounding is decided ------------------------------------------------------ */
 
 /* Quotients half way between two codes, and next to it; factors at the ends of what f32 has. */

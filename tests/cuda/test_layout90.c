@@ -61,6 +61,29 @@ FA_TEST(products_with_v_find_their_elements) {
                 }
 }
 
+/* fp8, k innermost in V, too, whose rows are columns of 128 keys: element (k, n) of step c is key c 32 + k of column n. */
+FA_TEST(products_of_bytes_find_their_elements) {
+    for (int c = 0; c < 4; c++)
+        for (int n = 0; n < 256; n++)
+            for (int k = 0; k < 32; k++) {
+                const int address = swizzled(c * 32 + n / 8 * 1024 + n % 8 * 128 + k), place = c * 32 + k;
+                FA_REQUIRE(address == FAI_PANEL_AT(256, n, place / 16) + place % 16);
+            }
+}
+
+/* P of fp8: byte e of register r of A, of 32 places r / 4: row l/4 + 8 (r % 2), place 4 (l % 4) + e, 16 more for r / 2 % 2;
+ * packed from elements 8 (r / 2) + 2 (r % 2), the next, and those 4 behind, whose keys are the ones at these places. */
+FA_TEST(accumulators_are_fragments_of_bytes) {
+    for (int thread = 0; thread < 128; thread++)
+        for (int r = 0; r < 16; r++)
+            for (int e = 0; e < 4; e++) {
+                const int i = r / 2 * 8 + r % 2 * 2 + e / 2 * 4 + e % 2, lane = thread % 32;
+                const int place = r / 4 * 32 + r / 2 % 2 * 16 + lane % 4 * 4 + e;
+                FA_EXPECT(FAI_WGMMA_ROW(thread, i) == thread / 32 * 16 + lane / 4 + r % 2 * 8);
+                FA_EXPECT(FAI_WGMMA_COL(thread, i) == FAI_PAIRED_KEY(place));
+            }
+}
+
 FA_TEST(accumulators_cover_the_matrix_once) {
     static unsigned char count[64][256];
     for (int thread = 0; thread < 128; thread++)

@@ -59,6 +59,10 @@
 #elif CASE == 24 /* flags: -Ibuild/fail/other; flashattn_cuda.cuh: .*another version.*same release */
 #elif CASE == 25 /* tool: cc; flashattn_cuda.cuh: .*nvcc.*flashattn.h has the CPU kernels */
 #elif CASE == 26 /* tool: c++; flashattn_cuda.cuh: .*nvcc.*flashattn.h has the CPU kernels */
+#elif CASE == 27 /* flashattn_cuda.cuh: FA_PROMOTE must be in 0..64 */
+#define FA_PROMOTE 65
+#elif CASE == 28 /* flashattn_cuda.cuh: FA_PROMOTE needs FA_DTYPE FA_E4M3 and FA_HEAD_DIM_V of 128 */
+#define FA_PROMOTE 1
 #endif
 
 #include "flashattn_cuda.cuh"
