@@ -121,7 +121,7 @@ while read -r suite name command; do
         echo 'DOES NOT APPLY' && broken=$((broken + 1)) && continue
     fi
     by=$(killer "$suite" $(echo test_features test_numerics test_forward | sed "s/$suite//"))
-    [ -n "$by" ] || by=$(FA_TEST_SCALE=full killer "$suite") # all its cases, not a choice of them
+    [ -n "$by" ] || by=$(FA_TEST_SCALE=full killer test_features "$suite") # all their cases, not a choice of them
     case $by in
     '') echo 'SURVIVED' && survived=$((survived + 1)) ;;
     'does not compile') echo 'DOES NOT COMPILE' && broken=$((broken + 1)) ;;
