@@ -464,7 +464,8 @@ static inline const float *fai_row_floats(const fai_row *row, int32_t from, int3
     return room;
 }
 
-/* Largest key of entries from .. from+count-1, count <= FAI_SPEC_CHUNK; *bad = 1 if one of them counts as 0. */
+/* Largest key of entries from .. from+count-1, count <= FAI_SPEC_CHUNK;
+ * *bad = 1 if one of them counts as 0. */
 static inline uint32_t fai_chunk_key(const fai_row *row, int32_t from, int32_t count, uint32_t *bad) {
     uint32_t top = 0;
     float room[FAI_SPEC_CHUNK];
@@ -496,7 +497,8 @@ static inline uint32_t fai_chunk_key(const fai_row *row, int32_t from, int32_t c
     return top;
 }
 
-/* Which of entries from .. from+count-1, count <= FAI_SPEC_CHUNK, have keys low .. high?  Bit n: entry from+n. */
+/* Which of entries from .. from+count-1, count <= FAI_SPEC_CHUNK, have keys low .. high?  Bit n: entry
+ * from+n. */
 static inline uint64_t fai_chunk_find(const fai_row *row, int32_t from, int32_t count, uint32_t low,
                                       uint32_t high) {
     uint64_t found = 0;
@@ -667,7 +669,8 @@ static inline void fai_row_cut(fai_row *row, const uint64_t *kept, int64_t k, ui
     row->cut_id = row->vocab - 1;
     for (int32_t from = 0; from < row->vocab; from += FAI_SPEC_CHUNK) { /* equal keys have equal units */
         const int32_t left = row->vocab - from;
-        uint64_t found = fai_chunk_find(row, from, left < FAI_SPEC_CHUNK ? left : FAI_SPEC_CHUNK, prefix, prefix);
+        const int32_t most = left < FAI_SPEC_CHUNK ? left : FAI_SPEC_CHUNK;
+        uint64_t found = fai_chunk_find(row, from, most, prefix, prefix);
         for (int32_t id = from; found; id++, found >>= 1) {
             if (!(found & 1) || (prefix == old_key && id > old_id)) continue;
             units = fai_sum_add(units, fai_unit(row, id)), count++;
@@ -3043,7 +3046,8 @@ static inline void fai_medusa_run(fai_medusa *t, void (*stage)(const fai_medusa 
     for (int64_t task = 0; task < tasks; task++) stage(t, task);
 }
 
-/* Elements i .. end-1 of u = W x + b and h = x + SiLU(u) of head k: `rows` of them, (rows, dim), from a row on.
+/* Elements i .. end-1 of u = W x + b and h = x + SiLU(u) of head k: `rows` of them, (rows, dim), from a row
+ * on.
  * u may be h. */
 static inline void fai_medusa_hidden(const fai_medusa *t, int32_t k, int64_t row, int64_t rows, int64_t i,
                                      int64_t end, float *u, float *h) {
