@@ -1,10 +1,6 @@
 /* flashattn_spec.h alone, twice. */
 #include "flashattn_spec.h"
 
-#define FA_NAME behind_spec
-#define FA_HEAD_DIM 64
-#include "flashattn.h"
-
 #include "flashattn_spec.h"
 
 fa_status alone_ok(void);
