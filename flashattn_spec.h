@@ -401,8 +401,8 @@ FAI_INLINE fai_spec_longs fai_spec_shift(fai_spec_longs x, fai_spec_longs n) {
 /* x rounded down, plus 2^52, for 0 <= x < 2^52: its bits are those of 2^52, and of the integer. */
 FAI_INLINE fai_spec_doubles fai_spec_floor(fai_spec_doubles x) {
 #if defined(__AVX512F__)
-    return (fai_spec_doubles)_mm512_add_round_pd((__m512d)x, _mm512_set1_pd(0x1p52),
-                                                 _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+    return (fai_spec_doubles)_mm512_maskz_add_round_pd(0xff, (__m512d)x, _mm512_set1_pd(0x1p52),
+                                                       _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
 #elif defined(__AVX2__)
     return (fai_spec_doubles)_mm256_floor_pd((__m256d)x) + 0x1p52;
 #else

@@ -1,11 +1,10 @@
-/* Three instances that differ in everything, and includes without parameters between them.  Some of what
+/* Three instances that differ in everything, and an include without parameters between them.  Some of what
  * they generate is not used, which must not warn either. */
 #define FA_NAME plain
 #define FA_HEAD_DIM 64
 #include "flashattn.h"
 
 #include "flashattn.h"
-#include "flashattn_spec.h"
 
 #define FA_NAME mixed
 #define FA_HEAD_DIM 192
