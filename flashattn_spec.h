@@ -332,7 +332,7 @@ FAI_HD static inline void fai_row_temperature(fai_row *row, float temperature) {
 
 /* The same bits as the functions above give; a draw from logits is seven times as fast (bench_spec). */
 
-#define FAI_CHUNK 64  /* entries */
+#define FAI_SPEC_CHUNK 64  /* entries */
 #define FAI_SMALL 512 /* a row of so many entries keeps its units */
 
 #if (defined(__SSE2_MATH__) || defined(__aarch64__)) && defined(__GNUC__) && !defined(__CUDACC__) && \
@@ -401,8 +401,8 @@ FAI_INLINE fai_spec_longs fai_spec_shift(fai_spec_longs x, fai_spec_longs n) {
 /* x rounded down, plus 2^52, for 0 <= x < 2^52: its bits are those of 2^52, and of the integer. */
 FAI_INLINE fai_spec_doubles fai_spec_floor(fai_spec_doubles x) {
 #if defined(__AVX512F__)
-    return (fai_spec_doubles)_mm512_add_round_pd((__m512d)x, _mm512_set1_pd(0x1p52),
-                                                 _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
+    return (fai_spec_doubles)_mm512_maskz_add_round_pd(0xff, (__m512d)x, _mm512_set1_pd(0x1p52),
+                                                       _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC);
 #elif defined(__AVX2__)
     return (fai_spec_doubles)_mm256_floor_pd((__m256d)x) + 0x1p52;
 #else
@@ -449,7 +449,7 @@ FAI_INLINE fai_spec_longs fai_spec_unit(const fai_row *row, double unit, const f
 }
 #endif
 
-/* Entries from .. from+count-1 as f32; room is for FAI_CHUNK of them. */
+/* Entries from .. from+count-1 as f32; room is for FAI_SPEC_CHUNK of them. */
 static inline const float *fai_row_floats(const fai_row *row, int32_t from, int32_t count, float *room) {
     if (row->dtype == FA_F32) return (const float *)row->data + from;
     int32_t n = 0;
@@ -464,10 +464,11 @@ static inline const float *fai_row_floats(const fai_row *row, int32_t from, int3
     return room;
 }
 
-/* Largest key of entries from .. from+count-1, count <= FAI_CHUNK; *bad = 1 if one of them counts as 0. */
+/* Largest key of entries from .. from+count-1, count <= FAI_SPEC_CHUNK;
+ * *bad = 1 if one of them counts as 0. */
 static inline uint32_t fai_chunk_key(const fai_row *row, int32_t from, int32_t count, uint32_t *bad) {
     uint32_t top = 0;
-    float room[FAI_CHUNK];
+    float room[FAI_SPEC_CHUNK];
     const float *x = fai_row_floats(row, from, count, room);
 #if defined(FAI_SPEC_LOGITS)
     enum { L = 2 * FAI_SPEC_LANES };
@@ -496,12 +497,13 @@ static inline uint32_t fai_chunk_key(const fai_row *row, int32_t from, int32_t c
     return top;
 }
 
-/* Which of entries from .. from+count-1, count <= FAI_CHUNK, have keys low .. high?  Bit n: entry from+n. */
+/* Which of entries from .. from+count-1, count <= FAI_SPEC_CHUNK, have keys low .. high?  Bit n: entry
+ * from+n. */
 static inline uint64_t fai_chunk_find(const fai_row *row, int32_t from, int32_t count, uint32_t low,
                                       uint32_t high) {
     uint64_t found = 0;
     int32_t n = 0;
-    float room[FAI_CHUNK];
+    float room[FAI_SPEC_CHUNK];
     const float *x = fai_row_floats(row, from, count, room);
 #if defined(FAI_SPEC_LOGITS)
     const int32_t least = (int32_t)(low ^ 0x80000000u), most = (int32_t)(high ^ 0x80000000u);
@@ -529,22 +531,22 @@ static inline uint64_t fai_chunk_find(const fai_row *row, int32_t from, int32_t 
 static inline int32_t fai_argmax(const fai_row *row, uint32_t *bad) {
     uint32_t top = 0;
     int32_t best = 0;
-    for (int32_t from = 0; from < row->vocab; from += FAI_CHUNK) {
+    for (int32_t from = 0; from < row->vocab; from += FAI_SPEC_CHUNK) {
         const int32_t left = row->vocab - from;
-        const uint32_t key = fai_chunk_key(row, from, left < FAI_CHUNK ? left : FAI_CHUNK, bad);
+        const uint32_t key = fai_chunk_key(row, from, left < FAI_SPEC_CHUNK ? left : FAI_SPEC_CHUNK, bad);
         if (key > top) top = key, best = from;
     }
     while (top && fai_row_key(row, best) != top) best++;
     return best;
 }
 
-/* fai_unit of entries from .. from+count-1, count <= FAI_CHUNK. */
+/* fai_unit of entries from .. from+count-1, count <= FAI_SPEC_CHUNK. */
 static inline void fai_units(const fai_row *row, int32_t from, int32_t count, uint64_t *unit) {
     int32_t n = 0;
 #if defined(FAI_SPEC_LOGITS)
     if (row->kind == FA_LOGITS) {
         const double scale = (double)((uint64_t)1 << (41 + row->slope_exponent));
-        float room[FAI_CHUNK];
+        float room[FAI_SPEC_CHUNK];
         const float *x = fai_row_floats(row, from, count, room);
         for (; n + FAI_SPEC_LANES <= count; n += FAI_SPEC_LANES)
             *(fai_spec_words *)(unit + n) = fai_spec_unit(row, scale, x + n);
@@ -603,7 +605,7 @@ static inline void fai_subtract(uint64_t *w, const uint64_t *q, int32_t count) {
     for (; n < count; n++) w[n] = w[n] > q[n] ? w[n] - q[n] : 0;
 }
 
-/* fai_weight of entries from .. from+count-1, count <= FAI_CHUNK. */
+/* fai_weight of entries from .. from+count-1, count <= FAI_SPEC_CHUNK. */
 static inline void fai_weights(const fai_row *row, int32_t from, int32_t count, uint64_t *w) {
     if (row->only >= 0 || row->kind == FA_PROBS) {
         for (int32_t n = 0; n < count; n++) w[n] = fai_weight(row, from + n);
@@ -635,11 +637,11 @@ static inline void fai_row_cut(fai_row *row, const uint64_t *kept, int64_t k, ui
                        least = first > old_key ? first : old_key;
         if (!k) memset(sums, 0, sizeof sums);
         memset(counts, 0, sizeof counts);
-        for (int32_t from = 0; from < row->vocab; from += FAI_CHUNK) {
-            const int32_t left = row->vocab - from, n = left < FAI_CHUNK ? left : FAI_CHUNK;
+        for (int32_t from = 0; from < row->vocab; from += FAI_SPEC_CHUNK) {
+            const int32_t left = row->vocab - from, n = left < FAI_SPEC_CHUNK ? left : FAI_SPEC_CHUNK;
             const uint64_t found = fai_chunk_find(row, from, n, least, first | ones);
             const int all = !k && !kept && shift > 8; /* later, few are looked at */
-            uint64_t chunk[FAI_CHUNK];
+            uint64_t chunk[FAI_SPEC_CHUNK];
             if (!found) continue;
             if (all) fai_units(row, from, n, chunk);
             for (int32_t id = from; id < from + n; id++) {
@@ -665,9 +667,10 @@ static inline void fai_row_cut(fai_row *row, const uint64_t *kept, int64_t k, ui
     }
     row->cut_key = prefix;
     row->cut_id = row->vocab - 1;
-    for (int32_t from = 0; from < row->vocab; from += FAI_CHUNK) { /* equal keys have equal units */
+    for (int32_t from = 0; from < row->vocab; from += FAI_SPEC_CHUNK) { /* equal keys have equal units */
         const int32_t left = row->vocab - from;
-        uint64_t found = fai_chunk_find(row, from, left < FAI_CHUNK ? left : FAI_CHUNK, prefix, prefix);
+        const int32_t most = left < FAI_SPEC_CHUNK ? left : FAI_SPEC_CHUNK;
+        uint64_t found = fai_chunk_find(row, from, most, prefix, prefix);
         for (int32_t id = from; found; id++, found >>= 1) {
             if (!(found & 1) || (prefix == old_key && id > old_id)) continue;
             units = fai_sum_add(units, fai_unit(row, id)), count++;
@@ -705,9 +708,9 @@ static inline void fai_row_prepare(fai_row *row, float temperature, int32_t top_
             row->least =
                 min_p >= 1 ? largest : fai_mulhi(largest << 6, fai_fixed(fai_bits_of(min_p), 0) << 6);
         }
-        for (int32_t from = 0; from < row->vocab; from += FAI_CHUNK) {
-            const int32_t left = row->vocab - from, n = left < FAI_CHUNK ? left : FAI_CHUNK;
-            uint64_t chunk[FAI_CHUNK], *const unit = room ? room + from : chunk;
+        for (int32_t from = 0; from < row->vocab; from += FAI_SPEC_CHUNK) {
+            const int32_t left = row->vocab - from, n = left < FAI_SPEC_CHUNK ? left : FAI_SPEC_CHUNK;
+            uint64_t chunk[FAI_SPEC_CHUNK], *const unit = room ? room + from : chunk;
             fai_units_left(row, from, n, room && pass && nucleus, unit);
             total = fai_sum_add(total, fai_add_up(unit, n));
         }
@@ -799,9 +802,9 @@ FAI_HD static inline uint64_t fai_mass_at(const fai_mass *m, int32_t id) {
     const uint64_t p = fai_p_times(fai_weight(m->p, id), m->ratio);
     return m->q ? fai_residual(p, fai_weight(m->q, id)) : p;
 }
-/* The same of ids from .. from+count-1, count <= FAI_CHUNK. */
+/* The same of ids from .. from+count-1, count <= FAI_SPEC_CHUNK. */
 static inline void fai_masses(const fai_mass *m, int32_t from, int32_t count, uint64_t *w) {
-    uint64_t q[FAI_CHUNK];
+    uint64_t q[FAI_SPEC_CHUNK];
     if (m->weights) {
         memcpy(w, m->weights + from, (size_t)count * sizeof *w);
         return;
@@ -871,8 +874,8 @@ static inline uint64_t fai_mass_sum(fai_mass *m, int32_t from, int32_t to) {
     if (!m->weights) fai_row_judge(m->p, from, to);
     if (!m->weights && m->q) fai_row_judge(m->q, from, to);
     for (int32_t n; from < to; from += n) {
-        uint64_t w[FAI_CHUNK];
-        n = to - from < FAI_CHUNK ? to - from : FAI_CHUNK;
+        uint64_t w[FAI_SPEC_CHUNK];
+        n = to - from < FAI_SPEC_CHUNK ? to - from : FAI_SPEC_CHUNK;
         fai_masses(m, from, n, w);
         sum += fai_add_up(w, n);
         if (sum >> 62) sum = (uint64_t)1 << 62;
@@ -909,9 +912,9 @@ static inline int32_t fai_mass_draw(const fai_mass *m, const fai_sums *s, uint64
     uint64_t unit = fai_mulhi(coin, s->total);
     int32_t n = 0;
     for (; n < last && unit >= s->sum[n]; n++) unit -= s->sum[n];
-    for (int32_t from = n * s->block;; from += FAI_CHUNK) {
-        uint64_t w[FAI_CHUNK];
-        const int32_t count = m->vocab - from < FAI_CHUNK ? m->vocab - from : FAI_CHUNK;
+    for (int32_t from = n * s->block;; from += FAI_SPEC_CHUNK) {
+        uint64_t w[FAI_SPEC_CHUNK];
+        const int32_t count = m->vocab - from < FAI_SPEC_CHUNK ? m->vocab - from : FAI_SPEC_CHUNK;
         fai_masses(m, from, count, w);
         for (int32_t i = 0; i < m->num_skip; i++)
             if (m->skip[i] >= from && m->skip[i] - from < count) w[m->skip[i] - from] = 0;
@@ -1111,8 +1114,8 @@ static inline fa_status fa_sample(const fa_sample_args *a) {
 static inline void fa_row_weights(const fa_rows *rows, int64_t row, int32_t vocab,
                                   const fa_sampling *sampling, int64_t b, uint64_t *weights) {
     const fai_row r = fai_row_open(rows, row, vocab, sampling, b, NULL);
-    for (int32_t id = 0; id < vocab; id += FAI_CHUNK)
-        fai_weights(&r, id, vocab - id < FAI_CHUNK ? vocab - id : FAI_CHUNK, weights + id);
+    for (int32_t id = 0; id < vocab; id += FAI_SPEC_CHUNK)
+        fai_weights(&r, id, vocab - id < FAI_SPEC_CHUNK ? vocab - id : FAI_SPEC_CHUNK, weights + id);
 }
 
 /* ======================================================================================== */
@@ -1504,8 +1507,8 @@ static inline void fai_rejected_chunk(fai_request *r, int32_t from, int32_t coun
 static inline void fai_rejected_first(fai_request *r, fai_row *p, fai_row *q, fai_sum total[2]) {
     memset(total, 0, 2 * sizeof *total);
     fai_row_judge(p, 0, r->vocab), fai_row_judge(q, 0, r->vocab);
-    for (int32_t id = 0; id < r->vocab; id += FAI_CHUNK) {
-        const int32_t n = r->vocab - id < FAI_CHUNK ? r->vocab - id : FAI_CHUNK;
+    for (int32_t id = 0; id < r->vocab; id += FAI_SPEC_CHUNK) {
+        const int32_t n = r->vocab - id < FAI_SPEC_CHUNK ? r->vocab - id : FAI_SPEC_CHUNK;
         fai_weights(p, id, n, r->p + id), fai_weights(q, id, n, r->q + id);
         fai_rejected_chunk(r, id, n, total);
     }
@@ -1515,8 +1518,8 @@ static inline void fai_rejected_first(fai_request *r, fai_row *p, fai_row *q, fa
 static inline void fai_rejected_next(fai_request *r, fai_scale scale_p, fai_scale scale_q, int without,
                                      fai_sum total[2]) {
     memset(total, 0, 2 * sizeof *total);
-    for (int32_t id = 0; id < r->vocab; id += FAI_CHUNK) {
-        const int32_t n = r->vocab - id < FAI_CHUNK ? r->vocab - id : FAI_CHUNK;
+    for (int32_t id = 0; id < r->vocab; id += FAI_SPEC_CHUNK) {
+        const int32_t n = r->vocab - id < FAI_SPEC_CHUNK ? r->vocab - id : FAI_SPEC_CHUNK;
         if (without) fai_scale_all(scale_q, r->q + id, n);
         fai_scale_all(scale_p, r->p + id, n);
         fai_rejected_chunk(r, id, n, total);
@@ -1597,9 +1600,9 @@ static inline void fai_run_typical(fai_request *r) {
         fai_row p = fai_target_row(r, node);
         fai_row_judge(&p, 0, r->vocab);
         uint64_t entropy = 0;
-        for (int32_t id = 0; id < r->vocab; id += FAI_CHUNK) {
-            uint64_t w[FAI_CHUNK];
-            const int32_t n = r->vocab - id < FAI_CHUNK ? r->vocab - id : FAI_CHUNK;
+        for (int32_t id = 0; id < r->vocab; id += FAI_SPEC_CHUNK) {
+            uint64_t w[FAI_SPEC_CHUNK];
+            const int32_t n = r->vocab - id < FAI_SPEC_CHUNK ? r->vocab - id : FAI_SPEC_CHUNK;
             fai_weights(&p, id, n, w);
             for (int32_t i = 0; i < n; i++) entropy += fai_entropy(w[i]);
         }
@@ -3043,7 +3046,8 @@ static inline void fai_medusa_run(fai_medusa *t, void (*stage)(const fai_medusa 
     for (int64_t task = 0; task < tasks; task++) stage(t, task);
 }
 
-/* Elements i .. end-1 of u = W x + b and h = x + SiLU(u) of head k: `rows` of them, (rows, dim), from a row on.
+/* Elements i .. end-1 of u = W x + b and h = x + SiLU(u) of head k: `rows` of them, (rows, dim), from a row
+ * on.
  * u may be h. */
 static inline void fai_medusa_hidden(const fai_medusa *t, int32_t k, int64_t row, int64_t rows, int64_t i,
                                      int64_t end, float *u, float *h) {

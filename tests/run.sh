@@ -64,12 +64,16 @@ programs() {
         echo cuda90/gpt
         for file in tests/cuda/test_*.c; do echo "cuda/$(basename "$file" .c)"; done
         printf '%s\n' cuda80/each_kernel cuda90/each_kernel && return ;;
-    examples) set -- native examples/*.c ;;
+    examples) set -- native examples/*.c examples/gpt/gpt.c ;;
     native) set -- native tests/test_*.c tests/no_alloc.c ;;
     dispatch) set -- dispatch tests/test_forward.c tests/test_backward.c tests/test_decode.c tests/no_alloc.c ;; # slow: four bodies
     asan) set -- asan tests/test_*.c tests/fuzz_*.c ;;
     tsan) set -- tsan tests/test_forward.c tests/test_backward.c tests/test_decode.c ;; # where tasks run side by side
-    arm) set -- arm tests/test_convert.c tests/test_f*.c tests/test_numerics.c tests/test_backward.c tests/test_decode.c ;; # slow under qemu: what has NEON in it
+    arm) set -- arm tests/test_convert.c tests/test_f*.c tests/test_numerics.c tests/test_backward.c tests/test_decode.c tests/test_gpt.c ;; # slow under qemu: what has NEON in it
+    cxx | dot) # but the GPT, which is C, and without bf16
+        variant=$1
+        for file in tests/test_*.c; do [ "$file" = tests/test_gpt.c ] || echo "$variant/$(basename "$file" .c)"; done
+        return ;;
     *) set -- "$1" tests/test_*.c ;;
     esac
     variant=$1
@@ -102,9 +106,11 @@ run() {
     ptx-mutants) $limit sh tests/ptx/mutants.sh | sed '$s/ killed, \(.*\) survived$/ passed, \1 failed, 0 skipped/' ;;
     ptx-*) $limit sh "tests/ptx/${1#ptx-}_test.sh" ;;
     arm/test_backward) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" --filter edges ;; # all of it takes ten minutes
+    arm/test_gpt) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" --filter gemm ;;
     arm/*) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" ;;
     tsan/*) $fixed $limit "build/$1" --filter tasks_from_threads ;;
     base/* | dot/* | dispatch/* | clang/* | cxx/* | asan/*) FA_TEST_SCALE=quick $limit "build/$1" ;; # the kernel of native/, again
+    native/gpt) $limit sh tests/gpt.sh "build/$1" ;;
     native/why_flash) $limit sh tests/why_flash.sh "build/$1" ;;
     native/[0-9]*) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;;
     bench) $limit sh bench/run_cpu.sh --quick --threads 1 --filter 'd64 2048x2048 causal plain' &&

@@ -290,7 +290,7 @@ FA_TEST(vector_sums) {
 
 /* Many entries at once are what one after the other is: any kind, dtype, length, place, sort of entry. */
 FA_TEST(chunks_are_their_entries) {
-    enum { N = 3 * FAI_CHUNK };
+    enum { N = 3 * FAI_SPEC_CHUNK };
     static const float temperatures[] = {1, 0.7f, 0.05f, 20, 0x1p-20f, 0x1p20f};
     static const float odd[] = {NAN, INFINITY, -INFINITY, -0.0f, 0, 0x1p-140f, -1e30f, 1e30f, -NAN, 1, -1};
     static float f[N];
@@ -316,7 +316,7 @@ FA_TEST(chunks_are_their_entries) {
                     min_p = cuts && fat_below(&state, 2) ? (float)fat_uniform(&state) / 8 : 0;
         const fa_sampling s = {kind == FA_LOGITS ? &t : NULL, &k, &top_p, &min_p};
         const fa_rows rows = rows_of(dtype == FA_F32 ? (const void *)f : h, (fa_dtype)dtype, kind);
-        uint64_t room[FAI_SMALL], unit[FAI_CHUNK], w[FAI_CHUNK], kept[FAI_CHUNK];
+        uint64_t room[FAI_SMALL], unit[FAI_SPEC_CHUNK], w[FAI_SPEC_CHUNK], kept[FAI_SPEC_CHUNK];
         const fai_row row = fai_row_open(&rows, 0, n, &s, 0, NULL),
                       same = fai_row_open(&rows, 0, n, &s, 0, room);
         fai_sum total = {0, 0};
@@ -336,7 +336,7 @@ FA_TEST(chunks_are_their_entries) {
         const fai_scale scale = fai_scale_to_one(total);
         FA_EXPECT_MSG(scale.factor == row.scale.factor && scale.after == row.scale.after, "round %d", round);
         const int from = fat_below(&state, n),
-                  count = n - from < FAI_CHUNK ? n - from : 1 + fat_below(&state, FAI_CHUNK);
+                  count = n - from < FAI_SPEC_CHUNK ? n - from : 1 + fat_below(&state, FAI_SPEC_CHUNK);
         const uint32_t low = fai_row_key(&row, fat_below(&state, n)),
                        high = fai_row_key(&row, fat_below(&state, n));
         const uint64_t found = fai_chunk_find(&row, from, count, low, high);
@@ -352,7 +352,7 @@ FA_TEST(chunks_are_their_entries) {
             FA_EXPECT_MSG(w[i] == fai_weight(&row, from + i), "round %d, entry %d", round, from + i);
             FA_EXPECT(kept[i] == w[i] && fai_weight(&same, from + i) == w[i]);
         }
-        FA_EXPECT(count == FAI_CHUNK || found >> count == 0);
+        FA_EXPECT(count == FAI_SPEC_CHUNK || found >> count == 0);
         FA_EXPECT(fai_chunk_key(&row, from, count, &found_bad) == most && fai_add_up(w, count) == sum);
         fai_subtract(kept, unit, count), fai_scale_all(scale, unit, count);
         for (int i = 0; i < count; i++) {

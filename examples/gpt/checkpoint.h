@@ -2,7 +2,7 @@
 
     A header, then arrays of floats: the parameters, both moments of AdamW, the loss curve. A file is written beside its
     place and renamed when it is complete and on disk, so there is always a whole one, whenever the program is killed.
-    What is read is checked: magic, version, byte order, shape, length, checksum. */
+    What is read is checked before any of it is used: magic, version, byte order, length, checksum, shape. */
 
 #ifndef GPT_CHECKPOINT_H
 #define GPT_CHECKPOINT_H
@@ -64,17 +64,38 @@ static inline void checkpoint_save(const char *path, checkpoint *h, const checkp
     }
 }
 
-/* Reads the header; 0: there is no such file. Ends the program if it is no checkpoint of that kind. */
+/* Has what is behind the header the length that it says, and all of it its checksum? Leaves the file behind the header. */
+static inline void checkpoint_check(const char *path, checkpoint h, FILE *file) {
+    static uint8_t part[1 << 16];
+    const uint64_t checksum = h.checksum;
+    uint64_t hash = 0, left = (h.count + (uint64_t)h.curve) * 3 * sizeof(float);
+    while (left) {
+        const size_t want = left < sizeof part ? (size_t)left : sizeof part;
+        if (fread(part, 1, want, file) != want)
+            fail("%s is damaged: it ends too early; delete it and train again", path);
+        hash = hash_bytes(hash, part, want), left -= want;
+    }
+    if (fgetc(file) != EOF) fail("%s is damaged: it is too long; delete it and train again", path);
+    h.checksum = 0;
+    if (hash_bytes(hash, &h, sizeof h) != checksum)
+        fail("%s is damaged: its checksum is wrong; delete it and train again", path);
+    if (fseek(file, (long)sizeof h, SEEK_SET) != 0) fail("%s: %s", path, strerror(errno));
+}
+
+/* Reads the header; 0: there is no such file. Ends the program if it is no whole checkpoint of that kind. */
 static inline int checkpoint_open(const char *path, int32_t kind, checkpoint *h, FILE **file) {
     *file = fopen(path, "rb");
     if (!*file && errno == ENOENT) return 0;
     if (!*file) fail("%s: %s", path, strerror(errno));
     const size_t got = fread(h, 1, sizeof *h, *file);
     if (got < sizeof h->magic || memcmp(h->magic, "fa-gpt", 7) != 0)
-        fail("%s is not a model of this program", path);
-    if (h->magic[7] != 1) fail("%s is of version %d, this program reads version 1", path, h->magic[7]);
+        fail("%s is not a model of this program, or damaged; delete it and train again", path);
+    if (h->magic[7] != 1)
+        fail("%s is of version %d, this program reads version 1; delete it and train again", path,
+             h->magic[7]);
     if (got < sizeof *h) fail("%s is damaged: it ends within its header; delete it and train again", path);
-    if (h->order != 0x01020304) fail("%s is from a machine of other byte order", path);
+    if (h->order != 0x01020304)
+        fail("%s is from a machine of other byte order; delete it and train again", path);
     const gpt_config *c = &h->config;
     const int sane = c->dim >= 1 && c->dim <= 1 << 14 && c->layers >= 0 && c->layers <= MAX_LAYERS &&
                      c->heads >= 1 && c->heads <= 1 << 10 && c->heads_k >= 1 && c->heads % c->heads_k == 0 &&
@@ -82,20 +103,20 @@ static inline int checkpoint_open(const char *path, int32_t kind, checkpoint *h,
                      h->heads >= 0 && h->heads <= 64 && h->curve >= 0 && h->curve <= CURVE_ROOM &&
                      h->count < (uint64_t)1 << 32;
     if (!sane) fail("%s is damaged: its header makes no sense; delete it and train again", path);
-    if (h->kind != kind) fail("%s holds %s", path, h->kind == KIND_MODEL ? "a model" : "heads and drafts");
+    checkpoint_check(path, *h, *file);
+    if (h->kind != kind)
+        fail("%s holds %s; delete it and train again", path,
+             kind == KIND_MODEL ? "no model, but heads and drafts" : "a model, not heads and drafts");
     return 1;
 }
 
-/* The rest of the file; its arrays have room for h->count. */
+/* The rest of the file; the arrays have room for h->count. */
 static inline void checkpoint_read(const char *path, const checkpoint *h, FILE *file,
                                    const checkpoint_data *d) {
     const size_t bytes = h->count * sizeof(float), curve = (size_t)h->curve * 3 * sizeof(float);
     int ok = fread(d->params, 1, bytes, file) == bytes && fread(d->m, 1, bytes, file) == bytes;
     ok = ok && fread(d->v, 1, bytes, file) == bytes && fread(d->curve, 1, curve, file) == curve;
-    if (!ok) fail("%s is damaged: it ends too early; delete it and train again", path);
-    if (fgetc(file) != EOF) fail("%s is damaged: it is too long; delete it and train again", path);
-    if (checkpoint_sum(*h, d) != h->checksum)
-        fail("%s is damaged: its checksum is wrong; delete it and train again", path);
+    if (!ok) fail("%s: %s", path, strerror(errno));
     fclose(file);
 }
 

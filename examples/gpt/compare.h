@@ -62,7 +62,8 @@ static inline void measure_steps(decoder *d, int32_t length, int32_t *rows, doub
     const int32_t token[STEP_ROWS] = {0};
     for (int32_t n = 0; n < count; n++) {
         double each[TIMES];
-        rows[n] = 1 << n, d->length = length;
+        const int32_t last = d->g->config.context - (1 << n);
+        rows[n] = 1 << n, d->length = length < last ? length : last;
         for (int i = 0; i < TIMES; i++) {
             const double start = now();
             decoder_step(d, rows[n], token, NULL, NULL);

@@ -148,7 +148,7 @@ typedef struct gemm_job {
 
 /* GEMM_TASK rows of C by the panels of a task */
 static inline void gemm_task(const gemm_job *g, int64_t task) {
-    float copy[GEMM_TASK * GEMM_DEPTH];
+    float copy[(GEMM_TASK + GEMM_ROWS - 1) / GEMM_ROWS * GEMM_ROWS * GEMM_DEPTH]; /* whole tiles */
     const int64_t parts = g->panels / g->share, i = task / parts * GEMM_TASK, first = task % parts * g->share;
     const int64_t rows = g->m - i < GEMM_TASK ? g->m - i : GEMM_TASK;
     const int pack =

@@ -51,11 +51,12 @@ static _Noreturn void bad_usage(const char *what, const char *which) {
     exit(2);
 }
 
-static double number(const char *option, const char *value, double least, double most) {
+static double number(const char *option, const char *value, double least, double most, int whole) {
     char *end;
     const double x = value ? strtod(value, &end) : 0;
-    if (!value || end == value || *end || !(x >= least && x <= most)) {
-        fprintf(stderr, "gpt: %s must be %g .. %g, not %s\n", option, least, most, value ? value : "missing");
+    if (!value || end == value || *end || !(x >= least && x <= most) || (whole && x != floor(x))) {
+        fprintf(stderr, "gpt: %s must be %s%.10g .. %.10g, not %s\n", option, whole ? "a whole number, " : "",
+                least, most, value ? value : "missing");
         exit(2);
     }
     return x;
@@ -88,7 +89,7 @@ static options read_options(int argc, char **argv) {
         size_t n = 0;
         while (n < sizeof counts / sizeof *counts && strcmp(name, counts[n].name) != 0) n++;
         if (n < sizeof counts / sizeof *counts) {
-            *counts[n].to = (int32_t)number(name, value, counts[n].least, counts[n].most), i++;
+            *counts[n].to = (int32_t)number(name, value, counts[n].least, counts[n].most, 1), i++;
             continue;
         }
         if (strcmp(name, "--fresh") == 0) {
@@ -101,30 +102,31 @@ static options read_options(int argc, char **argv) {
         else if (strcmp(name, "--prompt") == 0 && value && *value)
             o.prompt = value;
         else if (strcmp(name, "--seconds") == 0)
-            o.train.seconds = number(name, value, 0.1, 1e9);
+            o.train.seconds = number(name, value, 0.1, 1e9, 0);
         else if (strcmp(name, "--guess-seconds") == 0)
-            o.guess_seconds = number(name, value, 0.1, 1e9);
+            o.guess_seconds = number(name, value, 0.1, 1e9, 0);
         else if (strcmp(name, "--steps") == 0)
-            o.train.steps = (int64_t)number(name, value, 1, 1e12);
+            o.train.steps = (int64_t)number(name, value, 1, 1e12, 1);
         else if (strcmp(name, "--guess-steps") == 0)
-            o.guess_steps = (int64_t)number(name, value, 1, 1e12);
+            o.guess_steps = (int64_t)number(name, value, 1, 1e12, 1);
         else if (strcmp(name, "--save") == 0)
-            o.train.save = number(name, value, 0, 1e9);
+            o.train.save = number(name, value, 0, 1e9, 0);
         else if (strcmp(name, "--rate") == 0)
-            o.train.rate = number(name, value, 1e-9, 1);
+            o.train.rate = number(name, value, 1e-9, 1, 0);
         else if (strcmp(name, "--decay") == 0)
-            o.train.decay = number(name, value, 0, 10);
+            o.train.decay = number(name, value, 0, 10, 0);
         else if (strcmp(name, "--temperature") == 0)
-            o.how.temperature = (float)number(name, value, 0, 100);
+            o.how.temperature = (float)number(name, value, 0, 100, 0);
         else if (strcmp(name, "--top-p") == 0)
-            o.how.top_p = (float)number(name, value, 0, 1);
+            o.how.top_p = (float)number(name, value, 0, 1, 0);
         else if (strcmp(name, "--seed") == 0)
-            o.how.seed = o.train.seed = (uint64_t)number(name, value, 0, 1e15);
+            o.how.seed = o.train.seed = (uint64_t)number(name, value, 0, 1e15, 1);
         else
             bad_usage("unknown option, or no value for it:", name);
     }
+    if (o.how.temperature > 0 && o.how.temperature < 1e-6f)
+        bad_usage("--temperature must be 0 or", "at least 1e-6");
     if (o.model.heads % o.model.heads_k) bad_usage("--heads must be a multiple of", "--heads-k");
-    o.draft.context = o.model.context;
     o.files = argv + i, o.num_files = argc - i;
     return o;
 }
@@ -242,13 +244,15 @@ static int compare(const options *o, const gpt *g, const corpus *x) {
     make_directory(o->directory);
     t.path = path_of(o, "guess.gpt", path, sizeof path), t.seconds = o->guess_seconds,
     t.steps = o->guess_steps;
-    guessers s = train_guessers(g, &o->draft, x, &t);
     comparison c = {x, o->bytes ? o->bytes : 176, o->draws, NULL};
     const int32_t room = PROMPT + c.length;
     if (room + LEVELS > g->config.context)
         fail("--bytes is at most %d: prompts have %d, the context %d", g->config.context - LEVELS - PROMPT,
              PROMPT, g->config.context);
     if (x->num_valid < (LEARN + TRY) * PROMPT) fail("the text is too short for prompts of %d bytes", PROMPT);
+    gpt_config draft = o->draft;
+    draft.context = g->config.context; /* the model's, which need not be that of the options */
+    guessers s = train_guessers(g, &draft, x, &t);
     c.w = writer_new(g, &s, room);
     const sampling greedy = {0, 0, 0, o->how.seed};
     sampling random = o->how;

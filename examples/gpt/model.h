@@ -164,7 +164,9 @@ static inline void linear(int64_t rows, int64_t in, int64_t out, const float *x,
     gemm(rows, out, in, x, in, 1, packed, y, out, add);
 }
 
-/* A team of threads costs microseconds, even a team of one: loops over few rows do without. */
+/* A team of threads costs microseconds, even a team of one: loops over few rows do without. ROW: what such a loop calls.
+ * It is compiled once, so that the bits of a row do not depend on how many there are. */
+#define ROW static __attribute__((noinline))
 #define FOR_ROWS(i, rows, few, call) \
     do { \
         if ((rows) <= (few)) { \
@@ -174,7 +176,7 @@ static inline void linear(int64_t rows, int64_t in, int64_t out, const float *x,
         } \
     } while (0)
 
-static inline void norm_row(int64_t dim, const float *x, const float *gain, float *y, float *scale) {
+ROW void norm_row(int64_t dim, const float *x, const float *gain, float *y, float *scale) {
     float sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t d = 0; d < dim; d++) sum += x[d] * x[d];
@@ -190,7 +192,7 @@ static inline void norm(int64_t rows, int64_t dim, const float *x, const float *
     FOR_ROWS(i, rows, 16, norm_row(dim, x + i * dim, gain, y + i * dim, scale ? scale + i : NULL));
 }
 
-/* dx (rows, dim) += the gradient of norm, d_gain += that of the gain; d_gain NULL: not wanted */
+/* dx (rows, dim) += the gradient of norm, d_gain += that of the gain */
 static inline void norm_backward(int64_t rows, int64_t dim, const float *x, const float *gain,
                                  const float *scale, const float *dy, float *dx, float *d_gain) {
 #pragma omp parallel for schedule(static)
@@ -211,7 +213,7 @@ static inline void norm_backward(int64_t rows, int64_t dim, const float *x, cons
                 d_gain[k] += dy[i * dim + k] * x[i * dim + k] * scale[i];
 }
 
-static inline void swiglu_row(int64_t hidden, const float *gate, const float *up, float *act) {
+ROW void swiglu_row(int64_t hidden, const float *gate, const float *up, float *act) {
 #pragma omp simd
     for (int64_t k = 0; k < hidden; k++) act[k] = gate[k] * sigmoid(gate[k]) * up[k];
 }
@@ -253,7 +255,7 @@ static inline void rotate(const gpt *g, const float *sin, int32_t batch, int32_t
         fail("%d positions are too many for a context of %d", seqlen, g->config.context);
 }
 
-static inline void softmax_row(float *x, float *log_sum) {
+ROW void softmax_row(float *x, float *log_sum) {
     float max = x[0], sum = 0;
 #pragma omp simd reduction(max : max)
     for (int k = 0; k < VOCAB; k++) max = x[k] > max ? x[k] : max;
@@ -444,7 +446,7 @@ static inline void gpt_backward(gpt_trainer *t, const uint8_t *token) {
 }
 
 /* One step of AdamW [Loshchilov, Hutter 2019, arXiv 1711.05101], gradients clipped to a norm of 1 and zeroed for the next
- * step. step: 1, 2 .. All parameters decay but the gains, which are vectors of c->dim. */
+ * step. step: 1, 2 .. All parameters decay. */
 static inline void adamw(size_t count, float *p, float *grad, float *m, float *v, int64_t step, double rate,
                          double decay) {
     enum { CHUNK = 4096 }; /* sums of chunks in order: the same for any number of threads */

@@ -68,6 +68,11 @@ static inline void draw_batch(const corpus *t, uint64_t seed, uint64_t step, int
     }
 }
 
+static inline void want_text(const corpus *t, int32_t seqlen) {
+    if (t->num_train < (size_t)seqlen + 1 || t->num_valid < (size_t)seqlen + 1)
+        fail("the text is too short: its last tenth must have more than %d bytes", seqlen);
+}
+
 /* Bits a byte of the second part, in windows of seqlen bytes; at most `batches` batches, spread evenly (0: all). */
 static inline double validate(gpt_trainer *t, const corpus *x, int64_t batches) {
     const int64_t windows = ((int64_t)x->num_valid - 1) / t->seqlen,
@@ -121,8 +126,7 @@ static inline gpt *train_model(const gpt_config *config, const corpus *x, const 
     gpt_params unused;
     FILE *file = NULL;
     const uint64_t hash = hash_bytes(hash_bytes(0, x->train, x->num_train), x->valid, x->num_valid);
-    if (x->num_train < (size_t)o->seqlen + 1 || x->num_valid < (size_t)o->seqlen + 1)
-        fail("the text is too short: its last tenth must have more than %d bytes", o->seqlen);
+    want_text(x, o->seqlen);
     memset(h, 0, sizeof *h);
     const int resumed = !o->fresh && checkpoint_open(o->path, KIND_MODEL, h, &file);
     if (!resumed) h->config = *config, h->kind = KIND_MODEL, h->seed = o->seed, h->text = hash;
@@ -143,7 +147,7 @@ static inline gpt *train_model(const gpt_config *config, const corpus *x, const 
 
     uint8_t *token = (uint8_t *)allocate((size_t)t->rows, 2), *target = token + t->rows;
     progress bar = progress_begin("train", h->done);
-    double saved = now(), shown = h->done, rows = 0;
+    double saved = now(), shown = h->curve ? (double)curve[3 * h->curve - 3] : 0, rows = 0;
     while (h->done < 1) {
         const double start = now();
         draw_batch(x, h->seed, h->step, t->batch, t->seqlen, token, target);
@@ -160,7 +164,7 @@ static inline gpt *train_model(const gpt_config *config, const corpus *x, const 
         if (h->done >= 1 || h->done >= shown + 0.01) {
             const int check = h->done >= 1 || (int)(h->done * 10) > (int)(shown * 10);
             put_point(h, curve, h->done, bits(h->smooth), check ? validate(t, x, 16) : 0);
-            shown = h->done;
+            shown = (double)(float)h->done; /* as the curve has it: after a restart it goes on the same */
         }
         if (h->done >= 1) h->valid = validate(t, x, 0);
         if (h->done >= 1 || now() - saved > o->save) checkpoint_save(o->path, h, &data), saved = now();
@@ -246,6 +250,7 @@ static inline guessers train_guessers(const gpt *g, const gpt_config *draft, con
     float *moments = floats(3 * s.count), *m = moments, *v = m + s.count, *grad = v + s.count, curve[3];
     const checkpoint_data data = {s.data, m, v, curve};
     const uint64_t teacher = hash_bytes(0, g->data, g->count * sizeof(float));
+    want_text(x, o->seqlen);
     memset(&h, 0, sizeof h);
     if (!o->fresh && checkpoint_open(o->path, KIND_GUESSERS, &h, &file)) {
         if (h.text == teacher && h.count == s.count && memcmp(&h.config, draft, sizeof *draft) == 0) {
