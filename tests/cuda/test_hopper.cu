@@ -320,6 +320,7 @@ FA_TEST(negative_scales_and_no_keys) {
     NEEDS_HOPPER;
     for (int w = 0; w < COUNT(whole); w++) {
         FA_EXPECT(check(&whole[w], spare, "b=2 sq=200 sk=400 scale=-0.5 causal=%d", w % 2));
+        FA_EXPECT(check(&whole[w], spare, "sq=100 sk=300 scale=-20")); /* no reference but the largest score will do */
         FA_EXPECT(check(&whole[w], spare, "b=2 hq=2 sq=200 sk=0"));
     }
 }
