@@ -4697,7 +4697,7 @@ static inline int FAI_(set_maps)(const fa_args *a, fa_cuda_maps *m) {
     const int64_t rows_k = paged ? a->page_size : a->seqlen_k, many_k = paged ? a->num_pages : a->batch;
     if (!fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, fai_strides_q(a, D),
                       ragged_q, m->group, rows) ||
-        (FAI_HOPPER_PANELS_O && !fai_cuda_map(&m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q,
+        (FAI_HOPPER_PANELS_O > 0 && !fai_cuda_map(&m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q,
                                               a->batch, fai_strides_o(a, DV), ragged_q, m->group, rows)))
         return 0;
     if (a->seqlen_k == 0) return 1; /* nobody will read k and v */
