@@ -773,19 +773,23 @@ FA_TEST(training_threads) { /* the same parameters for 1 and 2 */
     threads(1);
 }
 
-FA_TEST(validation_windows) { /* all windows once, against the loss of each */
+FA_TEST(validation_windows) { /* windows of full batches once, against the loss of each */
     const gpt_config c = {16, 1, 1, 1, 16, 32};
     enum { SEQLEN = 20, SIZE = 6 * SEQLEN + 1 };
     uint8_t text[SIZE];
     gpt *g = random_model(&c, 3, 0);
     gpt_trainer *t = gpt_trainer_new(g, 2, SEQLEN), *one = gpt_trainer_new(g, 1, SEQLEN);
+    gpt_trainer *four = gpt_trainer_new(g, 4, SEQLEN);
     some_text(text, SIZE, 3);
     const corpus x = {NULL, text, 0, SIZE, 1};
-    double loss = 0;
+    double loss = 0, first = 0; /* first: of four windows, as many as a full batch of four has */
     for (int n = 0; n < 6; n++) {
         gpt_forward(one, text + n * SEQLEN);
-        loss += cross_entropy(SEQLEN, one->logits, text + n * SEQLEN + 1) / 6;
+        const double each = cross_entropy(SEQLEN, one->logits, text + n * SEQLEN + 1);
+        loss += each / 6, first += n < 4 ? each / 4 : 0;
     }
+    FA_EXPECT_NEAR(validate(four, &x, 0), first / log(2), 1e-6);
+    gpt_trainer_free(four);
     FA_EXPECT_NEAR(validate(t, &x, 0), loss / log(2), 1e-6);
     FA_EXPECT_NEAR(validate(one, &x, 0), loss / log(2), 1e-6);
     FA_EXPECT_NEAR(validate(t, &x, 100), loss / log(2), 1e-6);

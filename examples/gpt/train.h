@@ -73,17 +73,17 @@ static inline void want_text(const corpus *t, int32_t seqlen) {
         fail("the text is too short: its last tenth must have more than %d bytes", seqlen);
 }
 
-/* Bits a byte of the second part, in windows of seqlen bytes; at most `batches` batches, spread evenly (0: all). */
+/* Bits a byte of the second part, in windows of seqlen bytes, no window twice unless there are fewer than a batch has;
+ * at most `batches` batches, spread evenly (0: all that are full). */
 static inline double validate(gpt_trainer *t, const corpus *x, int64_t batches) {
     const int64_t windows = ((int64_t)x->num_valid - 1) / t->seqlen,
-                  all = (windows + t->batch - 1) / t->batch;
+                  all = windows < t->batch ? 1 : windows / t->batch;
     const int64_t count = batches && batches < all ? batches : all;
     uint8_t *token = (uint8_t *)allocate((size_t)t->rows, 2), *target = token + t->rows;
     double loss = 0;
     for (int64_t n = 0; n < count; n++) {
         for (int64_t b = 0; b < t->batch; b++) {
-            int64_t window = n * all / count * t->batch + b;
-            if (window >= windows) window = windows - 1;
+            const int64_t window = (n * all / count * t->batch + b) % windows;
             memcpy(token + b * t->seqlen, x->valid + window * t->seqlen, (size_t)t->seqlen);
             memcpy(target + b * t->seqlen, x->valid + window * t->seqlen + 1, (size_t)t->seqlen);
         }
