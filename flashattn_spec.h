@@ -330,7 +330,8 @@ FAI_HD static inline void fai_row_temperature(fai_row *row, float temperature) {
 
 /* ---- many entries at once ---- */
 
-/* The same bits as the functions above give; a draw from logits is seven times as fast (bench_spec). */
+/* The same bits as the functions above give; a draw from logits is seven times as fast (bench_spec).  maskz with a
+ * full mask is the plain instruction; without it g++ 12 takes the undefined register of its own header for a fault. */
 
 #define FAI_SPEC_CHUNK 64  /* entries */
 #define FAI_SMALL 512 /* a row of so many entries keeps its units */
@@ -374,7 +375,7 @@ typedef int32_t fai_spec_bits __attribute__((vector_size(8 * FAI_SPEC_LANES), al
 /* The product of the lower halves. */
 FAI_INLINE fai_spec_longs fai_spec_mul(fai_spec_longs a, fai_spec_longs b) {
 #if defined(__AVX512F__)
-    return (fai_spec_longs)_mm512_mul_epu32((__m512i)a, (__m512i)b);
+    return (fai_spec_longs)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
     return (fai_spec_longs)_mm256_mul_epu32((__m256i)a, (__m256i)b);
 #else
@@ -390,7 +391,7 @@ FAI_INLINE fai_spec_longs fai_spec_mulhi(fai_spec_longs a, fai_spec_longs b) {
 /* x >> n, 0 for n >= 64 */
 FAI_INLINE fai_spec_longs fai_spec_shift(fai_spec_longs x, fai_spec_longs n) {
 #if defined(__AVX512F__)
-    return (fai_spec_longs)_mm512_srlv_epi64((__m512i)x, (__m512i)n);
+    return (fai_spec_longs)_mm512_maskz_srlv_epi64(0xff, (__m512i)x, (__m512i)n);
 #elif defined(__AVX2__)
     return (fai_spec_longs)_mm256_srlv_epi64((__m256i)x, (__m256i)n);
 #else
@@ -411,7 +412,7 @@ FAI_INLINE fai_spec_doubles fai_spec_floor(fai_spec_doubles x) {
 }
 FAI_INLINE fai_spec_ints fai_spec_max(fai_spec_ints a, fai_spec_ints b) {
 #if defined(__AVX512F__)
-    return (fai_spec_ints)_mm512_max_epi32((__m512i)a, (__m512i)b);
+    return (fai_spec_ints)_mm512_maskz_max_epi32(0xffff, (__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
     return (fai_spec_ints)_mm256_max_epi32((__m256i)a, (__m256i)b);
 #else
