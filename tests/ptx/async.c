@@ -100,7 +100,7 @@ typedef struct Mbarrier {
     u32 phase, first;     /* phases completed since the CTA began, and when it was initialised */
     u32 observed, copied; /* phases that somebody waited for, that copies took part in */
     int actor;
-    u32 init_time; /* of the thread that executed mbarrier.init */
+    u32 init_time, init_fenced; /* of the thread that executed mbarrier.init; its fence of that, 0: none */
     Party init, arrival, expect, copy, waiter;
     u32 waiting;            /* warps that wait */
     Knowledge coming, done; /* released by the arrivals of this phase; by all of the completed ones */
@@ -141,12 +141,14 @@ static void require_visible(Warp *w, const Ins *in, u32 lane, const Mbarrier *b,
     if (!ptx_device.checks) return;
     u32 by = LANE_BIT(b->init.lane);
     bool own = b->init.actor == (u32)ptx_warp_actor(w) && (u32)b->init.lane == lane;
+    bool fenced = !async || ptx_is_ordered(&k->fenced[FENCED_SHARED], b->init.actor, by, b->init_time) ||
+                  (b->init_fenced && ptx_is_ordered(&k->seen, b->init.actor, by, b->init_fenced));
     if (!own && !ptx_is_ordered(&k->seen, b->init.actor, by, b->init_time))
         ptx_finding(w, in, LANE_BIT(lane), &b->init,
                     "race: mbarrier 0x%x is used here without being ordered after its mbarrier.init: a "
                     "barrier is missing",
                     b->offset);
-    else if (async && !ptx_is_ordered(&k->fenced, b->init.actor, by, b->init_time))
+    else if (!fenced)
         ptx_finding(
             w, in, LANE_BIT(lane), &b->init,
             "missing fence.mbarrier_init or fence.proxy.async: the async proxy signals mbarrier 0x%x, whose "
@@ -227,11 +229,22 @@ static Outcome run_init(Warp *w, const Ins *in, u32 m) {
         memcpy(c->shared + offset, &word, 8);
         b->live = true, b->expected = b->pending = count, b->tx = 0;
         b->first = b->observed = b->copied = b->phase;
-        b->init = party(w, in, l), b->init_time = a.time;
+        b->init = party(w, in, l), b->init_time = a.time, b->init_fenced = 0;
         b->arrival = b->expect = b->copy = b->waiter = (Party){0}, b->waiting = 0;
         ptx_knowledge_clear(&b->coming);
     }
     return RAN;
+}
+
+/* Covers what these very lanes have initialised, and no other access (PTX ISA, fence: .op_restrict). A memory
+ * fence comes before it. */
+void ptx_mbarrier_init_fence(Warp *w, u32 m) {
+    const struct MbarrierTable *t = w->cta->mbarriers;
+    for (int i = 0; i < t->n; i++) {
+        Mbarrier *b = t->barrier[i];
+        bool own = b->live && b->init.actor == (u32)ptx_warp_actor(w) && m >> b->init.lane & 1;
+        if (own && !b->init_fenced) b->init_fenced = w->fence_at;
+    }
 }
 
 static Outcome run_inval(Warp *w, const Ins *in, u32 m) {
@@ -426,7 +439,7 @@ static void do_cp_async(Warp *w, CpAsync *p, u32 m) {
                 .know = &p->know,
                 .actor = (u32)w->copies->actor,
                 .time = p->seq,
-                .proxy = CP_ASYNC};
+                .proxy = GENERIC_LATER};
     EACH_LANE(l, m & p->left) {
         u8 data[16] = {0};
         a.lane = (u8)l;
@@ -481,7 +494,7 @@ static Outcome run_cp_async(Warp *w, const Ins *in, u32 m) {
                     .actor = (u32)w->copies->actor,
                     .time = p->seq,
                     .lane = (u8)l,
-                    .proxy = CP_ASYNC};
+                    .proxy = GENERIC_LATER};
         ptx_shared_in_flight(w->cta, offset, in->width, &a);
     }
     while (reads) { /* lanes that read as many bytes are one request */
@@ -820,7 +833,7 @@ static void do_row(Copy *p, u32 r) {
     for (int c = 0; c < cl->nctas; c++) {
         if (!(p->ctas >> c & 1)) continue;
         Cta *to = &cl->cta[c];
-        Access a = signalled(p, to, &b, in->mode == VALUE ? CP_ASYNC : ASYNC_PROXY);
+        Access a = signalled(p, to, &b, in->mode == VALUE ? GENERIC_LATER : ASYNC_PROXY);
         if (in->n != NO_REDUCTION) check_row(p, to, p->to_offset, r, 0, bytes, ptx_shared_read, &a, chunk);
         int n = check_row(p, to, p->to_offset, r, 0, bytes, ptx_shared_write, &a, chunk);
         for (int i = 0; i < n; i++)
@@ -868,7 +881,7 @@ static void issue(Copy *p) {
         if (!(p->ctas >> c & 1)) continue;
         Cta *to = &w->cta->cluster->cta[c];
         Mbarrier *b;
-        Access a = signalled(p, to, &b, p->in->mode == VALUE ? CP_ASYNC : ASYNC_PROXY);
+        Access a = signalled(p, to, &b, p->in->mode == VALUE ? GENERIC_LATER : ASYNC_PROXY);
         require_visible(w, p->in, p->lane, b, &p->know, p->in->mode != VALUE);
         if (p->in->n == NO_REDUCTION) ptx_shared_in_flight(to, p->to_offset, p->bytes, &a);
     }

@@ -514,7 +514,9 @@ static bool same_values(const Warp *w, const Ins *in, u32 lanes, u32 l) {
 /* Two accesses of the same bytes, of which one writes. */
 static __attribute__((noinline)) Verdict judge(const Visit *v, const Rec *r) {
     const Rec *x = &v->rec;
-    if (r->flags & x->flags & STRONG) return ORDERED;
+    bool generic = (r->flags & PROXY_BITS) != ASYNC_PROXY;
+    /* atomics of two proxies are not atomic to one another (PTX ISA chapter 8, morally strong) */
+    if (r->flags & x->flags & STRONG && generic != v->async) return ORDERED;
     u32 cluster = r->cluster == x->cluster ? 0 : r->cluster, lanes = r->lanes;
     if (r->cluster - running->is.base - 1 >= running->is.clusters) { /* another launch */
         const Past *l = launch_of(r->cluster);
@@ -537,9 +539,9 @@ static __attribute__((noinline)) Verdict judge(const Visit *v, const Rec *r) {
         bool one = r->ins == x->ins && x->flags & r->flags & IS_WRITE && v->a->lane < LANES;
         return one && same_values(v->a->warp, v->a->in, lanes, v->a->lane) ? ORDERED : LANES_RACE;
     }
-    bool proxies = v->async && (r->flags & PROXY_BITS) == GENERIC_PROXY;
-    return proxies && !ptx_clock_knows(&v->know->fenced, cluster, r->actor, lanes, r->time) ? NOT_FENCED
-                                                                                            : ORDERED;
+    const Clock *fenced = &v->know->fenced[v->cta ? FENCED_SHARED : FENCED_GLOBAL];
+    bool visible = !v->async || !generic || ptx_clock_knows(fenced, cluster, r->actor, lanes, r->time);
+    return visible ? ORDERED : NOT_FENCED;
 }
 
 /* The common cases of judge() == ORDERED. */
@@ -579,6 +581,8 @@ static const char *remedy(const Visit *v, const Rec *r) {
     if (same_cluster && ptx_clock_knows_any_lane(&v->know->seen, r->actor, r->time))
         return "another lane of that warp has arrived or released, which does not cover this one: "
                "add __syncwarp() before a lane does so for its warp";
+    if (r->flags & v->rec.flags & STRONG)
+        return "atomics of the generic and of the async proxy are not atomic to one another";
     if ((r->flags ^ v->rec.flags) & STRONG)
         return "one of the two is a plain access, and no barrier or acquire orders them: "
                "make it atomic, volatile, or an acquire/release";
@@ -601,11 +605,18 @@ static __attribute__((noinline)) void conflict(const Visit *v, const Rec *r, u64
         advice = in == other && writes && wrote ? "lanes put different values there, or one after the other: "
                                                   "let one lane write, or add __syncwarp()"
                                                 : "nothing orders these lanes of the warp: add __syncwarp()";
+    bool later = (r->flags & PROXY_BITS) == GENERIC_LATER;
     if (verdict == NOT_FENCED)
-        advice = wrote ? "the threads that wrote this need a fence.proxy.async before the barrier, "
-                         "or the async proxy may not see it"
-                       : "the threads that read this need a fence.proxy.async before the barrier, "
-                         "or the async proxy may overwrite it first";
+        advice = !v->cta
+                     ? "this is device memory: fence.proxy.async or fence.proxy.async.global is needed after "
+                       "the access and before the barrier, one of shared memory does not cover it"
+                 : wrote && later
+                     ? "the threads that wait for this need a fence.proxy.async after the wait and before "
+                       "the barrier, or the async proxy may not see it"
+                 : wrote ? "the threads that wrote this need a fence.proxy.async before the barrier, "
+                           "or the async proxy may not see it"
+                         : "the threads that read this need a fence.proxy.async before the barrier, "
+                           "or the async proxy may overwrite it first";
     if (verdict == BEFORE_GRID_WAIT)
         advice = "the grids overlap, and the dependent one does this before griddepcontrol.wait "
                  "(cudaGridDependencySynchronize())";

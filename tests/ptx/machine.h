@@ -285,13 +285,17 @@ typedef struct Clock {
     u32 nfar, farroom;
 } Clock;
 
+/* What a proxy fence may be restricted to: it orders accesses of these state spaces only. */
+enum { FENCED_SHARED, FENCED_GLOBAL, FENCED_SPACES };
+
 /* Clocks that travel together: what happened before, and which of the generic accesses among it a proxy fence has made
- * visible to the async proxy; the same two of what a memory fence came after (relaxed writes hand it on), and of what
- * relaxed reads have found (known from the next memory fence on). */
-enum { CLOCKS = 6 };
+ * visible to the async proxy, by state space; the same of what a memory fence came after (relaxed writes hand it on),
+ * and of what relaxed reads have found (known from the next memory fence on). */
+enum { CLOCKS = 3 * (1 + FENCED_SPACES) };
 typedef union Knowledge {
     struct {
-        Clock seen, fenced, published, published_fenced, pending, pending_fenced;
+        Clock seen, fenced[FENCED_SPACES], published, published_fenced[FENCED_SPACES], pending,
+            pending_fenced[FENCED_SPACES];
     };
     Clock clock[CLOCKS];
 } Knowledge;
@@ -546,7 +550,8 @@ void ptx_knowledge_copy(Knowledge *to, const Knowledge *from);
 void ptx_knowledge_join(Knowledge *to, const Knowledge *from);
 void ptx_knowledge_clear(Knowledge *k);
 void ptx_knowledge_free(Knowledge *k);
-void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time); /* seen and fenced */
+/* Seen. Not fenced: what cp.async and st.async wrote is of the generic proxy, also when it has been waited for. */
+void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time);
 void ptx_knowledge_learn_lanes(Knowledge *k, u32 actor, u32 lanes, u32 time); /* only what these lanes' accesses recorded */
 
 /* Is what these lanes of an actor (of the same cluster) did up to `time` in the clock? */
@@ -558,14 +563,16 @@ void ptx_release(Warp *w, u32 m, Knowledge *to);
 /* Lanes m learn (successful wait, acquire). Fewer than all live lanes: the others know only after ptx_sync_warp. */
 void ptx_acquire(Warp *w, u32 m, const Knowledge *from);
 void ptx_sync_warp(Warp *w, u32 m);                 /* bar.warp.sync, and part of every CTA barrier */
-void ptx_proxy_fence(Warp *w, u32 m);               /* fence.proxy.async, fence.mbarrier_init */
+void ptx_proxy_fence(Warp *w, u32 m, u32 spaces);   /* fence.proxy.async: bits 1 << FENCED_... */
+void ptx_mbarrier_init_fence(Warp *w, u32 m);       /* fence.mbarrier_init (async.c) */
 /* Atomics and strong accesses to one address: order is ".acquire", ".release", ".acq_rel" or relaxed; fences. */
 typedef enum { RELAXED = 0, ACQUIRE = 1, RELEASE = 2, ACQ_REL = 3 } Order;
 void ptx_sync_read(Warp *w, u32 m, u64 address, Order order);   /* address: generic, shared with window and rank */
 void ptx_sync_write(Warp *w, u32 m, u64 address, Order order);
 void ptx_memory_fence(Warp *w, u32 m);              /* fence.acq_rel/sc, membar */
 
-typedef enum { GENERIC_PROXY, CP_ASYNC /* generic, but exempt from the proxy-fence rule */, ASYNC_PROXY } Proxy;
+/* GENERIC_LATER: of the generic proxy, but not by the thread itself: cp.async, st.async, red.async. */
+typedef enum { GENERIC_PROXY, GENERIC_LATER, ASYNC_PROXY } Proxy;
 
 /* One access (or many of the same kind), described once and used for all its bytes. */
 typedef struct Access {

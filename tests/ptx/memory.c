@@ -731,16 +731,17 @@ static Outcome run_fence(Warp *w, const Ins *in, u32 m) {
     return RAN;
 }
 static Outcome run_proxy_fence(Warp *w, const Ins *in, u32 m) {
-    (void)in;
-    ptx_proxy_fence(w, m);
+    ptx_proxy_fence(w, m, in->aux[0]);
     return RAN;
 }
 
 /* A release as well, though only of mbarrier.init, which is not told apart: barrier.cluster.arrive.relaxed
  * follows. */
 static Outcome run_mbarrier_init_fence(Warp *w, const Ins *in, u32 m) {
+    (void)in;
     ptx_memory_fence(w, m);
-    return run_proxy_fence(w, in, m);
+    ptx_mbarrier_init_fence(w, m);
+    return RAN;
 }
 
 static bool decode_fence(Text *t, Ins *in) {
@@ -752,10 +753,12 @@ static bool decode_fence(Text *t, Ins *in) {
         return ptx_mod(t, "release") && ptx_mod(t, "cluster");
     }
     if (ptx_mod(t, "proxy")) { /* .alias and .tensormap fences are left over, and so refused */
-        in->run = run_proxy_fence;
         bool bidirectional = ptx_mod(t, "async");
-        take_space(t);
-        return bidirectional;
+        int space = take_space(t);
+        bool global = space == SPACE_GLOBAL, shared = space == SPACE_SHARED || space == SPACE_CLUSTER;
+        in->run = run_proxy_fence;
+        in->aux[0] = (global ? 0 : 1 << FENCED_SHARED) | (shared ? 0 : 1 << FENCED_GLOBAL);
+        return bidirectional && (global || shared || space == SPACE_GENERIC);
     }
     in->run = run_fence;
     return ptx_mod_of(t, orders) >= 0 && take_scope(t);

@@ -137,13 +137,9 @@ static bool knowledge_same(const Knowledge *a, const Knowledge *b) {
         if (!clock_same(&a->clock[i], &b->clock[i])) return false;
     return true;
 }
-void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time) {
-    clock_learn(&k->seen, actor, time);
-    clock_learn(&k->fenced, actor, time);
-}
+void ptx_knowledge_learn(Knowledge *k, u32 actor, u32 time) { clock_learn(&k->seen, actor, time); }
 void ptx_knowledge_learn_lanes(Knowledge *k, u32 actor, u32 lanes, u32 time) {
     clock_learn_lanes(&k->seen, actor, lanes, time);
-    clock_learn_lanes(&k->fenced, actor, lanes, time);
 }
 
 /* ---- warps --------------------------------------------------------------------------------------------- */
@@ -292,15 +288,20 @@ void ptx_sync_warp(Warp *w, u32 m) {
     w->changes++;
 }
 
+static void fence_spaces(Warp *w, u32 m, u32 spaces, Knowledge *k) {
+    for (int i = 0; i < FENCED_SPACES; i++)
+        if (spaces >> i & 1) clock_join(&k->fenced[i], &k->seen), hand_on_own(w, m, &k->fenced[i]);
+}
+
 /* A proxy fence anywhere on the way from the generic access to the async one will do (PTX ISA chapter 8,
  * causality order): so it covers all that its lanes know, not only what they did. */
-void ptx_proxy_fence(Warp *w, u32 m) {
+void ptx_proxy_fence(Warp *w, u32 m, u32 spaces) {
     if (!ptx_device.checks) return;
     bool all = !(w->live & ~m);
     if (!all) separate(w, m);
     for (Part *p = w->part; p; p = p->next)
-        if (p->lanes & m) clock_join(&p->know.fenced, &p->know.seen), hand_on_own(w, m, &p->know.fenced);
-    if (all) clock_join(&w->know.fenced, &w->know.seen), hand_on_own(w, m, &w->know.fenced);
+        if (p->lanes & m) fence_spaces(w, m, spaces, &p->know);
+    if (all) fence_spaces(w, m, spaces, &w->know);
     ptx_now(w), w->now++;
 }
 
@@ -405,7 +406,7 @@ static void clock_from_table(Clock *to, const Clock *from, u32 cluster) {
     free(f);
 }
 
-static u32 new_snapshot(const Warp *w, const Clock *seen, const Clock *fenced, u64 owner) {
+static u32 new_snapshot(const Warp *w, const Clock *seen, const Clock fenced[FENCED_SPACES], u64 owner) {
     if (table.snapshots + 2 > table.snapshot_room) {
         table.snapshot_room = 2 * table.snapshot_room + 64;
         table.snapshot = realloc(table.snapshot, table.snapshot_room * sizeof *table.snapshot);
@@ -413,7 +414,8 @@ static u32 new_snapshot(const Warp *w, const Clock *seen, const Clock *fenced, u
     Snapshot *s = &table.snapshot[++table.snapshots];
     *s = (Snapshot){.owner = owner};
     clock_to_table(&s->know.seen, seen, ptx_cluster_number(w));
-    clock_to_table(&s->know.fenced, fenced, ptx_cluster_number(w));
+    for (int i = 0; i < FENCED_SPACES; i++)
+        clock_to_table(&s->know.fenced[i], &fenced[i], ptx_cluster_number(w));
     return table.snapshots;
 }
 
@@ -476,14 +478,15 @@ void ptx_sync_read(Warp *w, u32 m, u64 address, Order order) {
         const Knowledge *sum = sum_of(list);
         ptx_knowledge_clear(&read);
         clock_from_table(&read.seen, &sum->seen, cluster);
-        clock_from_table(&read.fenced, &sum->fenced, cluster);
+        for (int i = 0; i < FENCED_SPACES; i++) clock_from_table(&read.fenced[i], &sum->fenced[i], cluster);
         ptx_acquire(w, m, &read);
     } else if (w->read_list != list) {
         const Knowledge *sum = sum_of(list);
         for (Part *p = w->part;; p = p->next) {
             Knowledge *k = p ? &p->know : &w->know;
             clock_from_table(&k->pending, &sum->seen, cluster);
-            clock_from_table(&k->pending_fenced, &sum->fenced, cluster);
+            for (int i = 0; i < FENCED_SPACES; i++)
+                clock_from_table(&k->pending_fenced[i], &sum->fenced[i], cluster);
             if (!p) break;
         }
         w->read_list = list;
@@ -507,7 +510,7 @@ static u32 published_snapshot(Warp *w, u32 m) {
     clock_join(&seen, &k->published);
     publish_own(w, m, &seen);
     u64 owner = lanes || w->part ? 0 : (u64)cluster << 32 | actor;
-    u32 snapshot = new_snapshot(w, &seen, &k->published_fenced, owner);
+    u32 snapshot = new_snapshot(w, &seen, k->published_fenced, owner);
     s->cluster = cluster, s->actor = actor, s->lanes = lanes, s->changes = w->changes, s->know = k;
     return s->snapshot = snapshot;
 }
@@ -523,15 +526,17 @@ void ptx_sync_write(Warp *w, u32 m, u64 address, Order order) {
         u64 owner = w->part || (w->live & ~m)
                         ? 0
                         : (u64)ptx_cluster_number(w) << 32 | 1u << 31 | (u32)ptx_warp_actor(w);
-        *list = with_snapshot(*list, new_snapshot(w, &own.seen, &own.fenced, owner));
+        *list = with_snapshot(*list, new_snapshot(w, &own.seen, own.fenced, owner));
     }
 }
 
 static void fence_knowledge(Knowledge *k) {
     clock_join(&k->seen, &k->pending), clock_clear(&k->pending);
-    clock_join(&k->fenced, &k->pending_fenced), clock_clear(&k->pending_fenced);
     clock_join(&k->published, &k->seen);
-    clock_join(&k->published_fenced, &k->fenced);
+    for (int i = 0; i < FENCED_SPACES; i++) {
+        clock_join(&k->fenced[i], &k->pending_fenced[i]), clock_clear(&k->pending_fenced[i]);
+        clock_join(&k->published_fenced[i], &k->fenced[i]);
+    }
 }
 
 void ptx_memory_fence(Warp *w, u32 m) {

@@ -798,20 +798,6 @@ __global__ void bulk_store_late_fence(int *out) {
         asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
     }
 }
-// What cp.async has written needs no proxy fence.
-__global__ void bulk_store_of_cp_async(const int *in, int *out) {
-    __shared__ alignas(128) int buf[64];
-    int t = threadIdx.x;
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(buf + t)), "l"(in + t) : "memory");
-    asm volatile("cp.async.wait_all;" ::: "memory");
-    __syncthreads();
-    if (t == 0) {
-        asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], 256;" ::"l"(out), "r"(shared_address(buf))
-                     : "memory");
-        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
-        asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
-    }
-}
 FA_TEST(bulk_store_of_generic_data) {
     int *out = ints(128);
     silent(RUN(1, 64, 0, bulk_store<0>, out));
@@ -819,7 +805,6 @@ FA_TEST(bulk_store_of_generic_data) {
     finds(RUN(1, 64, 0, bulk_store<2>, out), "race (", {"bulk_store.write", "bulk_store.copy"});
     finds(RUN(1, 64, 0, bulk_store<3>, out), "race (", {"bulk_store.copy", "bulk_store.again"});
     finds(RUN(1, 64, 0, bulk_store<4>, out), "missing fence.proxy.async", {"bulk_store.late", "bulk_store.copy"});
-    silent(RUN(1, 64, 0, bulk_store_of_cp_async, out, out + 64));
     silent(RUN(1, 64, 0, bulk_store_late_fence, out));
     cudaFree(out);
 }
@@ -890,6 +875,249 @@ FA_TEST(wgmma_of_generic_data) {
     finds(RUN(1, 128, 0, wgmma_tile<2>, out), "race (", {"wgmma_tile.a", "wgmma_tile.mma"});
     finds(RUN(1, 128, 0, wgmma_tile<3>, out), "race (", {"wgmma_tile.mma", "wgmma_tile.early"});
     cudaFree(out);
+}
+
+// cp.async writes by the generic proxy, though later: the data leave by a bulk copy. BUG 1: no proxy fence, 2: it comes before
+// the wait, 3: one thread fences, which has waited for its own copy only, 4: nobody waits for the copies, 5: the buffer is
+// filled again too early. LATE: the thread that starts the bulk copy fences, behind the barrier.
+enum { LATE = 100 };
+template <int BUG> __global__ void copied_store(const int *in, int *out) {
+    __shared__ alignas(128) int buf[64];
+    int t = threadIdx.x;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(buf + t)), "l"(in + t) : "memory"); // @copied_store.write
+    if (BUG == 2) fence_proxy();
+    if (BUG != 4) asm volatile("cp.async.wait_all;" ::: "memory");
+    if (BUG == 0 || BUG >= 4 || (BUG == 3 && t == 5)) fence_proxy();
+    __syncthreads();
+    if (t == 0) {
+        if (BUG == LATE) fence_proxy();
+        asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], 256;" ::"l"(out), "r"(shared_address(buf)) : "memory"); // @copied_store.copy
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        if (BUG != 5) asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+    }
+    __syncthreads();
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(buf + t)), "l"(in + t) : "memory"); // @copied_store.again
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    if (t == 0) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+// wgmma reads it, and an mbarrier says when it is there. BUG 1: no proxy fence, 2: it comes before the wait, 3: three of the
+// four warps fence, 4: a memory fence instead. LATE: one warp fences, and a barrier follows.
+template <int BUG> __global__ void __launch_bounds__(128) copied_wgmma(const short *in, float *out) {
+    __shared__ alignas(1024) short a[64 * 16], b[8 * 16];
+    __shared__ unsigned long long full;
+    int t = threadIdx.x;
+    if (t == 0) mbarrier_init(&full, 128);
+    __syncthreads();
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(a + 8 * t)), "l"(in + 8 * t) : "memory"); // @copied_wgmma.a
+    if (t < 16) asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(b + 8 * t)), "l"(in + 8 * t) : "memory"); // @copied_wgmma.b
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&full)) : "memory");
+    if (BUG == 2) fence_proxy();
+    mbarrier_wait(&full, 0);
+    if (BUG == 4) __threadfence();
+    if (BUG == 0 || (BUG == 3 && t >= 32) || (BUG == LATE && t / 32 == 2)) fence_proxy();
+    if (BUG == LATE) __syncthreads();
+    float d[4] = {0, 0, 0, 0};
+    unsigned long long strides = 128ull >> 4 << 16 | 256ull >> 4 << 32;
+    unsigned long long da = strides | shared_address(a) >> 4, db = strides | shared_address(b) >> 4;
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+    asm volatile("wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, %4, %5, 1, 1, 1, 0, 0;" : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "l"(da), "l"(db)); // @copied_wgmma.mma
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+    asm volatile("wgmma.wait_group.sync.aligned 0;" : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])::"memory");
+    for (int i = 0; i < 4; i++) out[t * 4 + i] = d[i];
+}
+FA_TEST(fence_behind_cp_async) {
+    int *p = ints(1024);
+    silent(RUN(1, 64, 0, copied_store<0>, p, p + 64));
+    silent(RUN(1, 64, 0, copied_store<LATE>, p, p + 64));
+    for (auto kernel : {copied_store<1>, copied_store<2>, copied_store<3>})
+        finds(RUN(1, 64, 0, kernel, p, p + 64), "missing fence.proxy.async (read after write)",
+              {"copied_store.write", "copied_store.copy"});
+    finds(RUN(1, 64, 0, copied_store<4>, p, p + 64), "", {"copied_store.write", "copied_store.copy"});
+    finds(RUN(1, 64, 0, copied_store<5>, p, p + 64), "race (", {"copied_store.copy", "copied_store.again"});
+    const short *in = (const short *)p;
+    float *out = (float *)(p + 512);
+    silent(RUN(1, 128, 0, copied_wgmma<0>, in, out));
+    silent(RUN(1, 128, 0, copied_wgmma<LATE>, in, out));
+    for (auto kernel : {copied_wgmma<1>, copied_wgmma<2>, copied_wgmma<3>, copied_wgmma<4>}) {
+        std::string text = RUN(1, 128, 0, kernel, in, out);
+        finds(text, "fence.proxy.async after the wait", {"copied_wgmma.a", "copied_wgmma.mma"});
+        if (kernel != copied_wgmma<3>) // the warp without a fence reads its rows of A
+            finds(text, "missing fence.proxy.async", {"copied_wgmma.b", "copied_wgmma.mma"});
+    }
+    cudaFree(p);
+}
+
+// All other instructions that write shared memory by the generic proxy, from the other CTA of a cluster or by the own one;
+// then a bulk copy reads it. BUG: no proxy fence.
+enum { ST_ASYNC, RED_ASYNC, ST_REMOTE, RED_REMOTE, ATOM_OWN, STMATRIX, WAYS };
+template <int WAY, int BUG> __global__ void __cluster_dims__(2) written_by(int *out) {
+    __shared__ alignas(128) int buf[128];
+    __shared__ unsigned long long full;
+    auto cluster = cooperative_groups::this_cluster();
+    int t = threadIdx.x;
+    buf[t] = buf[t + 32] = buf[t + 64] = buf[t + 96] = 0;
+    if (t == 0) {
+        mbarrier_init(&full, 1), mbarrier_init_fence();
+        mbarrier_expect(&full, WAY <= RED_ASYNC ? 128 : 0);
+    }
+    fence_proxy();
+    cluster.sync();
+    unsigned to, bar, rank = cluster.block_rank();
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(buf + t)), "r"(rank ^ 1));
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(bar) : "r"(shared_address(&full)), "r"(rank ^ 1));
+    if (WAY == ST_ASYNC) asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(to), "r"(t), "r"(bar) : "memory"); // @written_by.st_async
+    if (WAY == RED_ASYNC) asm volatile("red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%0], %1, [%2];" ::"r"(to), "r"(t), "r"(bar) : "memory"); // @written_by.red_async
+    if (WAY == ST_REMOTE) asm volatile("st.shared::cluster.b32 [%0], %1;" ::"r"(to), "r"(t) : "memory"); // @written_by.st_remote
+    if (WAY == RED_REMOTE) asm volatile("red.relaxed.cluster.shared::cluster.add.u32 [%0], %1;" ::"r"(to), "r"(t) : "memory"); // @written_by.red_remote
+    if (WAY == ATOM_OWN) atomicAdd(buf + t, t); // @written_by.atom_own
+    if (WAY == STMATRIX) asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %1, %1, %1};" ::"r"(shared_address(buf + 4 * t)), "r"(t) : "memory"); // @written_by.stmatrix
+    mbarrier_wait(&full, 0);
+    cluster.sync();
+    if (t == 0) {
+        if (!BUG) fence_proxy();
+        asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], 128;" ::"l"(out + 32 * rank), "r"(shared_address(buf)) : "memory"); // @written_by.copy
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+}
+template <int WAY> static void check_written_by(int *out, const char *mark) {
+    silent(RUN(2, 32, 0, (written_by<WAY, 0>), out));
+    finds(RUN(2, 32, 0, (written_by<WAY, 1>), out), "missing fence.proxy.async (read after write)",
+          {mark, "written_by.copy"});
+}
+FA_TEST(fence_behind_generic_writes_of_all_kinds) {
+    int *out = ints(64);
+    check_written_by<ST_ASYNC>(out, "written_by.st_async");
+    check_written_by<RED_ASYNC>(out, "written_by.red_async");
+    check_written_by<ST_REMOTE>(out, "written_by.st_remote");
+    check_written_by<RED_REMOTE>(out, "written_by.red_remote");
+    check_written_by<ATOM_OWN>(out, "written_by.atom_own");
+    check_written_by<STMATRIX>(out, "written_by.stmatrix");
+    cudaFree(out);
+}
+
+// Device memory: threads of CTA 0 store, a bulk copy of the last CTA loads. BUG 1: no proxy fence, 2: one of shared memory
+// only, 3: a fence of all spaces, but by the threads of another warp. LATE: the loading thread fences.
+template <int BUG> __global__ void stored_and_loaded(int *data, int *flag, int *out) {
+    __shared__ alignas(128) int buf[64];
+    __shared__ unsigned long long full;
+    int t = threadIdx.x;
+    if (t == 0) mbarrier_init(&full, 1), mbarrier_init_fence();
+    if (blockIdx.x == 0) {
+        data[t] = t; // @stored_and_loaded.write
+        if (BUG == 0) asm volatile("fence.proxy.async.global;" ::: "memory");
+        if (BUG == 2) asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+        if (BUG == 3 && t < 32) asm volatile("fence.proxy.async;" ::: "memory");
+        __threadfence();
+        __syncthreads();
+        if (t == 0) atomicExch(flag, 1);
+    }
+    if (blockIdx.x == gridDim.x - 1 && t == 0) {
+        while (atomicAdd(flag, 0) == 0) {
+        }
+        __threadfence();
+        if (BUG == LATE) asm volatile("fence.proxy.async;" ::: "memory");
+        mbarrier_expect(&full, 256);
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], 256, [%2];" ::"r"(shared_address(buf)), "l"(data), "r"(shared_address(&full)) : "memory"); // @stored_and_loaded.copy
+        mbarrier_wait(&full, 0);
+        for (int i = 0; i < 64; i++) out[i] = buf[i];
+    }
+}
+// And overwritten by a bulk copy when all have read it, by ld or (WAY 1) by cp.async. BUG 1: no proxy fence but one of
+// shared memory, 2: no barrier.
+template <int WAY, int BUG> __global__ void loaded_and_stored(int *data, int *out) {
+    __shared__ alignas(128) int buf[64], copied[64];
+    int t = threadIdx.x;
+    buf[t] = 7, copied[t] = 0;
+    if (WAY == 0) out[t] = data[t]; // @loaded_and_stored.ld
+    if (WAY == 1) asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(shared_address(copied + t)), "l"(data + t) : "memory"); // @loaded_and_stored.cp
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    if (BUG != 1) asm volatile("fence.proxy.async.global;" ::: "memory");
+    if (BUG != 2) __syncthreads();
+    if (t == 0) {
+        asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], 256;" ::"l"(data), "r"(shared_address(buf)) : "memory"); // @loaded_and_stored.copy
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+}
+FA_TEST(proxy_fences_of_device_memory) {
+    int *p = ints(192);
+    auto reset = [&] { cudaMemset(p + 128, 0, 4); };
+    for (int ctas = 1; ctas <= 2; ctas++) {
+        silent(RUN(ctas, 64, 0, stored_and_loaded<0>, p, p + 128, p + 64));
+        reset();
+        silent(RUN(ctas, 64, 0, stored_and_loaded<LATE>, p, p + 128, p + 64));
+        reset();
+        for (auto kernel : {stored_and_loaded<1>, stored_and_loaded<2>, stored_and_loaded<3>}) {
+            finds(RUN(ctas, 64, 0, kernel, p, p + 128, p + 64), "fence.proxy.async.global",
+                  {"stored_and_loaded.write", "stored_and_loaded.copy"});
+            reset();
+        }
+    }
+    silent(RUN(1, 64, 0, (loaded_and_stored<0, 0>), p, p + 64));
+    silent(RUN(1, 64, 0, (loaded_and_stored<1, 0>), p, p + 64));
+    finds(RUN(1, 64, 0, (loaded_and_stored<0, 1>), p, p + 64), "fence.proxy.async.global",
+          {"loaded_and_stored.ld", "loaded_and_stored.copy"});
+    finds(RUN(1, 64, 0, (loaded_and_stored<1, 1>), p, p + 64), "fence.proxy.async.global",
+          {"loaded_and_stored.cp", "loaded_and_stored.copy"});
+    finds(RUN(1, 64, 0, (loaded_and_stored<0, 2>), p, p + 64), "race (",
+          {"loaded_and_stored.ld", "loaded_and_stored.copy"});
+    finds(RUN(1, 64, 0, (loaded_and_stored<1, 2>), p, p + 64), "race (",
+          {"loaded_and_stored.cp", "loaded_and_stored.copy"});
+    cudaFree(p);
+}
+
+// fence.mbarrier_init is for mbarriers, and for those of the thread itself. BUG 1: it stands in for a fence.proxy.async, 2:
+// another lane executes it.
+template <int BUG> __global__ void init_fence(const int *in, int *out) {
+    __shared__ alignas(128) int buf[64];
+    __shared__ unsigned long long full;
+    int t = threadIdx.x;
+    buf[t] = t; // @init_fence.write
+    if (BUG != 1) fence_proxy();
+    if (BUG == 2) __syncthreads();
+    if (t == 0) mbarrier_init(&full, 1); // @init_fence.init
+    if (BUG == 2) __syncwarp();
+    if (BUG != 2 || t == 1) mbarrier_init_fence();
+    __syncthreads();
+    if (t == 0) {
+        mbarrier_expect(&full, 256);
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], 256, [%2];" ::"r"(shared_address(buf)), "l"(in), "r"(shared_address(&full)) : "memory"); // @init_fence.copy
+    }
+    mbarrier_wait(&full, 0);
+    out[t] = buf[t];
+}
+FA_TEST(mbarrier_init_fences) {
+    int *p = ints(128);
+    silent(RUN(1, 64, 0, init_fence<0>, p, p + 64));
+    finds(RUN(1, 64, 0, init_fence<1>, p, p + 64), "missing fence.proxy.async (write after write)",
+          {"init_fence.write", "init_fence.copy"});
+    finds(RUN(1, 64, 0, init_fence<2>, p, p + 64), "missing fence.mbarrier_init",
+          {"init_fence.init", "init_fence.copy"});
+    cudaFree(p);
+}
+
+// Additions of the async proxy are atomic to one another, but not to those of the generic one.
+template <int BUG> __global__ void added(int *sum) {
+    __shared__ alignas(128) int buf[32];
+    int t = threadIdx.x;
+    buf[t] = 1;
+    fence_proxy();
+    __syncwarp();
+    if (BUG && blockIdx.x == 1)
+        atomicAdd(sum + t, 1); // @added.atom
+    else if (t == 0) {
+        asm volatile("cp.reduce.async.bulk.global.shared::cta.bulk_group.add.u32 [%0], [%1], 128;" ::"l"(sum), "r"(shared_address(buf)) : "memory"); // @added.bulk
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+    }
+}
+FA_TEST(atomics_of_two_proxies) {
+    int *sum = ints(32);
+    silent(RUN(3, 32, 0, added<0>, sum));
+    finds(RUN(3, 32, 0, added<1>, sum), "not atomic to one another", {"added.atom", "added.bulk"});
+    cudaFree(sum);
 }
 
 // Warp 0 makes, warp 1 uses, by mbarriers. BUG 1: one lane arrives for the warp without __syncwarp(), 2: the maker does not
