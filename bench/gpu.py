@@ -122,7 +122,7 @@ def cell_seconds(left, cells_left):
 
 class Problem(ctypes.Structure):  # bench_problem of gpu_kernels.cu
     _fields_ = (
-        [(n, ctypes.c_int32) for n in ("fp8", "pass_", "batch", "heads", "heads_k", "seqlen_q", "seqlen_k", "causal")]
+        [(n, ctypes.c_int32) for n in ("head_dim", "fp8", "pass_", "batch", "heads", "heads_k", "seqlen_q", "seqlen_k", "causal")]
         + [(n, ctypes.c_void_p) for n in ("q", "k", "v", "d_o", "o", "lse", "dq", "dk", "dv")]
         + [("codes", ctypes.c_void_p * 3), ("factors", ctypes.c_void_p * 3)]
         + [("workspace", ctypes.c_void_p), ("bytes", ctypes.c_uint64), ("stream", ctypes.c_void_p)]
@@ -153,7 +153,7 @@ class Library:
         keep = [out, codes, factors]  # what the call writes, workspaces and structs live as long as it does
 
         def bind(what, function):
-            p = Problem(bool(codes), PASSES[what], cell.batch, cell.heads, cell.heads_k, cell.seqlen_q, cell.seqlen_k, cell.causal)
+            p = Problem(cell.dim, bool(codes), PASSES[what], cell.batch, cell.heads, cell.heads_k, cell.seqlen_q, cell.seqlen_k, cell.causal)
             for name in ("q", "k", "v"):
                 setattr(p, name, t[name].data_ptr())
             for name, x in out.items():
@@ -504,6 +504,8 @@ def main():
         return 77
     else:
         machine = Card(torch)
+        if torch.cuda.get_device_capability() < (8, 9):
+            cells = [c for c in cells if c.dtype != "e4m3"]
         base["driver"] = subprocess.run(["nvidia-smi", "-i", "0", "--query-gpu=driver_version", "--format=csv,noheader"],
                                         capture_output=True, text=True, check=False).stdout.strip()
         base.update(card=torch.cuda.get_device_name(0), cudnn=torch.backends.cudnn.version())

@@ -2,26 +2,72 @@
  *
  *     nvcc -O3 -arch=native -I. -shared -Xcompiler -fPIC -Xlinker -Bsymbolic -DBENCH_DIM=64 -o libbench64.so bench/gpu_kernels.cu
  *
- * -Bsymbolic: with its own CUDA runtime, not the one that PyTorch has loaded. BENCH_DIM: the head dim.
+ * -Bsymbolic: with its own CUDA runtime, not the one that PyTorch has loaded. BENCH_DIM: the head dim; without it, all.
  * bf16: forward, backward, decode; e4m3: forward. Causal mask and nothing else compiled in. Tensors are
  * (batch, heads, seq, dim), packed; device memory. */
 #define FA_CUDA_CACHE
-#define FA_NAME bench_bf16
-#define FA_HEAD_DIM BENCH_DIM
+#define BENCH_PASSES (FA_FORWARD | FA_BACKWARD | FA_DECODE)
+
+#if !defined(BENCH_DIM) || BENCH_DIM == 64
+#define FA_NAME bench64
+#define FA_HEAD_DIM 64
 #define FA_FEATURES FA_CAUSAL
-#define FA_PASSES (FA_FORWARD | FA_BACKWARD | FA_DECODE)
+#define FA_PASSES BENCH_PASSES
 #include "flashattn_cuda.cuh"
 
-#define FA_NAME bench_e4m3
-#define FA_HEAD_DIM BENCH_DIM
+#define FA_NAME bench64_e4m3
+#define FA_HEAD_DIM 64
 #define FA_DTYPE FA_E4M3
 #define FA_FEATURES FA_CAUSAL
 #define FA_PASSES FA_FORWARD
 #include "flashattn_cuda.cuh"
+#endif
+
+#if !defined(BENCH_DIM) || BENCH_DIM == 128
+#define FA_NAME bench128
+#define FA_HEAD_DIM 128
+#define FA_FEATURES FA_CAUSAL
+#define FA_PASSES BENCH_PASSES
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bench128_e4m3
+#define FA_HEAD_DIM 128
+#define FA_DTYPE FA_E4M3
+#define FA_FEATURES FA_CAUSAL
+#define FA_PASSES FA_FORWARD
+#include "flashattn_cuda.cuh"
+#endif
+
+#if !defined(BENCH_DIM) || BENCH_DIM == 256
+#define FA_NAME bench256
+#define FA_HEAD_DIM 256
+#define FA_FEATURES FA_CAUSAL
+#define FA_PASSES BENCH_PASSES
+#include "flashattn_cuda.cuh"
+
+#define FA_NAME bench256_e4m3
+#define FA_HEAD_DIM 256
+#define FA_DTYPE FA_E4M3
+#define FA_FEATURES FA_CAUSAL
+#define FA_PASSES FA_FORWARD
+#include "flashattn_cuda.cuh"
+#endif
+
+static const fa_cuda_info *const bench_instances[][2] = { /* bf16, e4m3 */
+#if !defined(BENCH_DIM) || BENCH_DIM == 64
+    {&bench64_cuda_info, &bench64_e4m3_cuda_info},
+#endif
+#if !defined(BENCH_DIM) || BENCH_DIM == 128
+    {&bench128_cuda_info, &bench128_e4m3_cuda_info},
+#endif
+#if !defined(BENCH_DIM) || BENCH_DIM == 256
+    {&bench256_cuda_info, &bench256_e4m3_cuda_info},
+#endif
+};
 
 /* Also a ctypes.Structure of bench/gpu.py. */
 typedef struct bench_problem {
-    int32_t fp8, pass; /* FA_FORWARD, FA_BACKWARD, FA_DECODE */
+    int32_t head_dim, fp8, pass; /* FA_FORWARD, FA_BACKWARD, FA_DECODE */
     int32_t batch, heads, heads_k, seqlen_q, seqlen_k, causal;
     const void *q, *k, *v, *d_o; /* bf16; d_o, dq, dk, dv: backward, which also reads o and lse */
     void *o, *lse, *dq, *dk, *dv;
@@ -32,14 +78,14 @@ typedef struct bench_problem {
     cudaStream_t stream;
 } bench_problem;
 
-/* (batch, heads, seqlen, BENCH_DIM) */
-static fa_tensor bench_tensor(const void *data, int32_t heads, int32_t seqlen) {
-    const int64_t head = (int64_t)seqlen * BENCH_DIM;
-    const fa_tensor x = {data, heads * head, BENCH_DIM, head};
+/* (batch, heads, seqlen, head_dim) */
+static fa_tensor bench_tensor(const bench_problem *p, const void *data, int32_t heads, int32_t seqlen) {
+    const int64_t head = (int64_t)seqlen * p->head_dim;
+    const fa_tensor x = {data, heads * head, p->head_dim, head};
     return x;
 }
-static fa_tensor_out bench_out(void *data, int32_t heads, int32_t seqlen) {
-    const fa_tensor in = bench_tensor(NULL, heads, seqlen);
+static fa_tensor_out bench_out(const bench_problem *p, void *data, int32_t heads, int32_t seqlen) {
+    const fa_tensor in = bench_tensor(p, NULL, heads, seqlen);
     const fa_tensor_out x = {data, in.stride_b, in.stride_s, in.stride_h};
     return x;
 }
@@ -49,24 +95,33 @@ static fa_descale bench_factors(const float *data, int32_t heads) {
     return x;
 }
 
+/* sm_90 has another kernel for fp8, which takes V by columns. */
+static int bench_transposes(void) {
+    int device = 0, major = 0;
+    cudaGetDevice(&device);
+    cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    return major == 9;
+}
+
 static fa_args bench_args(const bench_problem *p) {
     fa_args a = {};
     a.batch = p->batch, a.num_heads = p->heads, a.num_heads_k = p->heads_k;
     a.seqlen_q = p->seqlen_q, a.seqlen_k = p->seqlen_k, a.causal = p->causal;
-    a.q = bench_tensor(p->fp8 ? p->codes[0] : p->q, p->heads, p->seqlen_q);
-    a.k = bench_tensor(p->fp8 ? p->codes[1] : p->k, p->heads_k, p->seqlen_k);
-    a.v = bench_tensor(p->v, p->heads_k, p->seqlen_k);
-    a.o = bench_out(p->o, p->heads, p->seqlen_q);
+    a.q = bench_tensor(p, p->fp8 ? p->codes[0] : p->q, p->heads, p->seqlen_q);
+    a.k = bench_tensor(p, p->fp8 ? p->codes[1] : p->k, p->heads_k, p->seqlen_k);
+    a.v = bench_tensor(p, p->v, p->heads_k, p->seqlen_k);
+    a.o = bench_out(p, p->o, p->heads, p->seqlen_q);
     a.lse.data = p->lse;
     if (p->pass == FA_BACKWARD) {
-        a.d_o = bench_tensor(p->d_o, p->heads, p->seqlen_q);
-        a.dq = bench_out(p->dq, p->heads, p->seqlen_q);
-        a.dk = bench_out(p->dk, p->heads_k, p->seqlen_k);
-        a.dv = bench_out(p->dv, p->heads_k, p->seqlen_k);
+        a.d_o = bench_tensor(p, p->d_o, p->heads, p->seqlen_q);
+        a.dq = bench_out(p, p->dq, p->heads, p->seqlen_q);
+        a.dk = bench_out(p, p->dk, p->heads_k, p->seqlen_k);
+        a.dv = bench_out(p, p->dv, p->heads_k, p->seqlen_k);
     }
     if (p->fp8) {
         const fa_tensor packed = {p->codes[2], 0, 0, 0};
-        a.v = packed, a.v_transposed = 1;
+        a.v_transposed = bench_transposes();
+        a.v = a.v_transposed ? packed : bench_tensor(p, p->codes[2], p->heads_k, p->seqlen_k);
         a.q_descale = bench_factors(p->factors[0], p->heads);
         a.k_descale = bench_factors(p->factors[1], p->heads_k);
         a.v_descale = bench_factors(p->factors[2], p->heads_k);
@@ -77,7 +132,9 @@ static fa_args bench_args(const bench_problem *p) {
 #define BENCH_EXPORT extern "C" __attribute__((visibility("default")))
 
 static const fa_cuda_info *bench_instance(const bench_problem *p) {
-    return p->fp8 ? &bench_e4m3_cuda_info : &bench_bf16_cuda_info;
+    for (size_t n = 0; n < sizeof bench_instances / sizeof *bench_instances; n++)
+        if (bench_instances[n][0]->info.head_dim == p->head_dim) return bench_instances[n][p->fp8 != 0];
+    return NULL;
 }
 
 BENCH_EXPORT uint64_t bench_workspace(const bench_problem *p) {
@@ -101,11 +158,12 @@ BENCH_EXPORT int bench_quantize(const bench_problem *p, char *message, uint64_t 
     for (int n = 0; n < 3 && status == FA_OK; n++) {
         const int32_t heads = n ? p->heads_k : p->heads, seqlen = n ? p->seqlen_k : p->seqlen_q;
         const fa_tensor_out packed = {p->codes[n], 0, 0, 0};
+        const int transposed = n == 2 && bench_transposes();
         fa_quantize_args z = {};
-        z.batch = p->batch, z.num_heads = heads, z.seqlen_q = seqlen, z.head_dim = BENCH_DIM;
-        z.dtype = FA_BF16, z.o_dtype = FA_E4M3, z.transposed = n == 2, z.error = &error;
-        z.q = bench_tensor(from[n], heads, seqlen);
-        z.o = n == 2 ? packed : bench_out(p->codes[n], heads, seqlen);
+        z.batch = p->batch, z.num_heads = heads, z.seqlen_q = seqlen, z.head_dim = p->head_dim;
+        z.dtype = FA_BF16, z.o_dtype = FA_E4M3, z.transposed = transposed, z.error = &error;
+        z.q = bench_tensor(p, from[n], heads, seqlen);
+        z.o = transposed ? packed : bench_out(p, p->codes[n], heads, seqlen);
         z.descale.data = p->factors[n], z.descale.stride_b = heads, z.descale.stride_h = 1;
         status = fa_quantize_cuda(&z, p->stream);
     }
