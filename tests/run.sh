@@ -61,7 +61,7 @@ programs() {
             echo "cuda90/$name"
         done
         for file in examples/*.cu; do echo "cuda90/$(basename "$file" .cu)"; done
-        echo cuda90/gpt
+        printf '%s\n' cuda90/gpt cuda-bench
         for file in tests/cuda/test_*.c; do echo "cuda/$(basename "$file" .c)"; done
         printf '%s\n' cuda80/each_kernel cuda90/each_kernel && return ;;
     examples) set -- native examples/*.c examples/gpt/gpt.c ;;
@@ -102,6 +102,7 @@ run() {
         export FA_PTX_DEVICE="sm_${device#sm_cuda}"
         $limit "build/$1" && FA_TEST_SCALE=quick $limit sh tests/ptx/schedules.sh "build/$1" lazy 1 2 3 ;;
     cuda90/*) FA_TEST_SCALE=quick $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
+    cuda-bench) "${MAKE:-make}" -s build/libfa_ptx.a && $limit sh tests/cuda/bench.sh ;;
     cuda-gates*) $limit sh tests/cuda/gates_test.sh "tests/cuda/${1#cuda-}.cu" ;;
     ptx-mutants) $limit sh tests/ptx/mutants.sh | sed '$s/ killed, \(.*\) survived$/ passed, \1 failed, 0 skipped/' ;;
     ptx-*) $limit sh "tests/ptx/${1#ptx-}_test.sh" ;;
