@@ -767,12 +767,13 @@ __device__ static void mbarrier_wait(unsigned long long *b, int parity) {
 }
 
 // What threads have stored leaves by a bulk copy. BUG 1: no proxy fence, 2: no barrier, 3: the buffer is reused too early,
-// 4: a store after the fence.
+// 4: a store after the fence, 5: a fence of device memory.
 template <int BUG> __global__ void bulk_store(int *out) {
     __shared__ alignas(128) int buf[64];
     int t = threadIdx.x;
     buf[t] = t; // @bulk_store.write
-    if (BUG != 1) fence_proxy();
+    if (BUG != 1 && BUG != 5) fence_proxy();
+    if (BUG == 5) asm volatile("fence.proxy.async.global;" ::: "memory");
     if (BUG == 4) buf[t] = t; // @bulk_store.late
     if (BUG != 2) __syncthreads();
     if (t == 0) {
@@ -805,6 +806,7 @@ FA_TEST(bulk_store_of_generic_data) {
     finds(RUN(1, 64, 0, bulk_store<2>, out), "race (", {"bulk_store.write", "bulk_store.copy"});
     finds(RUN(1, 64, 0, bulk_store<3>, out), "race (", {"bulk_store.copy", "bulk_store.again"});
     finds(RUN(1, 64, 0, bulk_store<4>, out), "missing fence.proxy.async", {"bulk_store.late", "bulk_store.copy"});
+    finds(RUN(1, 64, 0, bulk_store<5>, out), "missing fence.proxy.async", {"bulk_store.write", "bulk_store.copy"});
     silent(RUN(1, 64, 0, bulk_store_late_fence, out));
     cudaFree(out);
 }
@@ -1069,7 +1071,7 @@ FA_TEST(proxy_fences_of_device_memory) {
 }
 
 // fence.mbarrier_init is for mbarriers, and for those of the thread itself. BUG 1: it stands in for a fence.proxy.async, 2:
-// another lane executes it.
+// another lane executes it, 3: it came before the mbarrier was initialised a second time.
 template <int BUG> __global__ void init_fence(const int *in, int *out) {
     __shared__ alignas(128) int buf[64];
     __shared__ unsigned long long full;
@@ -1077,9 +1079,13 @@ template <int BUG> __global__ void init_fence(const int *in, int *out) {
     buf[t] = t; // @init_fence.write
     if (BUG != 1) fence_proxy();
     if (BUG == 2) __syncthreads();
+    if (BUG == 3 && t == 0) {
+        mbarrier_init(&full, 1), mbarrier_init_fence();
+        asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(&full)) : "memory");
+    }
     if (t == 0) mbarrier_init(&full, 1); // @init_fence.init
     if (BUG == 2) __syncwarp();
-    if (BUG != 2 || t == 1) mbarrier_init_fence();
+    if (BUG < 2 || (BUG == 2 && t == 1)) mbarrier_init_fence();
     __syncthreads();
     if (t == 0) {
         mbarrier_expect(&full, 256);
@@ -1093,8 +1099,9 @@ FA_TEST(mbarrier_init_fences) {
     silent(RUN(1, 64, 0, init_fence<0>, p, p + 64));
     finds(RUN(1, 64, 0, init_fence<1>, p, p + 64), "missing fence.proxy.async (write after write)",
           {"init_fence.write", "init_fence.copy"});
-    finds(RUN(1, 64, 0, init_fence<2>, p, p + 64), "missing fence.mbarrier_init",
-          {"init_fence.init", "init_fence.copy"});
+    for (auto kernel : {init_fence<2>, init_fence<3>})
+        finds(RUN(1, 64, 0, kernel, p, p + 64), "missing fence.mbarrier_init",
+              {"init_fence.init", "init_fence.copy"});
     cudaFree(p);
 }
 
