@@ -3,11 +3,12 @@
 # line, many times over, and expects each to be caught by one of the schedules lazy, 1 and 2: by a finding,
 # by a wrong result, by counts that are not what they should be. The kernels as they are have to pass.
 # Prints a table: what each schedule says (F finding, R wrong result or counts, T no end, . nothing) and the
-# first message. Takes about a minute.
+# first message. Then it breaks the machine itself where it judges proxies, and expects test_findings to
+# notice. Takes about two minutes.
 #
 # A mutant is a line of the list: kernel, name, sed command. A command that no longer changes anything is an
 # error: the kernel was rewritten, and the mutant has to follow. All are compiled at once, each in a
-# namespace of its own.
+# namespace of its own. Of the machine: a part in place of the kernel, and each is a program of its own.
 
 cd "$(dirname "$0")/../.." || exit 1
 dir=build/ptx/mutants
@@ -113,6 +114,30 @@ decode        count-not-reset          /counter\[row\] = 0;/d
 END
 }
 
+machine() {
+    cat <<'END'
+checks  cp-async-is-exempt        s/(r->flags & PROXY_BITS) != ASYNC_PROXY/(r->flags \& PROXY_BITS) == GENERIC_PROXY/
+checks  no-fence-is-needed        s/return visible ? ORDERED : NOT_FENCED/return ORDERED/
+checks  no-fence-behind-reads     s/!v->async || !generic/& || !(r->flags \& IS_WRITE)/
+checks  fence-of-the-other-space  s/v->cta ? FENCED_SHARED : FENCED_GLOBAL/v->cta ? FENCED_GLOBAL : FENCED_SHARED/
+checks  atomics-of-two-proxies    s/ && generic != v->async) return/) return/
+order   waiting-is-fencing        s/{ clock_learn(&k->seen, actor, time)/{ clock_learn(\&k->fenced[0], actor, time), clock_learn(\&k->seen, actor, time)/
+order   arrival-is-fencing        s/    clock_learn_lanes(&k->seen, actor, lanes, time)/    clock_learn_lanes(\&k->fenced[0], actor, lanes, time); &/
+order   fence-of-all-spaces       s/if (spaces >> i & 1)/if (spaces)/
+order   fence-of-own-writes-only  s/clock_join(&k->fenced\[i\], &k->seen), //
+order   fence-of-others-only      s/, hand_on_own(w, m, &k->fenced\[i\])//
+order   fences-are-not-published  /clock_join(&k->published_fenced/d
+order   fences-are-not-found      s/clock_join(&k->fenced\[i\], &k->pending_fenced\[i\]), //
+memory  global-covers-shared      s/(global ? 0 : 1 << FENCED_SHARED)/1 << FENCED_SHARED/
+memory  shared-covers-global      s/(shared ? 0 : 1 << FENCED_GLOBAL)/1 << FENCED_GLOBAL/
+memory  init-fence-covers-data    s/ptx_mbarrier_init_fence(w, m);/& ptx_proxy_fence(w, m, 3);/
+async   init-fence-does-nothing   s/b->init_fenced = w->fence_at/b->init_fenced = 0/
+async   init-fence-of-any-lane    s/ && m >> b->init.lane & 1//
+async   init-fence-outlives-inval s/, b->init_fenced = 0;/;/
+async   st-async-is-of-the-proxy  s/VALUE ? GENERIC_LATER/VALUE ? ASYNC_PROXY/
+END
+}
+
 # one directory per mutant; mutants.inc includes them all and lists their kernels
 n=0
 includes= table=
@@ -141,15 +166,57 @@ while read -r kernel name command; do
 done <<END >"$dir/mutants.inc"
 $(list)
 END
-[ -s "$dir/names" ] || { echo "no mutant is called $1" >&2 && exit 1; }
+while read -r part name command; do
+    case machine/$name in *$1*) ;; *) continue ;; esac
+    mkdir -p "$dir/machine/$name"
+    sed "$command" "tests/ptx/$part.c" >"$dir/machine/$name/$part.c"
+    if cmp -s "tests/ptx/$part.c" "$dir/machine/$name/$part.c"; then
+        echo "machine $name: the command changes nothing" >&2
+        exit 1
+    fi
+    echo "$part $name" >>"$dir/machine/names"
+done <<END
+$(machine)
+END
+make -s build/libfa_ptx.a || exit 1
+nvcc="${NVCC:-nvcc} -O3 -lineinfo -cudart none -no-compress -gencode arch=compute_90a,code=compute_90a
+    -I. -Itests -Itests/ptx"
+export FA_TEST_SCALE=quick
+
+if [ -s "$dir/machine/names" ]; then
+    printf '%-8s %-25s %-6s%-5s%-3s %s\n' part mutant order lazy 1 'first test that notices'
+    $nvcc -c -o "$dir/machine/test.o" tests/ptx/test_findings.cu || exit 1
+    mkdir -p "$dir/machine/parts" && (cd "$dir/machine/parts" && ar x ../../../../libfa_ptx.a) || exit 1
+    while read -r part name; do
+        here=$dir/machine/$name
+        mkdir "$here/parts" && cp "$dir"/machine/parts/*.o "$here/parts" || exit 1
+        ${CC:-cc} -std=gnu11 -O1 -Itests/ptx -isystem /usr/local/cuda/include -c -o "$here/parts/$part.o" \
+            "$here/$part.c" || exit 1
+        ${CXX:-c++} -o "$here/test" "$dir/machine/test.o" "$here"/parts/*.o -lm -lpthread || exit 1
+        row= message=
+        for schedule in order lazy 1; do
+            FA_PTX_SCHEDULE=$schedule timeout 100 "$here/test" >"$log" 2>&1 && row="$row ." && continue
+            row="$row F"
+            [ -n "$message" ] || message=$(sed -n 's/^not ok [0-9]* - //p' "$log" | head -1)
+        done
+        case $row in *F*) killed=$((killed + 1)) ;; *) survived=$((survived + 1)) ;; esac
+        # shellcheck disable=SC2086
+        printf '%-8s %-25s %-6s%-5s%-3s %.120s\n' "$part" "$name" $row "$message"
+    done <"$dir/machine/names"
+fi
+
+end() {
+    echo "$killed killed, $survived survived"
+    [ "$killed$survived" != 00 ] || echo "no mutant is called $1" >&2
+    [ "$survived" = 0 ] && [ "$killed" != 0 ]
+    exit
+}
+[ -s "$dir/names" ] || end "$1"
 echo "static const Kernels mutants[] = {$(cat "$dir/table")};" >>"$dir/mutants.inc"
 
-make -s build/libfa_ptx.a || exit 1
-${NVCC:-nvcc} -O3 -lineinfo -cudart none -no-compress -gencode arch=compute_90a,code=compute_90a \
-    -I. -Itests -Itests/ptx -Itests/ptx/kernels -I"$dir" -DMUTANTS='"mutants.inc"' \
+$nvcc -Itests/ptx/kernels -I"$dir" -DMUTANTS='"mutants.inc"' \
     -o "$dir/test" tests/ptx/test_kernels.cu build/libfa_ptx.a -lm -lpthread || exit 1
 
-export FA_TEST_SCALE=quick
 for schedule in order lazy 1 2; do
     if ! FA_PTX_SCHEDULE=$schedule timeout 300 "$dir/test" --filter d128 >"$log" 2>&1; then
         echo "the kernels as they are fail with FA_PTX_SCHEDULE=$schedule:" >&2
@@ -183,5 +250,4 @@ while read -r i kernel name; do
     # shellcheck disable=SC2086
     printf '%-13s %-25s %-5s%-3s%-3s %.120s\n' "$kernel" "$name" $row "$message"
 done <"$dir/names"
-echo "$killed killed, $survived survived"
-[ "$survived" = 0 ]
+end "$1"
