@@ -3,9 +3,10 @@
 # instructions, shared-memory wavefronts and bytes that it counts, over published rates (tests/ptx/report.c). Predicted,
 # not measured: no latencies, no clock changes, no scheduling.
 #
-# One head of N (1024) queries and keys, every key visible: fewer thread blocks than SMs, so the times are those of one
-# block by itself. "overlap": everything hides behind the busiest unit; "serial": the tensor cores wait for the softmax.
-# Several blocks an SM lead from serial to overlap. "tensor": the share of the time in which tensor cores work.
+# One head of N (1024) queries and keys, every key visible; decode: one query of 8 and of 32 heads, 4 N keys. Fewer thread
+# blocks than SMs, so the times are those of one block by itself, which has 64 to 192 queries: times of kernels with other
+# tiles do not compare. "overlap": everything hides behind the busiest unit; "serial": the tensor cores wait for the
+# softmax. Several blocks an SM lead from serial to overlap. "tensor": the share of the time in which tensor cores work.
 
 cd "$(dirname "$0")/.." || exit 2
 seqlen=1024
@@ -32,6 +33,7 @@ awk -F, -v q='"' '
     $3 == "predicted_floor_ms" {
         card = bare($4)
         if (!((file == 1) == (card == "A100"))) next # each card its own code
+        if (name[key] !~ /^d[0-9]/) next # makes the codes that fp8 starts from
         floor[key, card] = $5 * 1000
         order[++n] = key; of[n] = card
     }
