@@ -193,6 +193,14 @@ static void arrive(Warp *w, const Ins *in, u32 lane, Cta *c, Mbarrier *b, u32 co
               "mbarrier 0x%x: over-arrival: %u more where %u of %u arrivals are pending (phase %u, %d "
               "bytes outstanding)",
               b->offset, count, b->pending, b->expected, b->phase - b->first, b->tx);
+    /* PTX ISA, "Phase of the mbarrier object": somebody sees each one complete before the next arrivals */
+    if (b->observed < b->phase) {
+        b->observed = b->phase;
+        ptx_finding(w, in, LANE_BIT(lane), &b->arrival,
+                    "mbarrier 0x%x: arrival in phase %u, but nobody has waited for phase %u: who waits late "
+                    "takes another phase for it",
+                    b->offset, b->phase - b->first, b->phase - b->first - 1);
+    }
     b->pending -= count;
     b->arrival = party(w, in, lane);
     settle(c, b);

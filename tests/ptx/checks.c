@@ -495,7 +495,7 @@ static inline Visit *visit(const Access *a, bool write, Cta *cta, const Allocati
 
 static u32 lanes_of(const Access *a) { return a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES; }
 
-typedef enum { ORDERED, RACE, LANES_RACE, NOT_FENCED, BEFORE_GRID_WAIT } Verdict;
+typedef enum { ORDERED, RACE, LANES_RACE, NOT_FENCED, BEFORE_GRID_WAIT, NOT_CONSTANT } Verdict;
 
 /* Two lanes of one store instruction put the same value to the same address: that is what the registers
  * say. */
@@ -525,6 +525,7 @@ static __attribute__((noinline)) Verdict judge(const Visit *v, const Rec *r) {
         bool waited = l->serial < running->is.serial && v->n && v->at[0];
         return waited ? ORDERED : BEFORE_GRID_WAIT;
     }
+    if (v->a->constant) return NOT_CONSTANT;
     bool own = !cluster && r->actor == x->actor && v->generic_own;
     if (own) {
         bool together = x->lanes == ALL_LANES && v->a->lane >= LANES, read_together = r->lanes == ALL_LANES;
@@ -546,7 +547,7 @@ static __attribute__((noinline)) Verdict judge(const Visit *v, const Rec *r) {
 
 /* The common cases of judge() == ORDERED. */
 static inline bool ordered(const Visit *v, const Rec *r) {
-    if (r->cluster != v->rec.cluster || v->async) return false;
+    if (r->cluster != v->rec.cluster || v->async || v->a->constant) return false;
     return (r->actor < v->n && v->at[r->actor] >= r->time) ||
            (r->actor == v->rec.actor && v->generic_own && r->lanes == v->rec.lanes);
 }
@@ -595,7 +596,8 @@ static __attribute__((noinline)) void conflict(const Visit *v, const Rec *r, u64
     static const char *const formats[] = {[RACE] = "race (%s): %s: %s",
                                           [LANES_RACE] = "race of lanes (%s): %s: %s",
                                           [NOT_FENCED] = "missing fence.proxy.async (%s): %s: %s",
-                                          [BEFORE_GRID_WAIT] = "race of grids (%s): %s: %s"};
+                                          [BEFORE_GRID_WAIT] = "race of grids (%s): %s: %s",
+                                          [NOT_CONSTANT] = "not constant (%s): %s: %s"};
     const Past *l = launch_of(r->cluster);
     const Ins *in = v->a->in, *other = &l->kernel->code[r->ins];
     if (is_told(formats[verdict], in, other)) return;
@@ -620,6 +622,9 @@ static __attribute__((noinline)) void conflict(const Visit *v, const Rec *r, u64
     if (verdict == BEFORE_GRID_WAIT)
         advice = "the grids overlap, and the dependent one does this before griddepcontrol.wait "
                  "(cudaGridDependencySynchronize())";
+    if (verdict == NOT_CONSTANT)
+        advice = "ld.global.nc is for what no thread of the grid writes, and may find it in a cache as it "
+                 "was before: a pointer to it must not be const __restrict__, nor be read by __ldg()";
     char where[256];
     name_address(v, at, where, sizeof where);
     Party party = {other, r->cluster - l->base, r->actor,

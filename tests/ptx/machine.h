@@ -583,6 +583,7 @@ typedef struct Access {
     u8 lane;               /* 0..31; LANES: all together (ldmatrix, async copies) */
     u8 proxy;
     bool strong;           /* atomic, volatile, relaxed, ...: strong accesses do not race with one another */
+    bool constant;         /* ld.global.nc: the data may come from a cache that nothing keeps up to date */
 } Access;
 /* A generic access by lanes of w, now. Set .lane per lane (and .know = ptx_knows(w, bit) where part_lanes != 0). */
 Access ptx_access(Warp *w, const Ins *in, u32 m);

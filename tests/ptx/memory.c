@@ -18,7 +18,7 @@
  */
 #include "numeric.h"
 
-enum { READS = 1, WRITES = 2 };
+enum { READS = 1, WRITES = 2, CONSTANT = 4 /* ld.nc */ };
 #define NO_SUCH_CTA 0xff000000u /* a shared address that no access accepts: CTA rank 254 */
 
 /* ---- addresses ---------------------------------------------------------------------------------------- */
@@ -155,7 +155,7 @@ static void reach_space(Warp *w, const Ins *in, u32 m, const u64 *address, Space
     count(in, m, address, in->n, space, ways);
     if (!ptx_device.checks && reach_at_once(w, in, m, address, in->n, space, ways, at)) return;
     Access a = ptx_access(w, in, m);
-    a.strong = in->type2;
+    a.strong = in->type2, a.constant = ways & CONSTANT;
     EACH_LANE(l, m) {
         a.lane = (u8)l;
         if (w->part_lanes) a.know = ptx_knows(w, LANE_BIT(l));
@@ -256,7 +256,7 @@ static Outcome run_ld(Warp *w, const Ins *in, u32 m) {
     u8 *at[LANES];
     get_addresses(w, &in->op[in->vector], address);
     check_alignment(w, in, m, address, in->n);
-    reach_all(w, in, m, address, READS, at);
+    reach_all(w, in, m, address, in->aux[0] ? READS | CONSTANT : READS, at);
     for (u32 i = 0; i < in->vector; i++) {
         const Operand *d = &in->op[i];
         if (d->kind == KIND_SINK) continue;
@@ -385,7 +385,7 @@ static Unit unit_of(const Ins *in) {
 static bool decode_ld(Text *t, Ins *in) {
     in->space = (u8)take_space(t);
     if (!take_order(t, in) || (in->k & RELEASE)) return false;
-    ptx_mod(t, "nc");
+    in->aux[0] = ptx_mod(t, "nc");
     bool policy = take_hints(t);
     take_vector(t, in);
     if (!is_load_type(take_type(t, in))) return false;

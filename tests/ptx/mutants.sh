@@ -3,8 +3,8 @@
 # line, many times over, and expects each to be caught by one of the schedules lazy, 1 and 2: by a finding,
 # by a wrong result, by counts that are not what they should be. The kernels as they are have to pass.
 # Prints a table: what each schedule says (F finding, R wrong result or counts, T no end, . nothing) and the
-# first message. Then it breaks the machine itself where it judges proxies, and expects test_findings to
-# notice. Takes about two minutes.
+# first message. Then it breaks the machine itself where it judges proxies and the like, and expects
+# test_findings to notice. Takes about two minutes.
 #
 # A mutant is a line of the list: kernel, name, sed command. A command that no longer changes anything is an
 # error: the kernel was rewritten, and the mutant has to follow. All are compiled at once, each in a
@@ -121,6 +121,11 @@ checks  no-fence-is-needed        s/return visible ? ORDERED : NOT_FENCED/return
 checks  no-fence-behind-reads     s/!v->async || !generic/& || !(r->flags \& IS_WRITE)/
 checks  fence-of-the-other-space  s/v->cta ? FENCED_SHARED : FENCED_GLOBAL/v->cta ? FENCED_GLOBAL : FENCED_SHARED/
 checks  atomics-of-two-proxies    s/ && generic != v->async) return/) return/
+checks  constant-although-ordered s/ || v->a->constant) return false/) return false/
+checks  constant-if-nobody-writes s/if (v->a->constant) return NOT_CONSTANT;//
+memory  nc-is-like-any-other      s/in->aux\[0\] ? READS | CONSTANT : READS/READS/
+async   phases-need-no-wait       s/if (b->observed < b->phase) {/if (0) {/
+async   phases-need-two-waits     s/if (b->observed < b->phase) {/if (b->phase > b->first) {/
 order   waiting-is-fencing        s/{ clock_learn(&k->seen, actor, time)/{ clock_learn(\&k->fenced[0], actor, time), clock_learn(\&k->seen, actor, time)/
 order   arrival-is-fencing        s/    clock_learn_lanes(&k->seen, actor, lanes, time)/    clock_learn_lanes(\&k->fenced[0], actor, lanes, time); &/
 order   fence-of-all-spaces       s/if (spaces >> i & 1)/if (spaces)/

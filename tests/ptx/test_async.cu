@@ -449,7 +449,7 @@ FA_TEST(mbarrier_random_programs) {
     for (int trial = 0; trial < 12; trial++) {
         u32 count = trial == 0 ? 1 : trial == 1 ? (1 << 20) - 1 : 1 + (u32)fat_below(&rng, 40);
         u32 expected = count, pending = count, phase = 0,
-            known = 0; /* known: phases that a wait has seen to end */
+            waited = 0, known = 0; /* phases that a wait has seen to end; that one has which acquires */
         int tx = 0;
         struct State {
             u32 phase, pending;
@@ -465,7 +465,8 @@ FA_TEST(mbarrier_random_programs) {
             Kind k = mbar_kind[s.form];
             State before = {phase, pending, true};
             u32 r = 0;
-            if (k <= dE || k == N || k == DN) { /* arrivals */
+            if (k <= dE || k == N || k == DN) { /* arrivals: not before a wait for the phase that is over */
+                if (waited < phase) continue;
                 bool expects = k == AE || k == aE || k == DE || k == dE,
                      one = expects || k == A1 || k == a1 || k == D1 || k == d1;
                 bool drops = k == D1 || k == D || k == d1 || k == DE || k == dE || k == DN,
@@ -496,12 +497,14 @@ FA_TEST(mbarrier_random_programs) {
                 s.value = (u32)fat_below(&rng, 2);
                 r = (phase & 1) != s.value;
                 if (!r && (k == WP || ((known & 1) == s.value && phase >= known + 2))) continue;
+                if (r) waited = phase;
                 if (r && acquires(s.form)) known = phase;
             } else { /* by state */
                 const State &at = state[s.state];
                 if (!at.valid || phase - at.phase > 1) continue;
                 r = phase > at.phase;
                 if (!r && k == WS) continue;
+                if (r) waited = phase;
                 if (r && acquires(s.form)) known = phase;
             }
             used[s.form]++;

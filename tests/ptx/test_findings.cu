@@ -526,6 +526,31 @@ FA_TEST(fences_and_atomics) {
     cudaFree(p);
 }
 
+// ld.global.nc reads what the same thread (BUG 1) or, behind a barrier, another one (BUG 2) has written; or an earlier grid.
+template <int BUG> __global__ void not_coherent(int *data, int *out) {
+    int t = threadIdx.x, v;
+    if (BUG) data[t] = t; // @not_coherent.write
+    __syncthreads();
+    asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(data + (BUG == 2 ? 63 - t : t)) : "memory"); // @not_coherent.read
+    out[t] = v;
+}
+// It may be written when it has been read.
+__global__ void read_then_written(int *data, int *out) {
+    int t = threadIdx.x;
+    out[t] = __ldg(data + t);
+    data[t] = 1;
+}
+FA_TEST(data_that_are_not_constant) {
+    int *p = ints(128);
+    finds(RUN(1, 64, 0, not_coherent<1>, p, p + 64), "not constant (read after write)",
+          {"not_coherent.write", "not_coherent.read"});
+    finds(RUN(1, 64, 0, not_coherent<2>, p, p + 64), "not constant (read after write)",
+          {"not_coherent.write", "not_coherent.read"});
+    silent(RUN(1, 64, 0, not_coherent<0>, p, p + 64));
+    silent(RUN(1, 64, 0, read_then_written, p, p + 64));
+    cudaFree(p);
+}
+
 // CTA 0 tells CTA 1 by a flag. BUG 1: plain accesses of the flag; BUG 2: strong, but relaxed.
 template <int BUG> __global__ void message(int *data, int *flag, int *out) {
     if (blockIdx.x == 0) {
@@ -1192,6 +1217,25 @@ template <int BUG> __global__ void other_warp_counts(int *data, int *count, int 
         __threadfence();
         out[threadIdx.x] = data[32 + threadIdx.x]; // @other_warp_counts.read
     }
+}
+// One thread arrives twice. BUG: nobody waits for the first phase, and who waits for the second one, of the same parity as
+// the one before the first, does not notice that it is late.
+template <int BUG> __global__ void phases(int *out) {
+    __shared__ unsigned long long full;
+    int t = threadIdx.x;
+    if (t == 0) mbarrier_init(&full, 32);
+    __syncwarp();
+    for (int phase = 0; phase < 3; phase++) {
+        mbarrier_arrive(&full); // @phases.arrive
+        if (!BUG || phase != 1) mbarrier_wait(&full, phase & 1);
+    }
+    out[t] = 1;
+}
+FA_TEST(mbarrier_phases_that_nobody_waits_for) {
+    int *out = ints(32);
+    silent(RUN(1, 32, 0, phases<0>, out));
+    finds(RUN(1, 32, 0, phases<1>, out), "nobody has waited for phase 1", {"phases.arrive"});
+    cudaFree(out);
 }
 FA_TEST(mbarrier_rings) {
     int *out = ints(256);
