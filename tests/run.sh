@@ -158,28 +158,24 @@ for suite in $suites; do
         skipped=$((skipped + 1))
     fi
 done
-count=$(for suite in $runnable; do programs "$suite"; done | wc -l)
+steps=$(for suite in $runnable; do programs "$suite"; done)
+count=$(echo "$steps" | wc -l)
 
-for suite in $runnable; do
-    steps=$(programs "$suite")
-    # The programs of a suite are built on all CPUs. What fails is built again below, where its messages are kept.
-    case $steps in
-    */*)
-        start=$(now)
-        printf '          building %-17s ' "$suite"
-        targets=$(echo "$steps" | sed -n 's|.*/|build/&|p')
-        # shellcheck disable=SC2086  # one word a target
-        "${MAKE:-make}" -k -j"$jobs" $targets >"$log/build-$suite" 2>&1 && printf ok || printf FAILED
-        echo " ($(since "$start"))"
-        ;;
-    esac
-
-    for step in $steps; do
-        number=$((number + 1))
-        echo "$number $count $step"
-    done | xargs -P "$jobs" -L 1 sh tests/run.sh --step
-    number=$((number + $(echo "$steps" | wc -l)))
-done
+# Each step builds its program and runs it, on all CPUs; what several of them need is built before.
+case " $runnable " in
+*' ptx '* | *' cuda '*)
+    targets='build/libfa_ptx.a build/libfa_ptx.so build/ptx/sass build/cuda/gpt_cpu.o build/native/gpt'
+    [ -n "$(lacks asan)" ] || targets="$targets build/ptx/asan/libfa_ptx.a"
+    printf '          building %-17s ' 'the PTX machine'
+    # shellcheck disable=SC2086  # one word a target
+    "${MAKE:-make}" -k -j"$jobs" $targets >"$log/build" 2>&1 && printf ok || printf FAILED
+    echo " ($(since "$began"))"
+    ;;
+esac
+for step in $steps; do
+    number=$((number + 1))
+    echo "$number $count $step"
+done | xargs -P "$jobs" -L 1 sh tests/run.sh --step
 
 echo
 [ ! -f "$log/skipped" ] || cat "$log/skipped"
