@@ -6,6 +6,7 @@
               dropped elements.
 
     DO THIS   copy this file and flashattn.h next to yours; compile with  nvcc -O3 -arch=native hello.cu
+              (CUDA 12 or later)
 
         #define FA_NAME     attn128          // prefix of everything generated
         #define FA_HEAD_DIM 128
@@ -176,6 +177,8 @@
 #if defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
 #elif !defined(__CUDACC__)
 #error "flashattn_cuda.cuh: compile with nvcc (a .cu file, or -x cu); flashattn.h has the CPU kernels"
+#elif CUDART_VERSION < 12000
+#error "flashattn_cuda.cuh: needs CUDA 12 or later, for its tensor maps"
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #error "flashattn_cuda.cuh: needs sm_80 or later: nvcc -arch=native for this machine's GPU, or -arch=sm_80 .."
 #else
