@@ -6,7 +6,7 @@
               dropped elements.
 
     DO THIS   copy this file and flashattn.h next to yours; compile with  nvcc -O3 -arch=native hello.cu
-              (CUDA 12 or later)
+              (CUDA 12 or later), for H100 and H200 with -arch=sm_90a: `native` leaves out their own kernels
 
         #define FA_NAME     attn128          // prefix of everything generated
         #define FA_HEAD_DIM 128
