@@ -311,7 +311,12 @@ _Noreturn void ptx_refuse(const Kernel *k, int place, const char *format, ...) {
  * threads that are not ordered among themselves). Lists do not change and are shared: an access of
  * kilobytes moves cells that had one list in common to another that they have in common, and looks at each
  * list once. Lists that no cell refers to are collected when there are many. */
-enum { PROXY_BITS = 3, STRONG = 4, IS_WRITE = 8 }; /* Rec.flags; the proxy is in the lowest bits */
+enum {
+    PROXY_BITS = 3,
+    STRONG = 4,
+    IS_WRITE = 8,
+    TOGETHER = 16
+}; /* Rec.flags; the proxy is in the lowest bits */
 typedef struct {
     u32 time, cluster, lanes;
     u32 ins; /* index into the code of the launch that the cluster belongs to */
@@ -481,7 +486,8 @@ static inline Visit *visit(const Access *a, bool write, Cta *cta, const Allocati
                .lanes = a->lane < LANES ? LANE_BIT(a->lane) : ALL_LANES,
                .ins = (u32)(a->in - running->is.kernel->code),
                .actor = (u16)a->actor,
-               .flags = (u8)(a->proxy | (a->strong ? STRONG : 0) | (write ? IS_WRITE : 0))};
+               .flags = (u8)(a->proxy | (a->strong ? STRONG : 0) | (a->lane < LANES ? 0 : TOGETHER) |
+                             (write ? IS_WRITE : 0))};
     if (nodes.count > nodes.collect_at) collect();
     if (memcmp(&rec, &last.rec, sizeof rec) || last.know != a->know)
         last = (Visit){.rec = rec,
@@ -528,7 +534,7 @@ static __attribute__((noinline)) Verdict judge(const Visit *v, const Rec *r) {
     if (v->a->constant) return NOT_CONSTANT;
     bool own = !cluster && r->actor == x->actor && v->generic_own;
     if (own) {
-        bool together = x->lanes == ALL_LANES && v->a->lane >= LANES, read_together = r->lanes == ALL_LANES;
+        bool together = x->lanes == ALL_LANES && v->a->lane >= LANES, read_together = r->flags & TOGETHER;
         /* collective instructions have all lanes at one place: what any lane has read before is read */
         if ((together || read_together) && !(r->flags & IS_WRITE)) return ORDERED;
         if (together && read_together) return ORDERED;
