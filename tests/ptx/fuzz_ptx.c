@@ -165,7 +165,7 @@ static const char scalars[] = HEAD
     "fence.acq_rel.gpu;\n"
     "red.global.add.f32 [%x5+8192], %f6;\n"
     "atom.global.cas.b32 %r36, [%x5+8196], %r1, %r2;\n"
-    "ld.global.nc.L2::128B.v4.u32 {%r5, %r6, %r7, %r8}, [%x7];\n"
+    "ld.global.nc.L2::128B.v4.u32 {%r5, %r6, %r7, %r8}, [%x7+4096];\n"
     "ld.acquire.gpu.global.u32 %r37, [%x5+8200];\n"
     "elect.sync %r38|%p5, -1;\n"
     "@!%p5 exit;\n"
