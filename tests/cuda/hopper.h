@@ -18,21 +18,12 @@ __attribute__((constructor(101))) static void few_sms(void) { setenv("FA_PTX_SMS
 
 static int due(void) { return due_every(6); }
 
-/* Of the programs: the problem of a line, and its copy as the kernel wants it. */
-static int build_case(fap_problem *p, const instance *i, const char *line);
-static int upload(fap_problem *p, device_copy *c);
-
 /* 1 if a kernel for sm_90a runs these arguments: the others have no maps. */
 static int is_hopper(const fa_cuda_launch *launch) { return launch->maps.total != 0; }
 
-/* Runs the instance on p, by the kernel for sm_90a and no other; its outputs are in p then. */
-static int forward(const instance *i, fap_problem *p, fa_cuda_launch *launch) {
-    device_copy c;
-    const int ok = upload(p, &c) && i->launch(&c.args, launch) == FA_OK && is_hopper(launch) &&
-                   device_done(i->cuda, &c, i->cuda->forward(&c.args, NULL, 0, 0)) && device_download(p, &c);
-    device_free(&c);
-    return ok;
-}
+/* Of the programs: the problem of a line; runs the instance on it, by the kernel for sm_90a and no other. */
+static int build_case(fap_problem *p, const instance *i, const char *line);
+static int forward(const instance *i, fap_problem *p, fa_cuda_launch *launch);
 
 static void spare(fap_problem *p) { (void)p; }
 static int check(const instance *i, void change(fap_problem *), const char *format, ...) {

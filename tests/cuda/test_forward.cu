@@ -12,20 +12,9 @@
 #include "flashattn.h"
 #endif
 
-#include "device.h"
+#include "forward.h"
 
-static int due(void) { return due_every(5); }
-
-static int ran; /* the last case */
-static int check_case(const fa_cuda_info *instance, const char *format, ...) {
-    char line[512];
-    va_list list;
-    fap_problem p;
-    if (!(ran = due())) return 1;
-    va_start(list, format), vsnprintf(line, sizeof line, format, list), va_end(list);
-    fap_unit = 8;
-    return fap_build(&p, line, &instance->info) && device_judge(instance, &p, line, device_forward(instance, &p));
-}
+static int due(const fa_cuda_info *instance) { return (void)instance, due_every(5); }
 
 /* ---- shapes ------------------------------------------------------------------------------ */
 
@@ -68,26 +57,11 @@ FA_TEST(grouped_heads) {
                                  heads[n][0], heads[n][1], lengths[s], 20 + 9 * s, (n + s) % 2, n));
 }
 
-FA_TEST(rows_without_keys) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int sk = 0; sk <= 70; sk += 35)
-            FA_EXPECT(check_case(full[n], "b=2 hq=2 sq=131 sk=%d causal=1", sk));
-}
+FA_TEST(rows_without_keys) { check_rows_without_keys(); }
 
-FA_TEST(layouts) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int l = 0; l < FAP_NUM_LAYOUTS; l++)
-            FA_EXPECT(
-                check_case(full[n], "b=2 hq=4 hk=2 sq=35 sk=70 causal=1 layout=%s", fap_layout_names[l]));
-}
+FA_TEST(layouts) { check_layouts(); }
 
-FA_TEST(varlen) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int seed = 0; seed < 4; seed++)
-            FA_EXPECT(check_case(full[n],
-                                 "b=4 hq=4 hk=2 sq=70 sk=90 causal=%d varlen=%d used=%d seed=%d layout=%s",
-                                 seed % 2, seed != 2, (seed + 1) % 3, seed, seed % 2 ? "padded" : "bshd"));
-}
+FA_TEST(varlen) { check_varlen(); }
 
 /* ---- features ---------------------------------------------------------------------------- */
 
@@ -129,28 +103,14 @@ FA_TEST(infinite_values) {
     }
 }
 
-FA_TEST(trees) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int tree = 1; tree <= 2; tree++) {
-            FA_EXPECT(check_case(full[n], "b=2 hq=4 hk=1 sq=13 sk=140 tree=%d", tree));
-            FA_EXPECT(
-                check_case(full[n], "b=3 hq=2 sq=40 sk=75 tree=%d varlen=1 page=16 layout=padded", tree));
-        }
-}
+FA_TEST(trees) { check_trees(); }
 
 FA_TEST(hooks) {
     FA_EXPECT(check_case(&bf16_64_both_cuda_info, "b=2 hq=2 sq=70 sk=140"));
     FA_EXPECT(check_case(&bf16_64_both_cuda_info, "b=2 hq=4 hk=2 sq=70 sk=140 causal=1 page=64"));
 }
 
-/* All features at once, each now and then. */
-FA_TEST(random_problems) {
-    uint64_t rng = fat_seed;
-    for (int n = 0; n < 120; n++) {
-        char line[512];
-        FA_EXPECT(check_case(full[n % COUNT(full)], "%s", fap_random(line, &rng, FA_ALL_FEATURES, 60, 140)));
-    }
-}
+FA_TEST(random_problems) { check_random_problems(120); }
 
 /* ---- bytes, banks ------------------------------------------------------------------------ */
 
@@ -172,7 +132,7 @@ FA_TEST(bytes_are_those_of_the_model) {
         fap_problem p;
         device_copy c;
         fa_cuda_launch launch; /* knows the tile */
-        if (!due()) continue;
+        if (!due(instances[n % COUNT(instances)])) continue;
         snprintf(line, sizeof line, "b=2 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]), fap_unit = 8;
         FA_REQUIRE(fap_build(&p, line, info) && device_upload(&p, &c));
         FA_REQUIRE(launches[n % COUNT(instances)](&c.args, &launch) == FA_OK);
@@ -190,14 +150,7 @@ FA_TEST(bytes_are_those_of_the_model) {
     }
 }
 
-FA_TEST(no_bank_conflicts) {
-    if (!ptx_counter) FA_SKIP("only the PTX machine counts wavefronts");
-    for (int n = 0; n < COUNT(dims); n++) {
-        FA_REQUIRE(check_case(dims[n], "sq=130 sk=130"));
-        if (!ran) continue;
-        FA_EXPECT(few_wavefronts(dims[n]->info.name, 1, 0));
-    }
-}
+FA_TEST(no_bank_conflicts) { check_banks(); }
 
 /* ---- calls ------------------------------------------------------------------------------- */
 

@@ -124,6 +124,14 @@ static int upload(fap_problem *p, device_copy *c) {
     return 1;
 }
 
+static int forward(const instance *i, fap_problem *p, fa_cuda_launch *launch) {
+    device_copy c;
+    const int ok = upload(p, &c) && i->launch(&c.args, launch) == FA_OK && is_hopper(launch) &&
+                   device_done(i->cuda, &c, i->cuda->forward(&c.args, NULL, 0, 0)) && device_download(p, &c);
+    device_free(&c);
+    return ok;
+}
+
 /* descale=3: a factor for whole tiles of keys; where head dims are too large for that, one for each head */
 static int build_case(fap_problem *p, const instance *i, const char *text) {
     char line[512];
