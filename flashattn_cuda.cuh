@@ -118,11 +118,11 @@
 /* >>maps     where elements are: tiles in shared memory, fragments in registers             */
 /* ======================================================================================== */
 
-/*  A tile in shared memory: rows of dim 16-bit elements (two e4m3, half an f32: FAI_WIDTH), dim / 8 chunks of 16
- *  bytes, without padding. ldmatrix reads 8 rows of one chunk column at once, which must lie in 8 different groups
- *  of 4 banks, so chunks change places by row. Rows of 64 n elements all begin in the same bank: 8 chunks are
- *  permuted, by an xor with row % 8. Rows of 64 n + 32 begin in two places: 4 chunks, row / 2 % 4. Rows of 32 n + 16
- *  begin in four: 2 chunks, row / 4 % 2.
+/*  A tile in shared memory: rows of dim 16-bit elements (two e4m3, half an f32: FAI_WIDTH), dim / 8 chunks of
+ *  16 bytes, without padding. ldmatrix reads 8 rows of one chunk column at once, which must lie in 8
+ *  different groups of 4 banks, so chunks change places by row. Rows of 64 n elements all begin in the same
+ *  bank: 8 chunks are permuted, by an xor with row % 8. Rows of 64 n + 32 begin in two places: 4 chunks,
+ *  row / 2 % 4. Rows of 32 n + 16 begin in four: 2 chunks, row / 4 % 2.
  *
  *      dim 64      chunk 0 1 2 3 4 5 6 7        dim 16      chunk 0 1
  *      row 0             0 1 2 3 4 5 6 7        rows 0 - 3        0 1
@@ -139,8 +139,8 @@
     (((base) ^ (chunks) % FAI_GROUP(dim) * 16) + (chunks) / FAI_GROUP(dim) * FAI_GROUP(dim) * 16 + \
      (rows) * (dim) * 2)
 
-/*  Fragments of m16n8k16. Lane l holds rows g and g + 8, columns 2t, 2t + 1 of the accumulator, where g = l / 4,
- *  t = l % 4
+/*  Fragments of m16n8k16. Lane l holds rows g and g + 8, columns 2t, 2t + 1 of the accumulator, where
+ *  g = l / 4, t = l % 4
  *               t=0     t=1     t=2     t=3
  *      row g    c0 c1   c0 c1   c0 c1   c0 c1
  *      row g+8  c2 c3   c2 c3   c2 c3   c2 c3
@@ -163,11 +163,11 @@
 #define FAI_WGMMA_ROW(thread, i) ((thread) / 32 * 16 + FAI_C_ROW((thread) % 32, (i) % 4))
 #define FAI_WGMMA_COL(thread, i) ((i) / 4 * 8 + FAI_C_COL((thread) % 32, (i) % 4))
 
-/*  Bytes (m16n8k32) lie in A and B as if two were a 16-bit element, so Q and K need nothing new. P and V: k may
- *  count the keys in any order, if it is the same for both. A lane has P of 2 keys in each of two accumulators,
- *  which together are the 4 that it needs; ldmatrix.trans gives it the same keys of V, of 2 columns that a byte
- *  permutation takes apart: one mma does the even columns of 16, one the odd ones, and a lane gets O of 4
- *  adjacent columns. f32 has O in the same places. */
+/*  Bytes (m16n8k32) lie in A and B as if two were a 16-bit element, so Q and K need nothing new. P and V: k
+ *  may count the keys in any order, if it is the same for both. A lane has P of 2 keys in each of two
+ *  accumulators, which together are the 4 that it needs; ldmatrix.trans gives it the same keys of V, of 2
+ *  columns that a byte permutation takes apart: one mma does the even columns of 16, one the odd ones, and a
+ *  lane gets O of 4 adjacent columns. f32 has O in the same places. */
 #define FAI_PAIRED_KEY(k) ((k) / 16 * 16 + (k) / 2 % 2 * 8 + (k) / 4 % 4 * 2 + (k) % 2)
 #define FAI_PAIRED_COL(lane, odd, v) ((lane) % 4 * 4 + (v) % 2 * 2 + (odd))
 #define FAI_LDMATRIX_BYTES_ROW(lane) (lane) /* 32 rows of k, 1 chunk of n */
@@ -676,7 +676,8 @@ FAI_ATOM void fai_wgmma_wait_group_1(void) { asm volatile("wgmma.wait_group.sync
                      : FAI_O##n \
                      : "l"(a), "l"(b), "r"(accumulate)); \
     } \
-    FAI_ATOM void fai_wgmma_m64n##n##k32_f32_e4m3_rs(float *d, const uint32_t a[4], uint64_t b, int accumulate) { \
+    FAI_ATOM void fai_wgmma_m64n##n##k32_f32_e4m3_rs(float *d, const uint32_t a[4], uint64_t b, \
+                                                     int accumulate) { \
         asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #r5 ", 0;\n" \
                      "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" FAI_D##n "}, {%" #r0 \
                      ", %" #r1 ", %" #r2 ", %" #r3 "}, %" #r4 ", p, 1, 1;\n}" \
@@ -1122,8 +1123,10 @@ typedef struct fai_combine_call {
     int64_t rows; /* batch * heads * queries */
     int32_t num_heads, seqlen_q, head_dim_v, num_parts;
     fa_part part[FAI_COMBINE_PARTS]; /* strides resolved */
-    fa_part out;                     /* likewise; o.data NULL: there are more launches, lse.data NULL: not wanted */
-    float *state; /* (rows, 2 + head_dim_v): max, sum, and O times the sum, of launches before; NULL: one launch */
+    fa_part out;                     /* likewise; o.data NULL: there are more launches,
+                                      * lse.data NULL: not wanted */
+    float *state; /* (rows, 2 + head_dim_v): max, sum, and O times the sum, of launches before;
+                   * NULL: one launch */
     int32_t first;
 } fai_combine_call;
 
@@ -1211,8 +1214,9 @@ static inline size_t fa_combine_cuda_workspace(const fa_combine_args *args) {
            (size_t)(2 + args->head_dim_v) * 4;
 }
 
-/* fa_combine of results in device memory, on the stream: one launch for every 32 parts, whose array is in host
- * memory and may change when the call is back. Nothing is launched unless all is well. workspace: a multiple of 4. */
+/* fa_combine of results in device memory, on the stream: one launch for every 32 parts, whose array is in
+ * host memory and may change when the call is back. Nothing is launched unless all is well. workspace: a
+ * multiple of 4. */
 static inline fa_status fa_combine_cuda(const fa_combine_args *args, void *workspace, size_t bytes,
                                         cudaStream_t stream) {
     fai_combine_call call;
@@ -1459,7 +1463,7 @@ FAI_ATOM void fai_round_chunk(float x[8], float factor, fa_dtype dtype) {
 
 /* ---- rotation ---- */
 
-/* cos and sin of the chunk's elements, sin with the sign with which the other element of the pair is added. */
+/* cos and sin of the chunk's elements, sin with the sign with which the other element of the pair is added */
 FAI_ATOM void fai_load_angles(double c[8], double s[8], const fa_rope *r, int64_t position, int first,
                               int wide) {
     const int half = r->dim / 2, i0 = first < half ? first : first - half;
@@ -1815,7 +1819,8 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
         const int32_t *accepted = t.accepted + (int64_t)b * t.max_accepted;
         const int64_t at = fai_task_position(&t, b);
         const int32_t given = t.num_accepted ? t.num_accepted[b] : t.max_accepted;
-        const uint32_t num = given > t.max_accepted ? (uint32_t)t.max_accepted : given > 0 ? (uint32_t)given : 0;
+        const uint32_t num =
+            given > t.max_accepted ? (uint32_t)t.max_accepted : given > 0 ? (uint32_t)given : 0;
         for (uint32_t n = 0, count; n < num; n += count) {
             fai_place source = {0, 0, NULL, NULL}, target = {0, 0, NULL, NULL};
             fai_block k = {0, 0};
@@ -2002,9 +2007,9 @@ static __global__ void __launch_bounds__(FAI_CACHE_THREADS, 4)
 }
 
 /* The codes of a transposed o, by factors that are there (or none). A thread block has 64 rows of a head: a
- * thread makes codes of 8 columns of the 4 rows whose codes lie in a word of o, which go through shared memory,
- * so that 64 bytes of a column are written at once. With rows of 17 words there what a warp writes lies in 32
- * banks; what it reads does not, which is little beside the rows that come from memory. */
+ * thread makes codes of 8 columns of the 4 rows whose codes lie in a word of o, which go through shared
+ * memory, so that 64 bytes of a column are written at once. With rows of 17 words there what a warp writes
+ * lies in 32 banks; what it reads does not, which is little beside the rows that come from memory. */
 enum { FAI_TRANSPOSE_ROWS = 64 };
 static __global__ void __launch_bounds__(FAI_CACHE_THREADS)
     fai_quantize_transposed_kernel(const __grid_constant__ fai_rows_task t) {
@@ -2188,7 +2193,8 @@ FAI_NOINLINE fa_status fa_append_cuda(const fa_append_args *args, cudaStream_t s
         const int several = d->data && d->block > 1, groups = FAI_CACHE_THREADS / t.lanes;
         const int both = next && sides[1] && !several && !(next->data && next->block > 1); /* in one launch */
         t.first_side = v;
-        if (several) { /* a thread block for each block of factors; at both ends of a page may be a part of one */
+        if (several) {
+            /* a thread block for each block of factors; at both ends of a page may be a part of one */
             const int64_t page = d->paged ? cache->page_size : cache->seqlen_k;
             const int64_t most = seqlen / d->block + 2 * (fai_ceil(seqlen, page) + 1);
             t.blocks = (uint32_t)(most < seqlen ? most : seqlen);
@@ -2290,7 +2296,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
         status = fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
     t.measure = 0;
     if (status != FA_OK || !transposed)
-        return status != FA_OK ? status : fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
+        return status != FA_OK ? status
+                               : fai_rows_launch((const void *)fai_quantize_kernel, &t, &own, stream);
     const fa_tensor_out *o = &args->o;
     const fai_strides st = fai_resolve_transposed(o->stride_b, o->stride_s, o->stride_h, args->seqlen_q,
                                                   args->num_heads, args->head_dim);
@@ -2363,16 +2370,19 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #define FAI_LITTLE_SHARED(arch) ((arch) == 860 || (arch) == 890 || (arch) >= 1200)
 #define FAI_UNPACKS(arch) (FAI_BYTES == 1 && (arch) >= 900 && (arch) < 1200)
 #if FAI_BYTES == 4
-/* FFMA reads all its operands from shared memory: 32 rows and 64 or 32 keys a warp, as above. 96 KB at most, which is
- * everything that sm_86, 89 and 120 have; beyond 128 dims a thread's part of O takes all registers at 16 rows */
+/* FFMA reads all its operands from shared memory: 32 rows and 64 or 32 keys a warp, as above. 96 KB at most,
+ * which is everything that sm_86, 89 and 120 have; beyond 128 dims a thread's part of O takes all registers
+ * at 16 rows */
 #define FAI_TABLE_M(arch) (FAI_DIM <= 128 ? 128 : 64)
 #define FAI_TABLE_N(arch) \
-    (FAI_DIM <= 64 ? 64 : FAI_DIM <= 128 && FAI_HEAVY ? 16 : FAI_DIM <= 192 || !FAI_LITTLE_SHARED(arch) ? 32 : 16)
+    (FAI_DIM <= 64 ? 64 : FAI_DIM <= 128 && FAI_HEAVY ? 16 \
+                        : FAI_DIM <= 192 || !FAI_LITTLE_SHARED(arch) ? 32 : 16)
 #define FAI_TABLE_WARPS(arch) 4
 #define FAI_TABLE_STAGES(arch) 1
 #elif FAI_BYTES == 1
-/* half the bytes of 16-bit tiles, so two stages fit everywhere: 26, 34, 73 and 97 KB. Registers as there, but for sm_90
- * and 100, where mma makes f16 of fp8 first: 16 rows a warp then, and 32 keys beyond 128 dims or with many features */
+/* half the bytes of 16-bit tiles, so two stages fit everywhere: 26, 34, 73 and 97 KB. Registers as there, but
+ * for sm_90 and 100, where mma makes f16 of fp8 first: 16 rows a warp then, and 32 keys beyond 128 dims or
+ * with many features */
 #define FAI_TABLE_M(arch) 128
 #define FAI_TABLE_N(arch) \
     (FAI_DIM <= 64    ? (FAI_UNPACKS(arch) && FAI_HEAVY ? 32 : 64) \
@@ -2467,7 +2477,8 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 #else
 #define FAI_HOPPER \
     (((FA_PASSES) & FA_FORWARD) && FAI_BYTES == 2 && FAI_KV_BYTES == 2 && FA_O_DTYPE == FA_DTYPE && \
-     FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && FAI_DIM <= (FAI_HEAVY ? 192 : 256)) /* beyond that it would spill */
+     FA_HEAD_DIM >= 64 && FA_HEAD_DIM_V >= 64 && \
+     FAI_DIM <= (FAI_HEAVY ? 192 : 256)) /* beyond that it would spill */
 #endif
 #if FAI_DIM <= 64 && !FAI_HEAVY && (FA_PROMOTE) == 0
 #define FAI_HOPPER_WGS 3 /* tensor cores and exponentials take the same time: two would not hide it */
@@ -2495,11 +2506,12 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 /* fp8: factors of K and V for blocks of keys; they take registers that O has beyond 192 dims */
 #define FAI_HOPPER_BLOCKS(d) (FAI_BYTES == 1 && FAI_DIM <= 192 && (d).data && (d).block)
 
-/* Q, then the stages of K and V, [K V] [K V], each with two factors a key behind it if they have such; O of 16 bits takes
- * their place at the end; then what the threads have in common */
+/* Q, then the stages of K and V, [K V] [K V], each with two factors a key behind it if they have such; O of
+ * 16 bits takes their place at the end; then what the threads have in common */
 #define FAI_TILE_SHARED(arch) (FAI_TILE_BYTES(arch) + offsetof(FAI_(tile), row) + FAI_TILE_M(arch) * 4)
 #define FAI_TILE_STAGE(arch) \
-    (FAI_TILE_N(arch) * ((FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES) + FAI_WIDTH(FA_HEAD_DIM_V, FAI_BYTES)) * 2 + (FAI_BYTES == 1 ? 8 : 0)))
+    (FAI_TILE_N(arch) * ((FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES) + FAI_WIDTH(FA_HEAD_DIM_V, FAI_BYTES)) * 2 + \
+                         (FAI_BYTES == 1 ? 8 : 0)))
 #define FAI_TILE_LOOP(arch) \
     (FAI_TILE_M(arch) * FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES) * 2 + FAI_TILE_STAGES(arch) * FAI_TILE_STAGE(arch))
 #define FAI_TILE_BYTES(arch) \
@@ -2566,8 +2578,8 @@ FA_STATIC_ASSERT(FAI_TILE_M(FAI_ARCH) == FAI_MT * 16 * FAI_TILE_WARPS(FAI_ARCH),
 #else
 #define FAI_PACK_O fai_cvt_rn_bf16x2_f32
 #endif
-/* Where a lane finds the first fragment of Q, K and V in their tiles: >>maps. f32: its first row of Q, its first two
- * keys of K, its first columns of V. */
+/* Where a lane finds the first fragment of Q, K and V in their tiles: >>maps. f32: its first row of Q, its
+ * first two keys of K, its first columns of V. */
 #if FAI_BYTES == 4
 #define FAI_FIRST_Q(row0, lane) FAI_AT(WIDTH, (row0) + FAI_C_ROW(lane, 0), 0)
 #define FAI_FIRST_K(lane) FAI_AT(WIDTH, FAI_C_COL(lane, 0), 0)
@@ -2876,7 +2888,8 @@ FAI_ATOM const float *FAI_(factor_at)(const fa_args *a, const FAI_(tile) *t, con
     const uint32_t block = d->block > 0 ? j / (uint32_t)d->block : 0;
     return d->data + b * d->stride_b + h * d->stride_h + block * d->stride_block;
 }
-FAI_ATOM float FAI_(factor)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, int32_t h, int32_t j) {
+FAI_ATOM float FAI_(factor)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, int32_t h,
+                            int32_t j) {
     return d->data ? *FAI_(factor_at)(a, t, d, h, (uint32_t)j) : 1;
 }
 
@@ -3085,8 +3098,8 @@ FAI_ATOM void FAI_(scale_o)(float o[FAI_MT][FA_HEAD_DIM_V / 8][4], float factor)
     for (int n = 0; n < MT * DV / 8 * 4; n++) o[n / 4 / (DV / 8)][n / 4 % (DV / 8)][n % 4] *= factor;
 }
 
-/* P times the factors of V, which P must have before it is rounded: in units of the largest of the tile, so that no
- * element becomes larger, and none changes where all keys have the same. O is in these units, too. */
+/* P times the factors of V, which P must have before it is rounded: in units of the largest of the tile, so
+ * that no element becomes larger, and none changes where all keys have the same. O is in these units, too. */
 FAI_ATOM void FAI_(scale_p)(float p[FAI_MT][FAI_BN / 8][4], float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                             float *unit, uint32_t factors) {
     FAI_SIZES
@@ -3202,7 +3215,8 @@ FAI_ATOM void FAI_(gemm_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint3
                             const int number, const int stays) {
     enum {
         WIDTH = FAI_WIDTH(FA_HEAD_DIM, FAI_BYTES),
-        STEPS = FAI_UNPACKS(FAI_ARCH) && FAI_DIM > 128 ? 2 : WIDTH / 16 /* side by side: all, if registers allow */
+        /* side by side: all, if registers allow */
+        STEPS = FAI_UNPACKS(FAI_ARCH) && FAI_DIM > 128 ? 2 : WIDTH / 16
     };
 #pragma unroll
     for (int n = 0; n < mt * number / 8 * 4; n++) s[n / 4][n % 4] = 0;
@@ -3296,11 +3310,13 @@ FAI_ATOM void FAI_(dot)(float *d, float4 a, float4 b) {
     *d = fmaf(a.x, b.x, *d), *d = fmaf(a.y, b.y, *d), *d = fmaf(a.z, b.z, *d), *d = fmaf(a.w, b.w, *d);
 }
 
-/* S = Q K^T: s (mt, number/8, C4). sq, sk: where the thread's first row and its first key are. Q has no fragments. */
+/* S = Q K^T: s (mt, number/8, C4). sq, sk: where the thread's first row and its first key are.
+ * Q has no fragments. */
 FAI_ATOM void FAI_(gemm_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint32_t sk, const int mt,
                             const int number, const int stays) {
     enum { D = FA_HEAD_DIM, WIDTH = FAI_WIDTH(D, 4), GROUP = FAI_GROUP(WIDTH) };
-    const uint32_t odd = (sk ^ FAI_SWIZZLE(WIDTH, 1) * 16) + WIDTH * 2; /* the key after it, of an even number */
+    const uint32_t odd =
+        (sk ^ FAI_SWIZZLE(WIDTH, 1) * 16) + WIDTH * 2; /* the key after it, of an even number */
     (void)rq, (void)stays;
 #pragma unroll
     for (int n = 0; n < mt * number / 8 * 4; n++) s[n / 4][n % 4] = 0;
@@ -3321,8 +3337,8 @@ FAI_ATOM void FAI_(gemm_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint3
     }
 }
 
-/* O += P V: o (mt, DV/8, C4), p (mt, number/8, C4). A lane has 4 of 16 columns, for which it needs the P that other lanes
- * of its quad have. sv: where its columns of key 0 are */
+/* O += P V: o (mt, DV/8, C4), p (mt, number/8, C4). A lane has 4 of 16 columns, for which it needs the P that
+ * other lanes of its quad have. sv: where its columns of key 0 are */
 FAI_ATOM void FAI_(gemm_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int mt, const int number) {
     enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, 4) };
 #pragma unroll
@@ -3384,8 +3400,8 @@ FAI_ATOM void FAI_(clear)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT]
 }
 
 #if FAI_BYTES != 2 || FA_O_DTYPE == FA_F32
-/* One of the thread's rows of O (half: of 2 in o) times factor. The 2 or 4 adjacent elements that a lane has are 8 or 16
- * bytes, and those of a quad whole sectors of 32 bytes. */
+/* One of the thread's rows of O (half: of 2 in o) times factor. The 2 or 4 adjacent elements that a lane has
+ * are 8 or 16 bytes, and those of a quad whole sectors of 32 bytes. */
 FAI_ATOM void FAI_(store_row)(void *to, float o[FA_HEAD_DIM_V / 8][4], int half, float factor) {
     FAI_SIZES
     const int lane = (int)threadIdx.x % 32;
@@ -3406,8 +3422,8 @@ FAI_ATOM void FAI_(store_row)(void *to, float o[FA_HEAD_DIM_V / 8][4], int half,
 }
 #endif
 
-/* O / l and LSE; 16-bit rows of O go through shared memory, each warp its own, so that they are written whole. row: the
- * first of the thread's rows. */
+/* O / l and LSE; 16-bit rows of O go through shared memory, each warp its own, so that they are written
+ * whole. row: the first of the thread's rows. */
 FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_MT][FA_HEAD_DIM_V / 8][4],
                              const float m[FAI_MT * 2], float l[FAI_MT * 2], uint32_t shared, int row) {
     FAI_SIZES
@@ -4855,35 +4871,35 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
 /* >>decode   few rows, many keys: [FD] splits of the keys, a slice of a tile for each warp  */
 /* ======================================================================================== */
 
-/*  A block has 4 warps, and 16, 32 or 64 rows of one key/value head: the queries and heads of a group. It reads
- *  each byte of its K and V once, and all its warps are busy with them:
+/*  A block has 4 warps, and 16, 32 or 64 rows of one key/value head: the queries and heads of a group. It
+ *  reads each byte of its K and V once, and all its warps are busy with them:
  *
  *      rows   rows of a warp x slices of keys, keys of a slice
  *      16     1 x 4, 16              each warp has all rows and keys of its own: none waits for another
  *      32     2 x 2, 32 or 16        two warps share a slice, and meet before they read it
  *      64     4 x 1, 64, 32 or 16
  *
- *  Shared memory is a ring of slots, each a tile of K or of V, in turn. A slot is free when its readers have met;
- *  then the half tile that is all slots but one ahead is asked for. Each slice has its own O, m and l, which are
- *  added up once, at the end. Split results go to the workspace, and the last block of a tile of rows to finish
- *  adds those up. */
+ *  Shared memory is a ring of slots, each a tile of K or of V, in turn. A slot is free when its readers have
+ *  met; then the half tile that is all slots but one ahead is asked for. Each slice has its own O, m and l,
+ *  which are added up once, at the end. Split results go to the workspace, and the last block of a tile of
+ *  rows to finish adds those up. */
 
 #define FAI_DECODE_THREADS 128
 #define FAI_DECODE_Q_STAYS (FA_HEAD_DIM <= 160) /* in registers, 40 of them */
 /* 16 keys are the least that mma takes; more mean fewer barriers, as far as registers reach */
 #define FAI_DECODE_NUMBER(rows) \
     ((rows) == 16 || FAI_DIM > 192 ? 16 : (rows) == 32 || FAI_DIM > 64 ? 32 : 64) /* keys of a slice */
-/* A tile of 64 keys takes a slot, of less if a slice has less. 64 KB of slots for each of 2 blocks an SM, 32 KB
- * where 99 is all there is; but 3 (2) slots of large heads. All slots but one are on their way: 4.8 TB/s for 1 us
- * are 36 KB an SM, and a GPU with 99 KB has a quarter of that bandwidth. */
+/* A tile of 64 keys takes a slot, of less if a slice has less. 64 KB of slots for each of 2 blocks an SM,
+ * 32 KB where 99 is all there is; but 3 (2) slots of large heads. All slots but one are on their way:
+ * 4.8 TB/s for 1 us are 36 KB an SM, and a GPU with 99 KB has a quarter of that bandwidth. */
 #define FAI_DECODE_SLOT (64 * FAI_UNITS(FAI_DIM) * 2)
 #define FAI_DECODE_LEAST(arch) (FAI_LITTLE_SHARED(arch) ? 2 : 3)
 #define FAI_DECODE_RING(arch) \
     ((FAI_LITTLE_SHARED(arch) ? 32768 : 65536) > FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT \
          ? (FAI_LITTLE_SHARED(arch) ? 32768 : 65536) / FAI_DECODE_SLOT * FAI_DECODE_SLOT \
          : FAI_DECODE_LEAST(arch) * FAI_DECODE_SLOT)
-/* The ring and Q; then 64 rows of O in their place, so far apart that the stores of 4 rows, 8 bytes a thread, or
- * of 2, 16 bytes a thread, go to different banks */
+/* The ring and Q; then 64 rows of O in their place, so far apart that the stores of 4 rows, 8 bytes a thread,
+ * or of 2, 16 bytes a thread, go to different banks */
 #define FAI_DECODE_PITCH (FA_HEAD_DIM_V + 16 / FAI_KV_BYTES)
 #define FAI_DECODE_BYTES(arch, rows) \
     (FAI_DECODE_RING(arch) + (rows) * FA_HEAD_DIM * 2 > 64 * 4 * FAI_DECODE_PITCH \
@@ -4891,7 +4907,8 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
          : 64 * 4 * FAI_DECODE_PITCH)
 #define FAI_DECODE_SHARED(arch, rows) (FAI_DECODE_BYTES(arch, rows) + sizeof(FAI_(split)))
 
-/* What the threads of a block have in common, in shared memory. tile.any and tile.all are those of the split. */
+/* What the threads of a block have in common, in shared memory.
+ * tile.any and tile.all are those of the split. */
 typedef struct FAI_(split) {
     FAI_(tile) tile;
     int32_t begin;         /* of the first tile of keys, a multiple of 64 */
@@ -4900,8 +4917,8 @@ typedef struct FAI_(split) {
     float m[64], l[64];    /* (slices, rows) */
 } FAI_(split);
 
-/* The tile of rows and the keys of block n; 0 if there are none. The splits are those of the keys that the rows
- * of the tile see; a row alone has the same ones, or fewer, if they are fixed. */
+/* The tile of rows and the keys of block n; 0 if there are none. The splits are those of the keys that the
+ * rows of the tile see; a row alone has the same ones, or fewer, if they are fixed. */
 FAI_ATOM int FAI_(decode_begin)(const fa_args *a, const fai_cuda_plan *p, FAI_(split) *x, uint32_t n,
                                 const int rows) {
     FAI_(tile) *const t = &x->tile;
@@ -4949,8 +4966,8 @@ FAI_ATOM void FAI_(decode_meet)(int slice, const int rows) {
 #define FAI_WIDEN fai_widen_e4m3
 #endif
 
-/* rq (A4) <- k 16 c .. 16 c + 15 of Q, in the order of K: ldmatrix gives a thread the 4 bytes 4t .. 4t + 3 of 16 of
- * a row, which FAI_WIDEN makes 4t, 4t + 2 and 4t + 1, 4t + 3. sq: of row C_ROW(lane, 0), k 4t */
+/* rq (A4) <- k 16 c .. 16 c + 15 of Q, in the order of K: ldmatrix gives a thread the 4 bytes 4t .. 4t + 3 of
+ * 16 of a row, which FAI_WIDEN makes 4t, 4t + 2 and 4t + 1, 4t + 3. sq: of row C_ROW(lane, 0), k 4t */
 FAI_ATOM void FAI_(decode_fragment_q)(uint32_t rq[4], uint32_t sq, const int c) {
     const uint2 top = fai_ld_shared_v2_b32(FAI_MOVE(FA_HEAD_DIM, sq, 0, c * 2));
     const uint2 bottom = fai_ld_shared_v2_b32(FAI_MOVE(FA_HEAD_DIM, sq, 8, c * 2));
@@ -4958,8 +4975,8 @@ FAI_ATOM void FAI_(decode_fragment_q)(uint32_t rq[4], uint32_t sq, const int c) 
     rq[2] = fai_prmt_b32(top.x, top.y, 0x7632), rq[3] = fai_prmt_b32(bottom.x, bottom.y, 0x7632);
 }
 
-/* Q of bf16 as f16, times a power of 2 for each row that brings its largest element to 2^14 .. 2^15: what then is
- * too small for f16 is less than 2^-38 of that. unit: (rows) the reciprocals. */
+/* Q of bf16 as f16, times a power of 2 for each row that brings its largest element to 2^14 .. 2^15: what
+ * then is too small for f16 is less than 2^-38 of that. unit: (rows) the reciprocals. */
 FAI_ATOM void FAI_(decode_narrow_q)(uint32_t sq, float *unit, const int rows) {
     const int lane = (int)threadIdx.x % 32, has = lane < FA_HEAD_DIM / 8;
     for (int r = (int)threadIdx.x / 32; r < rows; r += FAI_DECODE_THREADS / 32) {
@@ -4969,7 +4986,8 @@ FAI_ATOM void FAI_(decode_narrow_q)(uint32_t sq, float *unit, const int rows) {
         uint32_t top = 0, y[4];
 #pragma unroll
         for (int n = 0; n < 4; n++) top = max(top, max(word[n] & 0x7f80, word[n] >> 16 & 0x7f80));
-        top = fai_redux_sync_max_u32(top) >> 7; /* exponent, 127 too large; 255: infinite or NaN, and stays that */
+        /* exponent, 127 too large; 255: infinite or NaN, and stays that */
+        top = fai_redux_sync_max_u32(top) >> 7;
         const uint32_t power = top == 255 ? 127 : top < 15 ? 253 : 268 - top;
 #pragma unroll
         for (int n = 0; n < 4; n++)
@@ -5003,8 +5021,8 @@ FAI_ATOM void FAI_(widen_qk)(float (*s)[4], uint32_t (*rq)[4], uint32_t sq, uint
     }
 }
 
-/* As gemm_pv, of 16 rows. ldmatrix transposes pairs of columns, which FAI_WIDEN parts: columns 2n of 16 are in one
- * fragment of O, 2n + 1 in the next. */
+/* As gemm_pv, of 16 rows. ldmatrix transposes pairs of columns, which FAI_WIDEN parts: columns 2n of 16 are
+ * in one fragment of O, 2n + 1 in the next. */
 FAI_ATOM void FAI_(widen_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const int number) {
     enum { UNITS = FA_HEAD_DIM_V / 2 };
 #pragma unroll
@@ -5034,8 +5052,8 @@ FAI_ATOM void FAI_(widen_pv)(float (*o)[4], float (*p)[4], uint32_t sv, const in
 #undef FAI_WIDEN
 #endif
 
-/* Factors of the thread's keys of a slice: f (number/4), of keys first + FAI_C_COL(lane, 0) + 0, 1, 8, 9 .. Each
- * lane looks one up, or two, and then they are passed round. */
+/* Factors of the thread's keys of a slice: f (number/4), of keys first + FAI_C_COL(lane, 0) + 0, 1, 8, 9 ..
+ * Each lane looks one up, or two, and then they are passed round. */
 FAI_ATOM void FAI_(decode_factors)(const fa_args *a, const FAI_(tile) *t, const fa_descale *d, float *f,
                                    int32_t first, const int number) {
     const int lane = (int)threadIdx.x % 32;
@@ -5052,8 +5070,8 @@ FAI_ATOM void FAI_(decode_factors)(const fa_args *a, const FAI_(tile) *t, const 
 
 /* ---- results ---- */
 
-/* 4 elements of O from d on, and LSE if d is 0, of a row: x = sum of exp2(s - m) v, l of exp2(s - m). A sink is
- * one more key, without a value. */
+/* 4 elements of O from d on, and LSE if d is 0, of a row: x = sum of exp2(s - m) v, l of exp2(s - m). A sink
+ * is one more key, without a value. */
 FAI_ATOM void FAI_(decode_finish)(const fa_args *a, const FAI_(tile) *t, int r, int d, float4 x, float m,
                                   float l) {
     const FAI_(row) at = FAI_(find)(t, r);
@@ -5095,8 +5113,8 @@ FAI_ATOM FAI_(parts) FAI_(decode_parts)(const fai_cuda_plan *p, char *workspace,
     return x;
 }
 
-/* The sum of the parts, which are in memory. In the order of the splits: those that a row does not see change no
- * bit. */
+/* The sum of the parts, which are in memory. In the order of the splits: those that a row does not see change
+ * no bit. */
 FAI_ATOM void FAI_(decode_reduce)(const fa_args *a, const FAI_(tile) *t, FAI_(parts) parts, int count,
                                   const int rows) {
     enum { QUADS = FA_HEAD_DIM_V / 4 };
@@ -5113,7 +5131,8 @@ FAI_ATOM void FAI_(decode_reduce)(const fa_args *a, const FAI_(tile) *t, FAI_(pa
             const float4 y = __ldcg(&parts.o[(s * rows + r) * QUADS + quad]);
             const float w = fai_ex2_approx_ftz_f32(ml.x - base);
             l = fmaf(w, ml.y, l);
-            x.x = fmaf(w, y.x, x.x), x.y = fmaf(w, y.y, x.y), x.z = fmaf(w, y.z, x.z), x.w = fmaf(w, y.w, x.w);
+            x.x = fmaf(w, y.x, x.x), x.y = fmaf(w, y.y, x.y),
+            x.z = fmaf(w, y.z, x.z), x.w = fmaf(w, y.w, x.w);
         }
         FAI_(decode_finish)(a, t, r, quad * 4, x, top, l);
     }
@@ -5134,8 +5153,8 @@ FAI_ATOM float4 FAI_(decode_infinite)(const fa_args *a, const FAI_(tile) *t, int
     return x;
 }
 
-/* The slices' O, m and l, added up: results if there is one split, else a part in the workspace. mo: O holds sums
- * of exp2(s - mo) v. row: the first of the thread's rows. */
+/* The slices' O, m and l, added up: results if there is one split, else a part in the workspace. mo: O holds
+ * sums of exp2(s - mo) v. row: the first of the thread's rows. */
 FAI_ATOM void FAI_(decode_merge)(const fa_args *a, FAI_(split) *x, FAI_(parts) parts, unsigned char *shared,
                                  float o[FA_HEAD_DIM_V / 8][4], const float m[2], float l[2],
                                  const float mo[2], int slice, int row, int infinite, const int rows) {
@@ -5299,7 +5318,7 @@ FAI_ATOM void FAI_(decode_block)(const fa_args *a, const fai_cuda_plan *p, char 
         last = slot, slot = slot == ahead * size ? 0 : slot + size;
         if (modified) FAI_(modify)(a, t, s, first, row, scale, 1, number);
         if (mask) FAI_(mask)(a, t, s, first, row, 1, number);
-        if (v_factors) { /* part of the exponent, with a reference of its own: no size of theirs is too large for P */
+        if (v_factors) { /* part of the exponent, with a reference of its own: no size is too large for P */
             float y[8][4];
             FAI_(decode_factors)(a, t, &a->v_descale, f, first, number);
 #pragma unroll
@@ -5630,26 +5649,26 @@ static __global__ void __launch_bounds__(FAI_DECODE_THREADS)
 
 /*  prepare   LSE and D of each query into the workspace; zeros for the sums of dQ and for dbias
  *  main      a block has BN keys; it walks over the queries that see some of them, BM at a time, and over the
- *            heads that share the keys, whose sums are in its registers. Scores are transposed, as dK and dV want
- *            them:
+ *            heads that share the keys, whose sums are in its registers. Scores are transposed, as dK and dV
+ *            want them:
  *                S^T = K Q^T     dP^T = V dO^T     P = exp2(S - LSE)     dS = P o (dP - D)
  *                dV += P^T dO    dK += dS^T Q      dQ += dS K     (f32, in the workspace: other blocks add, too)
  *  convert   dQ to the dtype of Q
  *  sink      dsink = -sum exp(sink - LSE) D
  *
- *  P and dS pass through shared memory, so that a warp can have 32 keys and a part of the queries or dims: then a
- *  fragment read from there serves two mma, or four, and shared memory is as fast as the tensor cores.
+ *  P and dS pass through shared memory, so that a warp can have 32 keys and a part of the queries or dims:
+ *  then a fragment read from there serves two mma, or four, and shared memory is as fast as the tensor cores.
  *      warp w    S^T, dP^T   keys 16 KT (w % KEYS) .., queries CS 8 (w / KEYS) ..        KEYS = BN / 16 KT
  *                dV, dK      the same keys, every PARTS-th 16 dims from w / KEYS on
  *                dQ          queries 16 QT (w % QUERIES) .., every PARTS_Q-th 16 dims    QUERIES = BM / 16 QT
  *
- *  What is not finite: a query with such a dO has LSE = NaN in the workspace, one with such a q, or that sees such
- *  a key, has it anyway, so all that it sees becomes NaN; its rows, and such elements of K, are 0 in shared memory,
- *  for 0 NaN is not 0. */
+ *  What is not finite: a query with such a dO has LSE = NaN in the workspace, one with such a q, or that sees
+ *  such a key, has it anyway, so all that it sees becomes NaN; its rows, and such elements of K, are 0 in
+ *  shared memory, for 0 NaN is not 0. */
 #if (FA_PASSES) & FA_BACKWARD
 
-/* Tiles by (arch, larger head dim), as in >>tiles. K V, the stages of Q and dO, P and dS are in shared memory; a
- * thread has its part of dK and dV all the time, and of S and dP, or of dQ. One block an SM. */
+/* Tiles by (arch, larger head dim), as in >>tiles. K V, the stages of Q and dO, P and dS are in shared
+ * memory; a thread has its part of dK and dV all the time, and of S and dP, or of dQ. One block an SM. */
 #if FAI_DIM <= 64
 /* 162 KB and 192 accumulators a thread, or 97 KB and 128 */
 #define FAI_GRAD_M(arch) (FAI_LITTLE_SHARED(arch) ? 64 : 128)
@@ -5715,11 +5734,11 @@ static __global__ void __launch_bounds__(FAI_DECODE_THREADS)
 FA_STATIC_ASSERT(FAI_GRAD_CS >= 2 && (FAI_GRAD_CS & (FAI_GRAD_CS - 1)) == 0 && FAI_GRAD_CS % FAI_GRAD_CH == 0,
                  "flashattn_cuda.cuh: the table of tiles of the backward pass is wrong");
 
-/* The workspace: for each (batch, head) rows of queries, whole blocks of 16: LSE in log2 units and D of each; then
- * the sums of dQ in f32, by blocks of 16 rows and 8 dims, in the order in which an accumulator fragment is added
- * best: 16 bytes of a lane at once where red can do that, all lanes next to each other where it cannot. For
- * `deterministic`, a counter for each tile of queries (room for one for each 16), whose turn it is, and one from
- * which blocks take their numbers. */
+/* The workspace: for each (batch, head) rows of queries, whole blocks of 16: LSE in log2 units and D of each;
+ * then the sums of dQ in f32, by blocks of 16 rows and 8 dims, in the order in which an accumulator fragment
+ * is added best: 16 bytes of a lane at once where red can do that, all lanes next to each other where it
+ * cannot. For `deterministic`, a counter for each tile of queries (room for one for each 16), whose turn it
+ * is, and one from which blocks take their numbers. */
 #define FAI_GRAD_ROWS(args) (((int64_t)(args)->seqlen_q + 15) / 16 * 16)
 #if FAI_ARCH >= 900
 #define FAI_GRAD_DQ_AT(lane, v) ((lane)*4 + (v))
@@ -5775,12 +5794,13 @@ FAI_ATOM fa_range FAI_(queries)(const fa_args *a, const FAI_(grad) *g, int32_t j
     return r;
 }
 
-/* The keys of this block; 0 if its sequence has none. The first go first: under a causal mask most queries see
- * them. Blocks that wait for each other are numbered as they start: those before have all started, too. */
+/* The keys of this block; 0 if its sequence has none. The first go first: under a causal mask most queries
+ * see them. Blocks that wait for each other are numbered as they start: those before have all started, too */
 FAI_ATOM int FAI_(grad_begin)(const fa_args *a, FAI_(grad) *g, float *workspace) {
     FAI_GRAD_SIZES
     if (threadIdx.x == 0) {
-        const uint32_t tiles = (uint32_t)((a->seqlen_k + BN - 1) / BN), heads_k = (uint32_t)fai_num_heads_k(a);
+        const uint32_t tiles = (uint32_t)((a->seqlen_k + BN - 1) / BN),
+                       heads_k = (uint32_t)fai_num_heads_k(a);
         const uint32_t number = a->deterministic
                                     ? fai_atom_global_add_u32(FAI_(grad_open)(a, workspace, 0).ticket, 1)
                                     : blockIdx.x;
@@ -5822,8 +5842,9 @@ FAI_ATOM void FAI_(grad_load_keys)(const fa_args *a, const FAI_(grad) *g, const 
     for (int r = (int)threadIdx.x / group; r < BN; r += THREADS / group) {
         const fa_range seen = FAI_(queries)(a, g, g->key + r);
         const int32_t j = seen.lo < seen.hi ? g->key + r : g->key;
-        const int64_t offset = FAI_HAS(FA_PAGED) ? fai_offset_k(a, &g->seq, st, j, g->head_k)
-                                                 : g->seq.b_k * st.b + (g->seq.row_k + j) * st.s + g->head_k * st.h;
+        const int64_t offset =
+            FAI_HAS(FA_PAGED) ? fai_offset_k(a, &g->seq, st, j, g->head_k)
+                              : g->seq.b_k * st.b + (g->seq.row_k + j) * st.s + g->head_k * st.h;
         for (int c = (int)threadIdx.x % group; c < dim / 8; c += group)
             fai_cp_async_cg_16(to + FAI_AT(dim, r, c), (const uint16_t *)x->data + offset + c * 8,
                                seen.lo < seen.hi ? 16 : 0);
@@ -5848,7 +5869,8 @@ FAI_ATOM void FAI_(grad_load_rows)(const uint16_t *from, int64_t stride, int32_t
 }
 
 /* Q, dO, LSE and D of queries from first on, of a head of the group, to the stage at `to`. */
-FAI_ATOM void FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first, uint32_t to) {
+FAI_ATOM void FAI_(grad_load)(const fa_args *a, const FAI_(grad) *g, int32_t head, int32_t first,
+                              uint32_t to) {
     FAI_GRAD_SIZES
     const fai_strides sq = g->stride_q, so = g->stride_d_o;
     const int32_t n = (int32_t)fai_unknown(threadIdx.x), rows = g->seq.len_q - first;
@@ -5884,7 +5906,8 @@ FAI_ATOM int FAI_(grad_infinite)(uint32_t stage) {
     const uint4 x = fai_ld_shared_v4_b32(stage + BM * (D + DV) * 2 + n * 16);
     const float most = fmaxf(fmaxf(fabsf(__uint_as_float(x.x)), fabsf(__uint_as_float(x.y))),
                              fmaxf(fabsf(__uint_as_float(x.z)), fabsf(__uint_as_float(x.w))));
-    const float sum = __uint_as_float(x.x) + __uint_as_float(x.y) + __uint_as_float(x.z) + __uint_as_float(x.w);
+    const float sum =
+        __uint_as_float(x.x) + __uint_as_float(x.y) + __uint_as_float(x.z) + __uint_as_float(x.w);
     return most == INFINITY || sum != sum; /* the largest ignores NaN */
 }
 
@@ -5919,15 +5942,16 @@ FAI_ATOM void FAI_(gemm_scores)(float x[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], 
             uint32_t rb[4]; /* (2, B2) */
             fai_ldmatrix_x4(rb, FAI_MOVE(dim, sb, j * 16, c * 2));
 #pragma unroll
-            for (int a = 0; a < KT; a++) FAI_MMA(x[a][2 * j], ra[a], rb), FAI_MMA(x[a][2 * j + 1], ra[a], rb + 2);
+            for (int a = 0; a < KT; a++)
+                FAI_MMA(x[a][2 * j], ra[a], rb), FAI_MMA(x[a][2 * j + 1], ra[a], rb + 2);
         }
     }
 }
 
-/* x (tiles, columns, C4) += A B for one k16, A (tiles, A4), of those 16 columns of B that are a warp's. sb: the
- * lane's address of the first of them */
-FAI_ATOM void FAI_(mma_part)(float (*x)[4], const int columns, uint32_t (*ra)[4], const int tiles, uint32_t sb,
-                             const int dim, const int parts, int part) {
+/* x (tiles, columns, C4) += A B for one k16, A (tiles, A4), of those 16 columns of B that are a warp's. sb:
+ * the lane's address of the first of them */
+FAI_ATOM void FAI_(mma_part)(float (*x)[4], const int columns, uint32_t (*ra)[4], const int tiles,
+                             uint32_t sb, const int dim, const int parts, int part) {
 #pragma unroll
     for (int n = 0; n < dim / 16; n += parts) {
         float(*const to)[4] = x + n / parts * 2;
@@ -5948,7 +5972,8 @@ FAI_ATOM void FAI_(gemm_keys)(float (*x)[4], uint32_t sa, uint32_t sb, const int
         uint32_t ra[KT][4]; /* (KT, A4) */
 #pragma unroll
         for (int a = 0; a < KT; a++) fai_ldmatrix_x4(ra[a], FAI_MOVE(BM, sa, a * 16, c * 2));
-        FAI_(mma_part)(x, FAI_GRAD_COLUMNS(dim, PARTS), ra, KT, FAI_MOVE(dim, sb, c * 16, 0), dim, PARTS, part);
+        FAI_(mma_part)(x, FAI_GRAD_COLUMNS(dim, PARTS), ra, KT, FAI_MOVE(dim, sb, c * 16, 0), dim, PARTS,
+                       part);
     }
 }
 
@@ -5966,8 +5991,8 @@ FAI_ATOM void FAI_(gemm_queries)(float (*x)[4], uint32_t sa, uint32_t sb, int pa
     }
 }
 
-/* What the thread's warp has: keys from `key` on, and a part of the queries of S and dP, of the dims of dK and dV; in dQ
- * queries from `query` on, and a part of the dims. */
+/* What the thread's warp has: keys from `key` on, and a part of the queries of S and dP, of the dims of dK
+ * and dV; in dQ queries from `query` on, and a part of the dims. */
 typedef struct FAI_(share) {
     int lane, key, part, query, part_q;
 } FAI_(share);
@@ -5975,7 +6000,8 @@ FAI_ATOM FAI_(share) FAI_(get_share)(void) {
     FAI_GRAD_SIZES
     enum { KEYS = BN / 16 / KT, QUERIES = BM / 16 / QT };
     const int thread = (int)fai_unknown(threadIdx.x), warp = thread / 32;
-    const FAI_(share) w = {thread % 32, warp % KEYS * 16 * KT, warp / KEYS, warp % QUERIES * 16 * QT, warp / QUERIES};
+    const FAI_(share) w = {thread % 32, warp % KEYS * 16 * KT, warp / KEYS, warp % QUERIES * 16 * QT,
+                           warp / QUERIES};
     return w;
 }
 
@@ -6013,7 +6039,8 @@ FAI_ATOM void FAI_(grad_modify)(const fa_args *args, const FAI_(grad) *g,
 }
 
 /* S becomes P = exp2(scale S - LSE). slse: address of the LSE of the thread's first query */
-FAI_ATOM void FAI_(probabilities)(float s[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t slse, float scale) {
+FAI_ATOM void FAI_(probabilities)(float s[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t slse,
+                                  float scale) {
     FAI_GRAD_SIZES
 #pragma unroll
     for (int c = 0; c < CH; c++) {
@@ -6044,9 +6071,9 @@ FAI_ATOM void FAI_(hide)(const fa_args *args, const FAI_(grad) *g,
     }
 }
 
-/* Bits of the thread's scores, 1: kept by dropout. Philox makes the bits of 8 keys of a query at once, and a lane has
- * one key of 8: each of the 8 lanes that have the same queries makes those of another query and 8 keys, one byte for
- * each two columns, then they read each other's. */
+/* Bits of the thread's scores, 1: kept by dropout. Philox makes the bits of 8 keys of a query at once, and a
+ * lane has one key of 8: each of the 8 lanes that have the same queries makes those of another query and 8
+ * keys, one byte for each two columns, then they read each other's. */
 #define FAI_KEPT(kept, a, c, v) ((kept) >> (((a)*CH + (c)) / 2 * 8 + (c) % 2 * 4 + (v) % 2 * 2 + (v) / 2) & 1)
 FAI_ATOM uint32_t FAI_(kept)(const fa_args *args, const FAI_(grad) *g, FAI_(place) at) {
     FAI_GRAD_SIZES
@@ -6102,8 +6129,8 @@ FAI_ATOM void FAI_(add_bias)(const fa_args *args, const FAI_(grad) *g,
     }
 }
 
-/* x (KT, CH, C4) to shared memory, (BN, BM). to: the thread's address of the first pair. Columns change places by an
- * xor: CS is a power of two, and the first column of a warp a multiple of it. */
+/* x (KT, CH, C4) to shared memory, (BN, BM). to: the thread's address of the first pair. Columns change
+ * places by an xor: CS is a power of two, and the first column of a warp a multiple of it. */
 FAI_ATOM void FAI_(put_scores)(float x[FAI_GRAD_KT(FAI_ARCH)][FAI_GRAD_CH][4], uint32_t to) {
     FAI_GRAD_SIZES
 #pragma unroll
@@ -6217,7 +6244,8 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
 
         /* addresses are computed anew each time, as there are no registers to keep them in */
         const FAI_(share) w = FAI_(get_share)();
-        const int row = w.key + FAI_C_ROW(w.lane, 0), column = w.part * CS; /* the thread's first key; n8 of queries */
+        const int row = w.key + FAI_C_ROW(w.lane, 0), /* the thread's first key */
+                  column = w.part * CS;               /* n8 of queries */
         const int a_row = FAI_LDMATRIX_A_ROW(w.lane), a_chunk = FAI_LDMATRIX_A_CHUNK(w.lane);
         const int b_row = FAI_LDMATRIX_B_ROW(w.lane), b_chunk = FAI_LDMATRIX_B_CHUNK(w.lane);
         const uint32_t sk = shared + SK + FAI_AT(D, w.key + a_row, a_chunk);
@@ -6228,13 +6256,14 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
         const uint32_t slse = shared + SQ + LSE + stage + (column * 8 + FAI_C_COL(w.lane, 0)) * 4;
 
         const int modified = FAI_(is_modified)(&args), masked = FAI_(is_masked)(&args);
-        const int ends = first + BM > g->seq.len_q; /* rows that do not exist: scores of 0, but for what changes them */
+        /* rows that do not exist: scores of 0, but for what changes them */
+        const int ends = first + BM > g->seq.len_q;
         const int partly = masked || first < g->all.lo || (ends ? g->seq.len_q : first + BM) > g->all.hi ||
                            (modified && ends);
 #pragma unroll 1
         for (int c = 0; c < CS; c += CH) {
-            const FAI_(place) at = {g->head_k * g->group + head, first + (column + c) * 8 + FAI_C_COL(w.lane, 0),
-                                    g->key + row};
+            const FAI_(place) at = {g->head_k * g->group + head,
+                                    first + (column + c) * 8 + FAI_C_COL(w.lane, 0), g->key + row};
             float s[KT][CH][4], ds[KT][CH][4]; /* transposed: (KT, CH, C4) */
             float slope[2][KT][CH][4];
 #pragma unroll
@@ -6249,7 +6278,9 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
 #pragma unroll
                 for (int n = 0; n < KT * CH * 4; n++)
                     ds[n / 4 / CH][n / 4 % CH][n % 4] =
-                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4) ? s[n / 4 / CH][n / 4 % CH][n % 4] * g->early : 0;
+                        FAI_KEPT(kept, n / 4 / CH, n / 4 % CH, n % 4)
+                            ? s[n / 4 / CH][n / 4 % CH][n % 4] * g->early
+                            : 0;
                 FAI_(put_scores)(ds, FAI_MOVE(BM, shared + SP + pair, 0, c));
             } else {
                 FAI_(put_scores)(s, FAI_MOVE(BM, shared + SP + pair, 0, c));
@@ -6264,7 +6295,8 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
                 }
             }
             FAI_(slopes)(ds, s, slse + BM * 4 + c * 32);
-            if (FAI_HAS(FA_BIAS) && modified && args.dbias.data) FAI_(add_bias)(&args, g, ds, slope[1], s, at);
+            if (FAI_HAS(FA_BIAS) && modified && args.dbias.data)
+                FAI_(add_bias)(&args, g, ds, slope[1], s, at);
             if (partly || (FAI_SCORES && modified)) {
 #pragma unroll
                 for (int n = 0; n < KT * CH * 4; n++) {
@@ -6293,15 +6325,16 @@ static __global__ void __launch_bounds__(FAI_GRAD_THREADS)
         }
         if (args.dq.data) {
             const FAI_(share) w = FAI_(get_share)();
-            const uint32_t sds =
-                shared + SDS + FAI_AT(BM, FAI_LDMATRIX_B_ROW(w.lane), w.query / 8 + FAI_LDMATRIX_B_CHUNK(w.lane));
+            const uint32_t sds = shared + SDS + FAI_AT(BM, FAI_LDMATRIX_B_ROW(w.lane),
+                                                       w.query / 8 + FAI_LDMATRIX_B_CHUNK(w.lane));
             const uint32_t sk = shared + SK + FAI_AT(D, FAI_LDMATRIX_A_ROW(w.lane),
                                                      w.part_q * 2 + FAI_LDMATRIX_A_CHUNK(w.lane));
             const int64_t at_row = head * FAI_GRAD_ROWS(&args) + first;
             float dq[QT * CQ][4]; /* (QT, CQ, C4) */
             FAI_(gemm_queries)(dq, sds, sk, w.part_q);
             if (args.deterministic) FAI_(wait_turn)(g->workspace.turn + at_row / 16, g->tile);
-            FAI_(add_queries)(g->workspace.dq + (at_row + w.query) * D, dq, g->seq.len_q - first - w.query, w.part_q);
+            FAI_(add_queries)(g->workspace.dq + (at_row + w.query) * D, dq, g->seq.len_q - first - w.query,
+                              w.part_q);
             if (args.deterministic) FAI_(end_turn)(g->workspace.turn + at_row / 16, g->tile);
         }
         FAI_(advance)(g, &head, &first);
@@ -6366,7 +6399,8 @@ static __global__ void __launch_bounds__(FAI_(grad_threads))
 #pragma unroll
             for (int n = 0; n < 4; n++) {
                 const float low = FAI_UNPACK(dy[n] & 0xffff), high = FAI_UNPACK(dy[n] >> 16);
-                sum = fmaf(FAI_UNPACK(ox[n] & 0xffff), low, sum), sum = fmaf(FAI_UNPACK(ox[n] >> 16), high, sum);
+                sum = fmaf(FAI_UNPACK(ox[n] & 0xffff), low, sum),
+                sum = fmaf(FAI_UNPACK(ox[n] >> 16), high, sum);
                 bad += (low - low) + (high - high); /* 0 or NaN */
             }
         }
@@ -6420,7 +6454,8 @@ static __global__ void __launch_bounds__(FAI_(grad_threads))
         const int64_t row = ((int64_t)b * args.num_heads + head) * FAI_GRAD_ROWS(&args);
         const FAI_(grad_workspace) w = FAI_(grad_open)(&args, workspace, row);
         for (int32_t i = (int32_t)threadIdx.x; i < seq.len_q; i += FAI_(grad_threads))
-            if (w.sum[i] != 0) sum -= fai_ex2_approx_ftz_f32(args.sink[head] * FAI_LOG2E - w.lse[i]) * w.sum[i];
+            if (w.sum[i] != 0)
+                sum -= fai_ex2_approx_ftz_f32(args.sink[head] * FAI_LOG2E - w.lse[i]) * w.sum[i];
     }
 #pragma unroll
     for (int n = 16; n > 0; n /= 2) sum += fai_shfl_sync_bfly_f32(sum, n);
@@ -6550,7 +6585,8 @@ static inline fa_status FA_(forward_cuda)(const fa_args *args, void *workspace, 
 #if (FA_PASSES) & FA_BACKWARD
 #define FAI_GRAD_ALIGN 128 /* of the workspace, which may come at any address */
 
-/* Bytes of device memory that the call needs, 8 + 4 head_dim a query and head and some; 0 if args are not valid. */
+/* Bytes of device memory that the call needs, 8 + 4 head_dim a query and head and some;
+ * 0 if args are not valid. */
 static inline size_t FA_(backward_cuda_workspace)(const fa_args *args) {
     if (fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_BACKWARD)) return 0;
     const int64_t rows = fai_mul((int64_t)args->batch * args->num_heads, FAI_GRAD_ROWS(args));
@@ -6558,8 +6594,8 @@ static inline size_t FA_(backward_cuda_workspace)(const fa_args *args) {
     return (size_t)(words < INT64_MAX / 16 ? words : INT64_MAX / 16) * 4 + FAI_GRAD_ALIGN;
 }
 
-/* The launches that the current device needs for args, which have passed the check, one after the other; no blocks:
- * that one is not needed. Their arguments are {args, address of the workspace rounded up to 128}. */
+/* The launches that the current device needs for args, which have passed the check, one after the other; no
+ * blocks: that one is not needed. Their arguments are {args, address of the workspace rounded up to 128}. */
 static inline fa_status FA_(backward_cuda_launch)(const fa_args *args, fa_cuda_launch launch[4]) {
     static const void *const kernel[4] = {
         (const void *)FAI_(prepare_kernel), (const void *)FAI_(backward_kernel),
@@ -6574,7 +6610,8 @@ static inline fa_status FA_(backward_cuda_launch)(const fa_args *args, fa_cuda_l
     const int64_t blocks[4] = {queries, keys, args->dq.data ? queries : 0, args->dsink ? args->num_heads : 0};
     if (args->deterministic && args->dbias.data && args->bias.data) {
         const fai_strides st = fai_strides_dbias(args);
-        if ((st.b == 0 && args->batch > 1) || (st.h == 0 && args->num_heads > 1) || (st.s == 0 && args->seqlen_q > 1))
+        if ((st.b == 0 && args->batch > 1) || (st.h == 0 && args->num_heads > 1) ||
+            (st.s == 0 && args->seqlen_q > 1))
             return fai_fail(args, FA_ERR_DETERMINISTIC, "deterministic", -1, 1, 0, 0);
     }
     for (int n = 0; n < 4; n++) {
@@ -6587,9 +6624,9 @@ static inline fa_status FA_(backward_cuda_launch)(const fa_args *args, fa_cuda_l
     return fai_cuda_allow(args, &launch[1]);
 }
 
-/* The gradients that args has room for, on the stream. Nothing is launched unless the result is FA_OK. Without
- * args->deterministic dQ, and a dbias that is summed, are added up in an order that differs from call to call, and so
- * may their last bits. */
+/* The gradients that args has room for, on the stream. Nothing is launched unless the result is FA_OK.
+ * Without args->deterministic dQ, and a dbias that is summed, are added up in an order that differs from call
+ * to call, and so may their last bits. */
 static inline fa_status FA_(backward_cuda)(const fa_args *args, void *workspace, size_t bytes,
                                            cudaStream_t stream) {
     fa_cuda_launch launch[4];
@@ -6632,8 +6669,8 @@ static inline fa_status FA_(backward_cuda)(const fa_args *args, void *workspace,
 
 #undef FAI_UNPACK
 #if (FA_PASSES) & FA_DECODE
-/* Which kernel, how many blocks, and how the keys are split: for args that have passed the check, on the current
- * device. */
+/* Which kernel, how many blocks, and how the keys are split: for args that have passed the check, on the
+ * current device. */
 static inline fa_status FA_(decode_cuda_launch)(const fa_args *args, fa_cuda_decode_launch *launch) {
     const int64_t heads_k = fai_num_heads_k(args), group = args->num_heads / heads_k;
     int rows = fai_make_cuda_plan(args, 1).rows; /* which do not depend on the GPU */
@@ -6679,7 +6716,8 @@ static inline fa_status FA_(decode_cuda_launch)(const fa_args *args, fa_cuda_dec
     return FA_OK;
 }
 
-/* Bytes of device memory that the call needs, at any alignment; 0 if there is one split, or args are not valid. */
+/* Bytes of device memory that the call needs, at any alignment;
+ * 0 if there is one split, or args are not valid. */
 static inline size_t FA_(decode_cuda_workspace)(const fa_args *args) {
     fa_cuda_decode_launch launch;
     if (fa_check_pass_cuda(&FA_(cuda_info).info, args, FA_DECODE) || FA_(decode_cuda_launch)(args, &launch))
@@ -6687,7 +6725,8 @@ static inline size_t FA_(decode_cuda_workspace)(const fa_args *args) {
     return launch.bytes ? launch.bytes + 16 : 0;
 }
 
-/* O and LSE, for few queries and a long cache, on the stream. Nothing is launched unless the result is FA_OK. */
+/* O and LSE, for few queries and a long cache, on the stream.
+ * Nothing is launched unless the result is FA_OK. */
 static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, size_t bytes,
                                          cudaStream_t stream) {
     fa_cuda_decode_launch launch;

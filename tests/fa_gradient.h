@@ -28,8 +28,8 @@ typedef struct fag_problem {
 static inline void fag_free(fag_problem *g) { fap_free(&g->p); }
 
 /* Memory of one gradient, all elements of it marked by the caller. */
-static inline void fag_place(fag_problem *g, int which, int layout, fa_dtype dtype, int64_t n, int64_t rows, int64_t heads,
-                             int64_t dim) {
+static inline void fag_place(fag_problem *g, int which, int layout, fa_dtype dtype, int64_t n, int64_t rows,
+                             int64_t heads, int64_t dim) {
     fap_output *o = &g->out[which];
     int64_t bytes;
     o->place = fap_place_new(&g->p, layout, dtype, n, rows, heads, dim, &bytes);
@@ -103,7 +103,8 @@ static inline int fag_build(fag_problem *g, const char *line, const fa_info *inf
     if (g->wanted[FAG_DQ]) a->dq = fag_tensor(&g->out[FAG_DQ].place, layout);
     if (g->wanted[FAG_DK]) a->dk = fag_tensor(&g->out[FAG_DK].place, layout);
     if (g->wanted[FAG_DV]) a->dv = fag_tensor(&g->out[FAG_DV].place, layout);
-    if (g->wanted[FAG_DSINK]) fag_mark(&g->out[FAG_DSINK], 0, s->hq), a->dsink = (float *)(void *)g->out[FAG_DSINK].place.data;
+    if (g->wanted[FAG_DSINK])
+        fag_mark(&g->out[FAG_DSINK], 0, s->hq), a->dsink = (float *)(void *)g->out[FAG_DSINK].place.data;
     if (g->wanted[FAG_DBIAS]) {
         a->dbias.data = (float *)(void *)g->out[FAG_DBIAS].place.data;
         if (s->bias == 4) a->dbias.stride_b = a->dbias.stride_h = FA_BROADCAST, a->dbias.stride_q = s->sk + 5;
@@ -132,7 +133,8 @@ static inline int fag_backward(fag_problem *g, const fa_info *info) {
     for (int n = 0; n < FAG_COUNT; n++) memset(g->out[n].bytes, 0xff, g->out[n].size);
     status = info->backward(&g->p.args, bytes ? workspace : NULL, bytes);
     for (int n = 0; n < 64; n++) /* nothing behind the workspace */
-        if (workspace[bytes + (size_t)n] != 0xff) printf("# %s: wrote behind the workspace\n", info->name), status = FA_ERR_WORKSPACE_SIZE;
+        if (workspace[bytes + (size_t)n] != 0xff)
+            printf("# %s: wrote behind the workspace\n", info->name), status = FA_ERR_WORKSPACE_SIZE;
     free(workspace);
     if (status) printf("# %s backward: %s\n", info->name, fa_strerror(status));
     return status == FA_OK;
@@ -150,8 +152,8 @@ static inline double fag_square(double x) { return x * x; }
 static inline void fag_add(double *sum, float x) { *sum = (double)((float)*sum + x); }
 /* exp(s - max) / sum, 0 of what is masked, also if max and sum are NaN */
 static inline float fag_weight(float s, float max, float sum) { return s == -INFINITY ? 0 : expf(s - max) / sum; }
-static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, int i, float *s, float *dp, const float *k,
-                                 const float *v) {
+static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, int i, float *s, float *dp,
+                                 const float *k, const float *v) {
     const fap_problem *p = &g->p;
     const fa_args *a = &p->args;
     const int d = p->spec.d, dv = p->spec.dv, hk = h / (p->spec.hq / p->spec.hk), low = p->spec.dtype != FA_F32;
@@ -183,7 +185,10 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
     for (int j = r.lo; j < r.hi; j++) sum += fag_weight(s[j], max, 1);
     for (int j = r.lo; j < r.hi; j++) {
         const float e = fag_weight(s[j], max, sum);
-        const double z = a->dropout_p > 0 ? (fa_dropout_keep(a, seq->b, h, i, j) ? (double)fa_dropout_scale(a->dropout_p) : 0) : 1;
+        const double z =
+            a->dropout_p > 0
+                ? (fa_dropout_keep(a, seq->b, h, i, j) ? (double)fa_dropout_scale(a->dropout_p) : 0)
+                : 1;
         dp[j] = 0;
         if (e == 0) continue;
         if (z != 0) dp[j] = (float)z * fap_dot(d_o, v + (int64_t)j * dv, dv);
@@ -193,8 +198,14 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         const double kn = (double)sqrtf(fap_dot(k + (int64_t)j * d, k + (int64_t)j * d, d));
         double steep = 1, ignored;
         if (p->info.score_mod)
-            fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, k + (int64_t)j * d, d) * scale), &steep, &ignored);
-        const double x = (double)w * (eps + e32 * (4 + times * (fabs((double)s[j]) + steps * abs(i + seq->len_k - seq->len_q - j)) + (double)fabsf(max) + 2 * qn * kn * fabs(steep))) + e32 * e32;
+            fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, k + (int64_t)j * d, d) * scale),
+                               &steep, &ignored);
+        const double x =
+            (double)w *
+                (eps +
+                 e32 * (4 + times * (fabs((double)s[j]) + steps * abs(i + seq->len_k - seq->len_q - j)) +
+                        (double)fabsf(max) + 2 * qn * kn * fabs(steep))) +
+            e32 * e32;
         const int64_t row_v = (fag_row_k(g, seq->b, j) * p->spec.hk + hk) * dv;
         for (int c = 0; c < dv && z != 0; c++) {
             fag_add(&g->naive[FAG_DV][row_v + c], w * d_o[c]);
@@ -204,18 +215,24 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
     if (a->sink) {
         const double w = (double)expf(a->sink[h] - max) / (double)sum;
         g->naive[FAG_DSINK][h] -= w * (double)delta;
-        g->noise[FAG_DSINK][h] += fag_square(w * (fabs((double)delta) * (e32 * (8 + big_s) + eps) + d_o_o * (fap_epsilon(p->spec.out) + 8 * e32)));
+        g->noise[FAG_DSINK][h] += fag_square(w * (fabs((double)delta) * (e32 * (8 + big_s) + eps) +
+                                                  d_o_o * (fap_epsilon(p->spec.out) + 8 * e32)));
     }
     for (int j = r.lo; j < r.hi; j++) {
         const float e = fag_weight(s[j], max, sum);
         double slope, slope_bias, x;
         if (e == 0) continue;
         const float *kj = k + (int64_t)j * d;
-        const double kn = (double)sqrtf(fap_dot(kj, kj, d)), vn = (double)sqrtf(fap_dot(v + (int64_t)j * dv, v + (int64_t)j * dv, dv));
+        const double kn = (double)sqrtf(fap_dot(kj, kj, d)),
+                     vn = (double)sqrtf(fap_dot(v + (int64_t)j * dv, v + (int64_t)j * dv, dv));
         fa_reference_score(&p->info, a, seq, h, i, j, (double)(fap_dot(q, kj, d) * scale), &slope, &slope_bias);
         float ds = e * (dp[j] - delta);
-        x = (double)e * ((e32 * (4 + times * (fabs((double)s[j]) + steps * abs(i + seq->len_k - seq->len_q - j)) + 2 * qn * kn * fabs(slope) + big_s) + eps) * ((double)fabsf(dp[j]) + fabs((double)delta)) +
-                         8 * e32 * don * vn + d_o_o * ((p->spec.out == FA_F32 ? 0 : fap_epsilon(p->spec.out)) + 4 * e32));
+        x = (double)e *
+            ((e32 * (4 + times * (fabs((double)s[j]) + steps * abs(i + seq->len_k - seq->len_q - j)) +
+                     2 * qn * kn * fabs(slope) + big_s) +
+              eps) *
+                 ((double)fabsf(dp[j]) + fabs((double)delta)) +
+             8 * e32 * don * vn + d_o_o * ((p->spec.out == FA_F32 ? 0 : fap_epsilon(p->spec.out)) + 4 * e32));
         if (low) ds = fap_round(ds, p->spec.dtype);
         if (p->spec.bias) {
             fag_add(&g->naive[FAG_DBIAS][fag_at_bias(g, seq->b, h, i, j)], ds * (float)slope_bias);
@@ -225,8 +242,10 @@ static inline void fag_naive_row(fag_problem *g, const fa_sequence *seq, int h, 
         const int64_t row_k = (fag_row_k(g, seq->b, j) * p->spec.hk + hk) * d;
         x *= fabs(slope * (double)scale), x += 0x1p-22 * fabs((double)dss);
         for (int c = 0; c < d; c++) {
-            fag_add(&g->naive[FAG_DQ][row_q + c], dss * kj[c]), g->noise[FAG_DQ][row_q + c] += fag_square(x * (double)kj[c]);
-            fag_add(&g->naive[FAG_DK][row_k + c], dss * q[c]), g->noise[FAG_DK][row_k + c] += fag_square(x * (double)q[c]);
+            fag_add(&g->naive[FAG_DQ][row_q + c], dss * kj[c]),
+                g->noise[FAG_DQ][row_q + c] += fag_square(x * (double)kj[c]);
+            fag_add(&g->naive[FAG_DK][row_k + c], dss * q[c]),
+                g->noise[FAG_DK][row_k + c] += fag_square(x * (double)q[c]);
         }
     }
 }
@@ -256,7 +275,8 @@ static inline void fag_expect(fag_problem *g) {
         for (int h = 0; h < s->hq; h++)
             for (int i = 0; i < s->sq; i++)
                 for (int j = 0; j < s->sk; j++)
-                    g->ref[FAG_DBIAS][fag_at_bias(g, b, h, i, j)] += full[(((int64_t)b * s->hq + h) * s->sq + i) * s->sk + j];
+                    g->ref[FAG_DBIAS][fag_at_bias(g, b, h, i, j)] +=
+                        full[(((int64_t)b * s->hq + h) * s->sq + i) * s->sk + j];
 
     k = (float *)malloc(((size_t)s->sk * (size_t)(s->d + s->dv + 2) + 1) * sizeof *k);
     v = k + (int64_t)s->sk * s->d, row = v + (int64_t)s->sk * s->dv, dp = row + s->sk;
@@ -288,7 +308,8 @@ static inline void fag_compare_element(fag_worst *w, const fag_problem *g, int w
     const double got = (double)fa_load(g->out[which].place.data, got_at, dtype), want = g->ref[which][ref_at];
     const double naive = (double)fap_round((float)g->naive[which][ref_at], dtype);
     const double e = fap_difference(got, want), n = fap_difference(naive, want), noise = g->noise[which][ref_at];
-    const double round = fabs((double)fap_round((float)want, dtype) - want) + fap_epsilon(dtype) * fabs(want) + fap_tiny(dtype) +
+    const double round = fabs((double)fap_round((float)want, dtype) - want) +
+                         fap_epsilon(dtype) * fabs(want) + fap_tiny(dtype) +
                          1e-28; /* P below 2^-100 counts as 0 */
     if (isnan(want) ? !isnan(got) : isnan(got) || (isfinite(want) && isinf(got))) w->bad = 1;
     if (isnan(want) || isnan(got)) return;
@@ -303,11 +324,12 @@ static inline void fag_compare_element(fag_worst *w, const fag_problem *g, int w
  *     row   max e <= (r + 1) max n + rounding + 4 noise, for each row of a head
  *     rms   rms e <= r rms n + rms noise + rounding / 2, for each head
  * Naive arithmetic is exact by luck where a query sees one or two keys; there the noise decides. */
-static inline int fag_rule(const fag_problem *g, int which, const char *rule, double error, double bound, int b, int h, int i) {
+static inline int fag_rule(const fag_problem *g, int which, const char *rule, double error, double bound,
+                           int b, int h, int i) {
     char line[512];
     if (error <= bound) return 1;
-    printf("# %s: %s: rule %s: error %.3g > %.3g at b=%d h=%d row=%d\n#     %s\n", g->p.info.name, fag_names[which], rule,
-           error, bound, b, h, i, fap_print(&g->p.spec, line));
+    printf("# %s: %s: rule %s: error %.3g > %.3g at b=%d h=%d row=%d\n#     %s\n", g->p.info.name,
+           fag_names[which], rule, error, bound, b, h, i, fap_print(&g->p.spec, line));
     return 0;
 }
 
@@ -332,13 +354,15 @@ static inline int fag_judge_rows(fag_problem *g, int which) {
                 for (int c = 0; c < dim; c++) fag_compare_element(&row, g, which, got + c, ref + c);
                 if (!fag_rule(g, which, "nan", row.bad, 0, b, h, i)) return 0;
                 if (!fag_rule(g, which, "row", row.e, (r + 1) * row.n + row.round + 4 * row.noise, b, h, i)) return 0;
-                head.sum_e += row.sum_e, head.sum_n += row.sum_n, head.sum_noise += row.sum_noise, head.count += row.count;
+                head.sum_e += row.sum_e, head.sum_n += row.sum_n, head.sum_noise += row.sum_noise,
+                    head.count += row.count;
                 head.round = fmax(head.round, row.round);
                 all.e = fmax(all.e, row.e), all.n = fmax(all.n, row.n), all.noise = fmax(all.noise, row.noise);
                 all.round = fmax(all.round, row.round);
             }
             if (head.count > 0 && !fag_rule(g, which, "rms", sqrt(head.sum_e / head.count),
-                                            r * sqrt(head.sum_n / head.count) + sqrt(head.sum_noise / head.count) + head.round / 2,
+                                            r * sqrt(head.sum_n / head.count) +
+                                                sqrt(head.sum_noise / head.count) + head.round / 2,
                                             b, h, -1))
                 return 0;
         }

@@ -355,7 +355,8 @@ static inline int count_differences(const fap_problem *p, const fap_problem *q) 
                     n += fai_bits_of(fa_load(p->o.place.data, x + d, p->spec.out)) !=
                          fai_bits_of(fa_load(q->o.place.data, y + d, q->spec.out));
                 x = fap_at_q(p, &p->lse.place, b, i, h), y = fap_at_q(q, &q->lse.place, b, i, h);
-                n += fai_bits_of(fa_load(p->lse.place.data, x, FA_F32)) != fai_bits_of(fa_load(q->lse.place.data, y, FA_F32));
+                n += fai_bits_of(fa_load(p->lse.place.data, x, FA_F32)) !=
+                     fai_bits_of(fa_load(q->lse.place.data, y, FA_F32));
             }
     return n;
 }

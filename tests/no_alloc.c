@@ -93,7 +93,8 @@ static fa_status call_cache(void) {
     fa_part parts[2] = {{{q, 0, 0, 0}, {sink, 0, 0, 0}, FA_F32}, {{k, 0, 0, 0}, {slopes, 0, 0, 0}, FA_F32}};
     fa_status status = fa_rotary_table(cos_table, sin_table, SEQ, 128, 10000, 0);
     append.cache.batch = 1, append.cache.num_heads_k = HEADS, append.cache.seqlen_k = SEQ, append.cache.dtype = FA_I8;
-    append.cache.head_dim = append.cache.head_dim_v = 128, append.cache.k.data = cache[0], append.cache.v.data = cache[1];
+    append.cache.head_dim = append.cache.head_dim_v = 128, append.cache.k.data = cache[0],
+    append.cache.v.data = cache[1];
     append.cache.k_descale = append.cache.v_descale = own, append.cache.v_descale.data = factors[1];
     append.seqlen_new = SEQ, append.dtype = FA_F32, append.k.data = k, append.v.data = v, append.rotary = rotary;
     compact.cache = append.cache, compact.max_accepted = 3, compact.accepted = accepted;

@@ -53,11 +53,13 @@ FA_TEST(awkward_lengths) {
     for (int n = 0; n < COUNT(pairs); n++)
         for (int t = 0; t < COUNT(grads); t++)
             if (due())
-                FA_EXPECT(fag_check(grads[t], "sq=%d sk=%d causal=%d seed=%d", pairs[n][0], pairs[n][1], (n + t) % 2, n));
+                FA_EXPECT(fag_check(grads[t], "sq=%d sk=%d causal=%d seed=%d", pairs[n][0], pairs[n][1],
+                                    (n + t) % 2, n));
 }
 
 FA_TEST(every_head_dim_and_dtype) {
-    static const char *const shapes[] = {"sq=113 sk=203 causal=1", "sq=70 sk=300", "b=2 hq=4 hk=2 sq=20 sk=131 causal=1"};
+    static const char *const shapes[] = {"sq=113 sk=203 causal=1", "sq=70 sk=300",
+                                         "b=2 hq=4 hk=2 sq=20 sk=131 causal=1"};
     for (int n = 0; n < COUNT(dims) + COUNT(dtypes); n++) {
         const fa_info *info = n < COUNT(dims) ? dims[n] : dtypes[n - COUNT(dims)];
         for (int s = 0; s < COUNT(shapes) && info->backward; s++)
@@ -71,8 +73,9 @@ FA_TEST(grouped_heads) {
     for (int n = 0; n < COUNT(heads); n++)
         for (int s = 0; s < COUNT(lengths); s++)
             if (due())
-                FA_EXPECT(fag_check(grads[(n + s) % COUNT(grads)], "b=2 hq=%d hk=%d sq=%d sk=%d causal=%d seed=%d", heads[n][0],
-                                    heads[n][1], lengths[s], 20 + 9 * s, (n + s) % 2, n));
+                FA_EXPECT(fag_check(grads[(n + s) % COUNT(grads)],
+                                    "b=2 hq=%d hk=%d sq=%d sk=%d causal=%d seed=%d", heads[n][0], heads[n][1],
+                                    lengths[s], 20 + 9 * s, (n + s) % 2, n));
 }
 
 /* More queries than keys under a causal mask: the first rows see nothing; windows that leave holes between splits. */
@@ -88,10 +91,11 @@ FA_TEST(rows_and_keys_that_meet_nobody) {
 
 /* ---- features ---------------------------------------------------------------------------- */
 
-static const char *const features[] = {"causal=1", "wl=30", "wr=9", "wl=40 wr=12", "varlen=1", "used=1", "used=2", "page=16",
-                                       "page=3 used=2", "softcap=4", "alibi=1", "alibi=2", "bias=1", "bias=2", "bias=3",
-                                       "bias=4", "drop=0.3", "sink=1", "bm=16", "bm=64", "scale=-0.2", "nan=1 causal=1",
-                                       "layout=bhsd", "layout=padded", "layout=qkv", "layout=bcast"};
+static const char *const features[] = {
+    "causal=1",       "wl=30",         "wr=9",          "wl=40 wr=12", "varlen=1",    "used=1", "used=2",
+    "page=16",        "page=3 used=2", "softcap=4",     "alibi=1",     "alibi=2",     "bias=1", "bias=2",
+    "bias=3",         "bias=4",        "drop=0.3",      "sink=1",      "bm=16",       "bm=64",  "scale=-0.2",
+    "nan=1 causal=1", "layout=bhsd",   "layout=padded", "layout=qkv",  "layout=bcast"};
 
 FA_TEST(each_feature) {
     for (int n = 0; n < COUNT(features); n++)
@@ -179,12 +183,14 @@ static void expect_slope(fag_problem *g, const float *input, float got, double *
     *x = down, below = loss(g, o, scratch);
     *x = kept;
     slope = (above - below) / ((double)up - (double)down);
-    FA_EXPECT_MSG(fat_close((double)got, slope, 1e-3 * (1 + fabs(slope))), "%s: got %g, difference %g", what, (double)got, slope);
+    FA_EXPECT_MSG(fat_close((double)got, slope, 1e-3 * (1 + fabs(slope))), "%s: got %g, difference %g", what,
+                  (double)got, slope);
 }
 
 FA_TEST(central_differences) {
-    static const char *const lines[] = {"sq=9 sk=11", "hq=2 hk=1 sq=9 sk=11 causal=1 bias=1 sink=1", "sq=9 sk=11 softcap=3 alibi=1",
-                                        "hq=2 sq=7 sk=9 drop=0.25 wl=4", "hq=2 hk=1 sq=7 sk=9 bias=4 sink=1"};
+    static const char *const lines[] = {"sq=9 sk=11", "hq=2 hk=1 sq=9 sk=11 causal=1 bias=1 sink=1",
+                                        "sq=9 sk=11 softcap=3 alibi=1", "hq=2 sq=7 sk=9 drop=0.25 wl=4",
+                                        "hq=2 hk=1 sq=7 sk=9 bias=4 sink=1"};
     const fa_info *const infos[] = {&f32_32_info, &f32_32_hooks_info};
     for (int n = 0; n < 2 * COUNT(lines); n++) {
         fag_problem g;
@@ -202,7 +208,8 @@ FA_TEST(central_differences) {
             if (isfinite(k[at_k])) { /* not a key that nobody sees */
                 expect_slope(&g, q + at_q, ((const float *)g.p.args.dq.data)[at_q], o, scratch, "dq");
                 expect_slope(&g, k + at_k, ((const float *)g.p.args.dk.data)[at_k], o, scratch, "dk");
-                expect_slope(&g, (const float *)(void *)g.p.v.data + at_k, ((const float *)g.p.args.dv.data)[at_k], o, scratch, "dv");
+                expect_slope(&g, (const float *)(void *)g.p.v.data + at_k,
+                             ((const float *)g.p.args.dv.data)[at_k], o, scratch, "dv");
             }
             if (s->sink) expect_slope(&g, g.p.args.sink + h, g.p.args.dsink[h], o, scratch, "dsink");
             if (s->bias && fap_visible(&g.p, 0, h, i, j)) {

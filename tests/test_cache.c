@@ -212,7 +212,8 @@ static void model_row(const rows *r, int v, int b, int i, int h, float *x) {
     if (rope->positions) at = rope->positions[b] + i;
     if (rope->positions && rope->per_row) at = rope->positions[a->cu_seqlens_new ? row : b * a->seqlen_new + i];
     for (int n = 0; n < half; n++) {
-        float *first = rope->interleaved ? &x[2 * n] : &x[n], *second = rope->interleaved ? &x[2 * n + 1] : &x[n + half];
+        float *first = rope->interleaved ? &x[2 * n] : &x[n],
+              *second = rope->interleaved ? &x[2 * n + 1] : &x[n + half];
         const double c = (double)cos_table[at * half + n], s = (double)sin_table[at * half + n];
         const double re = (double)*first, im = (double)*second;
         volatile double up = re * c, down = im * s, across = re * s, along = im * c; /* no fused multiply-add */
@@ -244,8 +245,8 @@ static void all_worlds(void (*f)(world *, const char *, uint64_t *), uint64_t se
                 for (int mode = 0; mode < (dtype >= FA_E4M3 ? NUM_MODES : 1); mode++) {
                     world w;
                     char name[80];
-                    snprintf(name, sizeof name, "%s, page size %d, layout %d, factors %d", fa_dtype_name(dtype), pages[page],
-                             layout, mode);
+                    snprintf(name, sizeof name, "%s, page size %d, layout %d, factors %d",
+                             fa_dtype_name(dtype), pages[page], layout, mode);
                     make_world(&w, dtype, pages[page], layout, mode, &seed);
                     f(&w, name, &seed);
                     free_world(&w);
@@ -334,7 +335,8 @@ static void compact_some(world *w, const char *name, uint64_t *seed) {
             for (int h = 0; h < w->c.num_heads_k; h++) {
                 static unsigned char code[COLUMNS][MAX_DIM * 4];
                 static float factor[COLUMNS], x[MAX_DIM];
-                const int dim = v ? w->c.head_dim_v : w->c.head_dim, block = (v ? &w->c.v_descale : &w->c.k_descale)->block;
+                const int dim = v ? w->c.head_dim_v : w->c.head_dim,
+                          block = (v ? &w->c.v_descale : &w->c.k_descale)->block;
                 const size_t bytes = (size_t)dim * fa_sizeof(w->c.dtype);
                 float *f;
                 for (int n = 0; n < num[b]; n++) {
@@ -403,7 +405,8 @@ static void row_factors(fa_dtype dtype, int paged) {
     FA_REQUIRE(fa_append(&a) == FA_OK);
     for (int i = 0; i < N; i++) {
         const int row = paged ? table[i / 8] * 8 + i % 8 : i;
-        const double f = (double)factor[row], tiny = dtype == FA_E4M3 ? 0x1p-9 : 0x1p-16, digits = dtype == FA_E4M3 ? 0x1p-4 : 0x1p-3;
+        const double f = (double)factor[row], tiny = dtype == FA_E4M3 ? 0x1p-9 : 0x1p-16,
+                     digits = dtype == FA_E4M3 ? 0x1p-4 : 0x1p-3;
         double most = 0;
         for (int d = 0; d < D; d++) {
             const double want = (double)x[i][d], got = f * (double)fa_load(code[row], d, dtype);
@@ -487,7 +490,8 @@ FA_TEST(rotary_of_queries) {
     uint64_t seed = fat_seed;
     for (int n = 0; n < 300; n++) {
         const fa_dtype dtype = FA_F32 + n % 3;
-        const int dim = 2 + fat_below(&seed, MAX_DIM - 1), pad = fat_below(&seed, 3), varlen = n / 3 % 2, per_row = n / 6 % 2;
+        const int dim = 2 + fat_below(&seed, MAX_DIM - 1), pad = fat_below(&seed, 3), varlen = n / 3 % 2,
+                  per_row = n / 6 % 2;
         const int32_t cu[BATCH + 1] = {1, 4, 4, 9}, used[BATCH] = {2, 0, 5};
         int32_t positions[BATCH * SEQ];
         fa_rotary_args a;
@@ -512,7 +516,8 @@ FA_TEST(rotary_of_queries) {
                     const int at = !a.rotary.positions ? i : per_row ? positions[row] : positions[b] + i;
                     for (int d = 0; d < dim; d++) {
                         float x = fa_load(q, base + d, dtype);
-                        const int i2 = a.rotary.interleaved ? d / 2 : d % half, second = a.rotary.interleaved ? d % 2 : d >= half;
+                        const int i2 = a.rotary.interleaved ? d / 2 : d % half,
+                                  second = a.rotary.interleaved ? d % 2 : d >= half;
                         const int step = a.rotary.interleaved ? 1 : half;
                         if (d < a.rotary.dim) {
                             const double c = (double)cos_table[at * half + i2], s = (double)sin_table[at * half + i2];
@@ -548,17 +553,21 @@ FA_TEST(quantize_is_the_model) {
     for (int n = 0; n < 400; n++) {
         fa_quantize_args a;
         memset(&a, 0, sizeof a), memset(factor, 0xff, sizeof factor), memset(need, 0, sizeof need);
-        const int dim = 2 << fat_below(&seed, 6), block = fat_below(&seed, 4) * fat_below(&seed, 3), blocks = block ? (SEQ + block - 1) / block : 1;
+        const int dim = 2 << fat_below(&seed, 6), block = fat_below(&seed, 4) * fat_below(&seed, 3),
+                  blocks = block ? (SEQ + block - 1) / block : 1;
         const fa_dtype to = FA_F32 + n % 6;
-        a.batch = BATCH, a.num_heads = H, a.seqlen_q = SEQ, a.head_dim = dim, a.dtype = FA_F32 + n / 6 % 3, a.o_dtype = to;
+        a.batch = BATCH, a.num_heads = H, a.seqlen_q = SEQ, a.head_dim = dim, a.dtype = FA_F32 + n / 6 % 3,
+        a.o_dtype = to;
         a.q.data = q, a.o.data = o, a.hadamard = fat_below(&seed, 2), a.seed = (uint64_t)n % 2;
         if (fat_below(&seed, 2)) a.cu_seqlens_q = cu, a.seqused_q = used;
-        const int64_t axes = fat_below(&seed, 8), sb = axes & 1 ? H * blocks : 0, sh = axes & 2 ? blocks : 0, ss = axes & 4 ? 1 : 0;
+        const int64_t axes = fat_below(&seed, 8), sb = axes & 1 ? H * blocks : 0, sh = axes & 2 ? blocks : 0,
+                      ss = axes & 4 ? 1 : 0;
         if (to >= FA_E4M3 && n % 5) {
             const fa_descale_out d = {factor, sb, sh, ss, block, 0};
             a.descale = d;
         }
-        for (int i = 0; i < MAX; i++) fa_store(q, i, a.dtype, (float)(fat_normal(&seed) * (fat_below(&seed, 50) ? 1 : 100)));
+        for (int i = 0; i < MAX; i++)
+            fa_store(q, i, a.dtype, (float)(fat_normal(&seed) * (fat_below(&seed, 50) ? 1 : 100)));
         memset(o, 0xff, sizeof o), memset(model, 0xff, sizeof model);
         for (int code = 0; code < 2; code++)
             for (int b = 0; b < BATCH; b++)
@@ -574,7 +583,8 @@ FA_TEST(quantize_is_the_model) {
                                 sum[d] = 0;
                                 for (int e = 0; e < dim; e++) {
                                     fai_hadamard_bits(a.seed, e, bits);
-                                    const int minus = (int)(bits[e / 32] >> e % 32 & 1) ^ (__builtin_popcount((unsigned)(d & e)) & 1);
+                                    const int minus = (int)(bits[e / 32] >> e % 32 & 1) ^
+                                                      (__builtin_popcount((unsigned)(d & e)) & 1);
                                     sum[d] += minus ? -(double)x[row + e] : (double)x[row + e];
                                 }
                             }
@@ -615,7 +625,8 @@ FA_TEST(transposed_is_a_permutation) {
         const int ragged = n % 2, packed = n / 2 % 2 && !ragged, shortened = n / 4 % 2;
         fa_quantize_args a;
         memset(&a, 0, sizeof a);
-        a.batch = BATCH, a.num_heads = H, a.seqlen_q = SEQ, a.head_dim = D - n % 3, a.dtype = FA_F32 + n % 3, a.o_dtype = FA_E4M3;
+        a.batch = BATCH, a.num_heads = H, a.seqlen_q = SEQ, a.head_dim = D - n % 3, a.dtype = FA_F32 + n % 3,
+        a.o_dtype = FA_E4M3;
         a.q.data = q, a.cu_seqlens_q = ragged ? cu : NULL, a.seqused_q = shortened ? used : NULL;
         if (n / 8 % 2) {
             const fa_descale_out d = {factor, H * SEQ, SEQ, 1, n / 16 ? 5 : 0, 0};
@@ -630,7 +641,10 @@ FA_TEST(transposed_is_a_permutation) {
         if (!packed) a.o.stride_s = columns, a.o.stride_h = columns * dim, a.o.stride_b = columns * dim * H;
         FA_EXPECT(fa_quantize(&a) == FA_OK);
         for (int b = 0; b < BATCH; b++) {
-            const int len = shortened ? used[b] : ragged ? cu[b + 1] - cu[b] : SEQ, start = ragged ? (cu[b] + 15 * b) / 16 * 16 : 0;
+            const int len = shortened ? used[b]
+                            : ragged  ? cu[b + 1] - cu[b]
+                                      : SEQ,
+                      start = ragged ? (cu[b] + 15 * b) / 16 * 16 : 0;
             for (int h = 0; h < H; h++)
                 for (int j = 0; j < (len + 15) / 16 * 16; j++)
                     for (int d = 0; d < dim; d++)
@@ -649,7 +663,8 @@ FA_TEST(rotation_keeps_products_and_makes_them_better) {
     static uint8_t code[2][N][D];
     uint64_t seed = fat_seed;
     for (int i = 0; i < 2 * N * D; i++)
-        x[i / N / D][i / D % N][i % D] = (float)(fat_normal(&seed) + (fat_below(&seed, 1000) ? 0 : 10 * fat_normal(&seed)));
+        x[i / N / D][i / D % N][i % D] =
+            (float)(fat_normal(&seed) + (fat_below(&seed, 1000) ? 0 : 10 * fat_normal(&seed)));
     for (int dtype = FA_E4M3; dtype <= FA_I8; dtype += FA_I8 - FA_E4M3) {
         double rms[2] = {0, 0};
         for (int rotated = 0; rotated < 2; rotated++) {
@@ -666,7 +681,8 @@ FA_TEST(rotation_keeps_products_and_makes_them_better) {
                 for (int j = 0; j < N; j++) {
                     double want = 0, kept = 0, got = 0;
                     for (int d = 0; d < D; d++) {
-                        want += (double)x[0][i][d] * (double)x[1][j][d], kept += (double)y[0][i][d] * (double)y[1][j][d];
+                        want += (double)x[0][i][d] * (double)x[1][j][d],
+                            kept += (double)y[0][i][d] * (double)y[1][j][d];
                         got += (double)fa_load(code[0][i], d, dtype) * (double)fa_load(code[1][j], d, dtype);
                     }
                     const double error = got * (double)factor[0] * (double)factor[1] - want;
@@ -674,8 +690,8 @@ FA_TEST(rotation_keeps_products_and_makes_them_better) {
                     rms[rotated] += error * error / N / N;
                 }
         }
-        FA_EXPECT_MSG(sqrt(rms[1]) < (dtype == FA_I8 ? 0.5 : 1.1) * sqrt(rms[0]), "%s: %g, rotated %g", fa_dtype_name(dtype),
-                      sqrt(rms[0]), sqrt(rms[1]));
+        FA_EXPECT_MSG(sqrt(rms[1]) < (dtype == FA_I8 ? 0.5 : 1.1) * sqrt(rms[0]), "%s: %g, rotated %g",
+                      fa_dtype_name(dtype), sqrt(rms[0]), sqrt(rms[1]));
     }
 }
 
@@ -722,7 +738,8 @@ static void attend(world *w, const char *name, uint64_t *seed) {
     info.kv_dtype = FA_F32;
     FA_EXPECT_MSG(fa_reference_forward(&info, &plain, o[1], NULL, scratch) == FA_OK, "%s", name);
     double worst = 0;
-    for (int i = 0; i < w->c.batch * SQ * a.num_heads * w->c.head_dim_v; i++) worst = fmax(worst, fabs(o[0][i] - o[1][i]));
+    for (int i = 0; i < w->c.batch * SQ * a.num_heads * w->c.head_dim_v; i++)
+        worst = fmax(worst, fabs(o[0][i] - o[1][i]));
     FA_EXPECT_MSG(worst < 1e-5, "%s: %g", name, worst);
 }
 FA_TEST(attention_sees_what_was_appended) { all_worlds(attend, fat_seed + 40); }

@@ -206,8 +206,10 @@ FA_TEST(dropout_seed_and_offset) {
 
 /* Blocks of any shape, and of each head; one byte of 0 hides, any other shows. */
 FA_TEST(block_masks_of_odd_sizes) {
-    static const int sizes[][2] = {{1, 1}, {1, 5}, {3, 2}, {7, 13}, {13, 8}, {64, 48}, {50, 100}, {128, 3}, {1000, 1000}};
-    static const char *const shapes[] = {"b=2 hq=4 hk=2 sq=70 sk=150", "hq=2 sq=5 sk=203 causal=1", "sq=130 sk=66 wl=40"};
+    static const int sizes[][2] = {{1, 1},   {1, 5},    {3, 2},   {7, 13},     {13, 8},
+                                   {64, 48}, {50, 100}, {128, 3}, {1000, 1000}};
+    static const char *const shapes[] = {"b=2 hq=4 hk=2 sq=70 sk=150", "hq=2 sq=5 sk=203 causal=1",
+                                         "sq=130 sk=66 wl=40"};
     uint64_t rng = fat_seed;
     for (int t = 0; t < COUNT(core); t++)
         for (int n = 0; n < COUNT(sizes); n++)
@@ -247,8 +249,12 @@ FA_TEST(tree_of_one_chain_is_causal) {
 
 /* Windows that hide nothing change no bit, and causal is a window to the right of one key. */
 FA_TEST(windows_as_wide_as_the_keys) {
-    static const char *const same[][2] = {{"", "wl=203"}, {"", "wr=203"}, {"", "wl=2147483647 wr=2147483647"},
-                                          {"causal=1", "wr=1"}, {"causal=1", "causal=1 wr=9"}, {"causal=1 wl=30", "wl=30 wr=1"}};
+    static const char *const same[][2] = {{"", "wl=203"},
+                                          {"", "wr=203"},
+                                          {"", "wl=2147483647 wr=2147483647"},
+                                          {"causal=1", "wr=1"},
+                                          {"causal=1", "causal=1 wr=9"},
+                                          {"causal=1 wl=30", "wl=30 wr=1"}};
     for (int t = 0; t < COUNT(core); t++)
         for (int n = 0; n < COUNT(same); n++) {
             fap_problem p, q;
@@ -283,7 +289,8 @@ FA_TEST(empty_sequences) {
             for (int n = 0; n < 2 * 38; n++) {
                 FA_EXPECT_NEAR((double)fa_load(p.lse.place.data, n, FA_F32), lse[n], 1e-4);
                 for (int d = 0; d < p.spec.dv; d++)
-                    FA_EXPECT_NEAR((double)fa_load(p.o.place.data, n * p.spec.dv + d, p.spec.out), o[n * p.spec.dv + d], 0.05);
+                    FA_EXPECT_NEAR((double)fa_load(p.o.place.data, n * p.spec.dv + d, p.spec.out),
+                                   o[n * p.spec.dv + d], 0.05);
             }
             free(o), free(scratch), fap_free(&p);
         }

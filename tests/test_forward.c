@@ -11,8 +11,10 @@
 
 /* One below and one above every edge: MR = 4 or 8 keys, VL = 4, 8 or 16 lanes, 32 rows of a panel, tiles of 64, 128
  * (pairs) and 192; up to VL / 2 rows are a path of their own. */
-static const int edges_q[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 24, 25, 31, 32, 33, 40, 41, 63, 64, 65, 72, 73, 127, 128, 129};
-static const int edges_k[] = {0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 66, 127, 128, 129, 191, 192, 193, 255, 256, 257};
+static const int edges_q[] = {1,  2,  3,  4,  5,  7,  8,  9,  15, 16, 17,  24,  25,
+                              31, 32, 33, 40, 41, 63, 64, 65, 72, 73, 127, 128, 129};
+static const int edges_k[] = {0,  1,  2,  3,  4,  5,   7,   8,   9,   15,  16,  17,  31,  32,
+                              33, 63, 64, 65, 66, 127, 128, 129, 191, 192, 193, 255, 256, 257};
 
 static void check_edges(const fa_info *info, const char *more) {
     for (int q = 0; q < COUNT(edges_q); q++)
@@ -40,7 +42,8 @@ static void check_pairs(const fa_info *info, const char *heads) {
     for (int n = 0; n < COUNT(pairs); n++)
         for (int causal = 0; causal <= 1; causal++)
             if (due())
-                FA_EXPECT(check_case(info, "sq=%d sk=%d causal=%d seed=%d %s", pairs[n][0], pairs[n][1], causal, n, heads));
+                FA_EXPECT(check_case(info, "sq=%d sk=%d causal=%d seed=%d %s", pairs[n][0], pairs[n][1],
+                                     causal, n, heads));
 }
 
 FA_TEST(awkward_lengths_f32) { check_pairs(&f32_64_info, ""); }
@@ -49,8 +52,9 @@ FA_TEST(awkward_lengths_bf16) { check_pairs(&bf16_64_info, ""); }
 
 /* Every instance: head dims 16 .. 256, unequal ones, other tiles. */
 FA_TEST(every_head_dim) {
-    static const char *const shapes[] = {"sq=113 sk=203 causal=1", "sq=113 sk=203", "hq=3 sq=35 sk=66 causal=1",
-                                         "b=2 hq=4 hk=2 sq=8 sk=131", "sq=1 sk=300", "b=3 hq=6 hk=1 sq=70 sk=40 causal=1"};
+    static const char *const shapes[] = {
+        "sq=113 sk=203 causal=1",    "sq=113 sk=203", "hq=3 sq=35 sk=66 causal=1",
+        "b=2 hq=4 hk=2 sq=8 sk=131", "sq=1 sk=300",   "b=3 hq=6 hk=1 sq=70 sk=40 causal=1"};
     for (int n = 0; n < COUNT(dims); n++)
         for (int s = 0; s < COUNT(shapes); s++)
             if (!quick() || s == n % COUNT(shapes)) FA_EXPECT(check_case(dims[n], "%s", shapes[s]));
@@ -97,8 +101,8 @@ FA_TEST(tile_sizes_agree) {
     for (int n = 0; n < 6; n++)
         for (int t = 0; t < COUNT(tiled); t++)
             if (due())
-                FA_EXPECT(check_case(tiled[t], "hq=3 hk=1 sq=%d sk=%d causal=%d wl=%d seed=%d", 190 + 61 * n, 300 + 83 * n,
-                                     n % 2, n % 3 ? 100 * n : 0, n));
+                FA_EXPECT(check_case(tiled[t], "hq=3 hk=1 sq=%d sk=%d causal=%d wl=%d seed=%d", 190 + 61 * n,
+                                     300 + 83 * n, n % 2, n % 3 ? 100 * n : 0, n));
 }
 
 /* ---- who computes what --------------------------------------------------------------------- */
@@ -244,8 +248,10 @@ FA_TEST(a_million_keys) {
     FA_EXPECT(run_case(&p, &f32_32_info));
     for (int i = 0; i < ROWS; i++) {
         for (int d = 0; d < 32; d++)
-            worst_o = fmax(worst_o, fabs((double)((const float *)(const void *)p.o.place.data)[i * 32 + d] - p.o_ref[i * 32 + d]));
-        worst_lse = fmax(worst_lse, fabs((double)((const float *)(const void *)p.lse.place.data)[i] - p.lse_ref[i] - log((double)TIMES)));
+            worst_o = fmax(worst_o, fabs((double)((const float *)(const void *)p.o.place.data)[i * 32 + d] -
+                                         p.o_ref[i * 32 + d]));
+        worst_lse = fmax(worst_lse, fabs((double)((const float *)(const void *)p.lse.place.data)[i] -
+                                         p.lse_ref[i] - log((double)TIMES)));
     }
     /* sums of 2^20 terms in f32, whose rounding repeats with the pages; |o| is about 1/128, lse about 14 */
     FA_EXPECT_MSG(worst_o < 2e-5 && worst_lse < 1.5e-4, "o %g, lse %g", worst_o, worst_lse);

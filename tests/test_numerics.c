@@ -37,11 +37,18 @@ static void set_scores(fap_problem *p, double (*score)(int j)) {
     }
 }
 static void multiply(const fap_place *t, int64_t n, double factor) { /* of a packed tensor */
-    for (int64_t i = 0; i < n; i++) fa_store(t->data, i, t->dtype, (float)(factor * (double)fa_load(t->data, i, t->dtype)));
+    for (int64_t i = 0; i < n; i++)
+        fa_store(t->data, i, t->dtype, (float)(factor * (double)fa_load(t->data, i, t->dtype)));
 }
-static void multiply_q(fap_problem *p, double x) { multiply(&p->q, (int64_t)p->spec.b * p->spec.sq * p->spec.hq * p->spec.d, x); }
-static void multiply_k(fap_problem *p, double x) { multiply(&p->k, (int64_t)p->spec.b * p->spec.sk * p->spec.hk * p->spec.d, x); }
-static void multiply_v(fap_problem *p, double x) { multiply(&p->v, (int64_t)p->spec.b * p->spec.sk * p->spec.hk * p->spec.dv, x); }
+static void multiply_q(fap_problem *p, double x) {
+    multiply(&p->q, (int64_t)p->spec.b * p->spec.sq * p->spec.hq * p->spec.d, x);
+}
+static void multiply_k(fap_problem *p, double x) {
+    multiply(&p->k, (int64_t)p->spec.b * p->spec.sk * p->spec.hk * p->spec.d, x);
+}
+static void multiply_v(fap_problem *p, double x) {
+    multiply(&p->v, (int64_t)p->spec.b * p->spec.sk * p->spec.hk * p->spec.dv, x);
+}
 
 /* LSE against fp64. */
 static void check_lse(fap_problem *p, const char *name) {
@@ -50,7 +57,8 @@ static void check_lse(fap_problem *p, const char *name) {
         for (int h = 0; h < p->spec.hq; h++)
             for (int i = 0; i < p->spec.sq; i++) {
                 double want = p->lse_ref[fap_lse_index(p, b, h, i)], got = (double)get_lse(p, b, h, i);
-                FA_EXPECT_MSG(fat_close(got, want, 1e-5 * (1 + fabs(want))), "%s: lse %.9g, not %.9g, row %d", name, got, want, i);
+                FA_EXPECT_MSG(fat_close(got, want, 1e-5 * (1 + fabs(want))), "%s: lse %.9g, not %.9g, row %d",
+                              name, got, want, i);
             }
 }
 /* Runs it and compares with fp64 by the rules of fa_problem.h. */
@@ -134,10 +142,11 @@ FA_TEST(probabilities_add_up_to_one) {
                 FA_EXPECT(run_case(&p, core[t]));
                 for (int h = 0; h < p.spec.hq; h++)
                     for (int i = 0; i < p.spec.sq; i++)
-                        for (int d = 0; d < p.spec.dv; d++) worst = fmax(worst, fabs((double)get_o(&p, 0, h, i, d) - 1));
+                        for (int d = 0; d < p.spec.dv; d++)
+                            worst = fmax(worst, fabs((double)get_o(&p, 0, h, i, d) - 1));
                 /* f32: sums of 200 terms; else one rounding of P and O: 2^-9 of bf16 each */
-                FA_EXPECT_MSG(worst <= (p.spec.dtype == FA_F32 ? 2e-6 : 2 * fap_epsilon(p.spec.out)), "%s, %s: off by %g",
-                              core[t]->name, patterns[n].name, worst);
+                FA_EXPECT_MSG(worst <= (p.spec.dtype == FA_F32 ? 2e-6 : 2 * fap_epsilon(p.spec.out)),
+                              "%s, %s: off by %g", core[t]->name, patterns[n].name, worst);
                 fap_free(&p);
             }
 }
@@ -207,7 +216,8 @@ FA_TEST(denormal_inputs) {
                 for (int h = 0; h < p.spec.hq; h++)
                     for (int i = 0; i < p.spec.sq; i++)
                         for (int d = 0; d < p.spec.dv; d++) {
-                            double want = p.o_ref[(i * p.spec.hq + h) * p.spec.dv + d], got = (double)get_o(&p, 0, h, i, d);
+                            double want = p.o_ref[(i * p.spec.hq + h) * p.spec.dv + d],
+                                   got = (double)get_o(&p, 0, h, i, d);
                             FA_EXPECT_NEAR(got, want, 0.02 * fabs(want) + 0.05 * (n & 4 ? tiny : 1) + flushed);
                         }
                 fap_free(&p);
@@ -233,7 +243,8 @@ FA_TEST(huge_values) {
                             double e = fabs((double)get_o(&p, 0, h, i, d) * 0x1p-124 - (double)get_o(&q, 0, h, i, d));
                             worst = e <= worst ? worst : e; /* NaN stays */
                         }
-                FA_EXPECT_MSG(worst <= 4 * loose(wide[t]), "%s, %s: off by %g times 2^124", wide[t]->name, patterns[n].name, worst);
+                FA_EXPECT_MSG(worst <= 4 * loose(wide[t]), "%s, %s: off by %g times 2^124", wide[t]->name,
+                              patterns[n].name, worst);
                 fap_free(&p), fap_free(&q);
             }
 }
@@ -255,7 +266,8 @@ FA_TEST(bias_of_minus_1e9) {
                         bias[i] = i % p.spec.sk < hidden ? large[n] : 0;
                     for (int hk = 0; hk < p.spec.hk; hk++) /* some of it were NaN under a causal mask */
                         for (int j = 0; j < p.spec.sk; j++)
-                            for (int d = 0; d < p.spec.d; d++) put_k(&p, 0, hk, j, d, cos(j + d)), put_v(&p, 0, hk, j, d, sin(j * d));
+                            for (int d = 0; d < p.spec.d; d++)
+                                put_k(&p, 0, hk, j, d, cos(j + d)), put_v(&p, 0, hk, j, d, sin(j * d));
                     FA_EXPECT(run_case(&p, core[t]));
                     FA_EXPECT_MSG(fap_judge(&p, core[t]->name), "%d keys of %g", hidden, (double)large[n]);
                     check_lse(&p, core[t]->name);
@@ -367,7 +379,9 @@ FA_TEST(nan_and_infinity) {
 FA_TEST(nan_beyond_the_lengths) {
     for (int t = 0; t < COUNT(core); t++)
         for (int n = 0; n < 20; n++)
-            if (due()) FA_EXPECT(check_case(core[t], "b=4 hq=2 sq=50 sk=150 used=%d page=%d seed=%d", 1 + n % 2, n % 3 ? 0 : 16, n));
+            if (due())
+                FA_EXPECT(check_case(core[t], "b=4 hq=2 sq=50 sk=150 used=%d page=%d seed=%d", 1 + n % 2,
+                                     n % 3 ? 0 : 16, n));
 }
 
 /* +inf and -inf in one column make NaN, in one direction infinity. */

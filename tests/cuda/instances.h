@@ -70,56 +70,10 @@ static const fa_cuda_info *const full[] = {&bf16_64_cuda_info, &f16_128_cuda_inf
 #define FA_FEATURES FA_CAUSAL
 #include "flashattn_cuda.cuh"
 
-#define FA_NAME bf16_80
-#define FA_HEAD_DIM 80
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME f16_96
-#define FA_HEAD_DIM 96
-#define FA_DTYPE FA_F16
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_112
-#define FA_HEAD_DIM 112
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME f16_144
-#define FA_HEAD_DIM 144
-#define FA_DTYPE FA_F16
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_160
-#define FA_HEAD_DIM 160
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
+#include "head_dims.h"
 
 #define FA_NAME bf16_176
 #define FA_HEAD_DIM 176
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_192
-#define FA_HEAD_DIM 192
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME f16_208
-#define FA_HEAD_DIM 208
-#define FA_DTYPE FA_F16
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_224
-#define FA_HEAD_DIM 224
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_240
-#define FA_HEAD_DIM 240
 #define FA_FEATURES FA_CAUSAL
 #include "flashattn_cuda.cuh"
 
@@ -156,11 +110,6 @@ static const fa_cuda_info *const dims[] = {
 };
 
 /* ---- hooks ------------------------------------------------------------------------------- */
-
-#define HOOK_SCORE(s, b, h, i, j) \
-    ((s) * ((h) % 2 ? 0.5f : 2.0f) + ((i) > (j) ? 0.25f : 0.0f) - ((b) == 1 ? 1.0f : 0.0f) * ((j) % 3 == 1))
-#define HOOK_MASK(b, h, i, j) \
-    (((i) + 2 * (j) + (h) + (b)) % 3 != 0 ? 4 : 0) /* any nonzero number means visible */
 
 #define FA_NAME bf16_64_both
 #define FA_HEAD_DIM 64

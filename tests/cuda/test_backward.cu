@@ -1,7 +1,5 @@
 /* test_backward.cu - the CUDA backward pass against the fp64 reference, with the judge of fa_gradient.h. */
-#include <stdarg.h>
-
-#include "fa_test.h"
+#include "cuda_test.h"
 
 /* ---- instances --------------------------------------------------------------------------- */
 
@@ -88,25 +86,24 @@ static const fa_cuda_info *const dims[] = {
     &f16_192_128_cuda_info,   &f16_208_240_cuda_info,    &bf16_256_cuda_info};
 
 /* Hooks whose derivatives are not 1, of a score that softcap and bias have changed before. */
-#define HOOK_SCORE(s, b, h, i, j) \
+#define CURVED_SCORE(s, b, h, i, j) \
     ((s) * ((h) % 2 ? 0.5f : 2.0f) + (s) * (s) * 0.0625f * ((i) > (j)) - ((b) == 1 ? 1.0f : 0.0f) * ((j) % 3 == 1))
-#define HOOK_GRAD(s, b, h, i, j) (((h) % 2 ? 0.5f : 2.0f) + (s) * 0.125f * ((i) > (j)))
-#define HOOK_MASK(b, h, i, j) (((i) + 2 * (j) + (h) + (b)) % 3 != 0 ? 4 : 0)
+#define CURVED_GRAD(s, b, h, i, j) (((h) % 2 ? 0.5f : 2.0f) + (s) * 0.125f * ((i) > (j)))
 
 #define FA_NAME f16_64_hooks
 #define FA_HEAD_DIM 64
 #define FA_DTYPE FA_F16
 #define FA_FEATURES FA_ALL_FEATURES
 #define FA_PASSES FA_BACKWARD
-#define FA_SCORE_MOD HOOK_SCORE
-#define FA_SCORE_MOD_GRAD HOOK_GRAD
+#define FA_SCORE_MOD CURVED_SCORE
+#define FA_SCORE_MOD_GRAD CURVED_GRAD
 #define FA_MASK_MOD HOOK_MASK
 #include "flashattn_cuda.cuh"
 
 #define FA_NAME bf16_16_no_grad
 #define FA_HEAD_DIM 16
 #define FA_PASSES FA_BACKWARD
-#define FA_SCORE_MOD HOOK_SCORE
+#define FA_SCORE_MOD CURVED_SCORE
 #include "flashattn_cuda.cuh"
 
 #define FA_NAME bf16_64 /* the CPU kernel of the same name: their functions do not meet */
@@ -116,25 +113,13 @@ static const fa_cuda_info *const dims[] = {
 #define FA_FEATURES FA_ALL_FEATURES
 #include "flashattn.h"
 
-#include "fa_problem.h"
-
-#include "fa_gradient.h"
-
 #include "device.h"
+#include "fa_gradient.h"
 
 /* ---- running ----------------------------------------------------------------------------- */
 
-/* FA_TEST_SCALE=quick runs every sixth case: of other schedules, other devices. */
-static int quick(void) {
-    const char *scale = getenv("FA_TEST_SCALE");
-    return scale && !strcmp(scale, "quick");
-}
-static int due(void) {
-    static int n;
-    return !quick() || n++ % 6 == 0;
-}
+static int due(void) { return due_every(6); }
 
-#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 enum { ALL = 31 };
 
 /* The problem on the device, with everything that the backward pass reads or writes. */
@@ -158,24 +143,15 @@ static int download(fag_problem *g, const device_copy *c) {
 static int device_backward(const fa_cuda_info *instance, fag_problem *g) {
     enum { ODD = 20 }; /* the workspace is at an odd address */
     device_copy c;
-    fa_error error;
     unsigned char behind[64];
     void *workspace = NULL;
     size_t bytes = 0;
-    fa_status status = FA_OK;
     for (int n = 0; n < FAG_COUNT; n++) memset(g->out[n].bytes, 0xff, g->out[n].size);
     int ok = upload(g, &c);
-    c.args.error = &error;
     if (ok) bytes = instance->backward_workspace(&c.args);
     ok = ok && device_ok(cudaMalloc(&workspace, bytes + ODD + sizeof behind), "cudaMalloc") &&
-         device_ok(cudaMemset(workspace, 0xff, bytes + ODD + sizeof behind), "cudaMemset");
-    if (ok) status = instance->backward(&c.args, (char *)workspace + ODD, bytes, 0);
-    if (ok && status) {
-        char text[256];
-        fa_error_message(&error, text, sizeof text);
-        printf("# %s: %s\n", instance->info.name, text), ok = 0;
-    }
-    ok = ok && device_ok(cudaDeviceSynchronize(), "kernels") && download(g, &c) &&
+         device_ok(cudaMemset(workspace, 0xff, bytes + ODD + sizeof behind), "cudaMemset") &&
+         device_done(instance, &c, instance->backward(&c.args, (char *)workspace + ODD, bytes, 0)) && download(g, &c) &&
          device_ok(cudaMemcpy(behind, (char *)workspace + ODD + bytes, sizeof behind, cudaMemcpyDeviceToHost),
                    "workspace");
     for (int n = 0; ok && n < (int)sizeof behind; n++)
@@ -410,8 +386,6 @@ FA_TEST(deterministic_features) {
 
 /* ---- bytes, banks ------------------------------------------------------------------------ */
 
-extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
-
 static fa_status launches(const fa_cuda_info *instance, const fa_args *args, fa_cuda_launch launch[4]) {
 #define OF(name) \
     if (instance == &name##_cuda_info) return name##_backward_cuda_launch(args, launch);
@@ -527,30 +501,22 @@ FA_TEST(bad_arguments) {
 FA_TEST(graph) {
     fag_problem g;
     device_copy c;
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
+    device_graph graph;
     void *workspace;
     FA_REQUIRE(build(&bf16_64_cuda_info, &g, "b=2 hq=4 hk=2 sq=70 sk=200 causal=1 sink=1", ALL));
     reference_forward(&g.p);
     g.p.args.deterministic = 1;
     FA_REQUIRE(upload(&g, &c));
     const size_t bytes = bf16_64_backward_cuda_workspace(&c.args);
-    FA_REQUIRE(device_ok(cudaMalloc(&workspace, bytes), "cudaMalloc"));
-    FA_REQUIRE(device_ok(cudaStreamCreate(&stream), "stream"));
-    FA_EXPECT(device_ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "begin"));
-    FA_EXPECT(bf16_64_backward_cuda(&c.args, workspace, bytes, stream) == FA_OK);
-    FA_EXPECT(device_ok(cudaStreamEndCapture(stream, &graph), "end"));
-    FA_REQUIRE(device_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate"));
+    FA_REQUIRE(device_ok(cudaMalloc(&workspace, bytes), "cudaMalloc") && graph_begin(&graph));
+    FA_EXPECT(bf16_64_backward_cuda(&c.args, workspace, bytes, graph.stream) == FA_OK);
+    FA_REQUIRE(graph_end(&graph));
     for (int n = 0; n < 2; n++) {
         for (int t = 0; t < FAG_COUNT; t++)
             FA_EXPECT(device_ok(cudaMemset(device_address(&g.p, &c, g.out[t].bytes), 0xff, g.out[t].size), "memset"));
-        FA_EXPECT(device_ok(cudaGraphLaunch(exec, stream), "launch") &&
-                  device_ok(cudaStreamSynchronize(stream), "graph"));
-        FA_EXPECT(download(&g, &c) && fag_judge(&g));
+        FA_EXPECT(graph_replay(&graph) && download(&g, &c) && fag_judge(&g));
     }
-    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
-    cudaFree(workspace), device_free(&c), fag_free(&g);
+    graph_free(&graph), cudaFree(workspace), device_free(&c), fag_free(&g);
 }
 
 FA_TEST_MAIN

@@ -6,82 +6,14 @@
 #define FA_FEATURES FA_ALL_FEATURES
 #include "flashattn_cuda.cuh"
 
-#include "fa_test.h"
+#include "blocks.h"
 
 #define FA_NAME bf16_32 /* a second include, and nothing twice */
 #define FA_HEAD_DIM 32
 #define FA_FEATURES 0
 #include "flashattn_cuda.cuh"
 
-/* FA_TEST_SCALE=quick runs every sixth case: of other schedules, other devices. */
-static int due(void) {
-    static int n;
-    const char *scale = getenv("FA_TEST_SCALE");
-    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
-}
-
-/* ---- memory: on the host, and its copy on the device --------------------------------------- */
-
-typedef struct block {
-    unsigned char *host, *device;
-    size_t bytes;
-    fa_dtype dtype; /* of its elements: a NaN may be another NaN; 0: exact */
-} block;
-static block blocks[64];
-static int num_blocks;
-
-static void *take(size_t bytes, fa_dtype dtype) {
-    block *b = &blocks[num_blocks++];
-    b->host = (unsigned char *)malloc(bytes), b->bytes = bytes, b->dtype = dtype;
-    memset(b->host, 0xff, bytes);
-    FA_EXPECT(cudaMalloc((void **)&b->device, bytes) == cudaSuccess);
-    return b->host;
-}
-static void drop_all(void) {
-    while (num_blocks) free(blocks[--num_blocks].host), cudaFree(blocks[num_blocks].device);
-}
-static void *there(const void *x) { /* where the device has what the host has at x */
-    for (int n = 0; x && n < num_blocks; n++) {
-        const unsigned char *at = (const unsigned char *)x;
-        if (at >= blocks[n].host && at < blocks[n].host + blocks[n].bytes)
-            return blocks[n].device + (at - blocks[n].host);
-    }
-    return NULL;
-}
-static void upload(void) {
-    for (int n = 0; n < num_blocks; n++)
-        FA_EXPECT(cudaMemcpy(blocks[n].device, blocks[n].host, blocks[n].bytes, cudaMemcpyHostToDevice) ==
-                  cudaSuccess);
-}
-/* Does the device have the bytes of the host? */
-static int same(void) {
-    for (int n = 0; n < num_blocks; n++) {
-        const block *b = &blocks[n];
-        const size_t size = b->dtype ? fa_sizeof(b->dtype) : 1;
-        unsigned char *got = (unsigned char *)malloc(b->bytes);
-        int ok = cudaMemcpy(got, b->device, b->bytes, cudaMemcpyDeviceToHost) == cudaSuccess;
-        for (size_t i = 0; ok && i < b->bytes / size; i++) {
-            if (!memcmp(got + i * size, b->host + i * size, size)) continue;
-            const float x = b->dtype ? fa_load(got, (int64_t)i, b->dtype) : 0,
-                        y = b->dtype ? fa_load(b->host, (int64_t)i, b->dtype) : 0;
-            if (x != x && y != y) continue;
-            printf("# block %d (%s), element %lld: %.9g, want %.9g\n", n, fa_dtype_name(b->dtype),
-                   (long long)i, (double)x, (double)y);
-            ok = 0;
-        }
-        free(got);
-        if (!ok) return 0;
-    }
-    return 1;
-}
-#define MOVE(type, x) x = (type *)there(x);
-
-static int launched(fa_status status, const fa_error *error) {
-    char text[300];
-    fa_error_message(error, text, sizeof text);
-    const cudaError_t e = cudaDeviceSynchronize();
-    return FA_EXPECT_MSG(status == FA_OK && e == cudaSuccess, "%s, %s", text, cudaGetErrorString(e));
-}
+static int due(void) { return due_every(6); }
 
 /* ---- problems ------------------------------------------------------------------------------ */
 
@@ -497,11 +429,14 @@ FA_TEST(transposed_is_that_of_the_cpu) {
         if (!due()) continue;
         memset(&a, 0, sizeof a);
         const rows r = make_q(&seed, dtype, FA_E4M3, dim, dim % 8 == 0);
-        a.batch = r.size[0], a.num_heads = r.size[1], a.seqlen_q = 1 + fat_below(&seed, 3) * r.size[2], a.head_dim = dim;
+        a.batch = r.size[0], a.num_heads = r.size[1], a.seqlen_q = 1 + fat_below(&seed, 3) * r.size[2],
+        a.head_dim = dim;
         if (a.seqlen_q > r.size[2]) a.batch = 1, a.seqlen_q = r.size[0] * r.size[2];
         a.dtype = dtype, a.o_dtype = FA_E4M3, a.q = r.q, a.transposed = 1;
-        if (a.seqlen_q == r.size[2] || r.cu) a.batch = r.size[0], a.seqlen_q = r.size[2], a.cu_seqlens_q = r.cu, a.seqused_q = r.used;
-        const int64_t columns = r.cu ? fa_transposed_columns(r.cu[a.batch], a.batch) : fa_transposed_columns(a.seqlen_q, 1),
+        if (a.seqlen_q == r.size[2] || r.cu)
+            a.batch = r.size[0], a.seqlen_q = r.size[2], a.cu_seqlens_q = r.cu, a.seqused_q = r.used;
+        const int64_t columns = r.cu ? fa_transposed_columns(r.cu[a.batch], a.batch)
+                                     : fa_transposed_columns(a.seqlen_q, 1),
                       width = columns + (r.cu || n % 2 ? 16 * fat_below(&seed, 2) + fat_below(&seed, 2) : 0);
         a.o.data = (char *)take((size_t)(a.batch * a.num_heads * dim * width) + 1, FA_E4M3) + (n % 4 == 3);
         if (width != columns || r.cu)
@@ -531,7 +466,8 @@ FA_TEST(transposed_in_steps_of_the_grid) {
     fa_quantize_args a, d;
     fa_error error;
     memset(&a, 0, sizeof a);
-    a.batch = 1, a.num_heads = HEADS, a.seqlen_q = N, a.head_dim = D, a.dtype = FA_F32, a.o_dtype = FA_E4M3, a.transposed = 1;
+    a.batch = 1, a.num_heads = HEADS, a.seqlen_q = N, a.head_dim = D, a.dtype = FA_F32, a.o_dtype = FA_E4M3,
+    a.transposed = 1;
     float *const q = (float *)take(HEADS * N * D * 4, FA_F32);
     for (int i = 0; i < HEADS * N * D; i++) q[i] = (float)fat_normal(&seed);
     a.q.data = q, a.o.data = take(HEADS * D * 16, FA_E4M3);
@@ -583,8 +519,6 @@ FA_TEST(ties) {
 }
 
 /* ---- bytes --------------------------------------------------------------------------------- */
-
-extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
 
 /* Rows are read once and written once, with their factors. */
 FA_TEST(bytes_are_those_of_the_rows) {
@@ -750,9 +684,7 @@ FA_TEST(graph) {
     world w;
     int32_t *start, *count;
     fa_error error;
-    cudaStream_t stream;
-    cudaGraph_t captured;
-    cudaGraphExec_t exec;
+    device_graph g;
     make_world(&w, FA_E4M3, FA_BF16, 16, ROW, 1, 40);
     fa_append_args a = make_rows(&w, 8, 1, &start, &count);
     fa_quantize_args z, dz;
@@ -767,20 +699,17 @@ FA_TEST(graph) {
     MOVE(const void, dz.q.data)
     MOVE(void, dz.o.data)
     MOVE(float, dz.descale.data)
-    FA_REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
-    FA_EXPECT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-    FA_EXPECT(fa_append_cuda(&d, stream) == FA_OK && fa_quantize_cuda(&dz, stream) == FA_OK);
-    FA_EXPECT(cudaStreamEndCapture(stream, &captured) == cudaSuccess);
-    FA_REQUIRE(cudaGraphInstantiate(&exec, captured, 0) == cudaSuccess);
+    FA_REQUIRE(graph_begin(&g));
+    FA_EXPECT(fa_append_cuda(&d, g.stream) == FA_OK && fa_quantize_cuda(&dz, g.stream) == FA_OK);
+    FA_REQUIRE(graph_end(&g));
     for (int n = 0; n < 2; n++) {
         fill((void *)a.k.data, 8 * w.c.head_dim, FA_BF16, &w.seed),
             fill((void *)z.q.data, 9 * 128, FA_BF16, &w.seed);
         upload();
-        FA_EXPECT(cudaGraphLaunch(exec, stream) == cudaSuccess &&
-                  cudaStreamSynchronize(stream) == cudaSuccess);
+        FA_EXPECT(graph_replay(&g));
         FA_EXPECT(fa_append(&a) == FA_OK && fa_quantize(&z) == FA_OK && same());
     }
-    cudaGraphExecDestroy(exec), cudaGraphDestroy(captured), cudaStreamDestroy(stream);
+    graph_free(&g);
     drop_all();
 }
 

@@ -1,8 +1,6 @@
 /* test_decode.cu - the CUDA decode pass against the fp64 reference, with the judge of fa_problem.h; the same bits
  * however the work is shared out; fa_combine_cuda against fa_combine. */
-#include <stdarg.h>
-
-#include "fa_test.h"
+#include "cuda_test.h"
 
 #define FA_CUDA_COMBINE
 
@@ -122,43 +120,13 @@ static const fa_cuda_info *const dims[] = {&bf16_16_256_cuda_info,  &f16_80_16_c
 #define FA_NAME bf16_64_hooks
 #define FA_HEAD_DIM 64
 #define FA_PASSES FA_DECODE
-#define FA_SCORE_MOD(s, b, h, i, j) ((s) * ((h) % 2 ? 0.5f : 2.0f) + ((i) > (j) ? 0.25f : 0.0f))
-#define FA_MASK_MOD(b, h, i, j) (((i) + 2 * (j) + (h) + (b)) % 3 != 0)
+#define FA_SCORE_MOD HOOK_SCORE
+#define FA_MASK_MOD HOOK_MASK
 #include "flashattn_cuda.cuh"
 
-#include "fa_problem.h"
+#include "decode.h"
 
-#include "device.h"
-
-#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
-
-/* FA_TEST_SCALE=quick runs every eighth case: of other schedules, other devices. */
-static int due(void) {
-    static int n;
-    const char *scale = getenv("FA_TEST_SCALE");
-    return !scale || strcmp(scale, "quick") != 0 || n++ % 8 == 0;
-}
-
-static device_workspace workspace;
-
-/* The problem of a line; fap_build checks it for the forward pass. */
-static int build_case(fap_problem *p, const fa_cuda_info *instance, const char *line) {
-    fa_info info = instance->info;
-    info.passes |= FA_FORWARD;
-    fap_unit = 16;
-    return fap_build(p, line, &info);
-}
-
-/* Runs and judges a problem, and frees it. */
-static int judge_case(const fa_cuda_info *instance, fap_problem *p, const char *line) {
-    const int ok = device_decode(instance, p, &workspace) && fap_judge(p, instance->info.name);
-    if (!ok) {
-        printf("#     case: %s: %s\n", instance->info.name, line);
-        cudaDeviceReset(), workspace.data = NULL, workspace.bytes = 0; /* a broken context is of no use */
-    }
-    fap_free(p);
-    return ok;
-}
+static int due(void) { return due_every(8); }
 
 static int ran; /* the last case */
 static int decode_case(const fa_cuda_info *instance, const char *format, ...) {
@@ -167,7 +135,7 @@ static int decode_case(const fa_cuda_info *instance, const char *format, ...) {
     fap_problem p;
     if (!(ran = due())) return 1;
     va_start(list, format), vsnprintf(line, sizeof line, format, list), va_end(list);
-    return build_case(&p, instance, line) && judge_case(instance, &p, line);
+    return build_decode(&p, instance, line) && judge_decode(instance, &p, line);
 }
 
 /* ---- shapes ------------------------------------------------------------------------------ */
@@ -257,7 +225,6 @@ FA_TEST(hooks) {
     FA_EXPECT(decode_case(&bf16_64_hooks_cuda_info, "b=2 hq=4 hk=2 sq=25 sk=140 causal=1 page=64"));
 }
 
-/* Elements of V that are NaN or infinite, of keys that are finite: rows that see them have them, others do not. */
 FA_TEST(infinite_values) {
     static const char *const lines[] = {
         "hq=2 sq=20 sk=190 causal=1", "hq=4 hk=2 sq=3 sk=290 wl=150 wr=9 page=16 split=64", "sq=40 sk=90 bm=16",
@@ -266,14 +233,9 @@ FA_TEST(infinite_values) {
         const fa_cuda_info *const instance = full[n % 2];
         fap_problem p;
         if (!due()) continue;
-        FA_REQUIRE(build_case(&p, instance, lines[n / 2]));
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 40, 0) + 3, p.spec.kv, NAN);
-        if (p.spec.kv != FA_E4M3) { /* which has no infinity */
-            fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 50, 0) + 9, p.spec.kv, INFINITY);
-            fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 71, 0) + 9, p.spec.kv, -INFINITY);
-        }
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, p.spec.sk - 1, 0) + 63, p.spec.kv, NAN);
-        FA_EXPECT(judge_case(instance, &p, lines[n / 2]));
+        FA_REQUIRE(build_decode(&p, instance, lines[n / 2]));
+        put_infinite_values(&p, NAN);
+        FA_EXPECT(judge_decode(instance, &p, lines[n / 2]));
     }
 }
 
@@ -289,13 +251,13 @@ FA_TEST(sizes_of_factors) {
             fap_problem p;
             if (!due()) continue;
             sprintf(line, "b=2 hq=4 hk=2 sq=%d sk=200 causal=1 descale=%d", 1 + 4 * kind, kind);
-            FA_REQUIRE(build_case(&p, instance, line));
+            FA_REQUIRE(build_decode(&p, instance, line));
             for (int b = 0; b < 2; b++)
                 for (int h = 0; h < 2; h++)
                     for (int j = 0; j < 200; j++) /* of some factors the last key decides */
                         *(float *)fai_descale_at(&p.args, &p.args.v_descale, b, h, j) =
                             sizes[n % 4][j % 2] * (1 + (float)(j % 7) / 8);
-            FA_EXPECT_MSG(judge_case(instance, &p, line), "factors of %g and %g", (double)sizes[n % 4][0],
+            FA_EXPECT_MSG(judge_decode(instance, &p, line), "factors of %g and %g", (double)sizes[n % 4][0],
                           (double)sizes[n % 4][1]);
         }
 }
@@ -306,7 +268,7 @@ FA_TEST(sizes_of_queries) {
                                                     &bf16_i8_256_cuda_info};
     for (int n = 0; n < COUNT(of_8_bits); n++) {
         fap_problem p;
-        FA_REQUIRE(build_case(&p, of_8_bits[n], "hq=8 hk=1 sq=5 sk=100 causal=1"));
+        FA_REQUIRE(build_decode(&p, of_8_bits[n], "hq=8 hk=1 sq=5 sk=100 causal=1"));
         for (int i = 0; i < 5; i++)
             for (int h = 0; h < 8; h++)
                 for (int d = 0; d < p.spec.d; d++) {
@@ -314,7 +276,7 @@ FA_TEST(sizes_of_queries) {
                     static const float sizes[] = {1, 1e-30f, 1e-39f, 1e3f, 0, 3e-5f, 100, 1e-10f};
                     fa_store((void *)p.q.data, at, FA_BF16, fa_load(p.q.data, at, FA_BF16) * sizes[h]);
                 }
-        FA_EXPECT(judge_case(of_8_bits[n], &p, "rows of all sizes"));
+        FA_EXPECT(judge_decode(of_8_bits[n], &p, "rows of all sizes"));
     }
 }
 
@@ -343,7 +305,7 @@ FA_TEST(rows_alone_and_in_company) {
         fap_problem p;
         device_copy c;
         int different = 0;
-        FA_REQUIRE(build_case(&p, instance, lines[n]));
+        FA_REQUIRE(build_decode(&p, instance, lines[n]));
         FA_EXPECT(device_decode(instance, &p, &workspace) && fap_judge(&p, "company"));
         FA_REQUIRE(device_upload(&p, &c));
         char *result; /* a row of o, and its lse */
@@ -380,13 +342,6 @@ FA_TEST(rows_alone_and_in_company) {
         FA_EXPECT_MSG(different == 0, "%s: %d rows differ", lines[n], different);
         cudaFree(result), device_free(&c), fap_free(&p);
     }
-}
-
-extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
-
-static int on_hopper(void) {
-    struct cudaDeviceProp device;
-    return cudaGetDeviceProperties(&device, 0) == cudaSuccess && device.major == 9;
 }
 
 /* K and V once, whatever the splits; Q by each of them; parts, and O and LSE, once. */
@@ -429,11 +384,8 @@ FA_TEST(no_bank_conflicts) {
         for (int rows = 16; rows <= 64; rows *= 2) {
             FA_REQUIRE(decode_case(of_16_bits[n], "sq=%d sk=300", rows));
             if (!ran) continue;
-            const double got = (double)ptx_counter("shared_wavefronts"),
-                         ideal = (double)ptx_counter("shared_wavefronts_ideal");
             /* 16 more: nvcc stores the first two words of O apart */
-            FA_EXPECT_MSG(got <= 1.01 * ideal + 16, "%s, %d rows: %.0f wavefronts, %.0f without conflicts",
-                          of_16_bits[n]->info.name, rows, got, ideal);
+            FA_EXPECT(few_wavefronts(of_16_bits[n]->info.name, 1.01, 16));
         }
 }
 
@@ -445,7 +397,7 @@ FA_TEST(bad_arguments) {
     device_copy c;
     fa_error error;
     fa_args a;
-    FA_REQUIRE(build_case(&p, &bf16_i8_128_cuda_info, "b=2 hq=4 hk=2 sq=2 sk=200 layout=padded split=64"));
+    FA_REQUIRE(build_decode(&p, &bf16_i8_128_cuda_info, "b=2 hq=4 hk=2 sq=2 sk=200 layout=padded split=64"));
     FA_REQUIRE(device_upload(&p, &c));
     const size_t bytes = bf16_i8_128_decode_cuda_workspace(&c.args);
     FA_EXPECT(bytes > FA_CUDA_COUNTER_BYTES);
@@ -496,28 +448,7 @@ FA_TEST(bad_arguments) {
  * were. */
 FA_TEST(graph) {
     static const char *const lines[] = {"b=2 hq=4 hk=2 sq=3 sk=390 causal=1 split=64", "hq=4 hk=1 sq=30 sk=900"};
-    for (int n = 0; n < COUNT(lines); n++) {
-        fap_problem p;
-        device_copy c;
-        cudaStream_t stream;
-        cudaGraph_t graph;
-        cudaGraphExec_t exec;
-        FA_REQUIRE(build_case(&p, &bf16_128_cuda_info, lines[n]) && device_upload(&p, &c));
-        const size_t bytes = bf16_128_decode_cuda_workspace(&c.args);
-        FA_REQUIRE(device_reserve(&workspace, bytes) && device_ok(cudaStreamCreate(&stream), "stream"));
-        FA_EXPECT(device_ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "begin"));
-        FA_EXPECT(bf16_128_decode_cuda(&c.args, workspace.data, bytes, stream) == FA_OK);
-        FA_EXPECT(device_ok(cudaStreamEndCapture(stream, &graph), "end"));
-        FA_REQUIRE(device_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate"));
-        for (int i = 0; i < 2; i++) {
-            FA_EXPECT(device_ok(cudaMemset(device_address(&p, &c, p.o.bytes), 0xff, p.o.size), "memset"));
-            FA_EXPECT(device_ok(cudaGraphLaunch(exec, stream), "launch") &&
-                      device_ok(cudaStreamSynchronize(stream), "graph"));
-            FA_EXPECT(device_download(&p, &c) && fap_judge(&p, "graph"));
-        }
-        cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
-        device_free(&c), fap_free(&p);
-    }
+    for (int n = 0; n < COUNT(lines); n++) FA_EXPECT(graph_of_decode(&bf16_128_cuda_info, lines[n]));
 }
 
 /* ---- fa_combine_cuda --------------------------------------------------------------------- */
@@ -682,26 +613,19 @@ FA_TEST(bad_sums) {
 
 FA_TEST(graph_of_a_sum) {
     sum_case c;
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
+    device_graph g;
     void *memory;
-    FA_REQUIRE(sum_build(&c, 2, 3, 2, 64, 41, 0, FA_BF16, 0) && device_ok(cudaStreamCreate(&stream), "stream"));
+    FA_REQUIRE(sum_build(&c, 2, 3, 2, 64, 41, 0, FA_BF16, 0));
     fa_combine_args a = sum_args(&c);
     const size_t bytes = fa_combine_cuda_workspace(&a);
-    FA_REQUIRE(device_ok(cudaMalloc(&memory, bytes), "cudaMalloc"));
-    FA_EXPECT(device_ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "begin"));
-    FA_EXPECT(fa_combine_cuda(&a, memory, bytes, stream) == FA_OK);
+    FA_REQUIRE(device_ok(cudaMalloc(&memory, bytes), "cudaMalloc") && graph_begin(&g));
+    FA_EXPECT(fa_combine_cuda(&a, memory, bytes, g.stream) == FA_OK);
     memset(c.on_device, 0, sizeof c.on_device); /* read by the call alone */
-    FA_EXPECT(device_ok(cudaStreamEndCapture(stream, &graph), "end"));
-    FA_REQUIRE(device_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate"));
+    FA_REQUIRE(graph_end(&g));
     FA_REQUIRE(device_ok(cudaMemcpy(c.device, c.host, c.bytes, cudaMemcpyHostToDevice), "parts"));
-    for (int n = 0; n < 2; n++)
-        FA_EXPECT(device_ok(cudaGraphLaunch(exec, stream), "launch") &&
-                  device_ok(cudaStreamSynchronize(stream), "graph"));
+    for (int n = 0; n < 2; n++) FA_EXPECT(graph_replay(&g));
     FA_EXPECT(sum_compare(&c) == 0);
-    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
-    cudaFree(memory), sum_free(&c);
+    graph_free(&g), cudaFree(memory), sum_free(&c);
 }
 
 FA_TEST_MAIN

@@ -1,7 +1,5 @@
 /* test_dtypes.cu - the CUDA forward pass in f32 and fp8, and with O in another dtype than Q, against the fp64 reference. */
-#include <stdarg.h>
-
-#include "fa_test.h"
+#include "cuda_test.h"
 
 /* ---- all features ------------------------------------------------------------------------ */
 
@@ -148,10 +146,6 @@ static const fa_cuda_info *const dims[] = {
 
 /* ---- hooks ------------------------------------------------------------------------------- */
 
-#define HOOK_SCORE(s, b, h, i, j) \
-    ((s) * ((h) % 2 ? 0.5f : 2.0f) + ((i) > (j) ? 0.25f : 0.0f) - ((b) == 1 ? 1.0f : 0.0f) * ((j) % 3 == 1))
-#define HOOK_MASK(b, h, i, j) (((i) + 2 * (j) + (h) + (b)) % 3 != 0)
-
 #define FA_NAME f32_32_hooks
 #define FA_HEAD_DIM 32
 #define FA_DTYPE FA_F32
@@ -184,18 +178,7 @@ static const fa_cuda_info *const dims[] = {
 #define FA_FEATURES FA_ALL_FEATURES
 #include "flashattn.h"
 
-#include "fa_problem.h"
-
-#include "device.h"
-
-/* FA_TEST_SCALE=quick runs every sixth case: of other schedules, other devices. */
-static int due(void) {
-    static int n;
-    const char *scale = getenv("FA_TEST_SCALE");
-    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
-}
-
-#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
+#include "forward.h"
 
 static int is_fp8(const fa_cuda_info *instance) { return instance->info.dtype >= FA_E4M3; }
 
@@ -209,56 +192,7 @@ static int has_fp8(void) {
     return known;
 }
 
-/* Rows start at multiples of 16 bytes, no more. */
-static void set_unit(const fa_cuda_info *instance) {
-    const fa_info *info = &instance->info;
-    fap_unit = 16 / (int)(fa_sizeof(info->dtype) < fa_sizeof(info->o_dtype) ? fa_sizeof(info->dtype)
-                                                                          : fa_sizeof(info->o_dtype));
-}
-
-static int upload(const fap_problem *p, device_copy *c) {
-    if (!device_upload(p, c)) return 0;
-    c->args.q_descale.data = (const float *)device_address(p, c, p->args.q_descale.data);
-    c->args.k_descale.data = (const float *)device_address(p, c, p->args.k_descale.data);
-    c->args.v_descale.data = (const float *)device_address(p, c, p->args.v_descale.data);
-    return 1;
-}
-
-/* device_forward, with factors */
-static int forward(const fa_cuda_info *instance, fap_problem *p) {
-    device_copy c;
-    fa_error error;
-    fa_status status = FA_OK;
-    int ok = upload(p, &c);
-    c.args.error = &error;
-    if (ok) status = instance->forward(&c.args, NULL, 0, 0);
-    if (status) {
-        char text[512];
-        fa_error_message(&error, text, sizeof text);
-        printf("# %s: %s\n", instance->info.name, text), ok = 0;
-    }
-    ok = ok && device_ok(cudaDeviceSynchronize(), "kernel") && device_download(p, &c);
-    device_free(&c);
-    return ok;
-}
-
-static int ran; /* the last case */
-static int check_case(const fa_cuda_info *instance, const char *format, ...) {
-    char line[512];
-    va_list list;
-    fap_problem p;
-    int ok;
-    if (!(ran = (!is_fp8(instance) || has_fp8()) && due())) return 1;
-    va_start(list, format), vsnprintf(line, sizeof line, format, list), va_end(list);
-    set_unit(instance);
-    if (!fap_build(&p, line, &instance->info)) return 0;
-    ok = forward(instance, &p) && fap_judge(&p, instance->info.name);
-    if (!ok)
-        printf("#     %s: %s\n", instance->info.name, line),
-            cudaDeviceReset(); /* a broken context is of no use to others */
-    fap_free(&p);
-    return ok;
-}
+static int due(const fa_cuda_info *instance) { return (!is_fp8(instance) || has_fp8()) && due_every(6); }
 
 /* ---- shapes ------------------------------------------------------------------------------ */
 
@@ -288,26 +222,11 @@ FA_TEST(grouped_heads) {
                                      heads[n][0], heads[n][1], lengths[s], 20 + 9 * s, (n + s) % 2, n));
 }
 
-FA_TEST(rows_without_keys) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int sk = 0; sk <= 70; sk += 35)
-            FA_EXPECT(check_case(full[n], "b=2 hq=2 sq=131 sk=%d causal=1 descale=3", sk));
-}
+FA_TEST(rows_without_keys) { check_rows_without_keys(); }
 
-FA_TEST(layouts) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int l = 0; l < FAP_NUM_LAYOUTS; l++)
-            FA_EXPECT(
-                check_case(full[n], "b=2 hq=4 hk=2 sq=35 sk=70 causal=1 layout=%s", fap_layout_names[l]));
-}
+FA_TEST(layouts) { check_layouts(); }
 
-FA_TEST(varlen) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int seed = 0; seed < 4; seed++)
-            FA_EXPECT(check_case(
-                full[n], "b=4 hq=4 hk=2 sq=70 sk=90 causal=%d varlen=%d used=%d seed=%d layout=%s descale=%d",
-                seed % 2, seed != 2, (seed + 1) % 3, seed, seed % 2 ? "padded" : "bshd", seed + 1));
-}
+FA_TEST(varlen) { check_varlen(); }
 
 /* ---- features ---------------------------------------------------------------------------- */
 
@@ -329,7 +248,6 @@ FA_TEST(each_feature) {
         }
 }
 
-/* Elements of V that are NaN or infinite, of keys that are finite: rows that see them have them, others do not. */
 FA_TEST(infinite_values) {
     static const char *const lines[] = {"hq=2 sq=60 sk=90 causal=1",
                                         "hq=4 hk=2 sq=60 sk=90 causal=1 page=16 descale=3",
@@ -348,45 +266,23 @@ FA_TEST(infinite_values) {
         if (instance == &e5m2_96_cuda_info && n / COUNT(instances)) continue; /* causal alone */
         set_unit(instance);
         FA_REQUIRE(fap_build(&p, line, &instance->info));
-        const int dv = instance->info.head_dim_v, last = p.spec.sk - 1;
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 40, 0) + 3, p.spec.kv, NAN);
+        put_infinite_values(&p, is_fp8(instance) ? -NAN : -INFINITY);
         if (instance->info.dtype == FA_E5M2) { /* fa_store makes large numbers of infinities */
             ((uint8_t *)p.v.data)[fap_at_k(&p, &p.v, 0, 50, 0) + 9] = 0x7c;
-            ((uint8_t *)p.v.data)[fap_at_k(&p, &p.v, 0, last, 0) + dv - 1] = 0xfc;
-        } else if (instance->info.dtype != FA_E4M3) {
-            fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 50, 0) + 9, p.spec.kv, INFINITY);
-            fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 71, 0) + 9, p.spec.kv, -INFINITY);
-            fa_store(p.v.data, fap_at_k(&p, &p.v, 0, last, 0) + dv - 1, p.spec.kv, -INFINITY);
-        } else {
-            fa_store(p.v.data, fap_at_k(&p, &p.v, 0, last, 0) + dv - 1, p.spec.kv, -NAN);
+            ((uint8_t *)p.v.data)[fap_at_k(&p, &p.v, 0, p.spec.sk - 1, 0) + p.spec.dv - 1] = 0xfc;
         }
-        FA_EXPECT_MSG(forward(instance, &p) && fap_judge(&p, instance->info.name), "%s", line);
-        fap_free(&p);
+        FA_EXPECT(device_judge(instance, &p, line, device_forward(instance, &p)));
     }
 }
 
-FA_TEST(trees) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int tree = 1; tree <= 2; tree++) {
-            FA_EXPECT(check_case(full[n], "b=2 hq=4 hk=1 sq=13 sk=140 tree=%d", tree));
-            FA_EXPECT(
-                check_case(full[n], "b=3 hq=2 sq=40 sk=75 tree=%d varlen=1 page=16 layout=padded", tree));
-        }
-}
+FA_TEST(trees) { check_trees(); }
 
 FA_TEST(hooks) {
     FA_EXPECT(check_case(&f32_32_hooks_cuda_info, "b=2 hq=2 sq=70 sk=140"));
     FA_EXPECT(check_case(&e4m3_32_hooks_cuda_info, "b=2 hq=4 hk=2 sq=70 sk=140 causal=1 descale=2"));
 }
 
-/* All features at once, each now and then. */
-FA_TEST(random_problems) {
-    uint64_t rng = fat_seed;
-    for (int n = 0; n < 100; n++) {
-        char line[512];
-        FA_EXPECT(check_case(full[n % COUNT(full)], "%s", fap_random(line, &rng, FA_ALL_FEATURES, 60, 140)));
-    }
-}
+FA_TEST(random_problems) { check_random_problems(100); }
 
 /* ---- fp8 --------------------------------------------------------------------------------- */
 
@@ -408,22 +304,23 @@ FA_TEST(factors_of_all_sizes) {
         for (int rising = 0; rising < 3; rising++) {
             fap_problem p;
             set_unit(full[n]);
-            FA_REQUIRE(fap_build(&p, rising == 2 ? "hq=2 sq=70 sk=200 page=16 descale=4" : "hq=2 sq=70 sk=200 descale=4",
-                                 &full[n]->info));
+            FA_REQUIRE(fap_build(
+                &p, rising == 2 ? "hq=2 sq=70 sk=200 page=16 descale=4" : "hq=2 sq=70 sk=200 descale=4",
+                &full[n]->info));
             float *const v = (float *)p.args.v_descale.data;
             if (rising == 2) {
                 p.args.v_descale.block = p.args.k_descale.block = 0;
                 p.args.v_descale.stride_b = p.args.k_descale.stride_b = 1;
                 p.args.v_descale.stride_h = p.args.k_descale.stride_h = 0;
-                for (int i = 0; i < p.args.num_pages; i++) v[i] = exp2f((float)(i % 7 - 3)), ((float *)p.args.k_descale.data)[i] = 1 + i % 3;
+                for (int i = 0; i < p.args.num_pages; i++)
+                    v[i] = exp2f((float)(i % 7 - 3)), ((float *)p.args.k_descale.data)[i] = 1 + i % 3;
             } else {
                 for (int i = 0; i < 2 * 200; i++) {
                     const int step = i % 200 / 10;
                     v[i] = i % 11 == 3 ? 0 : exp2f((float)(4 * (rising ? step : 19 - step) - 40));
                 }
             }
-            FA_EXPECT(forward(full[n], &p) && fap_judge(&p, full[n]->info.name));
-            fap_free(&p);
+            FA_EXPECT(device_judge(full[n], &p, "factors", device_forward(full[n], &p)));
         }
 }
 
@@ -431,16 +328,14 @@ FA_TEST(factors_of_all_sizes) {
 FA_TEST(fp8_needs_sm_89) {
     fap_problem p;
     device_copy c;
-    fa_error error;
     char text[512];
     if (has_fp8()) FA_SKIP("there is code for fp8");
     set_unit(&e4m3_64_cuda_info);
     FA_REQUIRE(fap_build(&p, "sq=20 sk=30", &e4m3_64_cuda_info.info));
-    FA_REQUIRE(upload(&p, &c));
-    c.args.error = &error;
+    FA_REQUIRE(device_upload(&p, &c));
     FA_EXPECT(e4m3_64_forward_cuda(&c.args, NULL, 0, 0) == FA_ERR_CUDA_ARCH);
-    FA_EXPECT(error.status == FA_ERR_CUDA_ARCH && error.got == 80 && error.min == 89);
-    fa_error_message(&error, text, sizeof text);
+    FA_EXPECT(c.error.status == FA_ERR_CUDA_ARCH && c.error.got == 80 && c.error.min == 89);
+    fa_error_message(&c.error, text, sizeof text);
     FA_EXPECT_MSG(strstr(text, "8.9") && strstr(text, "FA_BF16"), "%s", text);
     FA_EXPECT(device_ok(cudaDeviceSynchronize(), "nothing") && device_download(&p, &c));
     for (size_t n = 0; n < p.o.size; n++) FA_REQUIRE(p.o.bytes[n] == 0xff);
@@ -448,8 +343,6 @@ FA_TEST(fp8_needs_sm_89) {
 }
 
 /* ---- bytes, banks ------------------------------------------------------------------------ */
-
-extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
 
 /* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
 FA_TEST(bytes_are_those_of_the_model) {
@@ -461,8 +354,7 @@ FA_TEST(bytes_are_those_of_the_model) {
         if (info->features != FA_CAUSAL || info == &f16_f32_256_cuda_info.info) continue; /* tiles of sm_80 */
         FA_REQUIRE(check_case(dims[n % COUNT(dims)], "b=2 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]));
         if (!ran) continue;
-        const double bytes =
-            (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes"));
+        const double bytes = counted_bytes();
         const int64_t size = (int64_t)fa_sizeof(info->dtype), size_o = (int64_t)fa_sizeof(info->o_dtype);
         const fa_io io = fa_io_model(2, 2, s[0], s[1], info->head_dim, info->head_dim_v, size, s[2],
                                      info->block_m, info->block_n, 1, 0);
@@ -472,17 +364,7 @@ FA_TEST(bytes_are_those_of_the_model) {
     }
 }
 
-FA_TEST(no_bank_conflicts) {
-    if (!ptx_counter) FA_SKIP("only the PTX machine counts wavefronts");
-    for (int n = 0; n < COUNT(dims); n++) {
-        FA_REQUIRE(check_case(dims[n], "sq=130 sk=130 descale=%d", n % 5));
-        if (!ran) continue;
-        const double got = (double)ptx_counter("shared_wavefronts"),
-                     ideal = (double)ptx_counter("shared_wavefronts_ideal");
-        FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", dims[n]->info.name, got,
-                      ideal);
-    }
-}
+FA_TEST(no_bank_conflicts) { check_banks(); }
 
 /* ---- calls ------------------------------------------------------------------------------- */
 
@@ -496,7 +378,7 @@ static void same_drops(const fa_cuda_info *instance, const fa_info *cpu, double 
     FA_REQUIRE(fap_build(&p, line, &instance->info) && fap_build(&q, line, cpu));
     const size_t bytes = cpu->forward_workspace(&q.args);
     FA_EXPECT(cpu->forward(&q.args, fap_alloc(&q, (int64_t)bytes), bytes) == FA_OK);
-    FA_EXPECT(forward(instance, &p));
+    FA_EXPECT(device_forward(instance, &p));
     for (int64_t n = 0; n < (int64_t)((p.o.size - 512) / fa_sizeof(cpu->o_dtype)); n++)
         worst = fmax(worst, fabs((double)fa_load(p.o.place.data, n, cpu->o_dtype) -
                                  (double)fa_load(q.o.place.data, n, cpu->o_dtype)));
@@ -522,7 +404,7 @@ FA_TEST(bad_arguments) {
                   fa_strerror(instance->forward(&a, NULL, 0, 0)));
     set_unit(instance);
     FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=20 sk=30 layout=padded", &instance->info));
-    FA_REQUIRE(upload(&p, &c));
+    FA_REQUIRE(device_upload(&p, &c));
     FA_EXPECT(instance->forward(&c.args, NULL, 0, 0) == FA_OK);
     REFUSED(FA_ERR_Q_ALIGN, a.q.data = (const char *)a.q.data + 4)
     REFUSED(FA_ERR_K_ALIGN, a.k.stride_s += 2)
@@ -533,7 +415,7 @@ FA_TEST(bad_arguments) {
     instance = &bf16_f32_64_cuda_info;
     fap_unit = 8;
     FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=20 sk=30 layout=padded", &instance->info));
-    FA_REQUIRE(upload(&p, &c));
+    FA_REQUIRE(device_upload(&p, &c));
     REFUSED(FA_ERR_O_ALIGN, a.o.data = (char *)a.o.data + 8)
     REFUSED(FA_ERR_O_ALIGN, a.o.stride_h += 2)
     a = c.args, a.o.stride_h += 4; /* 16 bytes of f32 */
@@ -543,7 +425,7 @@ FA_TEST(bad_arguments) {
     instance = &e4m3_64_cuda_info;
     set_unit(instance);
     FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=20 sk=30 layout=padded descale=4", &instance->info));
-    FA_REQUIRE(upload(&p, &c));
+    FA_REQUIRE(device_upload(&p, &c));
     REFUSED(FA_ERR_Q_ALIGN, a.q.data = (const char *)a.q.data + 8)
     REFUSED(FA_ERR_V_ALIGN, a.v.stride_h += 8)
     REFUSED(FA_ERR_DESCALE_K, a.k_descale.block = -1)

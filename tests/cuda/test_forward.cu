@@ -1,7 +1,5 @@
 /* test_forward.cu - the CUDA forward pass against the fp64 reference, with the judge of fa_problem.h. */
-#include <stdarg.h>
-
-#include "fa_test.h"
+#include "cuda_test.h"
 
 #include "instances.h"
 
@@ -14,36 +12,9 @@
 #include "flashattn.h"
 #endif
 
-#include "fa_problem.h"
+#include "forward.h"
 
-#include "device.h"
-
-/* FA_TEST_SCALE=quick runs every fifth case, of other schedules, other devices: case_number = 0 makes it the next. */
-static int case_number;
-static int due(void) {
-    const char *scale = getenv("FA_TEST_SCALE");
-    return !scale || strcmp(scale, "quick") != 0 || case_number++ % 5 == 0;
-}
-
-#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
-
-static int ran; /* the last case */
-static int check_case(const fa_cuda_info *instance, const char *format, ...) {
-    char line[512];
-    va_list list;
-    fap_problem p;
-    int ok;
-    if (!(ran = due())) return 1;
-    va_start(list, format), vsnprintf(line, sizeof line, format, list), va_end(list);
-    fap_unit = 8;
-    if (!fap_build(&p, line, &instance->info)) return 0;
-    ok = device_forward(instance, &p) && fap_judge(&p, instance->info.name);
-    if (!ok)
-        printf("#     %s: %s\n", instance->info.name, line),
-            cudaDeviceReset(); /* a broken context is of no use to others */
-    fap_free(&p);
-    return ok;
-}
+static int due(const fa_cuda_info *instance) { return (void)instance, due_every(5); }
 
 /* ---- shapes ------------------------------------------------------------------------------ */
 
@@ -71,9 +42,10 @@ FA_TEST(default_features) {
     case_number = 0;
     FA_EXPECT(check_case(&bf16_128_cuda_info, "hq=2 sq=140 sk=150 wl=20 wr=9"));
     for (int n = 0; n < 12; n++)
-        FA_EXPECT(check_case(n % 2 ? &bf16_128_cuda_info : &bf16_256_cuda_info,
-                             "b=2 hq=4 hk=2 sq=%d sk=%d wl=%d wr=%d causal=%d varlen=%d used=%d page=%d seed=%d", 130 - 9 * n,
-                             120 + 7 * n, 8 + 5 * n, n % 3 * 11, n / 6, n % 3 == 1, n % 4, n % 5 == 2 ? 16 : 0, n));
+        FA_EXPECT(check_case(
+            n % 2 ? &bf16_128_cuda_info : &bf16_256_cuda_info,
+            "b=2 hq=4 hk=2 sq=%d sk=%d wl=%d wr=%d causal=%d varlen=%d used=%d page=%d seed=%d", 130 - 9 * n,
+            120 + 7 * n, 8 + 5 * n, n % 3 * 11, n / 6, n % 3 == 1, n % 4, n % 5 == 2 ? 16 : 0, n));
 }
 
 FA_TEST(grouped_heads) {
@@ -85,26 +57,11 @@ FA_TEST(grouped_heads) {
                                  heads[n][0], heads[n][1], lengths[s], 20 + 9 * s, (n + s) % 2, n));
 }
 
-FA_TEST(rows_without_keys) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int sk = 0; sk <= 70; sk += 35)
-            FA_EXPECT(check_case(full[n], "b=2 hq=2 sq=131 sk=%d causal=1", sk));
-}
+FA_TEST(rows_without_keys) { check_rows_without_keys(); }
 
-FA_TEST(layouts) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int l = 0; l < FAP_NUM_LAYOUTS; l++)
-            FA_EXPECT(
-                check_case(full[n], "b=2 hq=4 hk=2 sq=35 sk=70 causal=1 layout=%s", fap_layout_names[l]));
-}
+FA_TEST(layouts) { check_layouts(); }
 
-FA_TEST(varlen) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int seed = 0; seed < 4; seed++)
-            FA_EXPECT(check_case(full[n],
-                                 "b=4 hq=4 hk=2 sq=70 sk=90 causal=%d varlen=%d used=%d seed=%d layout=%s",
-                                 seed % 2, seed != 2, (seed + 1) % 3, seed, seed % 2 ? "padded" : "bshd"));
-}
+FA_TEST(varlen) { check_varlen(); }
 
 /* ---- features ---------------------------------------------------------------------------- */
 
@@ -128,7 +85,6 @@ FA_TEST(each_feature) {
         }
 }
 
-/* Elements of V that are NaN or infinite, of keys that are finite: rows that see them have them, others do not. */
 FA_TEST(infinite_values) {
     static const char *const lines[] = {"hq=2 sq=60 sk=90 causal=1",
                                         "hq=4 hk=2 sq=60 sk=90 causal=1 page=16",
@@ -142,55 +98,21 @@ FA_TEST(infinite_values) {
         fap_problem p;
         fap_unit = 8;
         FA_REQUIRE(fap_build(&p, lines[n / COUNT(full)], &instance->info));
-        const int dv = instance->info.head_dim_v, last = p.spec.sk - 1;
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 40, 0) + 3, p.spec.kv, NAN);
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 50, 0) + 9, p.spec.kv, INFINITY);
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 71, 0) + 9, p.spec.kv, -INFINITY);
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, last, 0) + dv - 1, p.spec.kv, -INFINITY);
-        FA_EXPECT_MSG(device_forward(instance, &p) && fap_judge(&p, instance->info.name), "%s",
-                      lines[n / COUNT(full)]);
-        fap_free(&p);
+        put_infinite_values(&p, -INFINITY);
+        FA_EXPECT(device_judge(instance, &p, lines[n / COUNT(full)], device_forward(instance, &p)));
     }
 }
 
-FA_TEST(trees) {
-    for (int n = 0; n < COUNT(full); n++)
-        for (int tree = 1; tree <= 2; tree++) {
-            FA_EXPECT(check_case(full[n], "b=2 hq=4 hk=1 sq=13 sk=140 tree=%d", tree));
-            FA_EXPECT(
-                check_case(full[n], "b=3 hq=2 sq=40 sk=75 tree=%d varlen=1 page=16 layout=padded", tree));
-        }
-}
+FA_TEST(trees) { check_trees(); }
 
 FA_TEST(hooks) {
     FA_EXPECT(check_case(&bf16_64_both_cuda_info, "b=2 hq=2 sq=70 sk=140"));
     FA_EXPECT(check_case(&bf16_64_both_cuda_info, "b=2 hq=4 hk=2 sq=70 sk=140 causal=1 page=64"));
 }
 
-/* All features at once, each now and then. */
-FA_TEST(random_problems) {
-    uint64_t rng = fat_seed;
-    for (int n = 0; n < 120; n++) {
-        char line[512];
-        FA_EXPECT(check_case(full[n % COUNT(full)], "%s", fap_random(line, &rng, FA_ALL_FEATURES, 60, 140)));
-    }
-}
+FA_TEST(random_problems) { check_random_problems(120); }
 
 /* ---- bytes, banks ------------------------------------------------------------------------ */
-
-extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
-
-/* Products of the tiles that some row sees a key of, and of no other. */
-static double visible_macs(const fa_info *info, const fa_cuda_launch *tile, int sq, int sk, int causal) {
-    const int block_m = tile->block_m, block_n = tile->block_n;
-    double macs = 0;
-    for (int first = 0; first < sq; first += block_m) {
-        const int end = first + block_m < sq ? first + block_m : sq;
-        const int keys = causal && end + sk - sq < sk ? end + sk - sq : sk;
-        macs += (double)block_m * ((keys + block_n - 1) / block_n * block_n) * (info->head_dim + info->head_dim_v);
-    }
-    return macs;
-}
 
 /* Device memory as fa_io_model says: Q, O and LSE once, K and V once for each tile of queries that sees them. */
 typedef fa_status launch_function(const fa_args *args, fa_cuda_launch *launch);
@@ -210,16 +132,14 @@ FA_TEST(bytes_are_those_of_the_model) {
         fap_problem p;
         device_copy c;
         fa_cuda_launch launch; /* knows the tile */
-        if (!due()) continue;
+        if (!due(instances[n % COUNT(instances)])) continue;
         snprintf(line, sizeof line, "b=2 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]), fap_unit = 8;
         FA_REQUIRE(fap_build(&p, line, info) && device_upload(&p, &c));
         FA_REQUIRE(launches[n % COUNT(instances)](&c.args, &launch) == FA_OK);
         device_free(&c);
         FA_EXPECT(device_forward(instances[n % COUNT(instances)], &p) && fap_judge(&p, info->name));
         fap_free(&p);
-        const double bytes =
-            (double)(ptx_counter("copy_bytes") + ptx_counter("load_bytes") + ptx_counter("store_bytes") +
-                     ptx_counter("tma_load_bytes") + ptx_counter("tma_store_bytes"));
+        const double bytes = counted_bytes();
         const fa_io io = fa_io_model(2, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2],
                                      launch.block_m, launch.block_n, 1, 0);
         FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name,
@@ -230,17 +150,7 @@ FA_TEST(bytes_are_those_of_the_model) {
     }
 }
 
-FA_TEST(no_bank_conflicts) {
-    if (!ptx_counter) FA_SKIP("only the PTX machine counts wavefronts");
-    for (int n = 0; n < COUNT(dims); n++) {
-        FA_REQUIRE(check_case(dims[n], "sq=130 sk=130"));
-        if (!ran) continue;
-        const double got = (double)ptx_counter("shared_wavefronts"),
-                     ideal = (double)ptx_counter("shared_wavefronts_ideal");
-        FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", dims[n]->info.name, got,
-                      ideal);
-    }
-}
+FA_TEST(no_bank_conflicts) { check_banks(); }
 
 /* ---- calls ------------------------------------------------------------------------------- */
 
@@ -309,24 +219,14 @@ FA_TEST(bad_arguments) {
 FA_TEST(graph) {
     fap_problem p;
     device_copy c;
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
+    device_graph g;
     fap_unit = 8;
     FA_REQUIRE(fap_build(&p, "b=2 hq=4 hk=2 sq=70 sk=90 causal=1", &bf16_64_cuda_info.info));
-    FA_REQUIRE(device_upload(&p, &c));
-    FA_REQUIRE(device_ok(cudaStreamCreate(&stream), "stream"));
-    FA_EXPECT(device_ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "begin"));
-    FA_EXPECT(bf16_64_forward_cuda(&c.args, NULL, 0, stream) == FA_OK);
-    FA_EXPECT(device_ok(cudaStreamEndCapture(stream, &graph), "end"));
-    FA_REQUIRE(device_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate"));
-    for (int n = 0; n < 2; n++) {
-        FA_EXPECT(device_ok(cudaMemset(device_address(&p, &c, p.o.bytes), 0xff, p.o.size), "memset"));
-        FA_EXPECT(device_ok(cudaGraphLaunch(exec, stream), "launch") &&
-                  device_ok(cudaStreamSynchronize(stream), "graph"));
-        FA_EXPECT(device_download(&p, &c) && fap_judge(&p, "graph"));
-    }
-    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
+    FA_REQUIRE(device_upload(&p, &c) && graph_begin(&g));
+    FA_EXPECT(bf16_64_forward_cuda(&c.args, NULL, 0, g.stream) == FA_OK);
+    FA_REQUIRE(graph_end(&g));
+    FA_EXPECT(device_replay(&p, &c, &g));
+    graph_free(&g);
     device_free(&c), fap_free(&p);
 }
 

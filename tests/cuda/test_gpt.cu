@@ -4,7 +4,7 @@
  * norm. */
 #include "examples/gpt/attention.cu"
 
-#include "fa_test.h"
+#include "cuda_test.h"
 
 extern "C" {
 void cpu_forward(const attention_rows *rows);
@@ -16,11 +16,6 @@ void cpu_step(attention_cache *cache, int32_t layer, int32_t length, int32_t row
 void cpu_keep(attention_cache *cache, int32_t length, const int32_t *rows, int32_t count);
 fa_status cpu_verify_chain(const fa_verify_args *args);
 fa_status cpu_verify_tree(const fa_verify_args *args);
-}
-
-static int quick(void) { /* other schedules, other devices */
-    const char *scale = getenv("FA_TEST_SCALE");
-    return scale && !strcmp(scale, "quick");
 }
 
 static float *random_floats(size_t count, double deviation, uint64_t *s) {

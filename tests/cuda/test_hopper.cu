@@ -1,8 +1,6 @@
 /* test_hopper.cu - the forward pass on sm_90a: TMA, wgmma, warps that load and warps that compute. Features are
  * in test_forward.cu; here: tiles and stages of this kernel, every head dim, and that it is the one to run. */
-#include <stdarg.h>
-
-#include "fa_test.h"
+#include "cuda_test.h"
 
 /* ---- instances: every head dim; with and without the features that have code of their own ---- */
 
@@ -31,21 +29,7 @@
 #define FA_FEATURES FA_CAUSAL
 #include "flashattn_cuda.cuh"
 
-#define FA_NAME bf16_80
-#define FA_HEAD_DIM 80
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME f16_96
-#define FA_HEAD_DIM 96
-#define FA_DTYPE FA_F16
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_112
-#define FA_HEAD_DIM 112
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
+#include "head_dims.h"
 
 #define FA_NAME f16_128
 #define FA_HEAD_DIM 128
@@ -53,41 +37,9 @@
 #define FA_FEATURES 0
 #include "flashattn_cuda.cuh"
 
-#define FA_NAME f16_144
-#define FA_HEAD_DIM 144
-#define FA_DTYPE FA_F16
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_160
-#define FA_HEAD_DIM 160
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
 #define FA_NAME f16_176
 #define FA_HEAD_DIM 176
 #define FA_DTYPE FA_F16
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_192
-#define FA_HEAD_DIM 192
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME f16_208
-#define FA_HEAD_DIM 208
-#define FA_DTYPE FA_F16
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_224
-#define FA_HEAD_DIM 224
-#define FA_FEATURES FA_CAUSAL
-#include "flashattn_cuda.cuh"
-
-#define FA_NAME bf16_240
-#define FA_HEAD_DIM 240
 #define FA_FEATURES FA_CAUSAL
 #include "flashattn_cuda.cuh"
 
@@ -111,12 +63,7 @@
 
 #endif
 
-typedef struct instance {
-    const fa_cuda_info *cuda;
-    fa_status (*launch)(const fa_args *args, fa_cuda_launch *launch);
-} instance;
-#define INSTANCE(name) \
-    { &name##_cuda_info, name##_forward_cuda_launch }
+#include "hopper.h"
 
 #if defined(FA_TEST_CORE)
 static const instance instances[] = {INSTANCE(bf16_64), INSTANCE(bf16_128), INSTANCE(bf16_256)};
@@ -131,56 +78,21 @@ static const instance instances[] = {INSTANCE(bf16_64),     INSTANCE(f16_64),   
 static const instance whole[] = {INSTANCE(bf16_64), INSTANCE(bf16_128),
                                  INSTANCE(bf16_256)}; /* default features */
 
-#include "fa_problem.h"
-
-#include "device.h"
-
-/* Few SMs, so that a block computes several tiles: of the PTX machine; a GPU has what it has. 101: the machine,
- * which is linked behind this, reads it at 101, too. */
-__attribute__((constructor(101))) static void few_sms(void) { setenv("FA_PTX_SMS", "2", 0); }
-
-#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
-
-static int due(void) { /* FA_TEST_SCALE=quick: every sixth case */
-    static int n;
-    const char *scale = getenv("FA_TEST_SCALE");
-    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
+static int build_case(fap_problem *p, const instance *i, const char *line) {
+    fap_unit = 8;
+    return fap_build(p, line, &i->cuda->info);
 }
-
-/* 1 if a kernel for sm_90a runs these arguments: the others have no maps. */
-static int is_hopper(const fa_cuda_launch *launch) { return launch->maps.total != 0; }
-static int on_hopper(void) {
-    struct cudaDeviceProp device;
-    return cudaGetDeviceProperties(&device, 0) == cudaSuccess && device.major == 9;
-}
-
 /* Which kernel would run p? */
-static int runs_hopper(const instance *i, fap_problem *p) {
+static int runs_hopper(const instance *i, const fap_problem *p, fa_cuda_launch *launch) {
     device_copy c;
-    fa_cuda_launch launch;
-    const int ok = device_upload(p, &c) && i->launch(&c.args, &launch) == FA_OK && is_hopper(&launch);
+    const int ok = device_upload(p, &c) && i->launch(&c.args, launch) == FA_OK && is_hopper(launch);
     device_free(&c);
     return ok;
 }
 
-static void spare(fap_problem *p) { (void)p; }
-static int check(const instance *i, void change(fap_problem *), const char *format, ...) {
-    char line[512];
-    va_list list;
-    fap_problem p;
-    if (!due()) return 1;
-    va_start(list, format), vsnprintf(line, sizeof line, format, list), va_end(list);
-    fap_unit = 8;
-    if (!fap_build(&p, line, &i->cuda->info)) return 0;
-    change(&p);
-    const int ok = runs_hopper(i, &p) && device_forward(i->cuda, &p) && fap_judge(&p, i->cuda->info.name);
-    if (!ok) printf("#     %s: %s\n", i->cuda->info.name, line), cudaDeviceReset();
-    fap_free(&p);
-    return ok;
+static int forward(const instance *i, fap_problem *p, fa_cuda_launch *launch) {
+    return runs_hopper(i, p, launch) && device_forward(i->cuda, p);
 }
-
-#define NEEDS_HOPPER \
-    if (!on_hopper()) FA_SKIP("the kernel is for sm_90a")
 
 /* ---- tiles ------------------------------------------------------------------------------- */
 
@@ -299,8 +211,7 @@ FA_TEST(blocks_share_tiles) {
         const int l = n % COUNT(lines), w = n / COUNT(lines) % COUNT(whole), k = n / COUNT(lines) / COUNT(whole);
         fap_problem p;
         if (!due() && !(l == 1 && w == 1 && blocks[k] == 0)) continue; /* one with a counter, always */
-        fap_unit = 8;
-        FA_REQUIRE(fap_build(&p, lines[l], &whole[w].cuda->info));
+        FA_REQUIRE(build_case(&p, &whole[w], lines[l]));
         FA_EXPECT_MSG(run_by_blocks(&whole[w], &p, blocks[k]), "%s: %s, %u blocks", whole[w].cuda->info.name, lines[l],
                       blocks[k]);
         fap_free(&p);
@@ -327,17 +238,6 @@ FA_TEST(negative_scales_and_no_keys) {
 
 /* ---- softmax ----------------------------------------------------------------------------- */
 
-/* Scores that rise or fall along the keys, so that the reference moves in steps without a maximum, too. */
-static void scale_keys(fap_problem *p, double left, double right) {
-    for (int j = 0; j < p->spec.sk; j++)
-        for (int c = 0; c < p->spec.d; c++) {
-            const int64_t at = fap_at_k(p, &p->k, 0, j, 0) + c;
-            const double x = left + (right - left) * j / p->spec.sk;
-            fa_store(p->k.data, at, p->spec.kv, (float)(x * (double)fa_load(p->k.data, at, p->spec.kv)));
-        }
-}
-static void rising(fap_problem *p) { scale_keys(p, 0, 12); }
-static void falling(fap_problem *p) { scale_keys(p, 12, 0); }
 /* a key whose scores are infinite, where some row sees no other key of its first tile */
 static void infinite_key(fap_problem *p) {
     fa_store(p->k.data, fap_at_k(p, &p->k, 0, p->spec.sk - 128, 0), p->spec.kv, -INFINITY);
@@ -407,8 +307,7 @@ FA_TEST(random_problems) {
         fap_problem p;
         fap_random(line, &rng, FA_DEFAULT_FEATURES, 300, 400);
         if (!due()) continue;
-        fap_unit = 8;
-        FA_REQUIRE(fap_build(&p, line, &whole[n % COUNT(whole)].cuda->info));
+        FA_REQUIRE(build_case(&p, &whole[n % COUNT(whole)], line)); /* whichever kernel it is for */
         FA_EXPECT_MSG(device_forward(whole[n % COUNT(whole)].cuda, &p) && fap_judge(&p, "random"), "%s",
                       line);
         fap_free(&p);
@@ -424,27 +323,13 @@ FA_TEST(other_kernel) {
     for (int n = 0; n < COUNT(lines); n++) {
         char line[128];
         fap_problem p;
-        fap_unit = 8;
+        fa_cuda_launch launch;
         snprintf(line, sizeof line, "sq=70 sk=100 causal=1 %s", lines[n]);
-        FA_REQUIRE(fap_build(&p, line, &bf16_128_cuda_info.info));
-        FA_EXPECT_MSG(!runs_hopper(&whole[1], &p), "%s", line);
+        FA_REQUIRE(build_case(&p, &whole[1], line));
+        FA_EXPECT_MSG(!runs_hopper(&whole[1], &p, &launch), "%s", line);
         FA_EXPECT_MSG(device_forward(&bf16_128_cuda_info, &p) && fap_judge(&p, "other"), "%s", line);
         fap_free(&p);
     }
-}
-
-extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
-
-/* Products of the tiles that some row sees a key of, and of no other. */
-static double visible_macs(const fa_info *info, const fa_cuda_launch *tile, int sq, int sk, int causal) {
-    double macs = 0;
-    for (int first = 0; first < sq; first += tile->block_m) {
-        const int end = first + tile->block_m < sq ? first + tile->block_m : sq;
-        const int keys = causal && end + sk - sq < sk ? end + sk - sq : sk;
-        const int tiles = (keys + tile->block_n - 1) / tile->block_n;
-        macs += (double)tile->block_m * (tiles * tile->block_n) * (info->head_dim + info->head_dim_v);
-    }
-    return macs;
 }
 
 /* Products of the tiles in which some row sees a block of a mask. */
@@ -470,19 +355,15 @@ FA_TEST(blocks_that_nobody_sees_are_skipped) {
     for (int n = 0; n < 12; n++) {
         char line[128];
         fap_problem p;
-        device_copy c;
         fa_cuda_launch launch;
         if (!due()) continue;
-        fap_unit = 8;
         snprintf(line, sizeof line, "hq=2 sq=%d sk=%d bm=%d seed=%d causal=%d", 100 + 40 * n, 500 + n, n % 2 ? 128 : 64, n, n % 3 == 2);
-        FA_REQUIRE(fap_build(&p, line, &i.cuda->info));
+        FA_REQUIRE(build_case(&p, &i, line));
         uint8_t *const blocks = (uint8_t *)(uintptr_t)p.args.block_mask.data;
         const int64_t many = (int64_t)((p.args.seqlen_q - 1) / p.args.block_mask.block_q + 1) *
                              ((p.args.seqlen_k - 1) / p.args.block_mask.block_k + 1) * p.args.num_heads;
         for (int64_t x = 0; x < many; x++) blocks[x] = blocks[x] && x % 3 == 0; /* few */
-        FA_EXPECT(device_upload(&p, &c) && i.launch(&c.args, &launch) == FA_OK && is_hopper(&launch));
-        device_free(&c);
-        FA_EXPECT_MSG(device_forward(i.cuda, &p) && fap_judge(&p, "blocks"), "%s", line);
+        FA_EXPECT_MSG(forward(&i, &p, &launch) && fap_judge(&p, "blocks"), "%s", line);
         if (ptx_counter && n % 3 != 2) {
             const double macs = (double)ptx_counter("mac_wgmma"), wanted = block_macs(&p, &i.cuda->info, &launch);
             FA_EXPECT_MSG(macs == wanted, "%s: %.0f products, wanted %.0f", line, macs, wanted);
@@ -505,17 +386,13 @@ FA_TEST(bytes_are_those_of_the_model) {
         const int *const s = shapes[n / COUNT(instances)];
         char line[128];
         fap_problem p;
-        device_copy c;
         fa_cuda_launch launch;
         if (!due() || (s[2] && !(info->features & FA_CAUSAL))) continue;
-        fap_unit = 8, snprintf(line, sizeof line, "b=1 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]);
-        FA_REQUIRE(fap_build(&p, line, info) && device_upload(&p, &c));
-        FA_EXPECT(i->launch(&c.args, &launch) == FA_OK && is_hopper(&launch));
-        device_free(&c);
-        FA_EXPECT(device_forward(i->cuda, &p));
+        snprintf(line, sizeof line, "b=1 hq=2 sq=%d sk=%d causal=%d", s[0], s[1], s[2]);
+        FA_REQUIRE(build_case(&p, i, line));
+        FA_EXPECT(forward(i, &p, &launch));
         fap_free(&p);
-        const double bytes = (double)(ptx_counter("load_bytes") + ptx_counter("store_bytes") +
-                                      ptx_counter("tma_load_bytes") + ptx_counter("tma_store_bytes"));
+        const double bytes = counted_bytes();
         const fa_io io = fa_io_model(1, 2, s[0], s[1], info->head_dim, info->head_dim_v, 2, s[2],
                                      launch.block_m, launch.block_n, 1, 0);
         FA_EXPECT_MSG(bytes == io.bytes_flash, "%s %d x %d: %.0f bytes, the model says %.0f", info->name,
@@ -525,9 +402,7 @@ FA_TEST(bytes_are_those_of_the_model) {
         FA_EXPECT_MSG(macs == wanted, "%s %d x %d: %.0f products, wanted %.0f", info->name, s[0], s[1], macs,
                       wanted);
         FA_EXPECT(ptx_counter("mac_mma") == 0);
-        const double got = (double)ptx_counter("shared_wavefronts"),
-                     ideal = (double)ptx_counter("shared_wavefronts_ideal");
-        FA_EXPECT_MSG(got == ideal, "%s: %.0f wavefronts, %.0f without conflicts", info->name, got, ideal);
+        FA_EXPECT(few_wavefronts(info->name, 1, 0));
     }
 }
 

@@ -1,9 +1,7 @@
 /* test_hopper_decode.cu - the decode pass on sm_90a, 17 rows and more: K and V by TMA, products by wgmma. That it is the
  * kernel to run, and when it is not; its tiles, rows, pages and features. What it shares with the others is in
  * test_decode.cu. */
-#include <stdarg.h>
-
-#include "fa_test.h"
+#include "cuda_test.h"
 
 /* ---- instances --------------------------------------------------------------------------- */
 
@@ -84,8 +82,8 @@
 #define FA_NAME bf16_64_hooks
 #define FA_HEAD_DIM 64
 #define FA_PASSES FA_DECODE
-#define FA_SCORE_MOD(s, b, h, i, j) ((s) * ((h) % 2 ? 0.5f : 2.0f) + ((i) > (j) ? 0.25f : 0.0f))
-#define FA_MASK_MOD(b, h, i, j) (((i) + 2 * (j) + (h) + (b)) % 3 != 0)
+#define FA_SCORE_MOD HOOK_SCORE
+#define FA_MASK_MOD HOOK_MASK
 #include "flashattn_cuda.cuh"
 
 #define FA_NAME bf16_48 /* what the other kernels keep */
@@ -119,34 +117,12 @@ static const instance dims[] = {INSTANCE(bf16_80),      INSTANCE(f16_112_96),  I
                                 INSTANCE(bf16_240_64)};
 #endif
 
-#include "fa_problem.h"
+#include "decode.h"
 
-#include "device.h"
+/* of few instances every case */
+static int due(void) { return COUNT(whole) == 1 || due_every(5); }
 
-#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
-
-static int due(void) { /* FA_TEST_SCALE=quick: every fifth case, of few instances every one */
-    static int n;
-    const char *scale = getenv("FA_TEST_SCALE");
-    return COUNT(whole) == 1 || !scale || strcmp(scale, "quick") != 0 || n++ % 5 == 0;
-}
-
-static int on_hopper(void) {
-    struct cudaDeviceProp device;
-    return cudaGetDeviceProperties(&device, 0) == cudaSuccess && device.major == 9;
-}
-#define NEEDS_HOPPER \
-    if (!on_hopper()) FA_SKIP("the kernel is for sm_90a")
-
-static device_workspace workspace;
-
-/* The problem of a line; fap_build checks it for the forward pass. */
-static int build_case(fap_problem *p, const instance *i, const char *line) {
-    fa_info info = i->cuda->info;
-    info.passes |= FA_FORWARD;
-    fap_unit = 16;
-    return fap_build(p, line, &info);
-}
+static int build_case(fap_problem *p, const instance *i, const char *line) { return build_decode(p, i->cuda, line); }
 
 /* The launch of p: 1 if it is of the kernel for sm_90a, which has a warp more than the others. */
 static int runs_hopper(const instance *i, fap_problem *p, fa_cuda_decode_launch *launch) {
@@ -158,14 +134,8 @@ static int runs_hopper(const instance *i, fap_problem *p, fa_cuda_decode_launch 
 
 static int judge_case(const instance *i, fap_problem *p, const char *line) {
     fa_cuda_decode_launch launch;
-    const int ok = runs_hopper(i, p, &launch) && device_decode(i->cuda, p, &workspace) &&
-                   fap_judge(p, i->cuda->info.name);
-    if (!ok) {
-        printf("#     case: %s: %s\n", i->cuda->info.name, line);
-        cudaDeviceReset(), workspace.data = NULL, workspace.bytes = 0; /* a broken context is of no use */
-    }
-    fap_free(p);
-    return ok;
+    const int ours = FA_EXPECT_MSG(runs_hopper(i, p, &launch), "another kernel runs %s", line);
+    return judge_decode(i->cuda, p, line) && ours;
 }
 
 static int check(const instance *i, const char *format, ...) {
@@ -269,7 +239,6 @@ FA_TEST(each_feature) {
 #endif
 }
 
-/* Elements of V that are NaN or infinite, of keys that are finite: rows that see them have them, others do not. */
 FA_TEST(infinite_values) {
     static const char *const lines[] = {"hq=2 sq=20 sk=190 causal=1", "hq=4 hk=2 sq=9 sk=290 wl=150 wr=9 page=16",
                                         "sq=40 sk=90 bm=16",          "sq=30 sk=150",
@@ -280,10 +249,7 @@ FA_TEST(infinite_values) {
         fap_problem p;
         if (!due()) continue;
         FA_REQUIRE(build_case(&p, &all, lines[n]));
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 40, 0) + 3, p.spec.kv, NAN);
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 50, 0) + 9, p.spec.kv, INFINITY);
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, 71, 0) + 9, p.spec.kv, -INFINITY);
-        fa_store(p.v.data, fap_at_k(&p, &p.v, 0, p.spec.sk - 1, 0) + 63, p.spec.kv, NAN);
+        put_infinite_values(&p, NAN);
         FA_EXPECT(judge_case(&all, &p, lines[n]));
     }
 }
@@ -352,8 +318,6 @@ FA_TEST(plans) {
 }
 #endif
 
-extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
-
 /* K and V by TMA, once, whatever the splits, 64 rows of Q for each split; products of whole tiles. */
 FA_TEST(bytes_and_products) {
     NEEDS_HOPPER;
@@ -380,36 +344,15 @@ FA_TEST(bytes_and_products) {
             FA_EXPECT(ptx_counter("store_bytes") == (uint64_t)rows * (d * 2 + 4) + part);
             FA_EXPECT(ptx_counter("mac_wgmma") == (uint64_t)64 * ((sk + 63) / 64 * 64) * d * 2);
             FA_EXPECT(ptx_counter("mac_mma") == 0);
-            const double got = (double)ptx_counter("shared_wavefronts"),
-                         ideal = (double)ptx_counter("shared_wavefronts_ideal");
             /* 8 more a block: nvcc stores the first two words of O apart; 1 %: lanes that a schedule parts */
-            FA_EXPECT_MSG(got <= 1.01 * ideal + 8 * splits, "%s: %.0f wavefronts, %.0f without conflicts", line, got, ideal);
+            FA_EXPECT(few_wavefronts(line, 1.01, 8 * splits));
         }
 }
 
 /* Captured once, replayed on memory of garbage: the maps are part of the launch. */
 FA_TEST(graph) {
-    fap_problem p;
-    device_copy c;
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
     NEEDS_HOPPER;
-    FA_REQUIRE(build_case(&p, &whole[0], "hq=4 hk=1 sq=30 sk=900 causal=1") && device_upload(&p, &c));
-    const size_t bytes = f16_64_all_decode_cuda_workspace(&c.args);
-    FA_REQUIRE(device_reserve(&workspace, bytes) && device_ok(cudaStreamCreate(&stream), "stream"));
-    FA_EXPECT(device_ok(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "begin"));
-    FA_EXPECT(f16_64_all_decode_cuda(&c.args, workspace.data, bytes, stream) == FA_OK);
-    FA_EXPECT(device_ok(cudaStreamEndCapture(stream, &graph), "end"));
-    FA_REQUIRE(device_ok(cudaGraphInstantiate(&exec, graph, 0), "instantiate"));
-    for (int i = 0; i < 2; i++) {
-        FA_EXPECT(device_ok(cudaMemset(device_address(&p, &c, p.o.bytes), 0xff, p.o.size), "memset"));
-        FA_EXPECT(device_ok(cudaGraphLaunch(exec, stream), "launch") &&
-                  device_ok(cudaStreamSynchronize(stream), "graph"));
-        FA_EXPECT(device_download(&p, &c) && fap_judge(&p, "graph"));
-    }
-    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
-    device_free(&c), fap_free(&p);
+    FA_EXPECT(graph_of_decode(&f16_64_all_cuda_info, "hq=4 hk=1 sq=30 sk=900 causal=1"));
 }
 
 FA_TEST_MAIN

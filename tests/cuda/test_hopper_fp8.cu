@@ -1,8 +1,6 @@
 /* test_hopper_fp8.cu - the fp8 forward pass on sm_90a, with V transposed as fa_quantize writes it: tiles, head dims, factors,
  * sequences, rounding in two levels, what is refused; and quantised attention from end to end. */
-#include <stdarg.h>
-
-#include "fa_test.h"
+#include "cuda_test.h"
 
 #define FA_CUDA_CACHE
 
@@ -86,12 +84,7 @@
 #include "flashattn_cuda.cuh"
 #endif
 
-typedef struct instance {
-    const fa_cuda_info *cuda;
-    fa_status (*launch)(const fa_args *args, fa_cuda_launch *launch);
-} instance;
-#define INSTANCE(name) \
-    { &name##_cuda_info, name##_forward_cuda_launch }
+#include "hopper.h"
 
 static const instance instances[] = {INSTANCE(e4m3_64),  INSTANCE(e4m3_128),        INSTANCE(e4m3_256), INSTANCE(e4m3_128_promote),
 #if !defined(FA_TEST_CORE)
@@ -101,32 +94,6 @@ static const instance instances[] = {INSTANCE(e4m3_64),  INSTANCE(e4m3_128),    
 };
 static const instance whole[] = {INSTANCE(e4m3_64), INSTANCE(e4m3_128), INSTANCE(e4m3_256),
                                  INSTANCE(e4m3_128_promote)}; /* default features */
-
-#include "fa_problem.h"
-
-#include "device.h"
-
-/* Few SMs, so that a block computes several tiles: of the PTX machine; a GPU has what it has. 101: the machine,
- * which is linked behind this, reads it at 101, too. */
-__attribute__((constructor(101))) static void few_sms(void) { setenv("FA_PTX_SMS", "2", 0); }
-
-#define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
-
-static int due(void) { /* FA_TEST_SCALE=quick: every sixth case */
-    static int n;
-    const char *scale = getenv("FA_TEST_SCALE");
-    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
-}
-
-static int on_hopper(void) {
-    struct cudaDeviceProp device;
-    return cudaGetDeviceProperties(&device, 0) == cudaSuccess && device.major == 9;
-}
-#define NEEDS_HOPPER \
-    if (!on_hopper()) FA_SKIP("the kernel is for sm_90a")
-
-/* 1 if the kernel for sm_90a runs these arguments: it has a warpgroup more than the others have threads. */
-static int is_hopper(const fa_cuda_launch *launch) { return launch->block == (unsigned)launch->block_m * 2 + 128; }
 
 /* V of p as the kernel wants it, by the table of the contract, not by its function; NaN where nothing of it is. */
 static void transpose(fap_problem *p, fa_tensor *v) {
@@ -148,47 +115,33 @@ static void transpose(fap_problem *p, fa_tensor *v) {
     v->data = to, v->stride_s = columns, v->stride_h = columns * dv, v->stride_b = columns * dv * hk;
 }
 
-/* Runs the instance on p with a transposed V, by this kernel; its outputs are in p then. */
-static int forward(const instance *i, fap_problem *p) {
-    fa_cuda_launch launch;
-    device_copy c;
-    fa_error error;
+/* The copy of p with a transposed V. */
+static int upload(fap_problem *p, device_copy *c) {
     fa_tensor v;
     transpose(p, &v);
-    int ok = device_upload(p, &c);
-    c.args.v = v, c.args.v.data = device_address(p, &c, v.data), c.args.v_transposed = 1, c.args.error = &error;
-    c.args.q_descale.data = (const float *)device_address(p, &c, p->args.q_descale.data);
-    fa_status status = i->cuda->forward(&c.args, NULL, 0, 0);
-    if (ok && status) {
-        char text[256];
-        fa_error_message(&error, text, sizeof text);
-        printf("# %s: %s\n", i->cuda->info.name, text), ok = 0;
-    }
-    ok = ok && device_ok(cudaDeviceSynchronize(), "kernel") && device_download(p, &c);
-    ok = ok && i->launch(&c.args, &launch) == FA_OK && is_hopper(&launch);
+    if (!device_upload(p, c)) return 0;
+    c->args.v = v, c->args.v.data = device_address(p, c, v.data), c->args.v_transposed = 1;
+    return 1;
+}
+
+static int forward(const instance *i, fap_problem *p, fa_cuda_launch *launch) {
+    device_copy c;
+    const int ok = upload(p, &c) && i->launch(&c.args, launch) == FA_OK && is_hopper(launch) &&
+                   device_done(i->cuda, &c, i->cuda->forward(&c.args, NULL, 0, 0)) && device_download(p, &c);
     device_free(&c);
     return ok;
 }
 
-static void spare(fap_problem *p) { (void)p; }
-/* factors for whole tiles of keys */
-static void blocks(fap_problem *p) { p->args.k_descale.block = 128, p->args.v_descale.block = 256; }
-static int check(const instance *i, void change(fap_problem *), const char *format, ...) {
+/* descale=3: a factor for whole tiles of keys; where head dims are too large for that, one for each head */
+static int build_case(fap_problem *p, const instance *i, const char *text) {
     char line[512];
-    va_list list;
-    fap_problem p;
-    if (!due()) return 1;
-    va_start(list, format), vsnprintf(line, sizeof line, format, list), va_end(list);
+    snprintf(line, sizeof line, "%s", text);
     char *const blocked = strstr(line, "descale=3");
     if (blocked && (i->cuda->info.head_dim > 192 || i->cuda->info.head_dim_v > 192)) blocked[8] = '2';
     fap_unit = 16;
-    if (!fap_build(&p, line, &i->cuda->info)) return 0;
-    change(&p);
-    if (p.spec.descale == 3) blocks(&p);
-    const int ok = forward(i, &p) && fap_judge(&p, i->cuda->info.name);
-    if (!ok) printf("#     %s: %s\n", i->cuda->info.name, line), cudaDeviceReset();
-    fap_free(&p);
-    return ok;
+    if (!fap_build(p, line, &i->cuda->info)) return 0;
+    if (p->spec.descale == 3) p->args.k_descale.block = 128, p->args.v_descale.block = 256;
+    return 1;
 }
 
 /* ---- tiles, heads, sequences ------------------------------------------------------------- */
@@ -257,17 +210,6 @@ FA_TEST(factors) {
     }
 }
 
-/* Scores that rise or fall along the keys, so that the reference moves in steps without a maximum, too. */
-static void scale_keys(fap_problem *p, double left, double right) {
-    for (int j = 0; j < p->spec.sk; j++)
-        for (int c = 0; c < p->spec.d; c++) {
-            const int64_t at = fap_at_k(p, &p->k, 0, j, 0) + c;
-            const double x = left + (right - left) * j / p->spec.sk;
-            fa_store(p->k.data, at, p->spec.kv, (float)(x * (double)fa_load(p->k.data, at, p->spec.kv)));
-        }
-}
-static void rising(fap_problem *p) { scale_keys(p, 0, 12); }
-static void falling(fap_problem *p) { scale_keys(p, 12, 0); }
 FA_TEST(scores_that_drift) {
     static void (*const changes[])(fap_problem *) = {rising, falling};
     NEEDS_HOPPER;
@@ -313,18 +255,13 @@ FA_TEST(values_that_are_not_finite) {
 static int refused(const instance *i, const char *line, void change(fa_args *), fa_status want, const char *field) {
     fap_problem p;
     device_copy c;
-    fa_error error;
-    fa_tensor v;
     fap_unit = 16;
     if (!fap_build(&p, line, &i->cuda->info)) return 0;
-    if (!p.args.block_table) transpose(&p, &v);
-    int ok = device_upload(&p, &c);
-    c.args.q_descale.data = (const float *)device_address(&p, &c, p.args.q_descale.data);
-    if (!p.args.block_table) c.args.v = v, c.args.v.data = device_address(&p, &c, v.data);
-    c.args.v_transposed = 1, c.args.error = &error, change(&c.args);
+    int ok = p.args.block_table ? device_upload(&p, &c) : upload(&p, &c);
+    c.args.v_transposed = 1, change(&c.args);
     const fa_status status = i->cuda->forward(&c.args, NULL, 0, 0);
-    ok = ok && status == want && (!field || !strcmp(error.field, field)) && cudaDeviceSynchronize() == cudaSuccess;
-    if (!ok) printf("# %s: %s, %s\n", line, fa_strerror(status), status ? error.field : "");
+    ok = ok && status == want && (!field || !strcmp(c.error.field, field)) && cudaDeviceSynchronize() == cudaSuccess;
+    if (!ok) printf("# %s: %s, %s\n", line, fa_strerror(status), status ? c.error.field : "");
     device_free(&c), fap_free(&p);
     return ok;
 }
@@ -358,13 +295,10 @@ FA_TEST(other_kernel) {
     device_copy c;
     fa_cuda_launch launch;
     NEEDS_HOPPER;
-    fap_unit = 16;
-    FA_REQUIRE(fap_build(&p, "sq=70 sk=100 causal=1", &e4m3_128_cuda_info.info) && device_upload(&p, &c));
-    FA_EXPECT(e4m3_128_forward_cuda_launch(&c.args, &launch) == FA_OK && !is_hopper(&launch));
+    FA_REQUIRE(build_case(&p, &whole[1], "sq=70 sk=100 causal=1") && device_upload(&p, &c));
+    FA_EXPECT(whole[1].launch(&c.args, &launch) == FA_OK && !is_hopper(&launch));
     device_free(&c), fap_free(&p);
 }
-
-extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
 
 /* Q, O and LSE once, K and V once for each tile of queries that sees them; products of tiles; no bank conflicts. */
 FA_TEST(bytes_are_those_of_the_model) {
@@ -378,32 +312,24 @@ FA_TEST(bytes_are_those_of_the_model) {
         char line[128];
         fap_problem p;
         fa_cuda_launch launch;
-        device_copy c;
-        fa_tensor v;
         if (!due()) continue;
-        fap_unit = 16, snprintf(line, sizeof line, "hq=2 sq=%d sk=%d causal=%d", sq, sk, s[2]);
-        FA_REQUIRE(fap_build(&p, line, info));
-        transpose(&p, &v);
-        FA_REQUIRE(device_upload(&p, &c));
-        c.args.v = v, c.args.v.data = device_address(&p, &c, v.data), c.args.v_transposed = 1;
-        FA_EXPECT(i->launch(&c.args, &launch) == FA_OK && is_hopper(&launch));
-        FA_EXPECT(i->cuda->forward(&c.args, NULL, 0, 0) == FA_OK && cudaDeviceSynchronize() == cudaSuccess);
-        device_free(&c), fap_free(&p);
-        double wanted = 2.0 * sq * (d + 4 + dv * (double)fa_sizeof(info->o_dtype)), macs = 0;
+        snprintf(line, sizeof line, "hq=2 sq=%d sk=%d causal=%d", sq, sk, s[2]);
+        FA_REQUIRE(build_case(&p, i, line));
+        FA_EXPECT(forward(i, &p, &launch));
+        fap_free(&p);
+        double wanted = 2.0 * sq * (d + 4 + dv * (double)fa_sizeof(info->o_dtype));
         for (int first = 0; first < sq; first += launch.block_m) {
             const int end = first + launch.block_m < sq ? first + launch.block_m : sq;
             const int keys = ((s[2] && end + sk - sq < sk ? end + sk - sq : sk) + 127) / 128 * 128;
             const int columns = (sk + 15) / 16 * 16;
             wanted += 2.0 * ((keys < sk ? keys : sk) * d + (keys < columns ? keys : columns) * dv);
-            macs += 2.0 * launch.block_m * keys * (d + dv);
         }
-        const double bytes = (double)(ptx_counter("load_bytes") + ptx_counter("store_bytes") + ptx_counter("tma_load_bytes") +
-                                      ptx_counter("tma_store_bytes")),
-                     got = (double)ptx_counter("mac_wgmma_8bit");
+        const double bytes = counted_bytes(), got = (double)ptx_counter("mac_wgmma_8bit"),
+                     macs = 2 * visible_macs(info, &launch, sq, sk, s[2]);
         FA_EXPECT_MSG(bytes == wanted, "%s %d x %d: %.0f bytes, wanted %.0f", info->name, sq, sk, bytes, wanted);
         FA_EXPECT_MSG(got == macs, "%s %d x %d: %.0f products, wanted %.0f", info->name, sq, sk, got, macs);
         FA_EXPECT(ptx_counter("mac_mma") == 0 && ptx_counter("mac_wgmma") == 0);
-        FA_EXPECT(ptx_counter("shared_wavefronts") == ptx_counter("shared_wavefronts_ideal"));
+        FA_EXPECT(few_wavefronts(info->name, 1, 0));
     }
 }
 

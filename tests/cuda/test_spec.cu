@@ -4,72 +4,9 @@
 #define FA_CUDA_SPEC
 #include "flashattn_spec.h"
 
-#include "fa_test.h"
+#include "blocks.h"
 
-/* FA_TEST_SCALE=quick runs every sixth case: of other schedules, other devices. */
-static int due(void) {
-    static int n;
-    const char *scale = getenv("FA_TEST_SCALE");
-    return !scale || strcmp(scale, "quick") != 0 || n++ % 6 == 0;
-}
-
-/* ---- memory: on the host, and its copy on the device --------------------------------------- */
-
-typedef struct block {
-    unsigned char *host, *device;
-    size_t bytes;
-} block;
-static block blocks[64];
-static int num_blocks;
-
-static void *take(size_t bytes) {
-    block *b = &blocks[num_blocks++];
-    if (!bytes) bytes = 4;
-    b->host = (unsigned char *)malloc(bytes), b->bytes = bytes;
-    memset(b->host, 0xff, bytes);
-    FA_EXPECT(cudaMalloc((void **)&b->device, bytes) == cudaSuccess);
-    return b->host;
-}
-static void drop_all(void) {
-    while (num_blocks) free(blocks[--num_blocks].host), cudaFree(blocks[num_blocks].device);
-}
-static void *there(const void *x) { /* where the device has what the host has at x */
-    for (int n = 0; x && n < num_blocks; n++) {
-        const unsigned char *at = (const unsigned char *)x;
-        if (at >= blocks[n].host && at < blocks[n].host + blocks[n].bytes)
-            return blocks[n].device + (at - blocks[n].host);
-    }
-    return NULL;
-}
-static void upload(void) {
-    for (int n = 0; n < num_blocks; n++)
-        FA_EXPECT(cudaMemcpy(blocks[n].device, blocks[n].host, blocks[n].bytes, cudaMemcpyHostToDevice) ==
-                  cudaSuccess);
-}
-/* Does the device have the bytes of the host? */
-static int same(const char *what) {
-    for (int n = 0; n < num_blocks; n++) {
-        unsigned char *got = (unsigned char *)malloc(blocks[n].bytes);
-        int ok = cudaMemcpy(got, blocks[n].device, blocks[n].bytes, cudaMemcpyDeviceToHost) == cudaSuccess;
-        for (size_t i = 0; ok && i + 4 <= blocks[n].bytes; i += 4)
-            if (memcmp(got + i, blocks[n].host + i, 4)) {
-                int32_t is, wanted;
-                memcpy(&is, got + i, 4), memcpy(&wanted, blocks[n].host + i, 4);
-                printf("# %s: block %d, word %zu: %d, want %d\n", what, n, i / 4, is, wanted), ok = 0;
-            }
-        free(got);
-        if (!ok) return 0;
-    }
-    return 1;
-}
-#define MOVE(type, x) x = (type *)there(x);
-
-static int launched(fa_status status, const fa_error *error) {
-    char text[300] = "";
-    if (status) fa_error_message(error, text, sizeof text);
-    const cudaError_t e = cudaDeviceSynchronize();
-    return FA_EXPECT_MSG(status == FA_OK && e == cudaSuccess, "%s, %s", text, cudaGetErrorString(e));
-}
+static int due(void) { return due_every(6); }
 
 /* ---- problems ------------------------------------------------------------------------------ */
 
@@ -82,7 +19,7 @@ static fa_rows make_rows(int32_t count, int32_t vocab, int kind, fa_dtype dtype,
     if (stride != vocab || fat_below(s, 2)) r.stride = stride;
     r.kind = kind == FA_LOGITS && fat_below(s, 2) ? 0 : kind,
     r.dtype = dtype == FA_F32 && fat_below(s, 2) ? (fa_dtype)0 : dtype;
-    void *data = take((size_t)(count * stride) * fa_sizeof(dtype));
+    void *data = take((size_t)(count * stride) * fa_sizeof(dtype), 0);
     r.data = data;
     for (int32_t n = 0; n < count; n++) {
         /* one entry has all: at the ends of the row, of a block of sums, of a part of its statistics */
@@ -122,9 +59,9 @@ static fa_rows make_rows(int32_t count, int32_t vocab, int kind, fa_dtype dtype,
 static fa_sampling make_sampling(int32_t batch, int logits, int cuts, uint64_t *s) {
     fa_sampling p;
     memset(&p, 0, sizeof p);
-    float *t = (float *)take((size_t)batch * 4), *top = (float *)take((size_t)batch * 4),
-          *least = (float *)take((size_t)batch * 4);
-    int32_t *k = (int32_t *)take((size_t)batch * 4);
+    float *t = (float *)take((size_t)batch * 4, 0), *top = (float *)take((size_t)batch * 4, 0),
+          *least = (float *)take((size_t)batch * 4, 0);
+    int32_t *k = (int32_t *)take((size_t)batch * 4, 0);
     for (int32_t b = 0; b < batch; b++) {
         t[b] = fat_below(s, 5) == 0 ? 0 : logits ? (float)(0.3 + 2 * fat_uniform(s)) : 1;
         k[b] = fat_below(s, 3) ? 1 + fat_below(s, fat_below(s, 2) ? 6 : 400) : 0;
@@ -140,8 +77,8 @@ static fa_sampling make_sampling(int32_t batch, int logits, int cuts, uint64_t *
 static fa_coins make_coins(int32_t batch, int64_t rows, uint64_t *s) {
     fa_coins c;
     memset(&c, 0, sizeof c);
-    uint64_t *coins = (uint64_t *)take((size_t)rows * 8), *seed = (uint64_t *)take((size_t)batch * 8),
-             *offset = (uint64_t *)take((size_t)batch * 8);
+    uint64_t *coins = (uint64_t *)take((size_t)rows * 8, 0), *seed = (uint64_t *)take((size_t)batch * 8, 0),
+             *offset = (uint64_t *)take((size_t)batch * 8, 0);
     for (int64_t n = 0; n < rows; n++)
         coins[n] = fat_below(s, 12) ? fat_next(s) : fat_below(s, 2) ? 0 : UINT64_MAX;
     for (int32_t b = 0; b < batch; b++) seed[b] = fat_next(s), offset[b] = fat_next(s);
@@ -222,15 +159,15 @@ static void make_common(fa_verify_args *a, int32_t batch, int32_t rows, int32_t 
         a->typical_epsilon = (float)(0.5 * fat_uniform(s)), a->typical_delta = (float)fat_uniform(s);
     if (fat_below(s, 2)) a->max_out = most + fat_below(s, 3);
     const size_t bytes = (size_t)batch * (size_t)(a->max_out ? a->max_out : most) * 4;
-    a->tokens = (int32_t *)take(bytes);
-    if (fat_below(s, 4)) a->accepted = (int32_t *)take(bytes);
-    if (fat_below(s, 4)) a->num_out = (int32_t *)take((size_t)batch * 4);
-    a->flags = (uint32_t *)take((size_t)batch * 4);
+    a->tokens = (int32_t *)take(bytes, 0);
+    if (fat_below(s, 4)) a->accepted = (int32_t *)take(bytes, 0);
+    if (fat_below(s, 4)) a->num_out = (int32_t *)take((size_t)batch * 4, 0);
+    a->flags = (uint32_t *)take((size_t)batch * 4, 0);
 }
 
 static void make_chain(fa_verify_args *a, int rule, int32_t vocab, int plain, uint64_t *s) {
     const int32_t batch = 1 + fat_below(s, 4), most = fat_below(s, 6), layout = fat_below(s, 3);
-    int32_t *indptr = (int32_t *)take((size_t)(batch + 1) * 4), *lengths = (int32_t *)take((size_t)batch * 4);
+    int32_t *indptr = (int32_t *)take((size_t)(batch + 1) * 4, 0), *lengths = (int32_t *)take((size_t)batch * 4, 0);
     memset(a, 0, sizeof *a);
     a->vocab = vocab, a->rule = rule, a->chains.batch = batch, a->chains.num_tokens = most;
     indptr[0] = 0;
@@ -240,7 +177,7 @@ static void make_chain(fa_verify_args *a, int rule, int32_t vocab, int plain, ui
     if (layout == 2) a->chains.lengths = lengths;
     const int32_t drafts = layout == 1 ? indptr[batch] : batch * most;
     make_common(a, batch, drafts + batch, drafts, plain, most + 1, s);
-    int32_t *token = (int32_t *)take((size_t)drafts * 4);
+    int32_t *token = (int32_t *)take((size_t)drafts * 4, 0);
     for (int32_t b = 0; b < batch; b++)
         for (int64_t i = fai_chain_first(&a->chains, b), n = 0;
              n < (layout == 1 ? fai_chain_tokens(&a->chains, b) : most); n++)
@@ -256,15 +193,15 @@ static void make_tree(fa_verify_args *a, int rule, int32_t vocab, int plain, uin
     const int32_t batch = 1 + fat_below(s, 3), most = fat_below(s, 6) ? 1 + fat_below(s, 9) : 40,
                   ragged = fat_below(s, 2);
     const int bushy = fat_below(s, 2);
-    int32_t *indptr = (int32_t *)take((size_t)(batch + 1) * 4);
+    int32_t *indptr = (int32_t *)take((size_t)(batch + 1) * 4, 0);
     memset(a, 0, sizeof *a);
     a->vocab = vocab, a->rule = rule, a->trees.batch = batch, a->trees.num_nodes = most;
     indptr[0] = 0;
     for (int32_t b = 0; b < batch; b++) indptr[b + 1] = indptr[b] + (ragged ? 1 + fat_below(s, most) : most);
     if (ragged) a->trees.indptr = indptr;
     const int32_t rows = indptr[batch];
-    int32_t *parent = (int32_t *)take((size_t)rows * 4), *token = (int32_t *)take((size_t)rows * 4),
-            *draft_row = (int32_t *)take((size_t)rows * 4);
+    int32_t *parent = (int32_t *)take((size_t)rows * 4, 0), *token = (int32_t *)take((size_t)rows * 4, 0),
+            *draft_row = (int32_t *)take((size_t)rows * 4, 0);
     make_common(a, batch, rows, rows, plain, most, s);
     for (int32_t b = 0; b < batch; b++)
         for (int32_t n = 0; n < indptr[b + 1] - indptr[b]; n++) {
@@ -294,7 +231,7 @@ static int check(const fa_verify_args *a, int tree, const char *what) {
         ok = launched(tree ? fa_verify_tree_cuda(&d, workspace, bytes, 0)
                            : fa_verify_chain_cuda(&d, workspace, bytes, 0),
                       &error);
-    ok = ok && FA_EXPECT_MSG(same(what), "%s", what);
+    ok = ok && FA_EXPECT_MSG(same(), "%s", what);
     for (int32_t b = 0; ok && a->num_out && b < (tree ? a->trees.batch : a->chains.batch); b++)
         num_accepted += a->num_out[b] - 1;
     num_problems++;
@@ -345,13 +282,13 @@ FA_TEST(ends_of_parts) {
                 const float other = odd ? 1.0f / V : kind == FA_LOGITS ? -100.0f : 0;
                 fa_verify_args a;
                 memset(&a, 0, sizeof a);
-                float *rows = (float *)take(3 * V * 4);
-                int32_t *token = (int32_t *)take(4);
+                float *rows = (float *)take(3 * V * 4, 0);
+                int32_t *token = (int32_t *)take(4, 0);
                 for (int i = 0; i < 3 * V; i++) rows[i] = i % V != at[n] ? other : odd ? NAN : 1.0f;
                 a.vocab = V, a.rule = FA_VERIFY_TOKEN, a.chains.batch = a.chains.num_tokens = 1;
                 token[0] = at[n], a.chains.token = token;
                 a.target.data = rows, a.draft.data = rows + 2 * V, a.target.kind = a.draft.kind = kind;
-                a.tokens = (int32_t *)take(8), a.num_out = (int32_t *)take(4), a.flags = (uint32_t *)take(4);
+                a.tokens = (int32_t *)take(8, 0), a.num_out = (int32_t *)take(4, 0), a.flags = (uint32_t *)take(4, 0);
                 check(&a, 0, "ends of parts");
                 FA_EXPECT(a.num_out[0] == 2 - odd);
                 FA_EXPECT(a.flags[0] ==
@@ -368,10 +305,10 @@ FA_TEST(many_siblings) {
         uint64_t s = fat_seed * 31 + (uint64_t)round;
         fa_verify_args a;
         memset(&a, 0, sizeof a);
-        float *p = (float *)take(NODES * V * 4), *q = (float *)take(V * 4);
-        int32_t *parent = (int32_t *)take(NODES * 4), *token = (int32_t *)take(NODES * 4),
-                *row = (int32_t *)take(NODES * 4);
-        uint64_t *coins = (uint64_t *)take(NODES * 8);
+        float *p = (float *)take(NODES * V * 4, 0), *q = (float *)take(V * 4, 0);
+        int32_t *parent = (int32_t *)take(NODES * 4, 0), *token = (int32_t *)take(NODES * 4, 0),
+                *row = (int32_t *)take(NODES * 4, 0);
+        uint64_t *coins = (uint64_t *)take(NODES * 8, 0);
         for (int i = 0; i < NODES * V; i++) p[i] = (float)((i % V < NODES ? 0.3 : 1) * fat_uniform(&s));
         for (int i = 0; i < V; i++) q[i] = (float)fat_uniform(&s);
         for (int n = 0; n < NODES; n++) {
@@ -382,8 +319,8 @@ FA_TEST(many_siblings) {
         a.trees.batch = 1, a.trees.num_nodes = NODES, a.trees.parent = parent, a.trees.token = token;
         a.target.data = p, a.draft.data = q, a.target.kind = a.draft.kind = FA_WEIGHTS;
         a.draft_row = row, a.num_draft_rows = 1, a.coins.coins = coins;
-        a.tokens = (int32_t *)take(NODES * 4), a.num_out = (int32_t *)take(4);
-        a.accepted = (int32_t *)take(NODES * 4);
+        a.tokens = (int32_t *)take(NODES * 4, 0), a.num_out = (int32_t *)take(4, 0);
+        a.accepted = (int32_t *)take(NODES * 4, 0);
         const int ok = check(&a, 1, "many siblings");
         drop_all();
         if (!ok) return;
@@ -397,14 +334,14 @@ FA_TEST(draws_judge_rows) {
     for (int side = 0; side < 2; side++) {
         fa_verify_args a;
         memset(&a, 0, sizeof a);
-        float *rows = (float *)take(3 * V * 4);
-        int32_t *token = (int32_t *)take(4);
+        float *rows = (float *)take(3 * V * 4, 0);
+        int32_t *token = (int32_t *)take(4, 0);
         for (int i = 0; i < 3 * V; i++) rows[i] = (i % 2 == i / (2 * V)) * 2.0f / V;
         rows[side ? 2 * V + 5000 : 5001] = NAN;
         token[0] = 1, a.chains.token = token;
         a.vocab = V, a.rule = FA_VERIFY_TOKEN, a.chains.batch = a.chains.num_tokens = 1;
         a.target.data = rows, a.draft.data = rows + 2 * V, a.target.kind = a.draft.kind = FA_PROBS;
-        a.tokens = (int32_t *)take(8), a.num_out = (int32_t *)take(4), a.flags = (uint32_t *)take(4);
+        a.tokens = (int32_t *)take(8, 0), a.num_out = (int32_t *)take(4, 0), a.flags = (uint32_t *)take(4, 0);
         check(&a, 0, "draws judge rows");
         FA_EXPECT(a.num_out[0] == 1 && a.flags[0] == (side ? FA_SPEC_BAD_DRAFT : FA_SPEC_BAD_TARGET));
         drop_all();
@@ -425,7 +362,7 @@ FA_TEST(samples) {
         a.batch = 1 + fat_below(&s, 4), a.vocab = vocabs[round % 5];
         const int kind = 1 + fat_below(&s, 3);
         const int32_t rows = 1 + fat_below(&s, 5);
-        int32_t *request = (int32_t *)take((size_t)rows * 4), *node = (int32_t *)take((size_t)rows * 4);
+        int32_t *request = (int32_t *)take((size_t)rows * 4, 0), *node = (int32_t *)take((size_t)rows * 4, 0);
         for (int32_t r = 0; r < rows; r++) request[r] = fat_below(&s, a.batch), node[r] = fat_below(&s, 100);
         if (fat_below(&s, 2) || rows > a.batch) a.request = request;
         if (fat_below(&s, 2)) a.node = node;
@@ -435,8 +372,8 @@ FA_TEST(samples) {
         a.rows = make_rows(rows, a.vocab, kind, any_dtype(&s), NULL, &s);
         if (round % 3) a.sampling = make_sampling(a.batch, kind == FA_LOGITS, 1, &s);
         a.coins = make_coins(a.batch, (int64_t)rows * (a.num_samples ? a.num_samples : 1), &s);
-        a.tokens = (int32_t *)take((size_t)(rows * (a.num_samples ? a.num_samples : 1)) * 4);
-        if (fat_below(&s, 4)) a.flags = (uint32_t *)take((size_t)rows * 4);
+        a.tokens = (int32_t *)take((size_t)(rows * (a.num_samples ? a.num_samples : 1)) * 4, 0);
+        if (fat_below(&s, 4)) a.flags = (uint32_t *)take((size_t)rows * 4, 0);
         snprintf(what, sizeof what, "round %d, vocab %d, kind %d", round, a.vocab, kind);
         upload();
         d = a, a.error = d.error = &error;
@@ -448,7 +385,7 @@ FA_TEST(samples) {
         d.sampling = sampling_there(d.sampling), d.coins = coins_there(d.coins);
         const fa_status want = fa_sample(&a);
         const int ok = FA_EXPECT_MSG(want == FA_OK, "%s: %s", what, error.field) &&
-                       launched(fa_sample_cuda(&d, 0), &error) && FA_EXPECT_MSG(same(what), "%s", what);
+                       launched(fa_sample_cuda(&d, 0), &error) && FA_EXPECT_MSG(same(), "%s", what);
         drop_all();
         if (!ok) return;
     }
@@ -462,16 +399,16 @@ FA_TEST(cuts_of_equals) {
         fa_sample_args a, d;
         fa_error error;
         memset(&a, 0, sizeof a), memset(&error, 0, sizeof error);
-        float *x = (float *)take(ROWS * V * 4), *top_p = (float *)take(ROWS * 4);
-        int32_t *top_k = (int32_t *)take(ROWS * 4);
-        uint64_t *coins = (uint64_t *)take(ROWS * 8);
+        float *x = (float *)take(ROWS * V * 4, 0), *top_p = (float *)take(ROWS * 4, 0);
+        int32_t *top_k = (int32_t *)take(ROWS * 4, 0);
+        uint64_t *coins = (uint64_t *)take(ROWS * 8, 0);
         for (int r = 0; r < ROWS; r++) {
             coins[r] = UINT64_MAX, top_k[r] = keep[r], top_p[r] = ((float)keep[r] - 0.5f) / V;
             if (cut == 2) top_p[r] = 0.5f; /* of what top-k has left */
             for (int id = 0; id < V; id++) x[r * V + id] = 2;
         }
         a.batch = ROWS, a.vocab = V, a.rows.data = x, a.coins.coins = coins,
-        a.tokens = (int32_t *)take(ROWS * 4);
+        a.tokens = (int32_t *)take(ROWS * 4, 0);
         if (cut != 1) a.sampling.top_k = top_k;
         if (cut != 0) a.sampling.top_p = top_p;
         upload();
@@ -479,7 +416,7 @@ FA_TEST(cuts_of_equals) {
         MOVE(const void, d.rows.data)
         MOVE(int32_t, d.tokens)
         d.sampling = sampling_there(d.sampling), d.coins = coins_there(d.coins);
-        FA_EXPECT(fa_sample(&a) == FA_OK && launched(fa_sample_cuda(&d, 0), &error) && same("equals"));
+        FA_EXPECT(fa_sample(&a) == FA_OK && launched(fa_sample_cuda(&d, 0), &error) && same());
         for (int r = 0; r < ROWS; r++)
             FA_EXPECT_MSG(a.tokens[r] == (cut == 2 ? (keep[r] + 1) / 2 : keep[r]) - 1, "cut %d, %d: %d", cut,
                           keep[r], a.tokens[r]);
@@ -488,8 +425,6 @@ FA_TEST(cuts_of_equals) {
 }
 
 /* ---- bytes --------------------------------------------------------------------------------- */
-
-extern "C" __attribute__((weak)) uint64_t ptx_counter(const char *name); /* of the PTX machine */
 
 /* The bytes that a call reads and writes, all its launches. */
 static int count_bytes(const fa_verify_args *d, int tree, double *read, double *written) {
@@ -525,10 +460,10 @@ FA_TEST(bytes_are_those_of_the_rows) {
             fa_error error;
             memset(&a, 0, sizeof a), memset(&error, 0, sizeof error);
             a.vocab = vocab, a.rule = FA_VERIFY_TOKEN, a.chains.batch = 1, a.chains.num_tokens = DRAFTS;
-            float *p = (float *)take((size_t)(DRAFTS + 1) * (size_t)vocab * 4),
-                  *q = (float *)take((size_t)DRAFTS * (size_t)vocab * 4);
-            int32_t *token = (int32_t *)take(DRAFTS * 4);
-            uint64_t *coins = (uint64_t *)take((DRAFTS + 1) * 8);
+            float *p = (float *)take((size_t)(DRAFTS + 1) * (size_t)vocab * 4, 0),
+                  *q = (float *)take((size_t)DRAFTS * (size_t)vocab * 4, 0);
+            int32_t *token = (int32_t *)take(DRAFTS * 4, 0);
+            uint64_t *coins = (uint64_t *)take((DRAFTS + 1) * 8, 0);
             for (int i = 0; i < (DRAFTS + 1) * vocab; i++)
                 p[i] = logits ? (float)fat_normal(&s) : (float)(fat_uniform(&s) * 2 / vocab);
             for (int i = 0; i < DRAFTS * vocab; i++)
@@ -542,11 +477,11 @@ FA_TEST(bytes_are_those_of_the_rows) {
             }
             a.chains.token = token, a.coins.coins = coins, a.target.data = p, a.draft.data = q;
             a.target.kind = a.draft.kind = logits ? FA_LOGITS : FA_PROBS;
-            a.tokens = (int32_t *)take(4 * (DRAFTS + 1)), a.num_out = (int32_t *)take(4), a.error = &error;
+            a.tokens = (int32_t *)take(4 * (DRAFTS + 1), 0), a.num_out = (int32_t *)take(4, 0), a.error = &error;
             upload();
             fa_verify_args d = there_args(&a);
             FA_EXPECT(fa_verify_chain(&a) == FA_OK && a.num_out[0] == good + 1);
-            if (count_bytes(&d, 0, &read, &written) && FA_EXPECT(same("bytes"))) {
+            if (count_bytes(&d, 0, &read, &written) && FA_EXPECT(same())) {
                 const double drawn = good == DRAFTS ? row : 2 * row,
                              least = drawn + (logits ? 2 * (2 * DRAFTS + 1) * row : 0);
                 printf("# %s, %d of %d accepted: %.0f bytes read, rows %.0f, %.0f written\n",
@@ -569,7 +504,7 @@ FA_TEST(bad_arguments) {
     fa_cuda_launch launch[FA_SPEC_LAUNCHES];
     void *workspace;
     make_chain(&c, FA_VERIFY_TOKEN, 5000, 0, &s), make_tree(&t, FA_VERIFY_WITHOUT_REPLACEMENT, 5000, 0, &s);
-    float *const one = (float *)take(64);
+    float *const one = (float *)take(64, 0);
     upload();
     c.chains.num_tokens = 3, dc = there_args(&c), dt = there_args(&t),
     dt.draft_sampling = dc.draft_sampling = NULL;
@@ -635,7 +570,7 @@ FA_TEST(bad_arguments) {
               !strcmp(error.field, "batch * nodes"));
     FA_EXPECT(fa_verify_chain_cuda_launch(&dc, launch) == FA_OK && launch[3].kernel && launch[4].grid > 1);
     FA_EXPECT(fa_verify_tree_cuda_launch(&dt, launch) == FA_OK && launch[3].grid == (unsigned)t.trees.batch);
-    FA_EXPECT(cudaDeviceSynchronize() == cudaSuccess && same("bad arguments"));
+    FA_EXPECT(cudaDeviceSynchronize() == cudaSuccess && same());
     cudaFree(workspace), drop_all();
 }
 
@@ -684,9 +619,7 @@ FA_TEST(graph) {
     uint64_t s = fat_seed + 11;
     fa_verify_args c, t, dc, dt;
     fa_error error;
-    cudaStream_t stream;
-    cudaGraph_t captured;
-    cudaGraphExec_t exec;
+    device_graph g;
     void *workspace[2];
     do drop_all(), make_chain(&c, FA_VERIFY_TOKEN, 5000, 0, &s);
     while (c.target.kind > FA_LOGITS || c.chains.num_tokens < 2);
@@ -695,12 +628,10 @@ FA_TEST(graph) {
     dc = there_args(&c), dt = there_args(&t), dc.error = dt.error = c.error = t.error = &error;
     const size_t bytes[2] = {fa_verify_chain_cuda_workspace(&dc), fa_verify_tree_cuda_workspace(&dt)};
     for (int n = 0; n < 2; n++) FA_REQUIRE(cudaMalloc(&workspace[n], bytes[n]) == cudaSuccess);
-    FA_REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
-    FA_EXPECT(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-    FA_EXPECT(fa_verify_chain_cuda(&dc, workspace[0], bytes[0], stream) == FA_OK &&
-              fa_verify_tree_cuda(&dt, workspace[1], bytes[1], stream) == FA_OK);
-    FA_EXPECT(cudaStreamEndCapture(stream, &captured) == cudaSuccess);
-    FA_REQUIRE(cudaGraphInstantiate(&exec, captured, 0) == cudaSuccess);
+    FA_REQUIRE(graph_begin(&g));
+    FA_EXPECT(fa_verify_chain_cuda(&dc, workspace[0], bytes[0], g.stream) == FA_OK &&
+              fa_verify_tree_cuda(&dt, workspace[1], bytes[1], g.stream) == FA_OK);
+    FA_REQUIRE(graph_end(&g));
     for (int round = 0; round < 3; round++) {
         for (int n = 0; n < num_blocks; n++) /* coins, if they are given */
             if (blocks[n].host == (const unsigned char *)c.coins.coins ||
@@ -709,14 +640,13 @@ FA_TEST(graph) {
                     ((uint64_t *)(void *)blocks[n].host)[i] = fat_next(&s);
         upload();
         void *host = malloc(fa_verify_tree_workspace(&t));
-        FA_EXPECT(cudaGraphLaunch(exec, stream) == cudaSuccess &&
-                  cudaStreamSynchronize(stream) == cudaSuccess);
+        FA_EXPECT(graph_replay(&g));
         FA_EXPECT(fa_verify_chain(&c) == FA_OK &&
                   fa_verify_tree(&t, host, fa_verify_tree_workspace(&t)) == FA_OK);
-        FA_EXPECT(same("graph"));
+        FA_EXPECT(same());
         free(host);
     }
-    cudaGraphExecDestroy(exec), cudaGraphDestroy(captured), cudaStreamDestroy(stream);
+    graph_free(&g);
     for (int n = 0; n < 2; n++) cudaFree(workspace[n]);
     drop_all();
 }
