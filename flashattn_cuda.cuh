@@ -4429,12 +4429,18 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
     for (int h = 0; h < 2; h++) {
         l[h] += fai_shfl_sync_bfly_f32(l[h], 1);
         l[h] += fai_shfl_sync_bfly_f32(l[h], 2);
-        const float kept = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1;
-        factor[h] = l[h] == 0 ? 0 : kept / l[h]; /* an empty row is 0 */
         const int r = row + h * 8;
+        float kept = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1, top = -m[h];
+        if (FAI_HAS(FA_SINK) && a->sink) { /* a key more, which P knows nothing of: it may be far above all others */
+            const float sink = a->sink[FAI_(find)(t, r).h] * FAI_LOG2E;
+            top = fmaxf(sink, -m[h]);
+            const float weight = fai_ex2_approx_ftz_f32(-m[h] - top);
+            l[h] = l[h] * weight + (sink == top ? 1 : fai_ex2_approx_ftz_f32(sink - top)), kept *= weight;
+        }
+        factor[h] = l[h] == 0 ? 0 : kept / l[h]; /* an empty row is 0 */
         if (a->lse.data && lane % 4 == 0 && r < t->rows)
             ((float *)a->lse.data)[fai_offset_q(&seq, sl, FAI_(find)(t, r).i, FAI_(find)(t, r).h)] =
-                (fai_lg2_approx_f32(l[h]) - m[h]) * FAI_LN2; /* -inf if empty */
+                (fai_lg2_approx_f32(l[h]) + top) * FAI_LN2; /* -inf if empty */
     }
 #if FAI_BYTES == 1
     const float unit = FAI_HOPPER_BLOCKS(a->v_descale) ? fai_ex2_approx_ftz_f32(g->unit)
@@ -4571,17 +4577,11 @@ FAI_ATOM void FAI_(consume_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_
     const int row0 = fai_tid() / 128 * 64;
     g->lo = FAI_(put_by)(FAI_(keys)(a, t, FAI_(find)(t, row0 + 63).i).lo);
     g->hi = FAI_(put_by)(FAI_(keys)(a, t, FAI_(find)(t, row0).i).hi);
-    const int row = FAI_(own_row)(fai_tid());
     FAI_(set_factors)(a, t, g);
     float o[DV / 2], m[2], l[2]; /* (DV/8, C4); of the thread's rows */
 #pragma unroll
     for (int i = 0; i < DV / 2; i++) o[i] = 0;
-#pragma unroll
-    for (int h = 0; h < 2; h++) { /* a sink is a key that has been seen, without a value */
-        const float sink = FAI_HAS(FA_SINK) && a->sink ? a->sink[FAI_(find)(t, row + h * 8).h] : -INFINITY;
-        m[h] = sink == -INFINITY ? FAI_UNSEEN : -FAI_HEAD - sink * FAI_LOG2E;
-        l[h] = sink == -INFINITY || threadIdx.x % 4 ? 0 : fai_ex2_approx_ftz_f32(-FAI_HEAD);
-    }
+    m[0] = m[1] = FAI_UNSEEN, l[0] = l[1] = 0;
     if (wgs > 1 || last >= end)
         fai_mbarrier_try_wait_parity(g->shared + FAI_Q_FULL, q); /* Q is there, if there are keys */
     if (last >= end)

@@ -9,13 +9,17 @@
 
 #define COUNT(array) ((int)(sizeof(array) / sizeof *(array)))
 
-/* FA_TEST_SCALE=quick runs every n-th case: of other schedules, other devices. case_number = 0: the next one, too. */
+/* FA_TEST_SCALE=quick runs every n-th case, from FA_TEST_PART on, so that several schedules share the cases.
+ * case_number = 0: begins anew. */
 static int case_number;
 static inline int quick(void) {
     const char *scale = getenv("FA_TEST_SCALE");
     return scale && !strcmp(scale, "quick");
 }
-static inline int due_every(int n) { return !quick() || case_number++ % n == 0; }
+static inline int due_every(int n) {
+    const char *part = getenv("FA_TEST_PART");
+    return !quick() || (case_number++ + n - (part ? atoi(part) % n : 0)) % n == 0;
+}
 
 static inline int device_ok(cudaError_t e, const char *what) {
     if (e != cudaSuccess) printf("# %s: %s\n", what, cudaGetErrorString(e));

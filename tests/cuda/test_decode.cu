@@ -126,7 +126,7 @@ static const fa_cuda_info *const dims[] = {&bf16_16_256_cuda_info,  &f16_80_16_c
 
 #include "decode.h"
 
-static int due(void) { return due_every(8); }
+static int due(void) { return due_every(6); }
 
 static int ran; /* the last case */
 static int decode_case(const fa_cuda_info *instance, const char *format, ...) {
