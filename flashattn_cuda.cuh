@@ -88,9 +88,10 @@
     HOPPER    Compiled for sm_90a (-gencode arch=compute_90a,code=sm_90a, alone or next to others), the
               forward pass has a second kernel, by TMA and wgmma, for head dims of 64 to 256; to 192 with
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
-              leaves to the other kernel: strides of 0, and pages whose size is no multiple of 8: TMA makes no
-              boxes of them that wgmma can read. It has up to two shapes, of which the launch takes one by
-              counts (>>hopper, is_other_shape). Tiles in which a block mask shows nothing are skipped.
+              leaves to the other kernel strides of 0 of q. Where TMA makes no boxes of K and V that wgmma can
+              read, of pages whose size is no multiple of 8 and with strides of 0, they come row by row, by
+              cp.async. It has up to two shapes, of which the launch takes one by counts (>>hopper,
+              is_other_shape). Tiles in which a block mask shows nothing are skipped.
               FA_E4M3 has one, too, of one shape, for head dims of 64, 96 .. 256 without these features: wgmma
               takes V by columns, so a call asks for it by v_transposed, and V is what fa_quantize_cuda or
               fa_quantize with `transposed` make of it. What it leaves out is refused then, by
@@ -215,6 +216,13 @@ FAI_ATOM uint32_t fai_cvta_to_shared(const void *p) { return (uint32_t)__cvta_ge
 /* 16 bytes, the first `valid` of them from memory, the rest zeros */
 FAI_ATOM void fai_cp_async_cg_16(uint32_t to, const void *from, int valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
+}
+/* 16 bytes from memory; zeros, and nothing is read, if x is less than 0 */
+FAI_ATOM void fai_cp_async_cg_16_ignore(uint32_t to, const void *from, int x) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.lt.s32 p, %2, 0;\ncp.async.cg.shared.global [%0], [%1], 16, p;\n}" ::"r"(to),
+        "l"(from), "r"(x)
+        : "memory");
 }
 FAI_ATOM void fai_cp_async_ca_4(uint32_t to, const void *from, int valid) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
@@ -402,6 +410,10 @@ FAI_ATOM float fai_shfl_sync_idx_f32(float x, int lane) { return __shfl_sync(~0u
 FAI_ATOM float fai_shfl_sync_idx_quad_f32(float x, int from) { return __shfl_sync(~0u, x, from, 4); }
 FAI_ATOM int64_t fai_shfl_sync_idx_b64(int64_t x, int lane) { /* twice 32 bits */
     return __shfl_sync(~0u, (long long)x, lane);
+}
+/* x of lane `from` of each 8 lanes */
+FAI_ATOM int64_t fai_shfl_sync_idx_oct_b64(int64_t x, int from) {
+    return __shfl_sync(~0u, (long long)x, from, 8);
 }
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_bfly_b32(uint32_t x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
@@ -791,7 +803,7 @@ typedef struct fa_cuda_maps {
     CUtensorMap q, k, v, o;
     int32_t group;     /* heads whose rows make a tile: those that share K and V, or 1 */
     uint32_t section;  /* heads, or groups of them, whose tiles run side by side */
-    int32_t page_rows; /* rows of a box of K or V */
+    int32_t page_rows; /* rows of a box of K or V; 0: cp.async copies them, without maps */
     uint32_t tiles;    /* of the queries of a head, or group */
     uint32_t total;    /* of all heads */
     uint32_t slots;    /* blocks that the GPU runs at once */
@@ -3599,7 +3611,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 /* ======================================================================================== */
 
 /*  Warpgroups 0 .. wgs - 1 compute 64 rows each. Of the last one, a warp copies by TMA, one finds the tiles
- *  of queries, two mend V. K and V are rings of two stages, so that the product Q K of the next tile of bn
+ *  of queries, two mend V; where TMA cannot, the first gets K and these V by cp.async. K and V are rings of two stages, so that the product Q K of the next tile of bn
  *  keys runs during a softmax:
  *
  *      copies     Q K0 K1 V0 K2 V1 ..
@@ -3845,21 +3857,81 @@ FAI_ATOM void FAI_(copy_v)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_
 #endif
 }
 
+/* ---- K and V by cp.async, where TMA makes no boxes of them ------------------------------- */
+
+/*  The warp that copies by TMA fetches K, the two that mend V fetch it, too. Each thread waits for its own
+ *  copies and fences them off for wgmma; then they arrive where TMA would.
+ *
+ *  8 threads take a row at a time, of each panel one chunk: thread l always the one at place l % 8, whatever
+ *  the swizzle has put there. Where rows begin one lane each looks up, while the tile before is on its way.
+ *  The other shape has no such pages, and maps. */
+FAI_ATOM int FAI_(gathers)(const fa_cuda_maps *m, const int bn) {
+    return FAI_BYTES == 2 && bn == FAI_HOPPER_N && m->page_rows == 0;
+}
+
+/* Bytes from source.from to row l / 8 of pass l % 8 + 8 n of lane l's warp. FAI_UNSEEN_KEY: no row of queries
+ * sees that key; neither it nor its page need exist. */
+#define FAI_UNSEEN_KEY (-16) /* an address like the others, but not read */
+typedef struct FAI_(offsets) {
+    int64_t at[(FAI_HOPPER_N + 31) / 32];
+} FAI_(offsets);
+
+FAI_ATOM FAI_(offsets) FAI_(look_up)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x,
+                                     FAI_(source) s, int32_t first, int thread, const int threads,
+                                     const int dim, const int bn) {
+    const int own = thread % 8 * (threads / 8) + thread / 8;
+    FAI_(offsets) o;
+#pragma unroll
+    for (int n = 0; n * threads < bn; n++) {
+        const int32_t row = n * threads + own, j = first + row;
+        o.at[n] = FAI_UNSEEN_KEY;
+        if (row < bn && j >= t->any.lo && j < t->any.hi)
+            o.at[n] = 2 * (FAI_HAS(FA_PAGED) && a->block_table ? FAI_(paged)(a, t, x, s, (uint32_t)j, dim)
+                                                               : j * s.row);
+    }
+    return o;
+}
+
+/* bn rows to the stage at `to`; zeros for keys that no row sees, and behind the columns. */
+FAI_ATOM void FAI_(fetch)(FAI_(source) s, const FAI_(offsets) *o, uint32_t to, int thread, const int threads,
+                          const int dim, const int bn) {
+    const int step = threads / 8; /* rows of a pass */
+    to += thread * 16;
+#pragma unroll
+    for (int r = 0; r < bn; r += step) {
+        const int chunk = thread % 8 ^ (r + thread / 8) % 8;
+        const int64_t at = fai_shfl_sync_idx_oct_b64(o->at[r / step / 8], r / step % 8);
+        const char *const from = (const char *)s.from + chunk * 16 + at;
+#pragma unroll
+        for (int c = 0; c < FAI_PANELS(dim) * 8; c += 8) {
+            const int behind = c + 8 > dim / 8 ? dim / 8 - 1 - c - chunk : 0; /* the last column: < 0 */
+            fai_cp_async_cg_16_ignore(to + c * (bn * 16) + r * 128, from + c * 16,
+                                      (int32_t)(at >> 32) | behind);
+        }
+    }
+}
+
 /* Must V of this tile be mended? The same for all warpgroups. */
 FAI_ATOM int FAI_(is_mended)(const fa_args *a, const FAI_(tile) *t, int32_t first, const int bn) {
     return FAI_(is_masked)(a) || FAI_(drops)(a) || first < t->all.lo || first + bn > t->all.hi;
 }
 
-/* Copies Q and all the tiles of K and, one behind, of V. n: tiles of queries before; ring: tiles of keys
- * before, those of this one included when it returns. */
+/* Copies Q and all the tiles of K and, one behind, of V, unless others fetch that. n: tiles of queries before;
+ * ring: tiles of keys before, those of this one included when it returns. */
 FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
                                   uint32_t n, uint32_t ring, const int wgs, const int bn) {
-    const int32_t end = FAI_(first_tile)(t, bn), leads = threadIdx.x % 32 == 0;
+    const int32_t end = FAI_(first_tile)(t, bn), lane = threadIdx.x % 32, leads = lane == 0;
     int32_t first = t->last, next = first, before = 0;
     if (first < end) { /* nothing to multiply */
         fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
         if (leads) fai_mbarrier_arrive(shared + FAI_Q_FULL);
         return ring;
+    }
+    FAI_(source) k;
+    FAI_(offsets) rows;
+    if (FAI_(gathers)(m, bn)) {
+        k = FAI_(open)(a, t, &a->k, 0, FA_HEAD_DIM);
+        rows = FAI_(look_up)(a, t, &a->k, k, first, lane, 32, FA_HEAD_DIM, bn);
     }
 #pragma unroll 1
     for (int step = 0;; step++, ring++, before = first, first = next) {
@@ -3868,12 +3940,14 @@ FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda
         if (first >= end) {
             next = FAI_(seen)(a, t, first - bn, end, bn);
             fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
-            if (leads) {
-                if (FAI_(skips)(a)) t->next_k[stage] = next;
+            if (leads && FAI_(skips)(a)) t->next_k[stage] = next;
+            if (FAI_(gathers)(m, bn))
+                FAI_(fetch)(k, &rows, shared + FAI_HOPPER_SK + stage * FAI_HOPPER_K_BYTES(bn), lane, 32,
+                            FA_HEAD_DIM, bn);
+            else if (leads)
                 FAI_(copy_k)(a, t, m, shared, first, stage, wgs, bn);
-            }
         }
-        if (step) {
+        if (step && !FAI_(gathers)(m, bn)) { /* else mend does this */
             const uint32_t full = FAI_(is_mended)(a, t, before, bn) ? FAI_V_RAW : FAI_V_FULL;
             fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY + 8 * other, (ring - 1) / 2 % 2 ^ 1);
             if (leads) {
@@ -3886,6 +3960,13 @@ FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda
             if (leads) FAI_(copy_q)(a, t, m, shared, wgs, bn);
         }
         if (first < end) return ring;
+        if (FAI_(gathers)(m, bn)) {
+            if (next >= end) rows = FAI_(look_up)(a, t, &a->k, k, next, lane, 32, FA_HEAD_DIM, bn);
+            fai_cp_async_wait_all(); /* what this lane has fetched of K is there */
+            fai_fence_proxy_async(); /* and what wgmma will read */
+            __syncwarp();            /* all lanes have fenced */
+            if (leads) fai_mbarrier_arrive(shared + FAI_K_FULL + 8 * stage);
+        }
     }
 }
 
@@ -3949,8 +4030,9 @@ FAI_ATOM int FAI_(mend_stage)(const FAI_(tile) *t, uint32_t sv, int32_t first, u
     return found;
 }
 
-/* Two warps mend V of tiles that are masked, before it may be used. */
-FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, const int bn) {
+/* Two warps mend V of tiles that are masked, before it may be used; where TMA cannot, they fetch V, too. */
+FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps *m, uint32_t shared,
+                         const int bn) {
     const uint32_t thread = threadIdx.x % 64;
     uint32_t ring = 0, raw = 0; /* tiles of keys so far; bit n: parity of V_RAW of stage n */
 #pragma unroll 1
@@ -3959,17 +4041,33 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, c
         fai_mbarrier_try_wait_parity(shared + FAI_TILE_FULL + n % 2 * 8, n / 2 % 2); /* *t may be read */
         if (t->rows == 0) return;
         const int32_t end = FAI_(first_tile)(t, bn);
+        FAI_(source) v;
+        FAI_(offsets) rows;
+        if (FAI_(gathers)(m, bn)) {
+            v = FAI_(open)(a, t, &a->v, 0, FA_HEAD_DIM_V);
+            rows = FAI_(look_up)(a, t, &a->v, v, t->last, thread, 64, FA_HEAD_DIM_V, bn);
+        }
 #pragma unroll 1
         for (int32_t first = t->last, next; first >= end; first = next, ring++) {
-            const uint32_t stage = ring % 2;
+            const uint32_t stage = ring % 2, sv = shared + FAI_HOPPER_SV(bn) + stage * FAI_HOPPER_V_BYTES(bn);
+            const int mended = FAI_(is_mended)(a, t, first, bn);
+            int found = 0;
             next = first - bn;
-            if (!FAI_(is_mended)(a, t, first, bn)) continue;
-            fai_mbarrier_try_wait_parity(shared + FAI_V_RAW + 8 * stage, raw >> stage & 1); /* V is there */
-            raw ^= 1u << stage;
-            if (FAI_(skips)(a)) next = t->next_v[stage];
-            const uint32_t sv = shared + FAI_HOPPER_SV(bn) + stage * FAI_HOPPER_V_BYTES(bn);
-            int found = FAI_(mend_stage)(t, sv, first, thread, 64, bn);
-            found = fai_bar_red_or(FAI_BAR_MEND, 64, found);
+            if (FAI_(gathers)(m, bn)) {
+                next = FAI_(seen)(a, t, next, end, bn);
+                fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
+                FAI_(fetch)(v, &rows, sv, thread, 64, FA_HEAD_DIM_V, bn);
+                if (next >= end) rows = FAI_(look_up)(a, t, &a->v, v, next, thread, 64, FA_HEAD_DIM_V, bn);
+                fai_cp_async_wait_all(); /* what this thread has fetched of V is there */
+                fai_fence_proxy_async(); /* and, if nobody mends it, what wgmma will read */
+            } else {
+                if (!mended) continue;
+                fai_mbarrier_try_wait_parity(shared + FAI_V_RAW + 8 * stage, raw >> stage & 1); /* V is there */
+                raw ^= 1u << stage;
+                if (FAI_(skips)(a)) next = t->next_v[stage];
+            }
+            if (mended) found = FAI_(mend_stage)(t, sv, first, thread, 64, bn); /* the chunks that it has fetched */
+            found = fai_bar_red_or(FAI_BAR_MEND, 64, found);                    /* all have fenced */
             if (thread == 0) {
                 if (found) t->infinite = 1;
                 fai_mbarrier_arrive(shared + FAI_V_FULL + 8 * stage);
@@ -4598,7 +4696,7 @@ FAI_ATOM void FAI_(hopper_block)(const fa_args *a, const fa_cuda_maps *maps, uns
         else if (warp == 1)
             FAI_(find_tiles)(a, tiles, maps, shared, wgs, bn);
         else
-            FAI_(mend)(a, tiles, shared, bn);
+            FAI_(mend)(a, tiles, maps, shared, bn);
     } else {
         FAI_SETMAXNREG_INC(FAI_HOPPER_HIGH);
         FAI_(consume)(a, tiles, maps, shared, wg, wgs, bn);
@@ -4689,17 +4787,24 @@ static inline void FAI_(set_shape)(fa_cuda_launch *launch, int other) {
 #endif
 }
 
-/* The maps of q, k, v and o; 0 if there is none for one of them. */
-static inline int FAI_(set_maps)(const fa_args *a, fa_cuda_maps *m) {
+/* The maps of q and o; 0 if there is none for one of them. */
+static inline int FAI_(set_maps_q)(const fa_args *a, fa_cuda_maps *m) {
     enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
-    const int heads_k = fai_num_heads_k(a), paged = a->block_table != NULL, rows = 64 / m->group;
-    const int ragged_q = a->cu_seqlens_q != NULL, ragged_k = a->cu_seqlens_k != NULL && !paged;
+    const int ragged = a->cu_seqlens_q != NULL, rows = 64 / m->group;
+    return fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, fai_strides_q(a, D),
+                        ragged, m->group, rows) &&
+           (FAI_HOPPER_PANELS_O == 0 || fai_cuda_map(&m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q,
+                                                     a->batch, fai_strides_o(a, DV), ragged, m->group, rows));
+}
+
+/* Those of k and v: pages come in boxes of as many rows as divide both page and tile, whole groups of 8. */
+static inline int FAI_(set_maps_k)(const fa_args *a, fa_cuda_maps *m, int bn) {
+    enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
+    const int heads_k = fai_num_heads_k(a), paged = a->block_table != NULL;
+    const int ragged_k = a->cu_seqlens_k != NULL && !paged;
     const int64_t rows_k = paged ? a->page_size : a->seqlen_k, many_k = paged ? a->num_pages : a->batch;
-    if (!fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, fai_strides_q(a, D),
-                      ragged_q, m->group, rows) ||
-        (FAI_HOPPER_PANELS_O > 0 && !fai_cuda_map(&m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q,
-                                              a->batch, fai_strides_o(a, DV), ragged_q, m->group, rows)))
-        return 0;
+    m->page_rows = paged ? fai_cuda_gcd(bn, a->page_size) : bn;
+    if (m->page_rows % 8) return 0;
     if (a->seqlen_k == 0) return 1; /* nobody will read k and v */
     if (!fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k, fai_strides_kv(a, &a->k, D),
                       ragged_k, 1, m->page_rows))
@@ -4724,8 +4829,7 @@ static inline int FAI_(fits_bytes)(const fa_args *a) {
 }
 
 /* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
- * do (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8.
- * Blocks take turns, one an SM, where all tiles are of one length, or get longer tile by tile; else there
+ * do (HOPPER, above). Blocks take turns, one an SM, where all tiles are of one length, or get longer tile by tile; else there
  * is one for each tile, unless fai_cuda_count_tiles gives them a counter. */
 static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
     const int shared_by = a->num_heads / fai_num_heads_k(a);
@@ -4739,10 +4843,12 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
         return 0;
     m->group = 64 % shared_by == 0 ? shared_by : 1; /* heads that share K and V, if a box can have them */
     const int64_t heads = (int64_t)a->batch * a->num_heads / m->group;
-    const int other = FAI_(is_other_shape)(a, sms, heads, m->group);
-    FAI_(set_shape)(launch, other);
-    m->page_rows = a->block_table ? fai_cuda_gcd(launch->block_n, a->page_size) : launch->block_n;
-    if (m->page_rows % 8 || !FAI_(set_maps)(a, m)) return 0;
+    FAI_(set_shape)(launch, FAI_(is_other_shape)(a, sms, heads, m->group));
+    if (!FAI_(set_maps_q)(a, m)) return 0;
+    if (!FAI_(set_maps_k)(a, m, launch->block_n)) { /* by cp.async, and the usual shape */
+        if (FAI_BYTES == 1) return 0;
+        FAI_(set_shape)(launch, 0), m->page_rows = 0;
+    }
     const int64_t tiles = ((int64_t)a->seqlen_q * m->group + launch->block_m - 1) / launch->block_m;
     const int64_t bytes = ((int64_t)a->seqlen_k + 1) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * FAI_BYTES,
                   fit = (32 << 20) / bytes; /* of 50 MB or more of L2 */
@@ -4752,7 +4858,7 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     const int even =
         !a->cu_seqlens_q && !a->cu_seqlens_k && !a->seqused_q && !a->seqused_k && !a->block_mask.data;
     m->tiles = (uint32_t)tiles, m->total = (uint32_t)(tiles * heads);
-    m->slots = other && FAI_HOPPER_FEW ? m->total : (uint32_t)sms;
+    m->slots = launch->block == 128 ? m->total : (uint32_t)sms; /* FEW: one for each tile */
     launch->arch = 900, launch->grid = even && m->slots < m->total ? m->slots : m->total;
     if (cudaFuncSetAttribute(launch->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)launch->shared) == cudaSuccess)
@@ -4761,6 +4867,7 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     return 0;
 }
 #undef FAI_SHIFTED
+#undef FAI_UNSEEN_KEY
 #undef FAI_UNSEEN
 #undef FAI_HEAD
 #undef FAI_BAR_ALL
