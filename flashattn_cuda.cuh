@@ -217,11 +217,11 @@ FAI_ATOM uint32_t fai_cvta_to_shared(const void *p) { return (uint32_t)__cvta_ge
 FAI_ATOM void fai_cp_async_cg_16(uint32_t to, const void *from, int valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
 }
-/* 16 bytes from memory; zeros, and nothing is read, if x is less than 0 */
-FAI_ATOM void fai_cp_async_cg_16_ignore(uint32_t to, const void *from, int x) {
+/* 16 bytes from memory, or zeros: then nothing is read */
+FAI_ATOM void fai_cp_async_cg_16_ignore(uint32_t to, const void *from, int ignore) {
     asm volatile(
-        "{\n.reg .pred p;\nsetp.lt.s32 p, %2, 0;\ncp.async.cg.shared.global [%0], [%1], 16, p;\n}" ::"r"(to),
-        "l"(from), "r"(x)
+        "{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\ncp.async.cg.shared.global [%0], [%1], 16, p;\n}" ::"r"(to),
+        "l"(from), "r"(ignore)
         : "memory");
 }
 FAI_ATOM void fai_cp_async_ca_4(uint32_t to, const void *from, int valid) {
@@ -412,9 +412,7 @@ FAI_ATOM int64_t fai_shfl_sync_idx_b64(int64_t x, int lane) { /* twice 32 bits *
     return __shfl_sync(~0u, (long long)x, lane);
 }
 /* x of lane `from` of each 8 lanes */
-FAI_ATOM int64_t fai_shfl_sync_idx_oct_b64(int64_t x, int from) {
-    return __shfl_sync(~0u, (long long)x, from, 8);
-}
+FAI_ATOM uint32_t fai_shfl_sync_idx_oct_b32(uint32_t x, int from) { return __shfl_sync(~0u, x, from, 8); }
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_bfly_b32(uint32_t x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_idx_b32(uint32_t x, int lane) { return __shfl_sync(~0u, x, lane); }
@@ -3463,11 +3461,10 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
  * that are masked in part, or everywhere. Each of `threads` has its own columns. O is written. */
 FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere, const int bn,
                                  const int threads, const int transposed) {
-    enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, FAI_BYTES) };
+    enum { DV = FA_HEAD_DIM_V };
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
-    FAI_(source) gv = FAI_(open)(a, t, &a->v, (int)threadIdx.x, DV);
-    gv.from -= threadIdx.x % FAI_GROUP(WIDTH_V) * 8;
+    const FAI_(source) gv = FAI_(open)(a, t, &a->v, 0, DV);
     for (int32_t j = t->any.lo; j < t->any.hi; j++) {
         const int32_t first = j / bn * bn;
         if (!everywhere && first >= t->all.lo && first + bn <= t->all.hi)
@@ -3864,50 +3861,52 @@ FAI_ATOM void FAI_(copy_v)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_
  *
  *  8 threads take a row at a time, of each panel one chunk: thread l always the one at place l % 8, whatever
  *  the swizzle has put there. Where rows begin one lane each looks up, while the tile before is on its way.
- *  The other shape has no such pages, and maps. */
-FAI_ATOM int FAI_(gathers)(const fa_cuda_maps *m, const int bn) {
-    return FAI_BYTES == 2 && bn == FAI_HOPPER_N && m->page_rows == 0;
-}
+ *  A kernel of its own: with both ways in one, the warps that load would have to spill. */
 
-/* Bytes from source.from to row l / 8 of pass l % 8 + 8 n of lane l's warp. FAI_UNSEEN_KEY: no row of queries
- * sees that key; neither it nor its page need exist. */
-#define FAI_UNSEEN_KEY (-16) /* an address like the others, but not read */
+/* From source.from to row l / 8 of pass l % 8 + 8 n of lane l's warp, in 16 bytes: launch sees to it that 32 bits
+ * will do. FAI_UNSEEN_KEY: no row of queries sees that key; neither it nor its page need exist. */
+#define FAI_UNSEEN_KEY 0xffffffffu
 typedef struct FAI_(offsets) {
-    int64_t at[(FAI_HOPPER_N + 31) / 32];
+    uint32_t at[(FAI_HOPPER_N + 31) / 32];
 } FAI_(offsets);
 
 FAI_ATOM FAI_(offsets) FAI_(look_up)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x,
-                                     FAI_(source) s, int32_t first, int thread, const int threads,
-                                     const int dim, const int bn) {
-    const int own = thread % 8 * (threads / 8) + thread / 8;
+                                     FAI_(source) s, int32_t first, const int threads, const int dim,
+                                     const int bn) {
+    const uint32_t thread = fai_tid() % threads, size = fai_unknown((uint32_t)a->page_size);
+    const int32_t own = (int32_t)(thread % 8 * (threads / 8) + thread / 8);
     FAI_(offsets) o;
 #pragma unroll
     for (int n = 0; n * threads < bn; n++) {
         const int32_t row = n * threads + own, j = first + row;
         o.at[n] = FAI_UNSEEN_KEY;
-        if (row < bn && j >= t->any.lo && j < t->any.hi)
-            o.at[n] = 2 * (FAI_HAS(FA_PAGED) && a->block_table ? FAI_(paged)(a, t, x, s, (uint32_t)j, dim)
-                                                               : j * s.row);
+        if (row >= bn || j < t->any.lo || j >= t->any.hi) continue;
+        int64_t at = j * s.row;
+        if (FAI_HAS(FA_PAGED) && a->block_table) {
+            const uint32_t number = (uint32_t)j / size;
+            at = a->block_table[t->b * fai_table_stride(a) + number] * fai_strides_kv(a, x, dim).b +
+                 ((uint32_t)j - number * size) * s.row;
+        }
+        o.at[n] = (uint32_t)(at / 8);
     }
     return o;
 }
 
 /* bn rows to the stage at `to`; zeros for keys that no row sees, and behind the columns. */
-FAI_ATOM void FAI_(fetch)(FAI_(source) s, const FAI_(offsets) *o, uint32_t to, int thread, const int threads,
+FAI_ATOM void FAI_(fetch)(FAI_(source) s, const FAI_(offsets) *o, uint32_t to, const int threads,
                           const int dim, const int bn) {
     const int step = threads / 8; /* rows of a pass */
+    const uint32_t thread = fai_tid() % threads;
     to += thread * 16;
 #pragma unroll
     for (int r = 0; r < bn; r += step) {
-        const int chunk = thread % 8 ^ (r + thread / 8) % 8;
-        const int64_t at = fai_shfl_sync_idx_oct_b64(o->at[r / step / 8], r / step % 8);
-        const char *const from = (const char *)s.from + chunk * 16 + at;
+        const uint32_t chunk = thread % 8 ^ (r + thread / 8) % 8;
+        const uint32_t at = fai_shfl_sync_idx_oct_b32(o->at[r / step / 8], r / step % 8);
+        const char *const from = (const char *)s.from + chunk * 16 + (uint64_t)at * 16;
 #pragma unroll
-        for (int c = 0; c < FAI_PANELS(dim) * 8; c += 8) {
-            const int behind = c + 8 > dim / 8 ? dim / 8 - 1 - c - chunk : 0; /* the last column: < 0 */
+        for (int c = 0; c < FAI_PANELS(dim) * 8; c += 8)
             fai_cp_async_cg_16_ignore(to + c * (bn * 16) + r * 128, from + c * 16,
-                                      (int32_t)(at >> 32) | behind);
-        }
+                                      at == FAI_UNSEEN_KEY || (c + 8 > dim / 8 && c + chunk >= dim / 8));
     }
 }
 
@@ -3916,22 +3915,16 @@ FAI_ATOM int FAI_(is_mended)(const fa_args *a, const FAI_(tile) *t, int32_t firs
     return FAI_(is_masked)(a) || FAI_(drops)(a) || first < t->all.lo || first + bn > t->all.hi;
 }
 
-/* Copies Q and all the tiles of K and, one behind, of V, unless others fetch that. n: tiles of queries before;
- * ring: tiles of keys before, those of this one included when it returns. */
+/* Copies Q and all the tiles of K and, one behind, of V. n: tiles of queries before; ring: tiles of keys
+ * before, those of this one included when it returns. */
 FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
                                   uint32_t n, uint32_t ring, const int wgs, const int bn) {
-    const int32_t end = FAI_(first_tile)(t, bn), lane = threadIdx.x % 32, leads = lane == 0;
+    const int32_t end = FAI_(first_tile)(t, bn), leads = threadIdx.x % 32 == 0;
     int32_t first = t->last, next = first, before = 0;
     if (first < end) { /* nothing to multiply */
         fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
         if (leads) fai_mbarrier_arrive(shared + FAI_Q_FULL);
         return ring;
-    }
-    FAI_(source) k;
-    FAI_(offsets) rows;
-    if (FAI_(gathers)(m, bn)) {
-        k = FAI_(open)(a, t, &a->k, 0, FA_HEAD_DIM);
-        rows = FAI_(look_up)(a, t, &a->k, k, first, lane, 32, FA_HEAD_DIM, bn);
     }
 #pragma unroll 1
     for (int step = 0;; step++, ring++, before = first, first = next) {
@@ -3940,14 +3933,12 @@ FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda
         if (first >= end) {
             next = FAI_(seen)(a, t, first - bn, end, bn);
             fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
-            if (leads && FAI_(skips)(a)) t->next_k[stage] = next;
-            if (FAI_(gathers)(m, bn))
-                FAI_(fetch)(k, &rows, shared + FAI_HOPPER_SK + stage * FAI_HOPPER_K_BYTES(bn), lane, 32,
-                            FA_HEAD_DIM, bn);
-            else if (leads)
+            if (leads) {
+                if (FAI_(skips)(a)) t->next_k[stage] = next;
                 FAI_(copy_k)(a, t, m, shared, first, stage, wgs, bn);
+            }
         }
-        if (step && !FAI_(gathers)(m, bn)) { /* else mend does this */
+        if (step) {
             const uint32_t full = FAI_(is_mended)(a, t, before, bn) ? FAI_V_RAW : FAI_V_FULL;
             fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY + 8 * other, (ring - 1) / 2 % 2 ^ 1);
             if (leads) {
@@ -3960,26 +3951,51 @@ FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda
             if (leads) FAI_(copy_q)(a, t, m, shared, wgs, bn);
         }
         if (first < end) return ring;
-        if (FAI_(gathers)(m, bn)) {
-            if (next >= end) rows = FAI_(look_up)(a, t, &a->k, k, next, lane, 32, FA_HEAD_DIM, bn);
-            fai_cp_async_wait_all(); /* what this lane has fetched of K is there */
-            fai_fence_proxy_async(); /* and what wgmma will read */
-            __syncwarp();            /* all lanes have fenced */
-            if (leads) fai_mbarrier_arrive(shared + FAI_K_FULL + 8 * stage);
-        }
     }
+}
+
+/* The same of Q and K where K comes by cp.async; others fetch V. */
+FAI_ATOM uint32_t FAI_(fetch_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
+                                   uint32_t n, uint32_t ring, const int wgs, const int bn) {
+    const int32_t last = t->last, end = FAI_(first_tile)(t, bn);
+    const uint32_t lane = fai_tid() % 32u, leads = lane == 0;
+    const FAI_(source) k = FAI_(open)(a, t, &a->k, 0, FA_HEAD_DIM);
+    FAI_(offsets) rows = FAI_(look_up)(a, t, &a->k, k, last, 32, FA_HEAD_DIM, bn);
+#pragma unroll 1
+    for (int32_t first = last, next; first >= end; first = next, ring++) {
+        const uint32_t stage = ring % 2;
+        fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
+        FAI_(fetch)(k, &rows, shared + FAI_HOPPER_SK + stage * FAI_HOPPER_K_BYTES(bn), 32, FA_HEAD_DIM, bn);
+        if (first == last) {
+            fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
+            if (leads) FAI_(copy_q)(a, t, m, shared, wgs, bn);
+        }
+        next = FAI_(seen)(a, t, first - bn, end, bn);
+        if (leads && FAI_(skips)(a)) t->next_k[stage] = next;
+        if (next >= end) rows = FAI_(look_up)(a, t, &a->k, k, next, 32, FA_HEAD_DIM, bn);
+        fai_cp_async_wait_all(); /* what this lane has fetched of K is there */
+        fai_fence_proxy_async(); /* and what wgmma will read */
+        __syncwarp();            /* all lanes have fenced */
+        if (leads) fai_mbarrier_arrive(shared + FAI_K_FULL + 8 * stage);
+    }
+    if (last < end) { /* nothing to multiply */
+        fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
+        if (leads) fai_mbarrier_arrive(shared + FAI_Q_FULL);
+    }
+    return ring;
 }
 
 /* A warp copies what the others multiply. */
 FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps *m, uint32_t shared,
-                            const int wgs, const int bn) {
+                            const int by_rows, const int wgs, const int bn) {
     uint32_t ring = 0;
 #pragma unroll 1
     for (uint32_t n = 0;; n++) {
         FAI_(tile) *const t = tiles + n % 2;
         fai_mbarrier_try_wait_parity(shared + FAI_TILE_FULL + n % 2 * 8, n / 2 % 2); /* *t may be read */
         if (t->rows == 0) return;
-        ring = FAI_(copy_tile)(a, t, m, shared, n, ring, wgs, bn);
+        ring = by_rows ? FAI_(fetch_tile)(a, t, m, shared, n, ring, wgs, bn)
+                       : FAI_(copy_tile)(a, t, m, shared, n, ring, wgs, bn);
         __syncwarp(); /* the warp no longer reads *t */
         if (threadIdx.x % 32 == 0) fai_mbarrier_arrive(shared + FAI_TILE_EMPTY + n % 2 * 8);
     }
@@ -4031,9 +4047,9 @@ FAI_ATOM int FAI_(mend_stage)(const FAI_(tile) *t, uint32_t sv, int32_t first, u
 }
 
 /* Two warps mend V of tiles that are masked, before it may be used; where TMA cannot, they fetch V, too. */
-FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps *m, uint32_t shared,
+FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, const int by_rows,
                          const int bn) {
-    const uint32_t thread = threadIdx.x % 64;
+    const uint32_t thread = fai_tid() % 64u;
     uint32_t ring = 0, raw = 0; /* tiles of keys so far; bit n: parity of V_RAW of stage n */
 #pragma unroll 1
     for (uint32_t n = 0;; n++) {
@@ -4043,9 +4059,9 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps
         const int32_t end = FAI_(first_tile)(t, bn);
         FAI_(source) v;
         FAI_(offsets) rows;
-        if (FAI_(gathers)(m, bn)) {
+        if (by_rows) {
             v = FAI_(open)(a, t, &a->v, 0, FA_HEAD_DIM_V);
-            rows = FAI_(look_up)(a, t, &a->v, v, t->last, thread, 64, FA_HEAD_DIM_V, bn);
+            rows = FAI_(look_up)(a, t, &a->v, v, t->last, 64, FA_HEAD_DIM_V, bn);
         }
 #pragma unroll 1
         for (int32_t first = t->last, next; first >= end; first = next, ring++) {
@@ -4053,11 +4069,11 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps
             const int mended = FAI_(is_mended)(a, t, first, bn);
             int found = 0;
             next = first - bn;
-            if (FAI_(gathers)(m, bn)) {
-                next = FAI_(seen)(a, t, next, end, bn);
+            if (by_rows) {
                 fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
-                FAI_(fetch)(v, &rows, sv, thread, 64, FA_HEAD_DIM_V, bn);
-                if (next >= end) rows = FAI_(look_up)(a, t, &a->v, v, next, thread, 64, FA_HEAD_DIM_V, bn);
+                FAI_(fetch)(v, &rows, sv, 64, FA_HEAD_DIM_V, bn);
+                next = FAI_(seen)(a, t, next, end, bn);
+                if (next >= end) rows = FAI_(look_up)(a, t, &a->v, v, next, 64, FA_HEAD_DIM_V, bn);
                 fai_cp_async_wait_all(); /* what this thread has fetched of V is there */
                 fai_fence_proxy_async(); /* and, if nobody mends it, what wgmma will read */
             } else {
@@ -4682,7 +4698,7 @@ FAI_ATOM void FAI_(init_barriers)(uint32_t bars, const int wgs) {
 
 /* A block whose last warpgroup loads */
 FAI_ATOM void FAI_(hopper_block)(const fa_args *a, const fa_cuda_maps *maps, unsigned char *memory,
-                                 const int wgs, const int bn) {
+                                 const int by_rows, const int wgs, const int bn) {
     FAI_(tile) *const tiles = (FAI_(tile) *)(void *)(memory + FAI_HOPPER_TILES);
     const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(memory), 0);
     if (threadIdx.x == 0) FAI_(init_barriers)(shared, wgs);
@@ -4692,11 +4708,11 @@ FAI_ATOM void FAI_(hopper_block)(const fa_args *a, const fa_cuda_maps *maps, uns
         FAI_SETMAXNREG_DEC(FAI_HOPPER_LOW);
         const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32 % 4, 0);
         if (warp == 0)
-            FAI_(produce)(a, tiles, maps, shared, wgs, bn);
+            FAI_(produce)(a, tiles, maps, shared, by_rows, wgs, bn);
         else if (warp == 1)
             FAI_(find_tiles)(a, tiles, maps, shared, wgs, bn);
         else
-            FAI_(mend)(a, tiles, maps, shared, bn);
+            FAI_(mend)(a, tiles, shared, by_rows, bn);
     } else {
         FAI_SETMAXNREG_INC(FAI_HOPPER_HIGH);
         FAI_(consume)(a, tiles, maps, shared, wg, wgs, bn);
@@ -4708,9 +4724,21 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
     FAI_(hopper_kernel)(const __grid_constant__ fa_args args, const __grid_constant__ fa_cuda_maps maps) {
 #if FAI_SM90A
     extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
-    FAI_(hopper_block)(&args, &maps, fai_shared_1024, FAI_HOPPER_WGS, FAI_HOPPER_N);
+    FAI_(hopper_block)(&args, &maps, fai_shared_1024, 0, FAI_HOPPER_WGS, FAI_HOPPER_N);
 #endif
 }
+
+#if FAI_BYTES == 2
+/* K and V by cp.async */
+static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
+    FAI_(hopper_rows_kernel)(const __grid_constant__ fa_args args,
+                             const __grid_constant__ fa_cuda_maps maps) {
+#if FAI_SM90A
+    extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
+    FAI_(hopper_block)(&args, &maps, fai_shared_1024, 1, FAI_HOPPER_WGS, FAI_HOPPER_N);
+#endif
+}
+#endif
 
 #if FAI_HOPPER_WIDE
 static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
@@ -4718,7 +4746,7 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
                              const __grid_constant__ fa_cuda_maps maps) {
 #if FAI_SM90A
     extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
-    FAI_(hopper_block)(&args, &maps, fai_shared_1024, FAI_HOPPER_WGS, FAI_HOPPER_MOST);
+    FAI_(hopper_block)(&args, &maps, fai_shared_1024, 0, FAI_HOPPER_WGS, FAI_HOPPER_MOST);
 #endif
 }
 #endif
@@ -4817,6 +4845,13 @@ static inline int FAI_(set_maps_k)(const fa_args *a, fa_cuda_maps *m, int bn) {
 #endif
 }
 
+/* Do 32 bits count the 16 bytes from the first row to the last, of a sequence or of all pages? 64 GiB */
+static inline int FAI_(fits_offsets)(const fa_args *a, const fa_tensor *x, int dim) {
+    const fai_strides st = fai_strides_kv(a, x, dim);
+    const int64_t pages = a->block_table ? a->num_pages : 1, rows = a->block_table ? a->page_size : a->seqlen_k;
+    return (double)(pages - 1) * (double)st.b + (double)(rows - 1) * (double)st.s < 8.0 * 0xffffffffu;
+}
+
 /* Do the keys of a tile have the same factor, where there may be several? */
 static inline int FAI_(fits_tiles)(const fa_descale *d) {
     return !d->data || !d->block || (FAI_HOPPER_BLOCKS(*d) && d->block % FAI_HOPPER_N == 0);
@@ -4845,9 +4880,14 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     const int64_t heads = (int64_t)a->batch * a->num_heads / m->group;
     FAI_(set_shape)(launch, FAI_(is_other_shape)(a, sms, heads, m->group));
     if (!FAI_(set_maps_q)(a, m)) return 0;
-    if (!FAI_(set_maps_k)(a, m, launch->block_n)) { /* by cp.async, and the usual shape */
-        if (FAI_BYTES == 1) return 0;
+    if (!FAI_(set_maps_k)(a, m, launch->block_n)) {
+#if FAI_BYTES == 2
+        if (!FAI_(fits_offsets)(a, &a->k, FA_HEAD_DIM) || !FAI_(fits_offsets)(a, &a->v, FA_HEAD_DIM_V)) return 0;
         FAI_(set_shape)(launch, 0), m->page_rows = 0;
+        launch->kernel = (const void *)FAI_(hopper_rows_kernel);
+#else
+        return 0;
+#endif
     }
     const int64_t tiles = ((int64_t)a->seqlen_q * m->group + launch->block_m - 1) / launch->block_m;
     const int64_t bytes = ((int64_t)a->seqlen_k + 1) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * FAI_BYTES,
