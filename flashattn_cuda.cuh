@@ -3964,10 +3964,10 @@ FAI_ATOM uint32_t FAI_(fetch_tile)(const fa_args *a, FAI_(tile) *t, const fa_cud
 #pragma unroll 1
     for (int32_t first = last, next; first >= end; first = next, ring++) {
         const uint32_t stage = ring % 2;
-        fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
+        fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY + 8 * stage, ring / 2 % 2 ^ 1); /* nobody reads it */
         FAI_(fetch)(k, &rows, shared + FAI_HOPPER_SK + stage * FAI_HOPPER_K_BYTES(bn), 32, FA_HEAD_DIM, bn);
         if (first == last) {
-            fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
+            fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1); /* Q of the tile before is read */
             if (leads) FAI_(copy_q)(a, t, m, shared, wgs, bn);
         }
         next = FAI_(seen)(a, t, first - bn, end, bn);

@@ -340,7 +340,6 @@ FA_TEST(bytes_of_rows) {
         char line[128];
         fap_problem p;
         fa_cuda_launch launch;
-        if (!due()) continue;
         fap_unit = 8, snprintf(line, sizeof line, "hq=2 sq=%d sk=%d causal=%d wl=%d page=1", s[0], s[1], s[2], s[3]);
         FA_REQUIRE(fap_build(&p, line, &i->cuda->info));
         FA_EXPECT(runs_hopper(i, &p, &launch) && launch.maps.page_rows == 0 && device_forward(i->cuda, &p) && by_wgmma());
