@@ -36,8 +36,8 @@ CC.dot         = $(CC) $(FLAGS) -DFA_TEST_CORE -DFA_BF16_DOT=1 $(NATIVE) $(OPENM
 CC.dispatch    = $(CC) $(FLAGS) -DFA_TEST_CORE -DFA_DISPATCH $(OPENMP)
 CC.clang       = $(CLANG) $(FLAGS) -DFA_TEST_CORE $(NATIVE) $(call ok,$(CLANG),-fopenmp)
 CC.cxx         = $(CXX) -x c++ -std=c++17 $(CFLAGS) -DFA_TEST_CORE -Wno-missing-field-initializers $(NATIVE) $(OPENMP)
-CC.asan        = $(CC) $(FLAGS) -DFA_TEST_CORE $(NATIVE) -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
-CC.tsan        = $(CC) $(FLAGS) -DFA_TEST_CORE $(NATIVE) -O1 -g -fsanitize=thread
+CC.asan        = $(CC) $(FLAGS) -DFA_TEST_CORE $(NATIVE) -O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=all
+CC.tsan        = $(CC) $(FLAGS) -DFA_TEST_CORE $(NATIVE) -O1 -g1 -fsanitize=thread
 # gcc 12 for arm64 crashes when it vectorises a loop over fmax() in the tests
 CC.arm         = $(ARM_CC) $(FLAGS) -DFA_TEST_CORE -fno-tree-vectorize -static
 

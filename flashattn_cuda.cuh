@@ -6,6 +6,7 @@
               dropped elements.
 
     DO THIS   copy this file and flashattn.h next to yours; compile with  nvcc -O3 -arch=native hello.cu
+              (CUDA 12 or later), for H100 and H200 with -arch=sm_90a: `native` leaves out their own kernels
 
         #define FA_NAME     attn128          // prefix of everything generated
         #define FA_HEAD_DIM 128
@@ -90,7 +91,7 @@
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
               leaves to the other kernel strides of 0 of q. Where TMA makes no boxes of K and V that wgmma can
               read, of pages whose size is no multiple of 8 and with strides of 0, they come row by row, by
-              cp.async. It has up to two shapes, of which the launch takes one by counts (>>hopper,
+              cp.async, if a sequence, or all pages, do not span 64 GiB. It has up to two shapes, of which the launch takes one by counts (>>hopper,
               is_other_shape). Tiles in which a block mask shows nothing are skipped.
               FA_E4M3 has one, too, of one shape, for head dims of 64, 96 .. 256 without these features: wgmma
               takes V by columns, so a call asks for it by v_transposed, and V is what fa_quantize_cuda or
@@ -177,6 +178,8 @@
 #if defined(FAI_MAPS_ONLY) /* tests of the maps want no more, and no nvcc */
 #elif !defined(__CUDACC__)
 #error "flashattn_cuda.cuh: compile with nvcc (a .cu file, or -x cu); flashattn.h has the CPU kernels"
+#elif CUDART_VERSION < 12000
+#error "flashattn_cuda.cuh: needs CUDA 12 or later, for its tensor maps"
 #elif defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 800
 #error "flashattn_cuda.cuh: needs sm_80 or later: nvcc -arch=native for this machine's GPU, or -arch=sm_80 .."
 #else
@@ -1023,9 +1026,9 @@ static inline fai_encode fai_cuda_encoder(void) {
 
 /* The map of a tensor of `many` sequences or pages, or ragged; boxes of one panel, box_heads heads, box_rows
  * rows. 0 if there is none, as for heads or rows that share an address. */
-static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *data, int64_t dim, int64_t heads,
-                               int64_t rows, int64_t many, fai_strides st, int ragged, int box_heads,
-                               int box_rows) {
+static inline int fai_cuda_map(fai_encode encode, CUtensorMap *map, fa_dtype dtype, const void *data,
+                               int64_t dim, int64_t heads, int64_t rows, int64_t many, fai_strides st,
+                               int ragged, int box_heads, int box_rows) {
     const cuuint64_t most = 0x7fff0000, around = (cuuint64_t)1 << 34; /* FAI_RAGGED around = 2^64 */
     cuuint64_t size[5] = {(cuuint64_t)dim, (cuuint64_t)heads, (cuuint64_t)rows, (cuuint64_t)many, 1};
     const cuuint64_t bytes = fa_sizeof(dtype);
@@ -1038,9 +1041,7 @@ static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *dat
         if (size[n + 1] == 1) stride[n] = 16; /* any */
         if (!stride[n] || stride[n] >= around || size[n + 1] > most) return 0;
     }
-    const fai_encode encode = fai_cuda_encoder();
-    return encode &&
-           encode(map,
+    return encode(map,
                   bytes == 1         ? CU_TENSOR_MAP_DATA_TYPE_UINT8
                   : dtype == FA_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                      : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
@@ -1051,14 +1052,14 @@ static inline int fai_cuda_map(CUtensorMap *map, fa_dtype dtype, const void *dat
 
 /* The map of a transposed V: boxes of 128 keys, all of a head's columns. Columns take the place of heads,
  * heads that of rows. */
-static inline int fai_cuda_map_transposed(CUtensorMap *map, const fa_args *a, int dim) {
+static inline int fai_cuda_map_transposed(fai_encode encode, CUtensorMap *map, const fa_args *a, int dim) {
     const fai_strides st = fai_strides_transposed(a, dim), columns = {st.b, st.h, st.s};
     const int64_t stride[3] = {st.b, st.s, st.h}; /* the smallest is what a row has */
     int64_t keys = fa_transposed_columns(a->seqlen_k, 1), least = FAI_RAGGED;
     for (int n = 0; n < 3; n++)
         if (stride[n] && stride[n] < least) least = stride[n];
     if (a->cu_seqlens_k) keys = least;
-    return fai_cuda_map(map, FA_E4M3, a->v.data, keys, dim, fai_num_heads_k(a),
+    return fai_cuda_map(encode, map, FA_E4M3, a->v.data, keys, dim, fai_num_heads_k(a),
                         a->cu_seqlens_k ? 1 : a->batch, columns, 0, dim, 1);
 }
 
@@ -2501,6 +2502,9 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 /* with 160, 232 and 240: what the launch gives to all */
 #define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : FAI_BYTES == 1 ? 240 : 232)
 #define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : FAI_BYTES == 1 ? 24 : 40)
+/* where K and V come row by row */
+#define FAI_HOPPER_ROWS_HIGH (FAI_HEAVY && FAI_DIM <= 128 ? 224 : FAI_HOPPER_HIGH)
+#define FAI_HOPPER_ROWS_LOW (FAI_HEAVY && FAI_DIM <= 128 ? 56 : FAI_HOPPER_LOW)
 /* fp8: factors of K and V for blocks of keys; they take registers that O has beyond 192 dims */
 #define FAI_HOPPER_BLOCKS(d) (FAI_BYTES == 1 && FAI_DIM <= 192 && (d).data && (d).block)
 
@@ -2774,13 +2778,18 @@ FAI_ATOM uint32_t FAI_(finite)(uint32_t x) {
 #endif
 }
 
+#if FAI_KV_BYTES == 2
+FAI_ATOM int FAI_(is_finite)(uint4 x) {
+    const uint32_t zero = /* or NaN */
+        FAI_FMA2(x.w, 0, FAI_FMA2(x.z, 0, FAI_FMA2(x.y, 0, FAI_FMA2(x.x, 0, 0))));
+    return (zero & 0x7fff7fff) == 0;
+}
+#endif
 /* What is not finite in the 16 bytes at `at` becomes 0, as 0 times it is not. 1 if there was such a thing. */
 FAI_ATOM int FAI_(make_chunk_finite)(uint32_t at) {
     const uint4 x = fai_ld_shared_v4_b32(at);
 #if FAI_KV_BYTES == 2
-    const uint32_t zero = /* or NaN */
-        FAI_FMA2(x.w, 0, FAI_FMA2(x.z, 0, FAI_FMA2(x.y, 0, FAI_FMA2(x.x, 0, 0))));
-    if ((zero & 0x7fff7fff) == 0) return 0;
+    if (FAI_(is_finite)(x)) return 0;
 #endif
     const uint4 y = make_uint4(FAI_(finite)(x.x), FAI_(finite)(x.y), FAI_(finite)(x.z), FAI_(finite)(x.w));
     if (x.x == y.x && x.y == y.y && x.z == y.z && x.w == y.w) return 0;
@@ -3634,12 +3643,12 @@ static __global__ void __launch_bounds__(FAI_THREADS)
  *  (bench/hopper_cost.sh).
  *
  *      tile             issue slots   tensor cores   exp2   shared memory
- *      d64   192 x 128          321            512    512             405
- *      d64    64 x 128          384            512    512             576
- *      d128  128 x 128          330           1024    512             896
- *      d128  128 x 176          319           1024    512             861
- *      d192  128 x 112          366           1536    512            1371
- *      d256  128 x  80          434           2048    512            1946
+ *      d64   192 x 128          324            512    512             405
+ *      d64    64 x 128          387            512    512             576
+ *      d128  128 x 128          333           1024    512             896
+ *      d128  128 x 176          321           1024    512             861
+ *      d192  128 x 112          374           1536    512            1371
+ *      d256  128 x  80          438           2048    512            1946
  *
  *  So tensor cores limit: with them exp2 at 64 dims, and shared memory where a block has 64 rows. A quarter
  *  of the exponentials by a polynomial would take 384 clocks of exp2 and some 110 issue slots more, and
@@ -3727,8 +3736,8 @@ FAI_ATOM int32_t FAI_(seen)(const fa_args *a, const FAI_(tile) *t, int32_t first
     return first;
 }
 
-/* Tile `number` of all. Those of `section` heads, whose K and V fit in L2, are interleaved; the last tile
- * of each head goes first: under a causal mask it is the longest. By threads 0 .. step - 1. */
+/* Tile `number` of all. Those of `section` heads are interleaved; the last tile of each head goes first: under
+ * a causal mask it is the longest. By threads 0 .. step - 1. */
 FAI_ATOM int FAI_(hopper_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, const int bm,
                                uint32_t number, const int32_t thread, const int step) {
     const uint32_t heads = m->total / m->tiles, section = number / (m->section * m->tiles),
@@ -3762,19 +3771,21 @@ FAI_ATOM uint32_t FAI_(number_of)(const fa_cuda_maps *m, uint32_t round) {
 }
 
 /* A warp finds the tiles of this block that have rows, and tells the others; rows 0: there is none any
- * more. */
+ * more. It asks for a tile when the one before has begun, not earlier: another block may be free sooner. */
 FAI_ATOM void FAI_(find_tiles)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps *m, uint32_t shared,
                                const int wgs, const int bn) {
     const int32_t lane = (int32_t)threadIdx.x % 32;
-    uint32_t number = blockIdx.x, round = 1;
+    uint32_t number = blockIdx.x, round = 0;
     int found;
     for (uint32_t n = 0;; n++) {
         FAI_(tile) *const t = tiles + n % 2;
         fai_mbarrier_try_wait_parity(shared + FAI_TILE_EMPTY + n % 2 * 8, n / 2 % 2 ^ 1); /* free */
         for (found = 0; !found && number < m->total; round++) {
-            found = FAI_(hopper_tile)(a, t, m, wgs * 64, number, lane, 32);
-            if (lane == 0) number = FAI_(number_of)(m, round);
-            number = __shfl_sync(~0u, number, 0);
+            if (round > 0) {
+                if (lane == 0) number = FAI_(number_of)(m, round);
+                number = __shfl_sync(~0u, number, 0);
+            }
+            found = number < m->total && FAI_(hopper_tile)(a, t, m, wgs * 64, number, lane, 32);
         }
         __syncwarp(); /* *t is written, but for the keys */
         if (found)
@@ -3861,6 +3872,10 @@ FAI_ATOM void FAI_(copy_v)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_
  *
  *  8 threads take a row at a time, of each panel one chunk: thread l always the one at place l % 8, whatever
  *  the swizzle has put there. Where rows begin one lane each looks up, while the tile before is on its way.
+ *  At 128 dims a warp issues 7 instructions for 4 rows, counted in the machine code: 224 for a tile of K of 128
+ *  keys, and each of two warps 112 for V. Tensor cores compute 2048 clocks with such a tile, for one of which a
+ *  stage is being filled while the other is read: so one warp for K will do, and with two stages there is no
+ *  second tile to ask for before the first is there (a model, not measured).
  *  A kernel of its own: with both ways in one, the warps that load would have to spill. */
 
 /* From source.from to row l / 8 of pass l % 8 + 8 n of lane l's warp, in 16 bytes: launch sees to it that 32 bits
@@ -3874,6 +3889,7 @@ FAI_ATOM FAI_(offsets) FAI_(look_up)(const fa_args *a, const FAI_(tile) *t, cons
                                      FAI_(source) s, int32_t first, const int threads, const int dim,
                                      const int bn) {
     const uint32_t thread = fai_tid() % threads, size = fai_unknown((uint32_t)a->page_size);
+    const uint32_t of_row = (uint32_t)(s.row / 8), of_page = (uint32_t)(fai_strides_kv(a, x, dim).b / 8);
     const int32_t own = (int32_t)(thread % 8 * (threads / 8) + thread / 8);
     FAI_(offsets) o;
 #pragma unroll
@@ -3881,13 +3897,13 @@ FAI_ATOM FAI_(offsets) FAI_(look_up)(const fa_args *a, const FAI_(tile) *t, cons
         const int32_t row = n * threads + own, j = first + row;
         o.at[n] = FAI_UNSEEN_KEY;
         if (row >= bn || j < t->any.lo || j >= t->any.hi) continue;
-        int64_t at = j * s.row;
+        o.at[n] = (uint32_t)j * of_row;
         if (FAI_HAS(FA_PAGED) && a->block_table) {
-            const uint32_t number = (uint32_t)j / size;
-            at = a->block_table[t->b * fai_table_stride(a) + number] * fai_strides_kv(a, x, dim).b +
-                 ((uint32_t)j - number * size) * s.row;
+            const uint32_t number = (uint32_t)j / size, width = ((uint32_t)a->seqlen_k + size - 1) / size;
+            const int64_t stride = a->block_table_stride ? a->block_table_stride : width;
+            const uint32_t page = (uint32_t)a->block_table[t->b * stride + number];
+            o.at[n] = page * of_page + ((uint32_t)j - number * size) * of_row;
         }
-        o.at[n] = (uint32_t)(at / 8);
     }
     return o;
 }
@@ -4026,22 +4042,42 @@ FAI_ATOM int FAI_(mend_keys)(const FAI_(tile) *t, uint32_t at, int32_t j) {
 #endif
 
 /* Makes rows of V that no row of the tile sees zeros, and what is not finite, too, as in make_finite: by
- * threads 0 .. step - 1. 1 if this thread found such an element. */
+ * threads 0 .. step - 1. 1 if this thread found such an element. The first product with a tile under the
+ * diagonal waits for this: several chunks are asked for before one is looked at, and mostly there is nothing to
+ * do. */
 FAI_ATOM int FAI_(mend_stage)(const FAI_(tile) *t, uint32_t sv, int32_t first, uint32_t thread,
                               const int step, const int bn) {
+    const int chunks = FAI_HOPPER_V_BYTES(bn) / 16;
     int found = 0;
-#pragma unroll 1
-    for (uint32_t c = thread; c < FAI_HOPPER_V_BYTES(bn) / 16; c += step) {
 #if FAI_BYTES == 1
+#pragma unroll 1
+    for (uint32_t c = thread; c < chunks; c += step)
         found |= FAI_(mend_keys)(t, sv + c * 16, first + (int32_t)(c % 8 ^ c / 8 % 8) * 16);
 #else
-        const int32_t j = first + (int32_t)(c / 8 % bn);
-        if (j < t->any.lo || j >= t->any.hi)
-            fai_st_shared_v4_b32(sv + c * 16, make_uint4(0, 0, 0, 0));
-        else
-            found |= FAI_(make_chunk_finite)(sv + c * 16);
-#endif
+    const int many = chunks / step % 4 == 0 ? 4 : chunks / step % 2 == 0 ? 2 : 1;
+    const int32_t lo = t->any.lo - first, hi = t->any.hi - first;
+#pragma unroll 1
+    for (uint32_t c = thread; c < chunks; c += many * step) {
+        uint4 x[4];
+        int ready = 1;
+#pragma unroll
+        for (int n = 0; n < many; n++) x[n] = fai_ld_shared_v4_b32(sv + (c + n * step) * 16);
+#pragma unroll
+        for (int n = 0; n < many; n++) {
+            const int32_t j = (int32_t)((c + n * step) / 8 % bn);
+            ready &= FAI_(is_finite)(x[n]) && j >= lo && j < hi;
+        }
+        if (ready) continue;
+#pragma unroll 1
+        for (uint32_t d = c; d < c + many * step; d += step) {
+            const int32_t j = (int32_t)(d / 8 % bn);
+            if (j < lo || j >= hi)
+                fai_st_shared_v4_b32(sv + d * 16, make_uint4(0, 0, 0, 0));
+            else
+                found |= FAI_(make_chunk_finite)(sv + d * 16);
+        }
     }
+#endif
     fai_fence_proxy_async(); /* what is written here is what wgmma will read */
     return found;
 }
@@ -4436,6 +4472,13 @@ FAI_ATOM void FAI_(pass_turn)(const FAI_(group) *g, const int wgs) {
     if (wgs > 1) fai_bar_arrive(g->next, 256);
 }
 
+/* ptxas moves a wait for products in front of the exponentials, of which it can see no use before; then the
+ * products of this warpgroup would hide nothing. It does not move it over a branch that needs all sums, which
+ * are never negative. */
+FAI_ATOM void FAI_(have_exponentials)(const float l[2]) {
+    if (__any_sync(~0u, l[0] + l[1] < 0)) __nanosleep(0);
+}
+
 /* A tile: S = Q K^T of it and, at the same time, O += P V of the one before; then its P. The first key of
  * the next. */
 FAI_ATOM int32_t FAI_(step)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *maps, FAI_(group) *g,
@@ -4459,6 +4502,7 @@ FAI_ATOM int32_t FAI_(step)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps 
         FAI_(softmax_tile)(a, t, g, s, m, l, factor, f, first, bn);
     else
         moves = FAI_(softmax_lazy)(s, m, l, factor, &f, bn);
+    FAI_(have_exponentials)(l);
     fai_wgmma_wait_group_0(); /* O is there, P and V no longer needed */
     FAI_(free_v)(a, t, maps, g, *before, first + bn, wgs, bn);
     if (wgs == 1 && exact) FAI_(mend_own)(a, t, g, now, first, bn);
@@ -4480,7 +4524,7 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
     const int thread = fai_tid(), lane = thread % 32, warp_row = thread / 32 * 16;
     const int row = FAI_(own_row)(thread);
     const int own = warp_row % 64 + lane % 16;
-    const int wg = thread / 128;
+    const int wg = wgs > 1 ? thread / 128 : 0; /* named barriers by number: of those an SM has few */
     const uint32_t sm = FAI_HOPPER_OWN_O(wgs, bn)
                             ? g->shared + FAI_HOPPER_SO(wgs, bn) + wg * (FAI_PANELS(DV) * Q_PANEL)
                             : g->shared + FAI_HOPPER_SQ(bn) + wg * FAI_HOPPER_Q_BYTES(wgs, bn);
@@ -4696,16 +4740,24 @@ FAI_ATOM void FAI_(init_barriers)(uint32_t bars, const int wgs) {
     fai_fence_mbarrier_init();
 }
 
+/* The first copies need not wait for their maps. By one thread. */
+FAI_ATOM void FAI_(prefetch_maps)(const fa_args *a, const fa_cuda_maps *m) {
+    fai_prefetch_tensormap(&m->q);
+    if (a->seqlen_k > 0 && m->page_rows > 0) fai_prefetch_tensormap(&m->k), fai_prefetch_tensormap(&m->v);
+    if (FAI_HOPPER_PANELS_O > 0) fai_prefetch_tensormap(&m->o);
+}
+
 /* A block whose last warpgroup loads */
 FAI_ATOM void FAI_(hopper_block)(const fa_args *a, const fa_cuda_maps *maps, unsigned char *memory,
                                  const int by_rows, const int wgs, const int bn) {
     FAI_(tile) *const tiles = (FAI_(tile) *)(void *)(memory + FAI_HOPPER_TILES);
     const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(memory), 0);
-    if (threadIdx.x == 0) FAI_(init_barriers)(shared, wgs);
+    if (threadIdx.x == 0) FAI_(prefetch_maps)(a, maps), FAI_(init_barriers)(shared, wgs);
     __syncthreads(); /* all see the mbarriers */
     const int wg = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
     if (wg == wgs) {
-        FAI_SETMAXNREG_DEC(FAI_HOPPER_LOW);
+        if (by_rows) FAI_SETMAXNREG_DEC(FAI_HOPPER_ROWS_LOW);
+        else FAI_SETMAXNREG_DEC(FAI_HOPPER_LOW);
         const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32 % 4, 0);
         if (warp == 0)
             FAI_(produce)(a, tiles, maps, shared, by_rows, wgs, bn);
@@ -4714,7 +4766,8 @@ FAI_ATOM void FAI_(hopper_block)(const fa_args *a, const fa_cuda_maps *maps, uns
         else
             FAI_(mend)(a, tiles, shared, by_rows, bn);
     } else {
-        FAI_SETMAXNREG_INC(FAI_HOPPER_HIGH);
+        if (by_rows) FAI_SETMAXNREG_INC(FAI_HOPPER_ROWS_HIGH);
+        else FAI_SETMAXNREG_INC(FAI_HOPPER_HIGH);
         FAI_(consume)(a, tiles, maps, shared, wg, wgs, bn);
     }
 }
@@ -4762,7 +4815,7 @@ static __global__ void __launch_bounds__(FAI_SM90A ? 128 : 32, 3)
     const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(fai_shared_1024), 0);
     const int found = FAI_(hopper_tile)(&args, t, &maps, 64, blockIdx.x, (int32_t)threadIdx.x, 64);
     if (!__any_sync(~0u, found)) return; /* all threads: the vote tells ptxas */
-    if (threadIdx.x == 0) FAI_(init_barriers)(shared, 1);
+    if (threadIdx.x == 0) FAI_(prefetch_maps)(&args, &maps), FAI_(init_barriers)(shared, 1);
     __syncthreads(); /* all see the mbarriers, and *t so far */
     if (threadIdx.x < 32) FAI_(set_keys)(&args, t, 0, BN);
     __syncthreads(); /* all of *t */
@@ -4816,17 +4869,18 @@ static inline void FAI_(set_shape)(fa_cuda_launch *launch, int other) {
 }
 
 /* The maps of q and o; 0 if there is none for one of them. */
-static inline int FAI_(set_maps_q)(const fa_args *a, fa_cuda_maps *m) {
+static inline int FAI_(set_maps_q)(fai_encode encode, const fa_args *a, fa_cuda_maps *m) {
     enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
     const int ragged = a->cu_seqlens_q != NULL, rows = 64 / m->group;
-    return fai_cuda_map(&m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch, fai_strides_q(a, D),
-                        ragged, m->group, rows) &&
-           (FAI_HOPPER_PANELS_O == 0 || fai_cuda_map(&m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q,
-                                                     a->batch, fai_strides_o(a, DV), ragged, m->group, rows));
+    return fai_cuda_map(encode, &m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch,
+                        fai_strides_q(a, D), ragged, m->group, rows) &&
+           (FAI_HOPPER_PANELS_O == 0 ||
+            fai_cuda_map(encode, &m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch,
+                         fai_strides_o(a, DV), ragged, m->group, rows));
 }
 
 /* Those of k and v: pages come in boxes of as many rows as divide both page and tile, whole groups of 8. */
-static inline int FAI_(set_maps_k)(const fa_args *a, fa_cuda_maps *m, int bn) {
+static inline int FAI_(set_maps_k)(fai_encode encode, const fa_args *a, fa_cuda_maps *m, int bn) {
     enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
     const int heads_k = fai_num_heads_k(a), paged = a->block_table != NULL;
     const int ragged_k = a->cu_seqlens_k != NULL && !paged;
@@ -4834,22 +4888,35 @@ static inline int FAI_(set_maps_k)(const fa_args *a, fa_cuda_maps *m, int bn) {
     m->page_rows = paged ? fai_cuda_gcd(bn, a->page_size) : bn;
     if (m->page_rows % 8) return 0;
     if (a->seqlen_k == 0) return 1; /* nobody will read k and v */
-    if (!fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k, fai_strides_kv(a, &a->k, D),
-                      ragged_k, 1, m->page_rows))
+    if (!fai_cuda_map(encode, &m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k,
+                      fai_strides_kv(a, &a->k, D), ragged_k, 1, m->page_rows))
         return 0;
 #if FAI_BYTES == 1
-    return fai_cuda_map_transposed(&m->v, a, DV);
+    return fai_cuda_map_transposed(encode, &m->v, a, DV);
 #else
-    return fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k, fai_strides_kv(a, &a->v, DV),
-                        ragged_k, 1, m->page_rows);
+    return fai_cuda_map(encode, &m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k,
+                        fai_strides_kv(a, &a->v, DV), ragged_k, 1, m->page_rows);
 #endif
 }
 
-/* Do 32 bits count the 16 bytes from the first row to the last, of a sequence or of all pages? 64 GiB */
+/* Does 16 times 32 bits reach from the first row to the last, of a sequence or of all pages? 64 GiB */
 static inline int FAI_(fits_offsets)(const fa_args *a, const fa_tensor *x, int dim) {
     const fai_strides st = fai_strides_kv(a, x, dim);
     const int64_t pages = a->block_table ? a->num_pages : 1, rows = a->block_table ? a->page_size : a->seqlen_k;
     return (double)(pages - 1) * (double)st.b + (double)(rows - 1) * (double)st.s < 8.0 * 0xffffffffu;
+}
+
+/* The kernel that needs no maps of k and v; 0 if there is none. */
+static inline int FAI_(set_rows)(const fa_args *a, fa_cuda_launch *launch) {
+#if FAI_BYTES == 2
+    if (!FAI_(fits_offsets)(a, &a->k, FA_HEAD_DIM) || !FAI_(fits_offsets)(a, &a->v, FA_HEAD_DIM_V)) return 0;
+    FAI_(set_shape)(launch, 0), launch->maps.page_rows = 0;
+    launch->kernel = (const void *)FAI_(hopper_rows_kernel);
+    return 1;
+#else
+    (void)a, (void)launch;
+    return 0;
+#endif
 }
 
 /* Do the keys of a tile have the same factor, where there may be several? */
@@ -4863,9 +4930,22 @@ static inline int FAI_(fits_bytes)(const fa_args *a) {
            FAI_(fits_tiles)(&a->v_descale);
 }
 
+/* Heads whose tiles run side by side: all, if their K and V fit in L2, or if there are so few that those of
+ * a head are read for four blocks at once. Else sections of the same size, as each begins with long tiles and
+ * a small one at the end would leave SMs without work: causal 16 x 4096, 128 dims, in sections of 15 and 1
+ * take 1.39 times what the tiles do, in one section 1.00 (simulated: 132 SMs that each take a time of 1.5 +
+ * tiles of keys). */
+static inline int64_t FAI_(section_of)(const fa_args *a, int64_t heads, int64_t sms) {
+    const int64_t bytes = ((int64_t)a->seqlen_k + 1) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * FAI_BYTES;
+    const int64_t fit = (32 << 20) / bytes; /* of 50 MB or more of L2 */
+    const int64_t most = fit > sms / 4 ? fit : sms / 4 > 1 ? sms / 4 : 1;
+    const int64_t sections = (heads - 1) / most + 1;
+    return (heads - 1) / sections + 1;
+}
+
 /* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
- * do (HOPPER, above). Blocks take turns, one an SM, where all tiles are of one length, or get longer tile by tile; else there
- * is one for each tile, unless fai_cuda_count_tiles gives them a counter. */
+ * do (HOPPER, above). Blocks take turns, one an SM, where all tiles are of one length, or get longer tile by
+ * tile; else there is one for each tile, unless fai_cuda_count_tiles gives them a counter. */
 static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
     const int shared_by = a->num_heads / fai_num_heads_k(a);
     int device = 0, sms = 0;
@@ -4879,22 +4959,12 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     m->group = 64 % shared_by == 0 ? shared_by : 1; /* heads that share K and V, if a box can have them */
     const int64_t heads = (int64_t)a->batch * a->num_heads / m->group;
     FAI_(set_shape)(launch, FAI_(is_other_shape)(a, sms, heads, m->group));
-    if (!FAI_(set_maps_q)(a, m)) return 0;
-    if (!FAI_(set_maps_k)(a, m, launch->block_n)) {
-#if FAI_BYTES == 2
-        if (!FAI_(fits_offsets)(a, &a->k, FA_HEAD_DIM) || !FAI_(fits_offsets)(a, &a->v, FA_HEAD_DIM_V)) return 0;
-        FAI_(set_shape)(launch, 0), m->page_rows = 0;
-        launch->kernel = (const void *)FAI_(hopper_rows_kernel);
-#else
-        return 0;
-#endif
-    }
+    const fai_encode encode = fai_cuda_encoder();
+    if (!encode || !FAI_(set_maps_q)(encode, a, m)) return 0;
+    if (!FAI_(set_maps_k)(encode, a, m, launch->block_n) && !FAI_(set_rows)(a, launch)) return 0;
     const int64_t tiles = ((int64_t)a->seqlen_q * m->group + launch->block_m - 1) / launch->block_m;
-    const int64_t bytes = ((int64_t)a->seqlen_k + 1) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * FAI_BYTES,
-                  fit = (32 << 20) / bytes; /* of 50 MB or more of L2 */
     if (tiles > INT32_MAX / heads) return 0;
-    m->section = (uint32_t)(fit < 1 ? 1 : fit < heads ? fit : heads);
-    if (m->section > INT32_MAX / tiles) m->section = 1;
+    m->section = (uint32_t)FAI_(section_of)(a, heads, sms);
     const int even =
         !a->cu_seqlens_q && !a->cu_seqlens_k && !a->seqused_q && !a->seqused_k && !a->block_mask.data;
     m->tiles = (uint32_t)tiles, m->total = (uint32_t)(tiles * heads);
@@ -5688,8 +5758,10 @@ static inline int FAI_(hopper_decode_launch)(const fa_args *a, fa_cuda_launch *l
     }
     m->page_rows = paged ? fai_cuda_gcd(BN, a->page_size) : BN;
     if (m->page_rows % 8 || a->seqlen_k == 0) return 0;
-    if (!fai_cuda_map(&m->k, FA_DTYPE, a->k.data, D, heads, rows, many, sk, ragged, 1, m->page_rows) ||
-        !fai_cuda_map(&m->v, FA_DTYPE, a->v.data, DV, heads, rows, many, sv, ragged, 1, m->page_rows))
+    const fai_encode encode = fai_cuda_encoder();
+    if (!encode ||
+        !fai_cuda_map(encode, &m->k, FA_DTYPE, a->k.data, D, heads, rows, many, sk, ragged, 1, m->page_rows) ||
+        !fai_cuda_map(encode, &m->v, FA_DTYPE, a->v.data, DV, heads, rows, many, sv, ragged, 1, m->page_rows))
         return 0;
     launch->kernel = kernel, launch->arch = 900;
     launch->block = FAI_HD_THREADS, launch->shared = SPLIT + sizeof(FAI_(split));
@@ -6823,6 +6895,8 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_THREADS
 #undef FAI_TILE_ROWS
 #undef FAI_HOPPER_BLOCKS
+#undef FAI_HOPPER_ROWS_LOW
+#undef FAI_HOPPER_ROWS_HIGH
 #undef FAI_HOPPER_LOW
 #undef FAI_HOPPER_HIGH
 #undef FAI_HOPPER_MOST

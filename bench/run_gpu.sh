@@ -5,7 +5,7 @@
 #     learns for 20 s, writes, and compares ways of speculative decoding; the benchmark next to PyTorch's attention
 #     backends (bench/gpu.py), which prints a table and writes build/bench/gpu.csv
 #
-# Needs nvcc, or what --build-only --arch 90 has left in build/gpu on another machine. Nothing is downloaded; what is
+# Needs nvcc, or what --build-only --arch 90a has left in build/gpu on another machine. Nothing is downloaded; what is
 # missing (compute-sanitizer, PyTorch) is skipped, and said so. PYTHON: one that can import torch.
 # Exit status: 0; 1 if something failed; 77 without a GPU.
 #
@@ -41,8 +41,9 @@ if [ -z "$card$build_only$stand_in" ]; then
     echo 'no NVIDIA GPU here (nvidia-smi finds none): skipped'
     exit 77
 fi
-# "NVIDIA H200, 580.159.03, 9.0, 143771 MiB" -> 90
+# "NVIDIA H200, 580.159.03, 9.0, 143771 MiB" -> 90a, for the kernels by TMA and wgmma
 [ -n "$arch" ] || arch=$(echo "$card" | cut -d, -f3 | tr -d ' .')
+[ "$arch" != 90 ] || arch=90a
 [ -n "$arch" ] || { echo '--build-only needs --arch on a machine without a GPU' >&2 && exit 2; }
 mkdir -p "$out" "$log"
 say "card: ${card:-none}; sm_$arch"
@@ -50,19 +51,24 @@ say "card: ${card:-none}; sm_$arch"
 # ---- build ----
 cpus=$(nproc 2>/dev/null || echo 2)
 flags="-O3 -lineinfo -gencode arch=compute_$arch,code=sm_$arch -I. -Itests"
-# the machine reads PTX, and is found as a shared libcudart
-[ -z "$stand_in" ] || flags="-O3 -lineinfo -no-compress -cudart shared -gencode arch=compute_$arch,code=compute_$arch -I. -Itests"
+runtime='' bench=''
+if [ -n "$stand_in" ]; then # the machine reads PTX; it is a shared libcudart, but in bench: PyTorch has one of its own
+    flags="-O3 -lineinfo -no-compress -gencode arch=compute_$arch,code=compute_$arch -I. -Itests"
+    runtime='-cudart shared' bench='-cudart none build/libfa_ptx.a -lm -lpthread'
+    make -s build/libfa_ptx.so build/libfa_ptx.a || exit 2
+    export FA_TEST_SCALE=quick LD_LIBRARY_PATH="$PWD/build/ptx/lib"
+fi
 tests=$(for file in tests/cuda/test_*.cu; do basename "$file" .cu; done)
 host='-Xcompiler -march=native,-fopenmp' # for products of matrices, which are the CPU's; elsewhere it may be another
 [ -z "$build_only" ] || host='-Xcompiler -fopenmp'
 commands() {
     for name in $tests; do
-        echo "$nvcc $flags -o $out/$name tests/cuda/$name.cu$([ "$name" != test_gpt ] || echo ' tests/cuda/gpt_cpu.c')"
+        echo "$nvcc $flags $runtime -o $out/$name tests/cuda/$name.cu$([ "$name" != test_gpt ] || echo ' tests/cuda/gpt_cpu.c')"
     done
-    echo "$nvcc $flags -o $out/each_kernel bench/each_kernel.cu"
-    echo "$nvcc $flags $host -o $out/gpt examples/gpt/gpt.c examples/gpt/attention.cu"
+    echo "$nvcc $flags $runtime -o $out/each_kernel bench/each_kernel.cu"
+    echo "$nvcc $flags $runtime $host -o $out/gpt examples/gpt/gpt.c examples/gpt/attention.cu"
     for dim in 64 128 256; do
-        echo "$nvcc $flags -shared -Xcompiler -fPIC -Xlinker -Bsymbolic -DBENCH_DIM=$dim -o $out/libbench$dim.so bench/gpu_kernels.cu"
+        echo "$nvcc $flags -shared -Xcompiler -fPIC -Xlinker -Bsymbolic -DBENCH_DIM=$dim -o $out/libbench$dim.so bench/gpu_kernels.cu $bench"
     done
 }
 if have "$nvcc"; then
@@ -84,11 +90,6 @@ else
     exit 2
 fi
 [ -z "$build_only" ] || exit $failed
-
-if [ -n "$stand_in" ]; then
-    make -s build/libfa_ptx.so || exit 2
-    export FA_TEST_SCALE=quick LD_LIBRARY_PATH="$PWD/build/ptx/lib"
-fi
 
 # ---- tests: as many at a time as there are CPUs, as their time goes into the reference ----
 limit=$(($(left) / 3))
@@ -142,10 +143,10 @@ fi
 # ---- benchmark ----
 commit=$(git describe --always --dirty 2>/dev/null || cat .commit 2>/dev/null)
 python=${PYTHON:-python3}
-if [ -n "$stand_in" ]; then
-    $python bench/gpu.py --dry-run --seconds $(($(left) - 20)) || failed=1
-elif ! $python -c 'import torch' 2>/dev/null; then
+if ! $python -c 'import torch' 2>/dev/null; then
     say "no PyTorch for $python: no benchmark"
+elif [ -n "$stand_in" ]; then
+    LD_LIBRARY_PATH='' $python bench/gpu.py --stand-in --libraries "$out" --csv "$out/stand-in.csv" || failed=1
 else
     $python bench/gpu.py --libraries "$out" --seconds $(($(left) - 20)) --csv build/bench/gpu.csv --commit "$commit"
     case $? in

@@ -1,5 +1,5 @@
 /*  Three instances, and the one that fits is chosen at run time: by head dim, type and features.
-        nvcc -O3 -arch=native -I.. select_cuda.cu && ./a.out */
+        nvcc -O3 -arch=native -I.. select_cuda.cu && ./a.out      (H100, H200: -arch=sm_90a) */
 #define FA_NAME small
 #define FA_HEAD_DIM 64
 #include "flashattn_cuda.cuh"

@@ -7,8 +7,8 @@
  *
  * Small tiles (64 x 64) reach the edges of tiles with small problems.  With FA_TEST_CORE all groups are the core, as they
  * are where an instance takes long to compile: with FA_DISPATCH (three or four bodies) and sanitizers.  Environment
- * FA_TEST_SCALE=quick runs every tenth case, for emulators and sanitizers, and FA_TEST_SCALE=long random tests for
- * minutes. */
+ * FA_TEST_SCALE=quick runs every tenth case, for other builds of the same kernels, =least every fortieth, for emulators,
+ * from case FA_TEST_PART on, so that others are the tenth elsewhere; =long runs random tests for minutes. */
 #ifndef INSTANCES_H
 #define INSTANCES_H
 
@@ -305,12 +305,15 @@ static inline int has_scale(const char *name) {
     const char *scale = getenv("FA_TEST_SCALE");
     return scale && !strcmp(scale, name);
 }
-static inline int quick(void) { return has_scale("quick"); }
-static inline int scaled(int n) { return quick() ? n / 10 : has_scale("long") ? n * 30 : n; } /* of random cases */
-/* 1 for the cases to run of a long list: all, or every tenth. */
+/* One of how many cases of a long list runs; fewer cases of other things, too, if not all. */
+static inline int one_of(void) { return has_scale("quick") ? 10 : has_scale("least") ? 40 : 1; }
+static inline int quick(void) { return one_of() > 1; }
+static inline int scaled(int n) { return has_scale("long") ? n * 30 : n / one_of(); } /* of random cases */
+/* 1 for the cases to run of a long list: all, or those that FA_TEST_PART begins with. */
 static inline int due(void) {
     static int n;
-    return !quick() || n++ % 10 == 0;
+    const char *part = getenv("FA_TEST_PART");
+    return (n++ + one_of() - (part ? atoi(part) % one_of() : 0)) % one_of() == 0;
 }
 
 /* Runs the case that a printf format describes (fa_problem.h); a failure prints its line. */

@@ -61,7 +61,7 @@ programs() {
             echo "cuda90/$name"
         done
         for file in examples/*.cu; do echo "cuda90/$(basename "$file" .cu)"; done
-        echo cuda90/gpt
+        printf '%s\n' cuda90/gpt cuda-bench
         for file in tests/cuda/test_*.c; do echo "cuda/$(basename "$file" .c)"; done
         printf '%s\n' cuda80/each_kernel cuda90/each_kernel && return ;;
     examples) set -- native examples/*.c examples/gpt/gpt.c ;;
@@ -102,14 +102,20 @@ run() {
         export FA_PTX_DEVICE="sm_${device#sm_cuda}"
         $limit "build/$1" && FA_TEST_SCALE=quick $limit sh tests/ptx/schedules.sh "build/$1" lazy 1 2 3 ;;
     cuda90/*) FA_TEST_SCALE=quick $limit sh tests/ptx/schedules.sh "build/$1" order lazy 1 ;;
+    cuda-bench) "${MAKE:-make}" -s build/libfa_ptx.a && $limit sh tests/cuda/bench.sh ;;
     cuda-gates*) $limit sh tests/cuda/gates_test.sh "tests/cuda/${1#cuda-}.cu" ;;
     ptx-mutants) $limit sh tests/ptx/mutants.sh | sed '$s/ killed, \(.*\) survived$/ passed, \1 failed, 0 skipped/' ;;
     ptx-*) $limit sh "tests/ptx/${1#ptx-}_test.sh" ;;
     arm/test_backward) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" --filter edges ;; # all of it takes ten minutes
     arm/test_gpt) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" --filter gemm ;;
-    arm/*) FA_TEST_SCALE=quick $limit "$QEMU" "build/$1" ;;
+    arm/*) FA_TEST_SCALE=least FA_TEST_PART=8 $limit "$QEMU" "build/$1" ;;
     tsan/*) $fixed $limit "build/$1" --filter tasks_from_threads ;;
-    base/* | dot/* | dispatch/* | clang/* | cxx/* | asan/*) FA_TEST_SCALE=quick $limit "build/$1" ;; # the kernel of native/, again
+    base/* | dot/* | dispatch/* | clang/* | cxx/* | asan/*) # the kernel of native/, again: another tenth of the cases in each
+        for part in base dot dispatch clang cxx asan arm; do
+            [ "$part" != "${1%%/*}" ] || break
+            FA_TEST_PART=$((${FA_TEST_PART:-0} + 1))
+        done
+        FA_TEST_SCALE=quick FA_TEST_PART=${FA_TEST_PART:-0} $limit "build/$1" ;;
     native/gpt) $limit sh tests/gpt.sh "build/$1" ;;
     native/why_flash) $limit sh tests/why_flash.sh "build/$1" ;;
     native/[0-9]*) $limit "build/$1" && echo '1 passed, 0 failed, 0 skipped' ;;
@@ -157,28 +163,24 @@ for suite in $suites; do
         skipped=$((skipped + 1))
     fi
 done
-count=$(for suite in $runnable; do programs "$suite"; done | wc -l)
+steps=$(for suite in $runnable; do programs "$suite"; done)
+count=$(echo "$steps" | wc -l)
 
-for suite in $runnable; do
-    steps=$(programs "$suite")
-    # The programs of a suite are built on all CPUs. What fails is built again below, where its messages are kept.
-    case $steps in
-    */*)
-        start=$(now)
-        printf '          building %-17s ' "$suite"
-        targets=$(echo "$steps" | sed -n 's|.*/|build/&|p')
-        # shellcheck disable=SC2086  # one word a target
-        "${MAKE:-make}" -k -j"$jobs" $targets >"$log/build-$suite" 2>&1 && printf ok || printf FAILED
-        echo " ($(since "$start"))"
-        ;;
-    esac
-
-    for step in $steps; do
-        number=$((number + 1))
-        echo "$number $count $step"
-    done | xargs -P "$jobs" -L 1 sh tests/run.sh --step
-    number=$((number + $(echo "$steps" | wc -l)))
-done
+# Each step builds its program and runs it, on all CPUs; what several of them need is built before.
+case " $runnable " in
+*' ptx '* | *' cuda '*)
+    targets='build/libfa_ptx.a build/libfa_ptx.so build/ptx/sass build/cuda/gpt_cpu.o build/native/gpt'
+    [ -n "$(lacks asan)" ] || targets="$targets build/ptx/asan/libfa_ptx.a"
+    printf '          building %-17s ' 'the PTX machine'
+    # shellcheck disable=SC2086  # one word a target
+    "${MAKE:-make}" -k -j"$jobs" $targets >"$log/build" 2>&1 && printf ok || printf FAILED
+    echo " ($(since "$began"))"
+    ;;
+esac
+for step in $steps; do
+    number=$((number + 1))
+    echo "$number $count $step"
+done | xargs -P "$jobs" -L 1 sh tests/run.sh --step
 
 echo
 [ ! -f "$log/skipped" ] || cat "$log/skipped"

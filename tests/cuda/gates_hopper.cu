@@ -1,5 +1,5 @@
-/* gates_hopper.cu - the sm_90a kernels at the limits of registers and of shared memory.
- * require: hopper:HGMMA,UTMALDG,UTMASTG,STSM archs: 90a */
+/* gates_hopper.cu - the sm_90a kernels at the limits of registers and of shared memory. Exponentials run beside
+ * products: half a tile of keys of them, at least. require: hopper:HGMMA,UTMALDG,UTMASTG,STSM,MUFU.HIDDEN>=32 archs: 90a */
 #define FA_NAME bf16_64
 #define FA_HEAD_DIM 64
 #include "flashattn_cuda.cuh"

@@ -1,5 +1,5 @@
 /* gates_hopper_fp8.cu - the fp8 kernels for sm_90a at the limits of registers and of shared memory.
- * require: hopper:QGMMA,UTMALDG,UTMASTG,STSM archs: 90a */
+ * require: hopper:QGMMA,UTMALDG,UTMASTG,STSM,MUFU.HIDDEN>=64 archs: 90a */
 #define FA_NAME e4m3_64
 #define FA_HEAD_DIM 64
 #define FA_DTYPE FA_E4M3

@@ -7,7 +7,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 passed=0 failed=0
 for file in ${*:-tests/cuda/gates*.cu}; do
-    words=$(sed -n '1,/\*\//s/.*require: *\([a-z_:A-Z0-9,.=]*\)[ ,;]* archs: *\([0-9a ]*[0-9a]\).*/\1 \2/p' "$file" | head -n 1)
+    words=$(sed -n '1,/\*\//s/.*require: *\([a-z_:A-Z0-9,.=>]*\)[ ,;]* archs: *\([0-9a ]*[0-9a]\).*/\1 \2/p' "$file" | head -n 1)
     [ -n "$words" ] || words='HMMA' # no archs: fails below
     list=${words%% *} part=
     case $list in *:*) part=${list%%:*} list=${list#*:} ;; esac

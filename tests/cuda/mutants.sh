@@ -201,13 +201,13 @@ hopper-cp-page-absent    s/row >= bn || j < t->any.lo || j >= t->any.hi/row >= b
 hopper-cp-page-behind    s/row >= bn || j < t->any.lo || j >= t->any.hi/row >= bn || j < t->any.lo/
 hopper-cp-rows-behind    s/row >= bn || j < t->any.lo/j < t->any.lo/
 hopper-cp-unseen-read    s/at == FAI_UNSEEN_KEY || (c/(c/
-hopper-cp-page-of-first  s/a->block_table\[t->b \* fai_table_stride(a) + number\] \* fai/a->block_table[number] * fai/
-hopper-cp-row-of-page    s/((uint32_t)j - number \* size) \* s.row;/0;/
+hopper-cp-page-of-first  s/(uint32_t)a->block_table\[t->b \* stride + number\]/(uint32_t)a->block_table[number]/
+hopper-cp-row-of-page    s/ + ((uint32_t)j - number \* size) \* of_row;/;/
 hopper-cp-next-k         /if (next >= end) rows = FAI_(look_up)(a, t, &a->k/d
 hopper-cp-next-v         /if (next >= end) rows = FAI_(look_up)(a, t, &a->v/d
 hopper-cp-skip-of-v      /next = FAI_(seen)(a, t, next, end, bn);/d
 hopper-cp-skip-of-k      s/^        if (leads \&\& FAI_(skips)(a)) t->next_k\[stage\] = next;//
-hopper-cp-other-shape    s/FAI_(set_shape)(launch, 0), m->page_rows = 0;/m->page_rows = 0;/
+hopper-cp-other-shape    s/FAI_(set_shape)(launch, 0), launch->maps/launch->maps/
 hopper-cp-by-tma         /launch->kernel = (const void \*)FAI_(hopper_rows_kernel);/d
 fp8-no-wait-v            /FAI_(wait)(FAI_V_FULL, \*before);/d
 fp8-no-wait-s            /fai_wgmma_wait_group_1();.*S is there/d

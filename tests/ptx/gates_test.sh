@@ -37,6 +37,10 @@ expect 1 '1 HMMA, wanted 0' gates/mma.cu -- --forbid HMMA
 expect 1 '4 HGMMA, wanted 16' gates/wgmma.cu -DCASE=0 -- --kernel chain --require HGMMA=16
 expect 1 '4 HGMMA, wanted at most 3' gates/wgmma.cu -DCASE=0 -- --kernel chain --require 'HGMMA<=3'
 expect 1 '4 HGMMA, wanted at least 5' gates/wgmma.cu -DCASE=0 -- --kernel chain --require 'HGMMA>=5'
+expect 0 'MUFU 4' gates/hidden.cu -DCASE=0 -- --require 'MUFU.HIDDEN>=4'
+expect 1 '4 MUFU.HIDDEN, wanted at least 5' gates/hidden.cu -DCASE=0 -- --require 'MUFU.HIDDEN>=5'
+expect 1 'MUFU.HIDDEN, wanted at least 4' gates/hidden.cu -DCASE=1 -- --require 'MUFU.HIDDEN>=4'
+expect 1 '0 MUFU.HIDDEN, wanted at least 1' gates/wgmma.cu -DCASE=0 -- --require MUFU.HIDDEN
 expect 1 "no kernel has 'forward'" gates/wgmma.cu -DCASE=0 -- --kernel forward --require HGMMA
 expect 1 'no opcode of that name' gates/wgmma.cu -DCASE=0 -- --forbid HMMMA
 expect 1 'does not compile' -a 80 gates/wgmma.cu -DCASE=0

@@ -10,6 +10,9 @@
  *
  *     sass k.cubin --forbid LDL,STL --kernel forward --require HGMMA=16,UTMALDG --forbid HMMA
  *
+ * MUFU.HIDDEN>=32: so many lie between each wait that leaves a wgmma group in flight and the next wait for all, that is,
+ * run beside products. ptxas may move a wait forward, and does, without a word.
+ *
  * --loops also prints, for each innermost loop with a wgmma, how many instructions a warp issues in an iteration: along
  * the shortest path, on which waits succeed at once and rare branches are not taken, and if it took all there are.
  *
@@ -230,6 +233,21 @@ static void print_loops(const Kernel *k) {
     }
 }
 
+/* The least number of instructions of that name between a wait for all wgmma groups but some and the next one for all;
+ * 0 if there is none. */
+static long hidden(const Kernel *k, const char *name) {
+    long least = -1, count = -1; /* -1: not in between */
+    for (int i = 0; i < k->instructions; i++) {
+        const char *const other = names[opcode(k, i)];
+        if (count >= 0 && other && !strcmp(other, name)) count++;
+        if ((k->code[2 * i] & 0xffffffffffff0fff) != 0x00008000000009c5) continue; /* WARPGROUP.DEPBAR.LE gsb0 */
+        const int in_flight = (int)(k->code[2 * i + 1] >> 8 & 0xff);
+        if (!in_flight && count >= 0 && (least < 0 || count < least)) least = count;
+        count = in_flight ? 0 : -1;
+    }
+    return least < 0 ? 0 : least;
+}
+
 /* It only returns, as a kernel that is for another architecture: LDC, EXIT, the BRA behind it. Nothing is required
  * of it. */
 static bool is_empty(const Kernel *k) { return k->instructions - k->count[0x118 /* NOP */] <= 3; }
@@ -248,7 +266,9 @@ static void check(char *item, bool forbid, const char *part) {
         }
         *relation = 0;
     }
-    bool known = false;
+    bool known = false, in_between = false;
+    char *const dot = strchr(item, '.');
+    if (dot && !strcmp(dot, ".HIDDEN")) *dot = 0, in_between = true;
     for (int i = 0; i < OPCODES; i++) known |= names[i] && !strcmp(names[i], item);
     if (!known) {
         fprintf(stderr, "%s: no opcode of that name is known\n", item);
@@ -259,11 +279,12 @@ static void check(char *item, bool forbid, const char *part) {
         long count = 0;
         if (!strstr(k->name, part) || (!forbid && is_empty(k))) continue;
         selected++;
-        for (int i = 0; i < OPCODES; i++)
+        for (int i = 0; i < OPCODES && !in_between; i++)
             if (names[i] && !strcmp(names[i], item)) count += k->count[i];
+        if (in_between) count = hidden(k, item);
         if ((!at_least || count >= want) && (!at_most || count <= want)) continue;
         failures++;
-        printf("FAILED %s (sm_%d): %ld %s, wanted %s%ld\n", k->name, k->arch, count, item,
+        printf("FAILED %s (sm_%d): %ld %s%s, wanted %s%ld\n", k->name, k->arch, count, item, in_between ? ".HIDDEN" : "",
                at_least && at_most ? ""
                : at_least          ? "at least "
                                    : "at most ",
