@@ -89,9 +89,10 @@
     HOPPER    Compiled for sm_90a (-gencode arch=compute_90a,code=sm_90a, alone or next to others), the
               forward pass has a second kernel, by TMA and wgmma, for head dims of 64 to 256; to 192 with
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
-              leaves to the other kernel: strides of 0, and pages whose size is no multiple of 8: TMA makes no
-              boxes of them that wgmma can read. It has up to two shapes, of which the launch takes one by
-              counts (>>hopper, is_other_shape). Tiles in which a block mask shows nothing are skipped.
+              leaves to the other kernel strides of 0 of q. Where TMA makes no boxes of K and V that wgmma can
+              read, of pages whose size is no multiple of 8 and with strides of 0, they come row by row, by
+              cp.async, if a sequence, or all pages, do not span 64 GiB. It has up to two shapes, of which the launch takes one by counts (>>hopper,
+              is_other_shape). Tiles in which a block mask shows nothing are skipped.
               FA_E4M3 has one, too, of one shape, for head dims of 64, 96 .. 256 without these features: wgmma
               takes V by columns, so a call asks for it by v_transposed, and V is what fa_quantize_cuda or
               fa_quantize with `transposed` make of it. What it leaves out is refused then, by
@@ -218,6 +219,13 @@ FAI_ATOM uint32_t fai_cvta_to_shared(const void *p) { return (uint32_t)__cvta_ge
 /* 16 bytes, the first `valid` of them from memory, the rest zeros */
 FAI_ATOM void fai_cp_async_cg_16(uint32_t to, const void *from, int valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
+}
+/* 16 bytes from memory, or zeros: then nothing is read */
+FAI_ATOM void fai_cp_async_cg_16_ignore(uint32_t to, const void *from, int ignore) {
+    asm volatile(
+        "{\n.reg .pred p;\nsetp.ne.s32 p, %2, 0;\ncp.async.cg.shared.global [%0], [%1], 16, p;\n}" ::"r"(to),
+        "l"(from), "r"(ignore)
+        : "memory");
 }
 FAI_ATOM void fai_cp_async_ca_4(uint32_t to, const void *from, int valid) {
     asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(valid) : "memory");
@@ -406,6 +414,8 @@ FAI_ATOM float fai_shfl_sync_idx_quad_f32(float x, int from) { return __shfl_syn
 FAI_ATOM int64_t fai_shfl_sync_idx_b64(int64_t x, int lane) { /* twice 32 bits */
     return __shfl_sync(~0u, (long long)x, lane);
 }
+/* x of lane `from` of each 8 lanes */
+FAI_ATOM uint32_t fai_shfl_sync_idx_oct_b32(uint32_t x, int from) { return __shfl_sync(~0u, x, from, 8); }
 FAI_ATOM float fai_shfl_sync_bfly_f32(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_bfly_b32(uint32_t x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 FAI_ATOM uint32_t fai_shfl_sync_idx_b32(uint32_t x, int lane) { return __shfl_sync(~0u, x, lane); }
@@ -795,7 +805,7 @@ typedef struct fa_cuda_maps {
     CUtensorMap q, k, v, o;
     int32_t group;     /* heads whose rows make a tile: those that share K and V, or 1 */
     uint32_t section;  /* heads, or groups of them, whose tiles run side by side */
-    int32_t page_rows; /* rows of a box of K or V */
+    int32_t page_rows; /* rows of a box of K or V; 0: cp.async copies them, without maps */
     uint32_t tiles;    /* of the queries of a head, or group */
     uint32_t total;    /* of all heads */
     uint32_t slots;    /* blocks that the GPU runs at once */
@@ -2503,6 +2513,9 @@ FAI_NOINLINE fa_status fa_quantize_cuda(const fa_quantize_args *args, cudaStream
 /* with 160, 232 and 240: what the launch gives to all */
 #define FAI_HOPPER_HIGH (FAI_HOPPER_WGS == 3 ? 160 : FAI_BYTES == 1 ? 240 : 232)
 #define FAI_HOPPER_LOW (FAI_HOPPER_WGS == 3 ? 32 : FAI_BYTES == 1 ? 24 : 40)
+/* where K and V come row by row */
+#define FAI_HOPPER_ROWS_HIGH (FAI_HEAVY && FAI_DIM <= 128 ? 224 : FAI_HOPPER_HIGH)
+#define FAI_HOPPER_ROWS_LOW (FAI_HEAVY && FAI_DIM <= 128 ? 56 : FAI_HOPPER_LOW)
 /* fp8: factors of K and V for blocks of keys; they take registers that O has beyond 192 dims */
 #define FAI_HOPPER_BLOCKS(d) (FAI_BYTES == 1 && FAI_DIM <= 192 && (d).data && (d).block)
 
@@ -3473,11 +3486,10 @@ FAI_ATOM void FAI_(epilogue)(const fa_args *a, const FAI_(tile) *t, float o[FAI_
  * that are masked in part, or everywhere. Each of `threads` has its own columns. O is written. */
 FAI_ATOM void FAI_(add_infinite)(const fa_args *a, const FAI_(tile) *t, int everywhere, const int bn,
                                  const int threads, const int transposed) {
-    enum { DV = FA_HEAD_DIM_V, WIDTH_V = FAI_WIDTH(DV, FAI_BYTES) };
+    enum { DV = FA_HEAD_DIM_V };
     const fai_strides so = fai_strides_o(a, DV);
     const fa_sequence seq = FAI_(sequence)(a, t->b);
-    FAI_(source) gv = FAI_(open)(a, t, &a->v, (int)threadIdx.x, DV);
-    gv.from -= threadIdx.x % FAI_GROUP(WIDTH_V) * 8;
+    const FAI_(source) gv = FAI_(open)(a, t, &a->v, 0, DV);
     for (int32_t j = t->any.lo; j < t->any.hi; j++) {
         const int32_t first = j / bn * bn;
         if (!everywhere && first >= t->all.lo && first + bn <= t->all.hi)
@@ -3621,7 +3633,7 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 /* ======================================================================================== */
 
 /*  Warpgroups 0 .. wgs - 1 compute 64 rows each. Of the last one, a warp copies by TMA, one finds the tiles
- *  of queries, two mend V. K and V are rings of two stages, so that the product Q K of the next tile of bn
+ *  of queries, two mend V; where TMA cannot, the first gets K and these V by cp.async. K and V are rings of two stages, so that the product Q K of the next tile of bn
  *  keys runs during a softmax:
  *
  *      copies     Q K0 K1 V0 K2 V1 ..
@@ -3869,6 +3881,67 @@ FAI_ATOM void FAI_(copy_v)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_
 #endif
 }
 
+/* ---- K and V by cp.async, where TMA makes no boxes of them ------------------------------- */
+
+/*  The warp that copies by TMA fetches K, the two that mend V fetch it, too. Each thread waits for its own
+ *  copies and fences them off for wgmma; then they arrive where TMA would.
+ *
+ *  8 threads take a row at a time, of each panel one chunk: thread l always the one at place l % 8, whatever
+ *  the swizzle has put there. Where rows begin one lane each looks up, while the tile before is on its way.
+ *  At 128 dims a warp issues 7 instructions for 4 rows, counted in the machine code: 224 for a tile of K of 128
+ *  keys, and each of two warps 112 for V. Tensor cores compute 2048 clocks with such a tile, for one of which a
+ *  stage is being filled while the other is read: so one warp for K will do, and with two stages there is no
+ *  second tile to ask for before the first is there (a model, not measured).
+ *  A kernel of its own: with both ways in one, the warps that load would have to spill. */
+
+/* From source.from to row l / 8 of pass l % 8 + 8 n of lane l's warp, in 16 bytes: launch sees to it that 32 bits
+ * will do. FAI_UNSEEN_KEY: no row of queries sees that key; neither it nor its page need exist. */
+#define FAI_UNSEEN_KEY 0xffffffffu
+typedef struct FAI_(offsets) {
+    uint32_t at[(FAI_HOPPER_N + 31) / 32];
+} FAI_(offsets);
+
+FAI_ATOM FAI_(offsets) FAI_(look_up)(const fa_args *a, const FAI_(tile) *t, const fa_tensor *x,
+                                     FAI_(source) s, int32_t first, const int threads, const int dim,
+                                     const int bn) {
+    const uint32_t thread = fai_tid() % threads, size = fai_unknown((uint32_t)a->page_size);
+    const uint32_t of_row = (uint32_t)(s.row / 8), of_page = (uint32_t)(fai_strides_kv(a, x, dim).b / 8);
+    const int32_t own = (int32_t)(thread % 8 * (threads / 8) + thread / 8);
+    FAI_(offsets) o;
+#pragma unroll
+    for (int n = 0; n * threads < bn; n++) {
+        const int32_t row = n * threads + own, j = first + row;
+        o.at[n] = FAI_UNSEEN_KEY;
+        if (row >= bn || j < t->any.lo || j >= t->any.hi) continue;
+        o.at[n] = (uint32_t)j * of_row;
+        if (FAI_HAS(FA_PAGED) && a->block_table) {
+            const uint32_t number = (uint32_t)j / size, width = ((uint32_t)a->seqlen_k + size - 1) / size;
+            const int64_t stride = a->block_table_stride ? a->block_table_stride : width;
+            const uint32_t page = (uint32_t)a->block_table[t->b * stride + number];
+            o.at[n] = page * of_page + ((uint32_t)j - number * size) * of_row;
+        }
+    }
+    return o;
+}
+
+/* bn rows to the stage at `to`; zeros for keys that no row sees, and behind the columns. */
+FAI_ATOM void FAI_(fetch)(FAI_(source) s, const FAI_(offsets) *o, uint32_t to, const int threads,
+                          const int dim, const int bn) {
+    const int step = threads / 8; /* rows of a pass */
+    const uint32_t thread = fai_tid() % threads;
+    to += thread * 16;
+#pragma unroll
+    for (int r = 0; r < bn; r += step) {
+        const uint32_t chunk = thread % 8 ^ (r + thread / 8) % 8;
+        const uint32_t at = fai_shfl_sync_idx_oct_b32(o->at[r / step / 8], r / step % 8);
+        const char *const from = (const char *)s.from + chunk * 16 + (uint64_t)at * 16;
+#pragma unroll
+        for (int c = 0; c < FAI_PANELS(dim) * 8; c += 8)
+            fai_cp_async_cg_16_ignore(to + c * (bn * 16) + r * 128, from + c * 16,
+                                      at == FAI_UNSEEN_KEY || (c + 8 > dim / 8 && c + chunk >= dim / 8));
+    }
+}
+
 /* Must V of this tile be mended? The same for all warpgroups. */
 FAI_ATOM int FAI_(is_mended)(const fa_args *a, const FAI_(tile) *t, int32_t first, const int bn) {
     return FAI_(is_masked)(a) || FAI_(drops)(a) || first < t->all.lo || first + bn > t->all.hi;
@@ -3913,16 +3986,48 @@ FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda
     }
 }
 
+/* The same of Q and K where K comes by cp.async; others fetch V. */
+FAI_ATOM uint32_t FAI_(fetch_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
+                                   uint32_t n, uint32_t ring, const int wgs, const int bn) {
+    const int32_t last = t->last, end = FAI_(first_tile)(t, bn);
+    const uint32_t lane = fai_tid() % 32u, leads = lane == 0;
+    const FAI_(source) k = FAI_(open)(a, t, &a->k, 0, FA_HEAD_DIM);
+    FAI_(offsets) rows = FAI_(look_up)(a, t, &a->k, k, last, 32, FA_HEAD_DIM, bn);
+#pragma unroll 1
+    for (int32_t first = last, next; first >= end; first = next, ring++) {
+        const uint32_t stage = ring % 2;
+        fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY + 8 * stage, ring / 2 % 2 ^ 1); /* nobody reads it */
+        FAI_(fetch)(k, &rows, shared + FAI_HOPPER_SK + stage * FAI_HOPPER_K_BYTES(bn), 32, FA_HEAD_DIM, bn);
+        if (first == last) {
+            fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1); /* Q of the tile before is read */
+            if (leads) FAI_(copy_q)(a, t, m, shared, wgs, bn);
+        }
+        next = FAI_(seen)(a, t, first - bn, end, bn);
+        if (leads && FAI_(skips)(a)) t->next_k[stage] = next;
+        if (next >= end) rows = FAI_(look_up)(a, t, &a->k, k, next, 32, FA_HEAD_DIM, bn);
+        fai_cp_async_wait_all(); /* what this lane has fetched of K is there */
+        fai_fence_proxy_async(); /* and what wgmma will read */
+        __syncwarp();            /* all lanes have fenced */
+        if (leads) fai_mbarrier_arrive(shared + FAI_K_FULL + 8 * stage);
+    }
+    if (last < end) { /* nothing to multiply */
+        fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
+        if (leads) fai_mbarrier_arrive(shared + FAI_Q_FULL);
+    }
+    return ring;
+}
+
 /* A warp copies what the others multiply. */
 FAI_ATOM void FAI_(produce)(const fa_args *a, FAI_(tile) *tiles, const fa_cuda_maps *m, uint32_t shared,
-                            const int wgs, const int bn) {
+                            const int by_rows, const int wgs, const int bn) {
     uint32_t ring = 0;
 #pragma unroll 1
     for (uint32_t n = 0;; n++) {
         FAI_(tile) *const t = tiles + n % 2;
         fai_mbarrier_try_wait_parity(shared + FAI_TILE_FULL + n % 2 * 8, n / 2 % 2); /* *t may be read */
         if (t->rows == 0) return;
-        ring = FAI_(copy_tile)(a, t, m, shared, n, ring, wgs, bn);
+        ring = by_rows ? FAI_(fetch_tile)(a, t, m, shared, n, ring, wgs, bn)
+                       : FAI_(copy_tile)(a, t, m, shared, n, ring, wgs, bn);
         __syncwarp(); /* the warp no longer reads *t */
         if (threadIdx.x % 32 == 0) fai_mbarrier_arrive(shared + FAI_TILE_EMPTY + n % 2 * 8);
     }
@@ -3993,9 +4098,10 @@ FAI_ATOM int FAI_(mend_stage)(const FAI_(tile) *t, uint32_t sv, int32_t first, u
     return found;
 }
 
-/* Two warps mend V of tiles that are masked, before it may be used. */
-FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, const int bn) {
-    const uint32_t thread = threadIdx.x % 64;
+/* Two warps mend V of tiles that are masked, before it may be used; where TMA cannot, they fetch V, too. */
+FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, const int by_rows,
+                         const int bn) {
+    const uint32_t thread = fai_tid() % 64u;
     uint32_t ring = 0, raw = 0; /* tiles of keys so far; bit n: parity of V_RAW of stage n */
 #pragma unroll 1
     for (uint32_t n = 0;; n++) {
@@ -4003,17 +4109,33 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, c
         fai_mbarrier_try_wait_parity(shared + FAI_TILE_FULL + n % 2 * 8, n / 2 % 2); /* *t may be read */
         if (t->rows == 0) return;
         const int32_t end = FAI_(first_tile)(t, bn);
+        FAI_(source) v;
+        FAI_(offsets) rows;
+        if (by_rows) {
+            v = FAI_(open)(a, t, &a->v, 0, FA_HEAD_DIM_V);
+            rows = FAI_(look_up)(a, t, &a->v, v, t->last, 64, FA_HEAD_DIM_V, bn);
+        }
 #pragma unroll 1
         for (int32_t first = t->last, next; first >= end; first = next, ring++) {
-            const uint32_t stage = ring % 2;
+            const uint32_t stage = ring % 2, sv = shared + FAI_HOPPER_SV(bn) + stage * FAI_HOPPER_V_BYTES(bn);
+            const int mended = FAI_(is_mended)(a, t, first, bn);
+            int found = 0;
             next = first - bn;
-            if (!FAI_(is_mended)(a, t, first, bn)) continue;
-            fai_mbarrier_try_wait_parity(shared + FAI_V_RAW + 8 * stage, raw >> stage & 1); /* V is there */
-            raw ^= 1u << stage;
-            if (FAI_(skips)(a)) next = t->next_v[stage];
-            const uint32_t sv = shared + FAI_HOPPER_SV(bn) + stage * FAI_HOPPER_V_BYTES(bn);
-            int found = FAI_(mend_stage)(t, sv, first, thread, 64, bn);
-            found = fai_bar_red_or(FAI_BAR_MEND, 64, found);
+            if (by_rows) {
+                fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
+                FAI_(fetch)(v, &rows, sv, 64, FA_HEAD_DIM_V, bn);
+                next = FAI_(seen)(a, t, next, end, bn);
+                if (next >= end) rows = FAI_(look_up)(a, t, &a->v, v, next, 64, FA_HEAD_DIM_V, bn);
+                fai_cp_async_wait_all(); /* what this thread has fetched of V is there */
+                fai_fence_proxy_async(); /* and, if nobody mends it, what wgmma will read */
+            } else {
+                if (!mended) continue;
+                fai_mbarrier_try_wait_parity(shared + FAI_V_RAW + 8 * stage, raw >> stage & 1); /* V is there */
+                raw ^= 1u << stage;
+                if (FAI_(skips)(a)) next = t->next_v[stage];
+            }
+            if (mended) found = FAI_(mend_stage)(t, sv, first, thread, 64, bn); /* the chunks that it has fetched */
+            found = fai_bar_red_or(FAI_BAR_MEND, 64, found);                    /* all have fenced */
             if (thread == 0) {
                 if (found) t->infinite = 1;
                 fai_mbarrier_arrive(shared + FAI_V_FULL + 8 * stage);
@@ -4637,29 +4759,31 @@ FAI_ATOM void FAI_(init_barriers)(uint32_t bars, const int wgs) {
 /* The first copies need not wait for their maps. By one thread. */
 FAI_ATOM void FAI_(prefetch_maps)(const fa_args *a, const fa_cuda_maps *m) {
     fai_prefetch_tensormap(&m->q);
-    if (a->seqlen_k > 0) fai_prefetch_tensormap(&m->k), fai_prefetch_tensormap(&m->v);
+    if (a->seqlen_k > 0 && m->page_rows > 0) fai_prefetch_tensormap(&m->k), fai_prefetch_tensormap(&m->v);
     if (FAI_HOPPER_PANELS_O > 0) fai_prefetch_tensormap(&m->o);
 }
 
 /* A block whose last warpgroup loads */
 FAI_ATOM void FAI_(hopper_block)(const fa_args *a, const fa_cuda_maps *maps, unsigned char *memory,
-                                 const int wgs, const int bn) {
+                                 const int by_rows, const int wgs, const int bn) {
     FAI_(tile) *const tiles = (FAI_(tile) *)(void *)(memory + FAI_HOPPER_TILES);
     const uint32_t shared = __shfl_sync(~0u, fai_cvta_to_shared(memory), 0);
     if (threadIdx.x == 0) FAI_(prefetch_maps)(a, maps), FAI_(init_barriers)(shared, wgs);
     __syncthreads(); /* all see the mbarriers */
     const int wg = __shfl_sync(~0u, (int)threadIdx.x / 128, 0);
     if (wg == wgs) {
-        FAI_SETMAXNREG_DEC(FAI_HOPPER_LOW);
+        if (by_rows) FAI_SETMAXNREG_DEC(FAI_HOPPER_ROWS_LOW);
+        else FAI_SETMAXNREG_DEC(FAI_HOPPER_LOW);
         const int warp = __shfl_sync(~0u, (int)threadIdx.x / 32 % 4, 0);
         if (warp == 0)
-            FAI_(produce)(a, tiles, maps, shared, wgs, bn);
+            FAI_(produce)(a, tiles, maps, shared, by_rows, wgs, bn);
         else if (warp == 1)
             FAI_(find_tiles)(a, tiles, maps, shared, wgs, bn);
         else
-            FAI_(mend)(a, tiles, shared, bn);
+            FAI_(mend)(a, tiles, shared, by_rows, bn);
     } else {
-        FAI_SETMAXNREG_INC(FAI_HOPPER_HIGH);
+        if (by_rows) FAI_SETMAXNREG_INC(FAI_HOPPER_ROWS_HIGH);
+        else FAI_SETMAXNREG_INC(FAI_HOPPER_HIGH);
         FAI_(consume)(a, tiles, maps, shared, wg, wgs, bn);
     }
 }
@@ -4669,9 +4793,21 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
     FAI_(hopper_kernel)(const __grid_constant__ fa_args args, const __grid_constant__ fa_cuda_maps maps) {
 #if FAI_SM90A
     extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
-    FAI_(hopper_block)(&args, &maps, fai_shared_1024, FAI_HOPPER_WGS, FAI_HOPPER_N);
+    FAI_(hopper_block)(&args, &maps, fai_shared_1024, 0, FAI_HOPPER_WGS, FAI_HOPPER_N);
 #endif
 }
+
+#if FAI_BYTES == 2
+/* K and V by cp.async */
+static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
+    FAI_(hopper_rows_kernel)(const __grid_constant__ fa_args args,
+                             const __grid_constant__ fa_cuda_maps maps) {
+#if FAI_SM90A
+    extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
+    FAI_(hopper_block)(&args, &maps, fai_shared_1024, 1, FAI_HOPPER_WGS, FAI_HOPPER_N);
+#endif
+}
+#endif
 
 #if FAI_HOPPER_WIDE
 static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
@@ -4679,7 +4815,7 @@ static __global__ void __launch_bounds__(FAI_SM90A ? FAI_HOPPER_THREADS : 32, 1)
                              const __grid_constant__ fa_cuda_maps maps) {
 #if FAI_SM90A
     extern __shared__ __align__(1024) unsigned char fai_shared_1024[];
-    FAI_(hopper_block)(&args, &maps, fai_shared_1024, FAI_HOPPER_WGS, FAI_HOPPER_MOST);
+    FAI_(hopper_block)(&args, &maps, fai_shared_1024, 0, FAI_HOPPER_WGS, FAI_HOPPER_MOST);
 #endif
 }
 #endif
@@ -4748,20 +4884,25 @@ static inline void FAI_(set_shape)(fa_cuda_launch *launch, int other) {
 #endif
 }
 
-/* The maps of q, k, v and o; 0 if there is none for one of them. */
-static inline int FAI_(set_maps)(const fa_args *a, fa_cuda_maps *m) {
+/* The maps of q and o; 0 if there is none for one of them. */
+static inline int FAI_(set_maps_q)(fai_encode encode, const fa_args *a, fa_cuda_maps *m) {
     enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
-    const int heads_k = fai_num_heads_k(a), paged = a->block_table != NULL, rows = 64 / m->group;
-    const int ragged_q = a->cu_seqlens_q != NULL, ragged_k = a->cu_seqlens_k != NULL && !paged;
+    const int ragged = a->cu_seqlens_q != NULL, rows = 64 / m->group;
+    return fai_cuda_map(encode, &m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch,
+                        fai_strides_q(a, D), ragged, m->group, rows) &&
+           (FAI_HOPPER_PANELS_O == 0 ||
+            fai_cuda_map(encode, &m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch,
+                         fai_strides_o(a, DV), ragged, m->group, rows));
+}
+
+/* Those of k and v: pages come in boxes of as many rows as divide both page and tile, whole groups of 8. */
+static inline int FAI_(set_maps_k)(fai_encode encode, const fa_args *a, fa_cuda_maps *m, int bn) {
+    enum { D = FA_HEAD_DIM, DV = FA_HEAD_DIM_V };
+    const int heads_k = fai_num_heads_k(a), paged = a->block_table != NULL;
+    const int ragged_k = a->cu_seqlens_k != NULL && !paged;
     const int64_t rows_k = paged ? a->page_size : a->seqlen_k, many_k = paged ? a->num_pages : a->batch;
-    const fai_encode encode = fai_cuda_encoder();
-    if (!encode ||
-        !fai_cuda_map(encode, &m->q, FA_DTYPE, a->q.data, D, a->num_heads, a->seqlen_q, a->batch,
-                      fai_strides_q(a, D), ragged_q, m->group, rows) ||
-        (FAI_HOPPER_PANELS_O > 0 &&
-         !fai_cuda_map(encode, &m->o, FA_O_DTYPE, a->o.data, DV, a->num_heads, a->seqlen_q, a->batch,
-                       fai_strides_o(a, DV), ragged_q, m->group, rows)))
-        return 0;
+    m->page_rows = paged ? fai_cuda_gcd(bn, a->page_size) : bn;
+    if (m->page_rows % 8) return 0;
     if (a->seqlen_k == 0) return 1; /* nobody will read k and v */
     if (!fai_cuda_map(encode, &m->k, FA_DTYPE, a->k.data, D, heads_k, rows_k, many_k,
                       fai_strides_kv(a, &a->k, D), ragged_k, 1, m->page_rows))
@@ -4771,6 +4912,26 @@ static inline int FAI_(set_maps)(const fa_args *a, fa_cuda_maps *m) {
 #else
     return fai_cuda_map(encode, &m->v, FA_DTYPE, a->v.data, DV, heads_k, rows_k, many_k,
                         fai_strides_kv(a, &a->v, DV), ragged_k, 1, m->page_rows);
+#endif
+}
+
+/* Does 16 times 32 bits reach from the first row to the last, of a sequence or of all pages? 64 GiB */
+static inline int FAI_(fits_offsets)(const fa_args *a, const fa_tensor *x, int dim) {
+    const fai_strides st = fai_strides_kv(a, x, dim);
+    const int64_t pages = a->block_table ? a->num_pages : 1, rows = a->block_table ? a->page_size : a->seqlen_k;
+    return (double)(pages - 1) * (double)st.b + (double)(rows - 1) * (double)st.s < 8.0 * 0xffffffffu;
+}
+
+/* The kernel that needs no maps of k and v; 0 if there is none. */
+static inline int FAI_(set_rows)(const fa_args *a, fa_cuda_launch *launch) {
+#if FAI_BYTES == 2
+    if (!FAI_(fits_offsets)(a, &a->k, FA_HEAD_DIM) || !FAI_(fits_offsets)(a, &a->v, FA_HEAD_DIM_V)) return 0;
+    FAI_(set_shape)(launch, 0), launch->maps.page_rows = 0;
+    launch->kernel = (const void *)FAI_(hopper_rows_kernel);
+    return 1;
+#else
+    (void)a, (void)launch;
+    return 0;
 #endif
 }
 
@@ -4799,9 +4960,8 @@ static inline int64_t FAI_(section_of)(const fa_args *a, int64_t heads, int64_t 
 }
 
 /* Fills in the launch of this kernel; 0 if this binary has none for this GPU, or args want what it does not
- * do (HOPPER, above). Pages come in boxes of as many rows as divide both page and tile: whole groups of 8.
- * Blocks take turns, one an SM, where all tiles are of one length, or get longer tile by tile; else there
- * is one for each tile, unless fai_cuda_count_tiles gives them a counter. */
+ * do (HOPPER, above). Blocks take turns, one an SM, where all tiles are of one length, or get longer tile by
+ * tile; else there is one for each tile, unless fai_cuda_count_tiles gives them a counter. */
 static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) {
     const int shared_by = a->num_heads / fai_num_heads_k(a);
     int device = 0, sms = 0;
@@ -4814,17 +4974,17 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
         return 0;
     m->group = 64 % shared_by == 0 ? shared_by : 1; /* heads that share K and V, if a box can have them */
     const int64_t heads = (int64_t)a->batch * a->num_heads / m->group;
-    const int other = FAI_(is_other_shape)(a, sms, heads, m->group);
-    FAI_(set_shape)(launch, other);
-    m->page_rows = a->block_table ? fai_cuda_gcd(launch->block_n, a->page_size) : launch->block_n;
-    if (m->page_rows % 8 || !FAI_(set_maps)(a, m)) return 0;
+    FAI_(set_shape)(launch, FAI_(is_other_shape)(a, sms, heads, m->group));
+    const fai_encode encode = fai_cuda_encoder();
+    if (!encode || !FAI_(set_maps_q)(encode, a, m)) return 0;
+    if (!FAI_(set_maps_k)(encode, a, m, launch->block_n) && !FAI_(set_rows)(a, launch)) return 0;
     const int64_t tiles = ((int64_t)a->seqlen_q * m->group + launch->block_m - 1) / launch->block_m;
     if (tiles > INT32_MAX / heads) return 0;
     m->section = (uint32_t)FAI_(section_of)(a, heads, sms);
     const int even =
         !a->cu_seqlens_q && !a->cu_seqlens_k && !a->seqused_q && !a->seqused_k && !a->block_mask.data;
     m->tiles = (uint32_t)tiles, m->total = (uint32_t)(tiles * heads);
-    m->slots = other && FAI_HOPPER_FEW ? m->total : (uint32_t)sms;
+    m->slots = launch->block == 128 ? m->total : (uint32_t)sms; /* FEW: one for each tile */
     launch->arch = 900, launch->grid = even && m->slots < m->total ? m->slots : m->total;
     if (cudaFuncSetAttribute(launch->kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                              (int)launch->shared) == cudaSuccess)
@@ -4833,6 +4993,7 @@ static inline int FAI_(hopper_launch)(const fa_args *a, fa_cuda_launch *launch) 
     return 0;
 }
 #undef FAI_SHIFTED
+#undef FAI_UNSEEN_KEY
 #undef FAI_UNSEEN
 #undef FAI_HEAD
 #undef FAI_BAR_ALL
@@ -6773,6 +6934,8 @@ static inline fa_status FA_(decode_cuda)(const fa_args *args, void *workspace, s
 #undef FAI_THREADS
 #undef FAI_TILE_ROWS
 #undef FAI_HOPPER_BLOCKS
+#undef FAI_HOPPER_ROWS_LOW
+#undef FAI_HOPPER_ROWS_HIGH
 #undef FAI_HOPPER_LOW
 #undef FAI_HOPPER_HIGH
 #undef FAI_HOPPER_MOST

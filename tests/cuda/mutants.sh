@@ -133,8 +133,8 @@ hopper-no-wait-first-k   s/^    FAI_(wait)(FAI_K_FULL, stage);//
 hopper-no-wait-k         /FAI_(wait)(FAI_K_FULL, now);/d
 hopper-no-wait-v         /FAI_(wait)(FAI_V_FULL, \*before);/d
 hopper-no-wait-last-v    /FAI_(wait)(FAI_V_FULL, stage);/d
-hopper-k-not-empty       /fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY/d
-hopper-v-not-empty       /fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY/d
+hopper-k-not-empty       /FAI_K_EMPTY + 8 \* stage, ring \/ 2 % 2 ^ 1);$/d
+hopper-v-not-empty       /fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY + 8 \* other/d
 hopper-parity-of-v       s/(ring - 1) \/ 2 % 2 ^ 1);/ring \/ 2 % 2 ^ 1);/
 hopper-parity-each-step  s/s.parity + (1u << 30)/s.parity + (1u << 31)/
 hopper-no-wait-s         /fai_wgmma_wait_group_1();.*S is there/d
@@ -150,7 +150,7 @@ hopper-turn-not-passed   s/^    FAI_(pass_turn)(g, wgs);//
 hopper-no-fence-of-o     /fai_fence_proxy_async();.*what TMA will read/d
 hopper-no-barrier-of-o   /fai_bar_sync(FAI_BAR_WG + wg, 128);.*all have written/d
 hopper-no-wait-of-o      s/fai_cp_async_bulk_wait_group_read_0();.*outlives/; \/* /
-hopper-no-fence-of-v     /fai_fence_proxy_async();.*what wgmma will read/d
+hopper-no-fence-of-v     /fai_fence_proxy_async();.*here is what wgmma will read/d
 hopper-no-wait-raw-v     /FAI_V_RAW + 8 \* stage, raw >> stage & 1);/d
 hopper-parity-of-raw     /raw ^= 1u << stage;/d
 hopper-not-mended        s/found |= FAI_(make_chunk_finite)(at);$/found |= 0;/
@@ -166,7 +166,7 @@ hopper-rows-of-group     s/n \* (64 \/ m->group), q.y/n * 64, q.y/
 hopper-ragged-length     s/r.x = FAI_RAGGED - rows,/r.x = FAI_RAGGED - rows - 1,/
 hopper-ragged-end        s/r.y = (int32_t)row + rows,/r.y = (int32_t)row + rows + 1,/
 hopper-used-rows-stored  s/(a->cu_seqlens_q || !a->seqused_q || t->rows == wgs \* 64)/(1)/
-hopper-q-not-empty       s/^            fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);//
+hopper-q-not-empty       s/^            fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);$//
 hopper-q-over-o          /fai_cp_async_bulk_wait_group_read_0();.*Q may be written/d
 hopper-o-over-o          /if (g->leads) fai_cp_async_bulk_wait_group_read_0();/d
 hopper-q-over-read-o     /fai_fence_proxy_async();.*TMA will write Q/d
@@ -181,12 +181,40 @@ hopper-block-not-skipped s/if (!FAI_(skips)(a)) return first;/return first;/
 hopper-block-of-a-lane   s/if (__any_sync(~0u, visible)) break;/if (__all_sync(~0u, visible)) break;/
 hopper-negative-maximum  s/FAI_BYTES == 2 \&\& g->scale\[0\] < 0/FAI_BYTES == 2 \&\& g->scale[0] < -1e30f/
 hopper-no-keys-early     /fai_bar_sync(FAI_BAR_WG + row0/d
+hopper-cp-no-wait-k      /fai_cp_async_wait_all(); .*fetched of K/d
+hopper-cp-no-wait-v      /fai_cp_async_wait_all(); .*fetched of V/d
+hopper-cp-no-fence-k     /fai_fence_proxy_async(); .*and what wgmma will read/d
+hopper-cp-no-fence-v     /fai_fence_proxy_async(); .*if nobody mends it/d
+hopper-cp-no-syncwarp    /__syncwarp(); .*all lanes have fenced/d
+hopper-cp-no-meet-v      s/found = fai_bar_red_or(FAI_BAR_MEND, 64, found);.*/;/
+hopper-cp-k-not-empty    /FAI_K_EMPTY + 8 \* stage, ring \/ 2 % 2 ^ 1); \/\* nobody reads it/d
+hopper-cp-v-not-empty    /FAI_V_EMPTY + 8 \* stage, ring \/ 2 % 2 ^ 1);/d
+hopper-cp-parity-of-v    s/FAI_V_EMPTY + 8 \* stage, ring \/ 2 % 2 ^ 1);/FAI_V_EMPTY + 8 * stage, ring \/ 2 % 2);/
+hopper-cp-q-not-empty    s/^            fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1); \/\* Q of .*//
+hopper-cp-k-not-told     s/if (leads) fai_mbarrier_arrive(shared + FAI_K_FULL + 8 \* stage);//
+hopper-cp-swizzle        s/chunk = thread % 8 ^ (r + thread \/ 8) % 8;/chunk = thread % 8;/
+hopper-cp-other-lane     s/o->at\[r \/ step \/ 8\], r \/ step % 8/o->at[r \/ step \/ 8], r \/ step % 4/
+hopper-cp-first-rows     s/o->at\[r \/ step \/ 8\]/o->at[0]/
+hopper-cp-own-row        s/= (int32_t)(thread % 8 \* (threads \/ 8) + thread \/ 8);/= (int32_t)thread;/
+hopper-cp-panel          s/fai_cp_async_cg_16_ignore(to + c \* (bn \* 16)/fai_cp_async_cg_16_ignore(to + c * (bn * 8)/
+hopper-cp-page-absent    s/row >= bn || j < t->any.lo || j >= t->any.hi/row >= bn || j >= t->any.hi/
+hopper-cp-page-behind    s/row >= bn || j < t->any.lo || j >= t->any.hi/row >= bn || j < t->any.lo/
+hopper-cp-rows-behind    s/row >= bn || j < t->any.lo/j < t->any.lo/
+hopper-cp-unseen-read    s/at == FAI_UNSEEN_KEY || (c/(c/
+hopper-cp-page-of-first  s/(uint32_t)a->block_table\[t->b \* stride + number\]/(uint32_t)a->block_table[number]/
+hopper-cp-row-of-page    s/ + ((uint32_t)j - number \* size) \* of_row;/;/
+hopper-cp-next-k         /if (next >= end) rows = FAI_(look_up)(a, t, &a->k/d
+hopper-cp-next-v         /if (next >= end) rows = FAI_(look_up)(a, t, &a->v/d
+hopper-cp-skip-of-v      /next = FAI_(seen)(a, t, next, end, bn);/d
+hopper-cp-skip-of-k      s/^        if (leads \&\& FAI_(skips)(a)) t->next_k\[stage\] = next;//
+hopper-cp-other-shape    s/FAI_(set_shape)(launch, 0), launch->maps/launch->maps/
+hopper-cp-by-tma         /launch->kernel = (const void \*)FAI_(hopper_rows_kernel);/d
 fp8-no-wait-v            /FAI_(wait)(FAI_V_FULL, \*before);/d
 fp8-no-wait-s            /fai_wgmma_wait_group_1();.*S is there/d
 fp8-no-wait-o            /fai_wgmma_wait_group_0();.*O is there, P and V/d
 fp8-no-wait-last-o       /fai_wgmma_wait_group_0();.*O is there, V no longer needed \*/d
 fp8-no-wgmma-fence-p     /fai_wgmma_fence();.*P and O are written/d
-fp8-no-fence-of-v        /fai_fence_proxy_async();.*what wgmma will read/d
+fp8-no-fence-of-v        /fai_fence_proxy_async();.*here is what wgmma will read/d
 fp8-no-fence-of-o        /fai_fence_proxy_async();.*what TMA will read/d
 fp8-v-never-freed        /if (wgs > 1 && FAI_(speaks)(g)) fai_mbarrier_arrive(s.bars + FAI_V_EMPTY);/d
 fp8-bytes-of-v           s/expect_tx(bar, FAI_HOPPER_V_BYTES(bn));/expect_tx(bar, FAI_HOPPER_V_BYTES(bn) - 128);/
