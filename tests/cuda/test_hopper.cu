@@ -307,6 +307,19 @@ FA_TEST(blocks_share_tiles) {
     }
 }
 
+/* One tile without keys after the other: a warp that comes late to such a tile finds the barrier of Q two phases on,
+ * unless the others wait for it. In a random schedule some warp does. */
+FA_TEST(many_tiles_without_keys) {
+    NEEDS_HOPPER;
+    for (int w = 0; w < 2; w++) { /* where O has shared memory of its own */
+        fap_problem p;
+        fap_unit = 8;
+        FA_REQUIRE(fap_build(&p, "hq=2 sq=1600 sk=20 causal=1", &whole[w].cuda->info));
+        FA_EXPECT(run_by_blocks(&whole[w], &p, 1));
+        fap_free(&p);
+    }
+}
+
 /* Two shapes of a kernel; 176 keys: for many that all rows see. */
 FA_TEST(shapes) {
     NEEDS_HOPPER;
