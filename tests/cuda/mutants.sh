@@ -125,7 +125,7 @@ hopper-decode-16-rows    s/rows > 16 && FAI_(hopper_decode_launch)/FAI_(hopper_d
 hopper-decode-page-of-7  s/if (m->page_rows % 8 || a->seqlen_k == 0) return 0;/if (a->seqlen_k == 0) return 0;/
 hopper-decode-no-part    /__syncthreads(); \/\* the part is written/d
 hopper-decode-no-ticket  /__syncthreads(); \/\* the ticket is written/d
-hopper-decode-no-release /^    __threadfence();$/{N;/the part is written/s/^[^\n]*\n//}
+hopper-decode-no-release /^    __threadfence();$/{N;/the part is written/D}
 hopper-decode-no-merge   /__syncthreads(); \/\* O is written/d
 hopper-decode-no-begin   /__syncthreads(); \/\* \*x is written/d
 hopper-decode-ring-early s/infinite = __syncthreads_or(infinite);\( .*the ring any more\)/infinite = __any_sync(~0u, infinite);\1/
@@ -260,7 +260,7 @@ END
 
 # Mutant $1, "name sed command": one line of the table. hopper-*, fp8-*: of a kernel for sm_90a and its own test.
 one() {
-    name=${1%% *} command=$(echo "${1#* }" | sed 's/^ *//')
+    name=${1%% *} command=$(printf '%s' "${1#* }" | sed 's/^ *//')
     case $name in
     hopper-decode-*) arch=90a test=test_hopper_decode ;;
     hopper-*) arch=90a test=test_hopper ;;
