@@ -158,7 +158,7 @@ hopper-no-wait-of-o      s/fai_cp_async_bulk_wait_group_read_0();.*outlives/; \/
 hopper-no-fence-of-v     /fai_fence_proxy_async();.*what wgmma will read/d
 hopper-no-wait-raw-v     /FAI_V_RAW + 8 \* stage, raw >> stage & 1);/d
 hopper-parity-of-raw     /raw ^= 1u << stage;/d
-hopper-not-mended        s/found |= FAI_(make_chunk_finite)(at);$/found |= 0;/
+hopper-not-mended        s/found |= FAI_(make_chunk_finite)(sv + c \* 16);/found |= 0;/
 hopper-infinite-lost     s/if (found) t->infinite = 1;//
 hopper-o-not-scaled      s/if (moves) FAI_(rescale)(o, factor);//
 hopper-growth-not-seen   s/__any_sync(~0u, below >= 0)/__any_sync(~0u, 0)/
@@ -188,7 +188,6 @@ hopper-bytes-of-keys     s/expect_tx(bar, panels \* panel);/expect_tx(bar, panel
 hopper-bytes-of-q        s/FAI_HOPPER_PANELS \* Q_PANEL);/FAI_HOPPER_PANELS * Q_PANEL - 128);/
 hopper-empty-q-not-empty s/^        fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);//
 hopper-empty-not-told    /if (leads) fai_mbarrier_arrive(shared + FAI_Q_FULL);/d
-hopper-lanes-part        /__syncwarp();.*none may come so late/d
 hopper-tile-not-told     /fai_mbarrier_arrive(shared + FAI_TILE_FULL/d
 hopper-tile-of-loader    /FAI_(produce)(const/,/^}/{/FAI_TILE_FULL.*may be read/d}
 hopper-tile-of-mender    /FAI_(mend)(const/,/^}/{/FAI_TILE_FULL.*may be read/d}
@@ -218,7 +217,6 @@ hopper-no-keys-q-kept    /^        if (g->leads) fai_mbarrier_arrive(g->shared +
 hopper-infinite-early    /fai_bar_sync(FAI_BAR_ALL/d
 hopper-first-turn        /the first turn is warpgroup 0/d
 hopper-turn-not-taken    /FAI_(take_turn)(g, wgs);/d
-hopper-turn-left         /fai_bar_sync(FAI_BAR_TURN, 256);.*nobody needs/d
 hopper-q-freed-by-one    s/FAI_Q_EMPTY, wgs)/FAI_Q_EMPTY, 1)/
 hopper-v-freed-by-one    s/FAI_V_EMPTY + 8 \* stage, wgs)/FAI_V_EMPTY + 8 * stage, 1)/
 hopper-tile-freed-by-few s/FAI_TILE_EMPTY + 8 \* stage, wgs \* 4 + 3)/FAI_TILE_EMPTY + 8 * stage, wgs * 4 + 2)/
@@ -226,7 +224,6 @@ hopper-no-meet-init      /__syncthreads(); \/\* all see the mbarriers \*\//d
 hopper-alone-no-meet     /__syncthreads(); \/\* all see the mbarriers, and/d
 hopper-alone-no-keys     /__syncthreads(); \/\* all of \*t/d
 hopper-registers-kept    /FAI_SETMAXNREG_DEC(FAI/d
-hopper-registers-left    /FAI_SETMAXNREG_INC(FAI/d
 fp8-no-wait-v            /FAI_(wait)(FAI_V_FULL, \*before);/d
 fp8-no-wait-s            /fai_wgmma_wait_group_1();.*S is there/d
 fp8-no-wait-o            /fai_wgmma_wait_group_0();.*O is there, P and V/d
