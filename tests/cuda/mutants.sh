@@ -5,8 +5,8 @@
 # killed each mutant.
 # Takes more than half an hour on two cores. JOBS=1: one at a time. pattern: of awk, in names.
 #
-# Not in the list, as no test can see it: the warp that copies parting (copy_tile), setmaxnreg.inc (a matter of spills:
-# gates_test.sh), and the turn left over at the end of a block.
+# Not in the list, as no test can see it: the warp that copies parting (copy_tile), setmaxnreg.inc (the PTX machine does
+# not run out of registers), and the turn left over at the end of a block.
 #
 # A mutant is a line of the list: name, sed command. A command that no longer changes anything is an error: the kernel
 # was rewritten, and the mutant has to follow. --check: only that.
