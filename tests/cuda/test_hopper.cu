@@ -326,6 +326,18 @@ FA_TEST(blocks_share_tiles) {
     }
 }
 
+/* One tile without keys after the other: a warp that comes late to such a tile finds the barrier of Q two phases on,
+ * unless the others wait for it. In a random schedule some warp does. */
+FA_TEST(many_tiles_without_keys) {
+    NEEDS_HOPPER;
+    for (int w = 0; w < 2; w++) { /* where O has shared memory of its own */
+        fap_problem p;
+        FA_REQUIRE(build_case(&p, &whole[w], "hq=2 sq=1600 sk=20 causal=1"));
+        FA_EXPECT(run_by_blocks(&whole[w], &p, 1));
+        fap_free(&p);
+    }
+}
+
 /* Two shapes of a kernel; 176 keys: for many that all rows see. */
 FA_TEST(shapes) {
     NEEDS_HOPPER;
@@ -408,6 +420,16 @@ FA_TEST(values_that_are_not_finite) {
     }
 }
 
+/* A warpgroup that is alone finds them in its last tile, too: nothing but a barrier of its own tells all warps. */
+FA_TEST(values_of_the_last_tile) {
+    fap_problem p;
+    NEEDS_HOPPER;
+    FA_REQUIRE(build_case(&p, &whole[0], "sq=140 sk=120"));
+    infinite_values(&p);
+    FA_EXPECT(run_by_blocks(&whole[0], &p, 1));
+    fap_free(&p);
+}
+
 FA_TEST(random_problems) {
     uint64_t rng = fat_seed;
     NEEDS_HOPPER;
@@ -467,7 +489,7 @@ FA_TEST(blocks_that_nobody_sees_are_skipped) {
         fap_problem p;
         fa_cuda_launch launch;
         if (!due()) continue;
-        snprintf(line, sizeof line, "hq=2 sq=%d sk=%d bm=%d seed=%d causal=%d", 100 + 40 * n, 500 + n, n % 2 ? 128 : 64, n, n % 3 == 2);
+        snprintf(line, sizeof line, "hq=2 sq=%d sk=%d bm=%d seed=%d causal=%d", 20 + 40 * n, 500 + n, n % 2 ? 128 : 64, n, n % 3 == 2);
         FA_REQUIRE(build_case(&p, &i, line));
         uint8_t *const blocks = (uint8_t *)(uintptr_t)p.args.block_mask.data;
         const int64_t many = (int64_t)((p.args.seqlen_q - 1) / p.args.block_mask.block_q + 1) *
