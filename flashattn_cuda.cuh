@@ -91,8 +91,9 @@
               dropout, masks besides causal and window, or changed scores. A call takes it if the GPU can, and
               leaves to the other kernel strides of 0 of q. Where TMA makes no boxes of K and V that wgmma can
               read, of pages whose size is no multiple of 8 and with strides of 0, they come row by row, by
-              cp.async, if a sequence, or all pages, do not span 64 GiB. It has up to two shapes, of which the launch takes one by counts (>>hopper,
-              is_other_shape). Tiles in which a block mask shows nothing are skipped.
+              cp.async, if a sequence, or all pages, do not span 64 GiB. It has up to two shapes, of which the
+              launch takes one by counts (>>hopper, is_other_shape). Tiles in which a block mask shows nothing
+              are skipped.
               FA_E4M3 has one, too, of one shape, for head dims of 64, 96 .. 256 without these features: wgmma
               takes V by columns, so a call asks for it by v_transposed, and V is what fa_quantize_cuda or
               fa_quantize with `transposed` make of it. What it leaves out is refused then, by
@@ -3633,8 +3634,8 @@ static __global__ void __launch_bounds__(FAI_THREADS)
 /* ======================================================================================== */
 
 /*  Warpgroups 0 .. wgs - 1 compute 64 rows each. Of the last one, a warp copies by TMA, one finds the tiles
- *  of queries, two mend V; where TMA cannot, the first gets K and these V by cp.async. K and V are rings of two stages, so that the product Q K of the next tile of bn
- *  keys runs during a softmax:
+ *  of queries, two mend V; where TMA cannot, the first gets K and these V by cp.async. K and V are rings of
+ *  two stages, so that the product Q K of the next tile of bn keys runs during a softmax:
  *
  *      copies     Q K0 K1 V0 K2 V1 ..
  *      products   S0 = Q K0 | S1 = Q K1, O += P0 V0 | S2 = Q K2, O += P1 V1 | .. | O += Pn Vn
@@ -3752,8 +3753,8 @@ FAI_ATOM int32_t FAI_(seen)(const fa_args *a, const FAI_(tile) *t, int32_t first
     return first;
 }
 
-/* Tile `number` of all. Those of `section` heads are interleaved; the last tile of each head goes first: under
- * a causal mask it is the longest. By threads 0 .. step - 1. */
+/* Tile `number` of all. Those of `section` heads are interleaved; the last tile of each head goes first:
+ * under a causal mask it is the longest. By threads 0 .. step - 1. */
 FAI_ATOM int FAI_(hopper_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, const int bm,
                                uint32_t number, const int32_t thread, const int step) {
     const uint32_t heads = m->total / m->tiles, section = number / (m->section * m->tiles),
@@ -3815,36 +3816,38 @@ FAI_ATOM void FAI_(find_tiles)(const fa_args *a, FAI_(tile) *tiles, const fa_cud
 
 /* ---- the warps that load ----------------------------------------------------------------- */
 
-/* The tile of K or V from key `first` on, whose barrier is told; pages: by boxes that lie in one. */
+/* Are K and V copied in boxes of pages? The other shapes have no pages, a transposed V neither. */
+FAI_ATOM int FAI_(by_pages)(const fa_args *a, const int wgs, const int bn) {
+    const int usual = bn == FAI_HOPPER_N && wgs == FAI_HOPPER_WGS && FAI_BYTES == 2;
+    return FAI_HAS(FA_PAGED) && usual && a->block_table != NULL;
+}
+
+/* The tile of K or V from key `first` on, whose barrier is told. By one thread; of pages by a warp, a box,
+ * which lies in one, by each lane: so the places of all are found at once. */
 FAI_ATOM void FAI_(copy_kv)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m,
                             const CUtensorMap *map, int32_t first, uint32_t to, uint32_t bar, const int dim,
                             const int wgs, const int bn) {
-    const int32_t head = t->head_k;
+    const int32_t head = t->head_k, lane = (int32_t)threadIdx.x % 32;
     FAI_HOPPER_SIZES
     const int panels = FAI_PANELS(dim * FAI_BYTES / 2);
     const uint32_t panel = bn * 128;
-    fai_mbarrier_arrive_expect_tx(bar, panels * panel);
-    /* the other shape has no pages, a transposed V neither */
-    const int usual = bn == FAI_HOPPER_N && wgs == FAI_HOPPER_WGS && FAI_BYTES == 2;
-    if (FAI_HAS(FA_PAGED) && usual && a->block_table) {
-        const int32_t rows = m->page_rows, size = a->page_size;
-        const int32_t *const table = a->block_table + t->b * fai_table_stride(a);
-#pragma unroll 1
-        for (const uint32_t end = to + panel; to < end; to += rows * 128, first += rows) {
-            /* pages that no row sees may not exist: a neighbour instead, which will be masked */
-            int32_t j = first < t->any.hi ? first : t->any.hi - 1;
-            j = j + rows > t->any.lo ? j : t->any.lo;
-            const int32_t number = j / size, x = (j - number * size) / rows * rows, page = table[number];
-#pragma unroll
-            for (int p = 0; p < panels; p++)
-                fai_cp_async_bulk_tensor_5d_load(to + p * panel, map, bar, p * COLUMNS, head, x, page, 0);
-        }
-        return;
-    }
+    fai_spot from = t->keys;
+    from.x += first;
+    if (FAI_(by_pages)(a, wgs, bn)) {
+        const int32_t rows = m->page_rows, size = a->page_size, place = lane * rows;
+        if (lane == 0) fai_mbarrier_arrive_expect_tx(bar, panels * panel); /* some may be there */
+        if (place >= bn) return;
+        /* pages that no row sees may not exist: a neighbour instead, which will be masked */
+        int32_t j = first + place < t->any.hi ? first + place : t->any.hi - 1;
+        j = j + rows > t->any.lo ? j : t->any.lo;
+        const int32_t number = j / size;
+        from.x = (j - number * size) / rows * rows;
+        from.y = a->block_table[t->b * fai_table_stride(a) + number], from.z = 0, to += place * 128;
+    } else
+        fai_mbarrier_arrive_expect_tx(bar, panels * panel);
 #pragma unroll
     for (int p = 0; p < panels; p++)
-        fai_cp_async_bulk_tensor_5d_load(to + p * panel, map, bar, p * COLUMNS, head, t->keys.x + first,
-                                         t->keys.y, t->keys.z);
+        fai_cp_async_bulk_tensor_5d_load(to + p * panel, map, bar, p * COLUMNS, head, from.x, from.y, from.z);
 }
 
 FAI_ATOM void FAI_(copy_q)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
@@ -3894,8 +3897,8 @@ FAI_ATOM void FAI_(copy_v)(const fa_args *a, const FAI_(tile) *t, const fa_cuda_
  *  second tile to ask for before the first is there (a model, not measured).
  *  A kernel of its own: with both ways in one, the warps that load would have to spill. */
 
-/* From source.from to row l / 8 of pass l % 8 + 8 n of lane l's warp, in 16 bytes: launch sees to it that 32 bits
- * will do. FAI_UNSEEN_KEY: no row of queries sees that key; neither it nor its page need exist. */
+/* From source.from to row l / 8 of pass l % 8 + 8 n of lane l's warp, in 16 bytes: launch sees to it that 32
+ * bits will do. FAI_UNSEEN_KEY: no row of queries sees that key; neither it nor its page need exist. */
 #define FAI_UNSEEN_KEY 0xffffffffu
 typedef struct FAI_(offsets) {
     uint32_t at[(FAI_HOPPER_N + 31) / 32];
@@ -3951,7 +3954,8 @@ FAI_ATOM int FAI_(is_mended)(const fa_args *a, const FAI_(tile) *t, int32_t firs
  * before, those of this one included when it returns. */
 FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, uint32_t shared,
                                   uint32_t n, uint32_t ring, const int wgs, const int bn) {
-    const int32_t end = FAI_(first_tile)(t, bn), leads = threadIdx.x % 32 == 0;
+    const int32_t end = FAI_(first_tile)(t, bn), leads = threadIdx.x % 32 == 0,
+                  copies = leads || FAI_(by_pages)(a, wgs, bn);
     int32_t first = t->last, next = first, before = 0;
     if (first < end) { /* nothing to multiply */
         fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
@@ -3965,18 +3969,14 @@ FAI_ATOM uint32_t FAI_(copy_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda
         if (first >= end) {
             next = FAI_(seen)(a, t, first - bn, end, bn);
             fai_mbarrier_try_wait_parity(shared + FAI_K_EMPTY + 8 * stage, ring / 2 % 2 ^ 1);
-            if (leads) {
-                if (FAI_(skips)(a)) t->next_k[stage] = next;
-                FAI_(copy_k)(a, t, m, shared, first, stage, wgs, bn);
-            }
+            if (leads && FAI_(skips)(a)) t->next_k[stage] = next;
+            if (copies) FAI_(copy_k)(a, t, m, shared, first, stage, wgs, bn);
         }
         if (step) {
             const uint32_t full = FAI_(is_mended)(a, t, before, bn) ? FAI_V_RAW : FAI_V_FULL;
             fai_mbarrier_try_wait_parity(shared + FAI_V_EMPTY + 8 * other, (ring - 1) / 2 % 2 ^ 1);
-            if (leads) {
-                if (FAI_(skips)(a)) t->next_v[other] = first;
-                FAI_(copy_v)(a, t, m, shared, before, other, full, wgs, bn);
-            }
+            if (leads && FAI_(skips)(a)) t->next_v[other] = first;
+            if (copies) FAI_(copy_v)(a, t, m, shared, before, other, full, wgs, bn);
         }
         if (step == (n != 0)) { /* it is free later than the stages */
             fai_mbarrier_try_wait_parity(shared + FAI_Q_EMPTY, n % 2 ^ 1);
@@ -4059,8 +4059,8 @@ FAI_ATOM int FAI_(mend_keys)(const FAI_(tile) *t, uint32_t at, int32_t j) {
 
 /* Makes rows of V that no row of the tile sees zeros, and what is not finite, too, as in make_finite: by
  * threads 0 .. step - 1. 1 if this thread found such an element. The first product with a tile under the
- * diagonal waits for this: several chunks are asked for before one is looked at, and mostly there is nothing to
- * do. */
+ * diagonal waits for this: several chunks are asked for before one is looked at, and mostly there is nothing
+ * to do. */
 FAI_ATOM int FAI_(mend_stage)(const FAI_(tile) *t, uint32_t sv, int32_t first, uint32_t thread,
                               const int step, const int bn) {
     const int chunks = FAI_HOPPER_V_BYTES(bn) / 16;
@@ -4134,7 +4134,7 @@ FAI_ATOM void FAI_(mend)(const fa_args *a, FAI_(tile) *tiles, uint32_t shared, c
                 raw ^= 1u << stage;
                 if (FAI_(skips)(a)) next = t->next_v[stage];
             }
-            if (mended) found = FAI_(mend_stage)(t, sv, first, thread, 64, bn); /* the chunks that it has fetched */
+            if (mended) found = FAI_(mend_stage)(t, sv, first, thread, 64, bn); /* what it has fetched */
             found = fai_bar_red_or(FAI_BAR_MEND, 64, found);                    /* all have fenced */
             if (thread == 0) {
                 if (found) t->infinite = 1;
@@ -4553,7 +4553,7 @@ FAI_ATOM void FAI_(hopper_epilogue)(const fa_args *a, const FAI_(tile) *t, const
         l[h] += fai_shfl_sync_bfly_f32(l[h], 2);
         const int r = row + h * 8;
         float kept = FAI_HAS(FA_DROPOUT) ? fa_dropout_scale(a->dropout_p) : 1, top = -m[h];
-        if (FAI_HAS(FA_SINK) && a->sink) { /* a key more, which P knows nothing of: it may be far above all others */
+        if (FAI_HAS(FA_SINK) && a->sink) { /* a key more, of which P knows nothing: it may be far above */
             const float sink = a->sink[FAI_(find)(t, r).h] * FAI_LOG2E;
             top = fmaxf(sink, -m[h]);
             const float weight = fai_ex2_approx_ftz_f32(-m[h] - top);
