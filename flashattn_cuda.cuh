@@ -3753,15 +3753,17 @@ FAI_ATOM int32_t FAI_(seen)(const fa_args *a, const FAI_(tile) *t, int32_t first
     return first;
 }
 
-/* Tile `number` of all. Those of `section` heads are interleaved; the last tile of each head goes first:
- * under a causal mask it is the longest. By threads 0 .. step - 1. */
+/* Tile `number` of all. Those of `section` heads are interleaved, their tiles in order, in every other section
+ * backwards: so tiles that follow one another are about equally long, and the last of all are the first of
+ * their heads, under a causal mask the shortest. By threads 0 .. step - 1. */
 FAI_ATOM int FAI_(hopper_tile)(const fa_args *a, FAI_(tile) *t, const fa_cuda_maps *m, const int bm,
                                uint32_t number, const int32_t thread, const int step) {
     const uint32_t heads = m->total / m->tiles, section = number / (m->section * m->tiles),
                    rest = number % (m->section * m->tiles);
     const uint32_t left = heads - section * m->section, wide = left < m->section ? left : m->section;
-    return FAI_(set_tile)(a, t, bm, m->group, m->tiles - 1 - rest / wide, section * m->section + rest % wide,
-                          thread, step);
+    const int backwards = (left - 1) / m->section % 2 == 0; /* the last section is */
+    return FAI_(set_tile)(a, t, bm, m->group, backwards ? m->tiles - 1 - rest / wide : rest / wide,
+                          section * m->section + rest % wide, thread, step);
 }
 
 /* The rest of *t, when all threads have done that: by one warp. */
@@ -4947,10 +4949,10 @@ static inline int FAI_(fits_bytes)(const fa_args *a) {
 }
 
 /* Heads whose tiles run side by side: all, if their K and V fit in L2, or if there are so few that those of
- * a head are read for four blocks at once. Else sections of the same size, as each begins with long tiles and
- * a small one at the end would leave SMs without work: causal 16 x 4096, 128 dims, in sections of 15 and 1
- * take 1.39 times what the tiles do, in one section 1.00 (simulated: 132 SMs that each take a time of 1.5 +
- * tiles of keys). */
+ * a head are read for four blocks at once. Else sections of the same size: a small one at the end would leave
+ * SMs without work. Causal 16 x 4096, 128 dims, in sections of 15 and 1 take 1.39 times what the tiles do, in
+ * one section 1.00; 64 or 128 dims, 1024 to 16384 keys and 16 heads or more 1.00 to 1.13 (simulated: 132 SMs
+ * that each take a time of 1.5 + tiles of keys). */
 static inline int64_t FAI_(section_of)(const fa_args *a, int64_t heads, int64_t sms) {
     const int64_t bytes = ((int64_t)a->seqlen_k + 1) * (FA_HEAD_DIM + FA_HEAD_DIM_V) * FAI_BYTES;
     const int64_t fit = (32 << 20) / bytes; /* of 50 MB or more of L2 */

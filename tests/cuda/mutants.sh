@@ -187,6 +187,8 @@ hopper-block-not-skipped s/if (!FAI_(skips)(a)) return first;/return first;/
 hopper-block-of-a-lane   s/if (__any_sync(~0u, visible)) break;/if (__all_sync(~0u, visible)) break;/
 hopper-negative-maximum  s/FAI_BYTES == 2 \&\& g->scale\[0\] < 0/FAI_BYTES == 2 \&\& g->scale[0] < -1e30f/
 hopper-no-keys-early     /fai_bar_sync(FAI_BAR_WG + row0/d
+hopper-section-ragged    s/return (heads - 1) \/ sections + 1;/return heads < most ? heads : most;/
+hopper-section-of-first  s/^                          section \* m->section + rest % wide/                          rest % wide/
 hopper-cp-no-wait-k      /fai_cp_async_wait_all(); .*fetched of K/d
 hopper-cp-no-wait-v      /fai_cp_async_wait_all(); .*fetched of V/d
 hopper-cp-no-fence-k     /fai_fence_proxy_async(); .*and what wgmma will read/d

@@ -294,6 +294,7 @@ static int run_by_blocks(const instance *i, fap_problem *p, unsigned blocks) {
              device_reserve(&w, FA_CUDA_COUNTER_BYTES);
     if (ok && blocks) {
         void *parameters[2] = {&c.args, &launch.maps};
+        launch.maps.section = blocks; /* heads */
         const unsigned grid = launch.block == 128 || blocks > launch.maps.total ? launch.maps.total : blocks;
         ok = device_ok(cudaLaunchKernel(launch.kernel, dim3(grid), dim3(launch.block), parameters,
                                         launch.shared, 0),
@@ -324,6 +325,28 @@ FA_TEST(blocks_share_tiles) {
                       blocks[k]);
         fap_free(&p);
     }
+}
+
+/* Sections of heads: no ragged last one, and no more heads than L2 has room for, or a quarter of the SMs. */
+FA_TEST(sections) {
+    int sms = 0;
+    void *memory = NULL;
+    NEEDS_HOPPER;
+    FA_REQUIRE(cudaMalloc(&memory, 1 << 20) == cudaSuccess &&
+               cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0) == cudaSuccess);
+    for (int heads = 1; heads < 70; heads += 1 + heads / 5)
+        for (int seqlen = 512; seqlen <= 65536; seqlen *= 2) {
+            fa_args a;
+            fa_cuda_launch launch;
+            memset(&a, 0, sizeof a);
+            a.batch = 1, a.num_heads = heads, a.seqlen_q = a.seqlen_k = seqlen, a.causal = 1;
+            a.q.data = a.k.data = a.v.data = a.o.data = memory; /* nobody will look */
+            FA_REQUIRE(whole[1].launch(&a, &launch) == FA_OK && is_hopper(&launch));
+            const int section = (int)launch.maps.section, number = (heads - 1) / section + 1;
+            FA_EXPECT_MSG(heads - (number - 1) * section > section - number, "%d heads in sections of %d", heads, section);
+            FA_EXPECT(section == 1 || section <= sms / 4 || (int64_t)section * seqlen * 512 <= 32 << 20);
+        }
+    cudaFree(memory);
 }
 
 /* One tile without keys after the other: a warp that comes late to such a tile finds the barrier of Q two phases on,
