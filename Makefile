@@ -138,7 +138,7 @@ ptx: build/libfa_ptx.a build/libfa_ptx.so ## the PTX machine: runs and checks CU
 fuzz: build/asan/fuzz_args ## random arguments under the sanitizers for FUZZ_SECONDS (600)
 	$< --seconds $(or $(FUZZ_SECONDS),600)
 
-mutants: ## break the headers in one line at a time: does a test notice? (three quarters of an hour)
+mutants: ## break the headers in one line at a time: does a test notice? (two hours)
 	@sh tests/mutants.sh
 	@sh tests/spec_mutants.sh
 	@sh tests/cuda/mutants.sh
