@@ -4363,13 +4363,13 @@ FAI_ATOM float FAI_(row_maximum)(const float s[FAI_HOPPER_MOST / 2], const int h
 #define FAI_SHIFTED(m, f) (FAI_BYTES == 1 ? (m) + (f)->shift : (m))
 
 /* With a maximum: for tiles that are masked, and as long as a row may have seen nothing. factor: for O;
- * scales > 0 */
+ * scales > 0; head: FAI_HEAD, or what the reference is above the largest score if no tile goes without */
 FAI_ATOM void FAI_(softmax_exact)(float s[FAI_HOPPER_MOST / 2], float m[2], float l[2], float factor[2],
-                                  const FAI_(factors) *f, const int bn) {
+                                  const FAI_(factors) *f, const float head, const int bn) {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const float top = FAI_(row_maximum)(s, h, bn) * f->scale[h];
-        const float x = fminf(m[h], -FAI_HEAD - top); /* m if that is -inf */
+        const float x = fminf(m[h], -head - top); /* m if that is -inf */
         factor[h] = fai_ex2_approx_ftz_f32(x - m[h]); /* 0 the first time */
         m[h] = x, l[h] *= factor[h];
     }
@@ -4439,7 +4439,9 @@ FAI_ATOM void FAI_(softmax_tile)(const fa_args *a, const FAI_(tile) *t, const FA
         for (int i = 0; i < bn / 2; i++) s[i] = -s[i];
     if (FAI_BYTES == 2) f.scale[0] = f.scale[1] = FAI_(is_modified)(a) ? 1 : fabsf(g->scale[0]);
     if (FAI_(is_masked)(a) || first < g->lo || first + bn > g->hi) FAI_(mask)(a, t, c4, first, row, 1, bn);
-    FAI_(softmax_exact)(s, m, l, factor, &f, bn);
+    /* f16: where the largest P may be dropped, or every tile has a maximum anyway, small ones shall be exact, too */
+    const int all_exact = FA_DTYPE == FA_F16 && (FAI_(is_modified)(a) || FAI_(is_masked)(a) || FAI_(drops)(a));
+    FAI_(softmax_exact)(s, m, l, factor, &f, all_exact ? -8 : FAI_HEAD, bn);
     if (FAI_(drops)(a)) FAI_(dropout)(a, t, c4, first, row, 1, bn);
 }
 
