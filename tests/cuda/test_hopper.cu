@@ -226,7 +226,12 @@ static void few_blocks(fap_problem *p) { /* so that tiles are skipped */
 
 FA_TEST(strides_of_0) {
     static void (*const changes[])(fap_problem *) = {one_head, one_head_of_v, one_key};
+    static const char few[] = "b=2 hq=2 sq=40 sk=100 layout=bcast"; /* for which the other shape would do */
+    fap_problem p;
+    fa_cuda_launch launch;
     NEEDS_HOPPER;
+    FA_REQUIRE(build_case(&p, &whole[0], few));
+    FA_EXPECT(device_judge(whole[0].cuda, &p, few, forward(&whole[0], &p, &launch)));
     for (int n = 0; n < COUNT(instances); n++) {
         const int causal = (instances[n].cuda->info.features & FA_CAUSAL) != 0;
         FA_EXPECT(check(&instances[n], spare, "b=2 hq=2 sq=%d sk=%d causal=%d layout=bcast", 150 + n, 330 + n, causal));
