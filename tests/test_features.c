@@ -173,11 +173,11 @@ FA_TEST(dropout_of_the_same_elements_for_all_tiles_and_dtypes) {
     for (int t = 0; t < COUNT(dtypes); t++)
         for (int r = 0; r < COUNT(rows); r++) {
             int wrong;
-            if (!due()) continue;
+            if (!due() && (t > 0 || rows[r] < 70)) continue; /* one of many elements, always */
             wrong = wrong_elements(dtypes[t], rows[r], &kept, &all);
             FA_EXPECT_MSG(wrong == 0, "%s, %d rows: %d elements", dtypes[t]->name, rows[r], wrong);
         }
-    if (all > 0) FA_EXPECT_NEAR(kept / all, 0.7, 0.01 + 2 / sqrt(all)); /* four standard deviations more */
+    FA_EXPECT_NEAR(kept / all, 0.7, 0.01);
 }
 
 /* Seed and offset choose the elements; LSE does not notice. */
